@@ -1,0 +1,132 @@
+"""Stages that resume: a folder whose name carries a hash of everything that made it.
+
+`data/<run>/<stage>-<fingerprint>/` holds what a stage wrote; `.completed` in it says that all of it is there.
+`data/<run>/<stage>.json` points to the folder that the current parameters ask for, so the next notebook finds it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lib import paths
+
+COMPLETED = ".completed"
+
+
+@dataclass
+class Stage:
+    """One stage of one run. `complete` is True when an earlier run finished the very same work."""
+
+    name: str
+    run: str
+    fingerprint: str
+    folder: Path
+    parameters: dict[str, Any]
+    complete: bool
+    recomputed: list[str] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def figures(self) -> Path:
+        """Folder for this run's figures; the runner copies it into the report."""
+        return paths.DATA / self.run / "figures"
+
+    def path(self, name: str) -> Path:
+        """Path of one of the stage's own files."""
+        return self.folder / name
+
+
+def fingerprint_of(*parts: Any) -> str:
+    """Hex SHA-256 (first 16 characters) of JSON-able parts; equal parts give equal fingerprints on every machine."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+def file_checksum(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def open_stage(name: str, run: str, parameters: dict[str, Any], version: int, inputs: list[Stage] | None = None) -> Stage:
+    """Open the folder that belongs to these parameters, to the inputs' fingerprints and to this version of the code.
+
+    Parameters
+    ----------
+    name: the notebook's name, such as "03_embed".
+    run: the run's name, such as "demo".
+    parameters: everything that changes the stage's result, JSON-able; checksums of weights and data included.
+    version: raised by hand when the code's results change.
+    inputs: the stages whose results this one reads; None for the first.
+    """
+    fingerprint = fingerprint_of(name, version, parameters, [stage.fingerprint for stage in inputs or []])
+    folder = paths.DATA / run / f"{name}-{fingerprint}"
+    folder.mkdir(parents=True, exist_ok=True)
+    stage = Stage(name, run, fingerprint, folder, parameters, (folder / COMPLETED).exists())
+    pointer = {"stage": name, "fingerprint": fingerprint, "folder": folder.name, "parameters": parameters}
+    paths.save_json(paths.DATA / run / f"{name}.json", pointer)
+    return stage
+
+
+def find_stage(name: str, run: str) -> Stage:
+    """Find the finished stage that the latest run of notebook `name` opened. ValueError when there is none."""
+    pointer = paths.DATA / run / f"{name}.json"
+    advice = f"run notebooks/{name}.ipynb for run '{run}' first"
+    if not pointer.exists():
+        raise ValueError(f"stage {name} of run '{run}' was never opened; {advice}")
+    found = paths.load_json(pointer)
+    folder = pointer.parent / found["folder"]
+    if not (folder / COMPLETED).exists():
+        raise ValueError(f"{folder}: stage {name} of run '{run}' is not finished; {advice}")
+    return Stage(name, run, found["fingerprint"], folder, found["parameters"], True)
+
+
+def finish_stage(stage: Stage, counts: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Mark the stage complete and record what it cost; return the record.
+
+    `counts` are sizes worth showing (rows, windows). Time and peak memory are those of the process that did the work
+    (kept from that run when the stage was only loaded now); `recomputed` lists what this very run had to compute.
+    """
+    marker = stage.folder / COMPLETED
+    now = {
+        "stage": stage.name,
+        "fingerprint": stage.fingerprint,
+        "seconds": round(time.monotonic() - stage.started, 2),
+        "peak_memory_mb": peak_memory_mb(),
+        "recomputed": stage.recomputed,
+    }
+    if not stage.complete:
+        paths.save_json(marker, {**now, "parameters": stage.parameters, "counts": counts or {}})
+        stage.complete = True
+    made = paths.load_json(marker)
+    record = {**now, "counts": made["counts"], "made_in_seconds": made["seconds"], "made_with_mb": made["peak_memory_mb"]}
+    paths.save_json(paths.DATA / stage.run / "records" / f"{stage.name}.json", record)
+    return record
+
+
+def peak_memory_mb() -> int:
+    """Largest resident size of this process so far, in megabytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak / 1e6 if sys.platform == "darwin" else peak / 1e3)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch, and ask torch for deterministic algorithms."""
+    import random
+
+    import numpy as np
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
