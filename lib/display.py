@@ -91,6 +91,7 @@ def use_style() -> None:
             "ytick.major.size": 3,
             "legend.frameon": False,
             "legend.fontsize": 9,
+            "legend.title_fontsize": 9,
             "lines.linewidth": 1.8,
             "image.cmap": "cividis",
             "svg.hashsalt": "voice",
