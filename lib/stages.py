@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import sys
 import time
 from dataclasses import dataclass, field
@@ -36,8 +37,8 @@ class Stage:
 
     @property
     def figures(self) -> Path:
-        """Folder for this run's figures; the runner copies it into the report."""
-        return paths.DATA / self.run / "figures"
+        """Folder for this notebook's figures; the runner copies them into the report."""
+        return paths.DATA / self.run / "figures" / self.name
 
     def path(self, name: str) -> Path:
         """Path of one of the stage's own files."""
@@ -56,7 +57,9 @@ def file_checksum(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def open_stage(name: str, run: str, parameters: dict[str, Any], version: int, inputs: list[Stage] | None = None) -> Stage:
+def open_stage(
+    name: str, run: str, parameters: dict[str, Any], version: int, inputs: list[Stage] | None = None
+) -> Stage:
     """Open the folder that belongs to these parameters, to the inputs' fingerprints and to this version of the code.
 
     Parameters
@@ -71,6 +74,7 @@ def open_stage(name: str, run: str, parameters: dict[str, Any], version: int, in
     folder = paths.DATA / run / f"{name}-{fingerprint}"
     folder.mkdir(parents=True, exist_ok=True)
     stage = Stage(name, run, fingerprint, folder, parameters, (folder / COMPLETED).exists())
+    shutil.rmtree(stage.figures, ignore_errors=True)  # a figure that is no longer drawn must not live on in a report
     pointer = {"stage": name, "fingerprint": fingerprint, "folder": folder.name, "parameters": parameters}
     paths.save_json(paths.DATA / run / f"{name}.json", pointer)
     return stage
@@ -107,9 +111,21 @@ def finish_stage(stage: Stage, counts: dict[str, Any] | None = None) -> dict[str
         paths.save_json(marker, {**now, "parameters": stage.parameters, "counts": counts or {}})
         stage.complete = True
     made = paths.load_json(marker)
-    record = {**now, "counts": made["counts"], "made_in_seconds": made["seconds"], "made_with_mb": made["peak_memory_mb"]}
+    record = {
+        **now,
+        "counts": made["counts"],
+        "made_in_seconds": made["seconds"],
+        "made_with_mb": made["peak_memory_mb"],
+    }
     paths.save_json(paths.DATA / stage.run / "records" / f"{stage.name}.json", record)
     return record
+
+
+def note_run(run: str, **facts: Any) -> None:
+    """Note facts of a run for its record (`run.json`), such as the encoder and the data's checksum."""
+    path = paths.DATA / run / "about.json"
+    known = paths.load_json(path) if path.exists() else {}
+    paths.save_json(path, {**known, **facts})
 
 
 def peak_memory_mb() -> int:

@@ -1,0 +1,59 @@
+# `make` alone lists the targets. Nothing here needs a system package, an account or a GPU.
+RUN ?= demo
+SET ?=
+FROM ?=
+ONLY ?=
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help env reports test lab hooks lint strip lock bench clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  runs: $(basename $(notdir $(wildcard params/*.yaml)))"
+	@echo "  e.g.  make reports RUN=speechocean762 SET=download.root=/path/to/speechocean762"
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11, 4) <= v[:3] < (3, 14) else f"Python 3.11.4 or newer is needed, {sys.executable} is {v.major}.{v.minor}.{v.micro}; set PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+env: $(READY)  ## make .venv from the pinned requirements.txt, if missing or out of date
+
+reports: $(READY)  ## run all notebooks of RUN (default: demo) and build reports/RUN/index.html
+	$(BIN)/python -m lib.run params/$(RUN).yaml $(foreach pair,$(SET),--set "$(pair)") $(if $(FROM),--from $(FROM)) $(if $(ONLY),--only $(ONLY))
+
+test: $(READY)  ## run every test, the demo chain at reduced size included
+	$(BIN)/python -m pytest
+
+lab: $(READY)  ## open JupyterLab with the kernel and the package ready
+	$(BIN)/python -m jupyterlab --notebook-dir=.
+
+hooks: $(READY)  ## strip notebooks on commit, show their differences with nbdime
+	git config filter.nbstripout.clean '$(BIN)/python -m nbstripout --keep-id --extra-keys "metadata.papermill cell.metadata.papermill metadata.language_info.version"'
+	git config filter.nbstripout.smudge cat
+	git config filter.nbstripout.required true
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdime config-git --enable
+
+lint: $(READY)  ## check style and that notebooks hold no output
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check lib tests
+	$(BIN)/nbstripout --verify --keep-id $(wildcard notebooks/*.ipynb notebooks/extra/*.ipynb)
+
+strip: $(READY)  ## remove outputs from all notebooks
+	$(BIN)/nbstripout --keep-id $(wildcard notebooks/*.ipynb notebooks/extra/*.ipynb)
+
+lock:  ## pin everything anew from pyproject.toml (needs uv)
+	uv pip compile --universal --python-version 3.11.4 --no-annotate --no-header --quiet --upgrade pyproject.toml --output-file requirements.txt
+	@{ printf '# The pins of requirements.txt for conda users; written by "make lock".\nname: voice-age-gender\nchannels: [conda-forge]\ndependencies:\n  - python=3.11\n  - pip\n  - pip:\n'; sed 's/.*/      - "&"/' requirements.txt; } > environment.yml
+
+bench: $(READY)  ## measure speed and memory as ratios in one run (minutes)
+	$(BIN)/python -m lib.bench
+
+clean:  ## remove tables, arrays and downloaded or rendered corpora (data/), keep reports and .venv
+	rm -rf data

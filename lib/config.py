@@ -1,0 +1,163 @@
+"""Run files: one YAML a run, one section a notebook, checked against what the notebooks declare before a kernel starts."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
+
+from lib import paths
+
+NOTEBOOKS = ["01_download", "02_segment", "03_embed", "04_train", "05_evaluate", "06_predict"]
+SHARED = {  # parameters that several notebooks declare, and the section they live in
+    "seed": "run",
+    "synthetic": "run",
+    "engine": "compute",
+    "precision": "compute",
+    "workers": "compute",
+    "address": "compute",
+}
+TYPES = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "bool": bool,
+    "list[str]": list[str],
+    "list[int]": list[int],
+    "list[float]": list[float],
+}
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML loader that refuses a key written twice, where plain YAML lets the last one win without a word."""
+
+
+def _mapping_without_repeats(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    repeated = {key for key in keys if keys.count(key) > 1}
+    if repeated:
+        raise ValueError(f"line {node.start_mark.line + 1}: key written twice: {sorted(repeated)}; keep one")
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_repeats)
+
+
+def section_of(notebook: str) -> str:
+    """Section name of a notebook: "03_embed" -> "embed"."""
+    return notebook.split("_", 1)[1]
+
+
+def declared_parameters(path: Path) -> dict[str, tuple[type, Any]]:
+    """Name → (type, default) of every line of the notebook's cell tagged `parameters`.
+
+    Raises ValueError when the cell is missing, when a line is no typed assignment of a literal, or when its type is unknown.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(tagged) != 1:
+        raise ValueError(f"{path}: {len(tagged)} cells tagged 'parameters'; exactly one is needed")
+    found = {}
+    for statement in ast.parse(tagged[0].source).body:
+        if not isinstance(statement, ast.AnnAssign) or ast.unparse(statement.annotation) not in TYPES:
+            raise ValueError(
+                f"{path}: '{ast.unparse(statement)}' must be name: type = literal, type one of {list(TYPES)}"
+            )
+        found[statement.target.id] = (TYPES[ast.unparse(statement.annotation)], ast.literal_eval(statement.value))
+    return found
+
+
+def load_run(path: Path, changes: list[str] = ()) -> dict[str, dict[str, Any]]:
+    """Read and check a run file; return {section: {key: value}} with `changes` ("section.key=value") applied.
+
+    Raises ValueError naming the file, the section, the key, the value and what was expected.
+    """
+    path = Path(path)
+    if not path.exists():
+        known = sorted(file.stem for file in paths.PARAMS.glob("*.yaml"))
+        raise ValueError(f"{path}: no such run file; there are {', '.join(known)}")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: a run file is a list of sections, found {type(content).__name__}")
+    for change in changes:
+        _apply_change(content, change, path)
+    notebooks = notebooks_of(content)
+    return _validate_run(content, notebooks, path)
+
+
+def notebooks_of(content: dict) -> list[str]:
+    """Notebooks that a run executes: the six of the chain, or those that its `run.notebooks` names."""
+    run = content.get("run")
+    return (run.get("notebooks") if isinstance(run, dict) else None) or NOTEBOOKS
+
+
+def _apply_change(content: dict, change: str, path: Path) -> None:
+    name, equals, text = change.partition("=")
+    section, dot, key = name.partition(".")
+    if not (equals and dot and isinstance(content.get(section), dict)):
+        raise ValueError(
+            f"--set {change}: write section.key=value with a section of {path}: {', '.join(map(str, content))}"
+        )
+    content[section][key] = yaml.load(text, _StrictLoader) if text else ""
+
+
+RUN_KEYS = {
+    "title": (str, ...),  # shown on every page
+    "question": (str, ...),  # what the run answers
+    "notebooks": (list[str], NOTEBOOKS),  # which notebooks make it up
+}
+
+
+def _validate_run(content: dict, notebooks: list[str], path: Path) -> dict[str, dict[str, Any]]:
+    by_notebook = {name: declared_parameters(paths.NOTEBOOKS / f"{name}.ipynb") for name in notebooks}
+    expected: dict[str, dict] = {"run": dict(RUN_KEYS)}
+    for name, declared in by_notebook.items():
+        for key, (kind, _) in declared.items():
+            if key != "run":  # a run's name is its file's name, never a key
+                expected.setdefault(SHARED.get(key, section_of(name)), {})[key] = (kind, ...)
+    problems = [f"unknown section '{name}'" for name in content if name not in expected]
+    problems += [f"missing section '{name}'" for name in expected if name not in content]
+    checked = {}
+    for section, keys in expected.items():
+        if section in content:
+            checked[section], errors = _validate_section(section, content[section], keys)
+            problems += errors
+    if problems:
+        raise ValueError(f"{path}: " + "; ".join(problems))
+    return checked
+
+
+def _validate_section(section: str, values: Any, keys: dict) -> tuple[dict, list[str]]:
+    if not isinstance(values, dict):
+        return {}, [f"section '{section}' must hold keys, found {values!r}"]
+    model = create_model(section, __config__=ConfigDict(extra="forbid", strict=True), **keys)
+    try:
+        return TypeAdapter(model).validate_python(values).model_dump(), []
+    except ValidationError as error:
+        return {}, [_explain(section, problem) for problem in error.errors()]
+
+
+def _explain(section: str, problem: dict) -> str:
+    key = ".".join([section, *map(str, problem["loc"])])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key}"
+    if problem["type"] == "missing":
+        return f"missing key {key}"
+    hint = (
+        "; write it as 0.001 or 1.0e-3" if problem["type"] == "float_type" and isinstance(problem["input"], str) else ""
+    )
+    return f"{key} = {problem['input']!r}: {problem['msg'].lower()}{hint}"
+
+
+def parameters_for(notebook: str, run: str, sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The parameters that papermill hands to one notebook: its own section and the shared keys that it declares."""
+    declared = declared_parameters(paths.NOTEBOOKS / f"{notebook}.ipynb")
+    values = {**sections.get("compute", {}), **sections["run"], **sections.get(section_of(notebook), {}), "run": run}
+    return {key: values[key] for key in declared}
