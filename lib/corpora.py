@@ -1,0 +1,154 @@
+"""The one table of corpora: name -> reader. A new corpus is one file with a `read_*` function and one line here.
+
+`python -m lib.corpora ROOT --corpus common_voice` prints rows in, clips, ledger by reason and counts by class.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lib.common_voice import read_common_voice
+from lib.labels import SCHEMES, count_labels, find_confounds
+from lib.own_data import read_own_data
+from lib.speechocean762 import read_speechocean762
+from lib.tables import empty_table, validate_table
+from lib.voxceleb import read_voxceleb
+
+Reader = Callable[..., tuple[pd.DataFrame, pd.DataFrame]]
+CORPORA: dict[str, Reader] = {
+    "common_voice": read_common_voice,
+    "voxceleb": read_voxceleb,
+    "speechocean762": read_speechocean762,
+    "own_data": read_own_data,
+}
+ADVICE = {
+    "common_voice": "sign up at https://mozilladatacollective.com, agree to the terms on the page of the Common Voice "
+    "locale that you want, make an API key (Profile, Credentials), set MDC_API_KEY and run notebook 01_download with "
+    "the dataset's id; or unpack an archive that you already have, so that {folder} holds validated.tsv and clips/",
+    "voxceleb": "VoxCeleb has no open download of its audio: put your own copy of the official archives, unzipped, so "
+    "that {folder} holds wav/ (or aac/) and vox1_meta.csv; or the frame files (txt/) and audio/<video>.<suffix>, which "
+    "lib.youtube can fetch if you have read its legal note and switched it on. Ages come from a table of your own or "
+    "from lib.download.download_age_table",
+    "speechocean762": "unpack https://www.openslr.org/resources/101/speechocean762.tar.gz (open, no account) so that "
+    "{folder} holds train/ and test/; notebook 01_download does it when its download is switched on",
+    "own_data": "write {folder}/own_data.csv with a column path (speaker, gender and age if you know them), paths "
+    "relative to that folder",
+}
+
+
+def corpus_root(name: str, root: Path | str) -> Path:
+    """Absolute folder of corpus `name`: `root/<name>` if that exists, else `root` itself (a CSV's folder for a CSV)."""
+    if name not in CORPORA:
+        raise ValueError(f"corpus {name!r}: choose from {sorted(CORPORA)}")
+    root = Path(root).absolute()
+    if root.is_file() and name == "own_data":
+        return root.parent
+    return root / name if (root / name).is_dir() else root
+
+
+def read_corpora(
+    names: Sequence[str], root: Path | str, **options: Any
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Path]]:
+    """Read several corpora into (clips, ledger, roots): all their clips, all that was dropped, and each one's folder.
+
+    An option named after a corpus is a dict for its reader (`voxceleb={"ages": ...}`); any other option goes to every
+    reader that takes it (`max_clips_per_speaker=50`). `clips.attrs` holds rows_in, warnings and `by_corpus`, the attrs
+    of each reader. Raises ValueError for an unknown corpus or an option that no chosen reader takes.
+    """
+    roots = {name: corpus_root(name, root) for name in names}
+    if not roots:
+        raise ValueError(f"corpora: name at least one of {sorted(CORPORA)}")
+    taken: set[str] = set()
+    clips, ledgers, facts = [], [], {}
+    for name, folder in roots.items():
+        accepts = set(list(inspect.signature(CORPORA[name]).parameters)[1:])
+        own = {key: value for key, value in options.items() if key in accepts and key not in CORPORA}
+        taken |= set(own) | ({name} & set(options))
+        strange = set(options.get(name) or {}) - accepts
+        if strange:
+            raise ValueError(f"{name}: unknown options {sorted(strange)}; choose from {sorted(accepts)}")
+        source = Path(root) if Path(root).is_file() else folder
+        found, ledger = CORPORA[name](source, **(own | dict(options.get(name) or {})))
+        facts[name] = found.attrs
+        found.attrs = {}
+        clips.append(found)
+        ledgers.append(ledger)
+    unused = set(options) - taken
+    if unused:
+        raise ValueError(f"options {sorted(unused)}: none of {list(roots)} takes them")
+    both = validate_table(pd.concat([empty_table("clips"), *clips], ignore_index=True), "clips", str(root))
+    both.attrs = {"rows_in": sum(f["rows_in"] for f in facts.values()), "by_corpus": facts}
+    both.attrs["warnings"] = [f"{name}: {text}" for name, fact in facts.items() for text in fact["warnings"]]
+    ledger = validate_table(pd.concat([empty_table("ledger"), *ledgers], ignore_index=True), "ledger", str(root))
+    return both, ledger, roots
+
+
+def check_sources(names: Sequence[str], root: Path | str) -> None:
+    """Return if every corpus can be found below `root`; else raise ValueError with what the user must do first.
+
+    Cheap: it looks for the files that each reader starts from and reads no audio.
+    """
+    missing = []
+    for name in names:
+        folder = corpus_root(name, root)
+        problem = _find_problem(name, Path(root) if Path(root).is_file() else folder)
+        if problem:
+            target = folder if folder.name == name else folder / name
+            missing.append(f"- {name}: {problem}\n  To do: {ADVICE[name].format(folder=target)}.")
+    if missing:
+        raise ValueError("the data of this run is not there yet:\n" + "\n".join(missing))
+
+
+def _find_problem(name: str, folder: Path) -> str:
+    """What keeps the reader from starting, or ""."""
+    from lib.common_voice import find_locales
+    from lib.own_data import find_own_table
+    from lib.speechocean762 import find_speechocean762
+    from lib.voxceleb import find_utterance
+
+    finders = {
+        "common_voice": find_locales,
+        "voxceleb": find_utterance,
+        "speechocean762": find_speechocean762,
+        "own_data": find_own_table,
+    }
+    try:
+        finders[name](folder)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def summarize(clips: pd.DataFrame, ledger: pd.DataFrame, scheme: str = "teen_adult") -> str:
+    """Plain-text account of a reading: rows in = clips + ledger, drops by reason, counts by class, confounds."""
+    classes, bounds, _ = SCHEMES[scheme]
+    total = count_labels(clips, classes, bounds).query("corpus == 'all'").drop(columns=["corpus", "language"])
+    lines = [f"rows in {clips.attrs['rows_in']:,} = clips {len(clips):,} + ledger {len(ledger):,}"]
+    lines.append(f"speakers {clips['speaker_id'].nunique():,}, recordings {clips['recording_id'].nunique():,}")
+    lines += [f"  dropped {count:,}: {reason}" for reason, count in ledger["reason"].value_counts().items()]
+    lines.append(total.to_string(index=False))
+    for target in ("gender", "age"):
+        lines += find_confounds(clips, target, classes, bounds)
+    lines += [f"warning: {text}" for text in clips.attrs["warnings"]]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line: read corpora and print the account."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("root", type=Path, help="folder of the corpus, or of several named as in --corpus")
+    parser.add_argument("--corpus", nargs="+", choices=sorted(CORPORA), required=True)
+    parser.add_argument("--scheme", choices=sorted(SCHEMES), default="teen_adult", help="classes of age to count")
+    options = parser.parse_args(arguments)
+    clips, ledger, _ = read_corpora(options.corpus, options.root)
+    print(summarize(clips, ledger, options.scheme))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,325 @@
+"""VoxCeleb1 and 2: official cuts (`wav/`, `aac/`), or whole videos' audio cut by the official frame files (`txt/`).
+
+Layout and meta files: https://www.robots.ox.ac.uk/~vgg/data/voxceleb/. An utterance's key is `<speaker>/<video>/<n>`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from lib.age_tables import AGE_FILES, join_ages, read_age_labels
+from lib.clips import SPLITS, Sieve
+
+CORPUS = "voxceleb"
+FRAMES_PER_S = 25  # frame numbers are time stamps x 25, whatever the video's own rate
+SAMPLES_PER_FRAME = 640  # 16,000 Hz / 25
+AUDIO_SUFFIXES = [
+    ".wav",
+    ".flac",
+    ".m4a",
+    ".ogg",
+    ".opus",
+    ".mp3",
+    ".aac",
+    ".mp4",
+    ".webm",
+    ".mka",
+    ".mkv",
+]  # best first
+META_FILES = ["vox1_meta.csv", "vox2_meta.csv"]
+SLACK_S = 0.1  # a video's audio may end this much before its last frame
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One frame file: a face track of one speaker. Offset in frames; the two confidences are the authors' scores."""
+
+    speaker: str
+    video: str
+    first_frame: int
+    last_frame: int
+    offset: float | None = None
+    face_confidence: float | None = None
+    speech_confidence: float | None = None
+
+    @property
+    def start_s(self) -> float:
+        """Start of the official cut in the video."""
+        return self.first_frame / FRAMES_PER_S
+
+    @property
+    def end_s(self) -> float:
+        """End of the official cut in the video."""
+        return self.last_frame / FRAMES_PER_S
+
+    @property
+    def samples(self) -> int:
+        """Length of the official 16 kHz cut: it ends on the sample of its last frame."""
+        return (self.last_frame - self.first_frame) * SAMPLES_PER_FRAME + 1
+
+
+def read_frame_file(path: Path) -> Segment:
+    """Read one `txt` file of the frame archives. ValueError, naming the file, when it does not tell a stretch of time."""
+    lines = Path(path).read_bytes().decode("utf-8-sig", errors="replace").split("\n")
+    head: dict[str, str] = {}
+    frames: list[int] = []
+    for line in lines:
+        field = re.match(r"\s*([A-Za-z][\w ]*?)\s*:\s*(.*?)\s*$", line)
+        if field and not frames:
+            head[field[1].casefold()] = field[2]
+        elif match := re.match(r"\s*(\d+)(\s|$)", line):
+            frames.append(int(match[1]))
+    if not frames:
+        raise ValueError(f"{path}: no frame rows")
+    if frames[-1] <= frames[0]:
+        raise ValueError(f"{path}: from frame {frames[0]} to frame {frames[-1]} is no stretch of time")
+    scores = [_first_number(head.get(name, "")) for name in ("offset", "fv conf", "asd conf")]
+    return Segment(head.get("identity", ""), head.get("reference", ""), frames[0], frames[-1], *scores)
+
+
+def _first_number(text: str) -> float | None:
+    match = re.match(r"-?\d+(\.\d+)?", text)
+    return float(match[0]) if match else None
+
+
+def read_voxceleb_meta(path: Path) -> pd.DataFrame:
+    """Read `vox1_meta.csv` or `vox2_meta.csv` in any of its real forms (tabs or commas, byte-order mark, stray blanks).
+
+    Columns: speaker, gender_raw, official_split ("train" for dev, "test"), name, nationality ("" where not given).
+    Raises ValueError when a column is missing or a speaker stands there twice with different genders.
+    """
+    lines = Path(path).read_text(encoding="utf-8-sig").replace("\r\n", "\n").split("\n")
+    separator = "\t" if "\t" in lines[0] else ","
+    header, *rows = [[cell.strip() for cell in line.split(separator)] for line in lines if line.strip()]
+    patterns = {
+        "speaker": r"VoxCeleb\d? ?ID", "gender_raw": "Gender", "split": "Set", "name": "Name|VGGFace1 ID",
+        "nationality": "Nationality",
+    }  # fmt: skip
+    places = {key: _find_column(header, pattern) for key, pattern in patterns.items()}
+    if places["speaker"] is None or places["gender_raw"] is None:
+        raise ValueError(f"{path}: needs columns 'VoxCeleb1 ID' (or 2) and 'Gender', has {header}")
+    table = pd.DataFrame(
+        {key: [row[at] if at is not None and at < len(row) else "" for row in rows] for key, at in places.items()},
+        dtype="str",
+    ).drop_duplicates()
+    twice = table.loc[table["speaker"].duplicated(), "speaker"]
+    if len(twice):
+        raise ValueError(f"{path}: speaker {twice.iloc[0]} stands there twice with different entries; keep one")
+    table["official_split"] = table.pop("split").str.casefold().map(SPLITS)
+    return table
+
+
+def _find_column(header: list[str], pattern: str) -> int | None:
+    return next((i for i, name in enumerate(header) if re.fullmatch(pattern, name, re.IGNORECASE)), None)
+
+
+def read_voxceleb(
+    root: Path | str, ages: Path | str | Sequence[Path | str] | None = None, meta: Sequence[Path | str] | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read every utterance at or below `root` into (clips, ledger).
+
+    An utterance is a cut, `.../<speaker>/<video>/<n>.wav` (m4a, flac ...), or a frame file of the same name (txt) with
+    the whole video's audio anywhere below `root` as `<video>.<suffix>`, such as `audio/<video>.m4a`; the clip then
+    carries start_s and end_s from the frame file. A frame file without audio goes to the ledger.
+
+    Parameters
+    ----------
+    ages: one or more tables that `lib.age_tables` reads; None takes those lying in `root`, [] none.
+    meta: meta files; None looks for vox1_meta.csv and vox2_meta.csv around `root`.
+
+    `clips.attrs` holds rows_in (utterances found), meta, ages, speakers_without_meta, videos_without_segments, warnings.
+    Raises ValueError when `root` is no folder, or holds neither cuts nor frame files.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder; unzip VoxCeleb's wav, aac or txt archives there")
+    found, frame_files, videos, tables = _list_files(root)
+    keys = sorted(set(found) | set(frame_files))
+    if not keys:
+        raise ValueError(f"{root}: no <speaker>/<video>/<n>.wav (m4a, txt) below it; unzip VoxCeleb's archives there")
+    sieve = Sieve(CORPUS, pd.DataFrame([_describe(root, key, found, frame_files, videos) for key in keys]))
+    sieve.note(
+        [(path, "listed twice", "another file of the same utterance") for v in found.values() for path, _ in v[1:]]
+    )
+    sieve.facts = {"videos_without_segments": len(set(videos) - {key.split("/")[1] for key in frame_files})}
+    _join_meta(sieve, [Path(path) for path in meta] if meta is not None else _find_beside(root, tables, META_FILES))
+    if ages is None:
+        ages = _find_beside(root, tables, AGE_FILES)
+    ages = [ages] if isinstance(ages, (str, Path)) else list(ages)
+    _join_ages(sieve, [read_age_labels(path) for path in ages])
+    sieve.facts["ages"] = [str(path) for path in ages]
+    for reason in sieve.rows["reason"].unique():
+        if reason:
+            sieve.drop(sieve.rows["reason"] == reason, reason, sieve.rows["detail"])
+    return sieve.finish()
+
+
+Found = dict[str, list[tuple[str, int]]]
+
+
+def _list_files(root: Path) -> tuple[Found, dict[str, str], dict[str, str], list[Path]]:
+    """(cuts by key, frame files by key, long audio by video, tables): paths relative to `root`, best suffix first."""
+    cuts, frame_files, videos, tables = {}, {}, {}, []
+    for path, size in _walk(root):
+        suffix, stem = path.suffix.casefold(), path.stem
+        relative = path.relative_to(root).as_posix()
+        speaker, video = path.absolute().parts[-3:-1]
+        is_utterance = re.fullmatch(r"id\d+", speaker) is not None
+        if suffix in AUDIO_SUFFIXES and is_utterance:
+            cuts.setdefault(f"{speaker}/{video}/{stem}", []).append((relative, size))
+        elif suffix == ".txt" and is_utterance:
+            frame_files[f"{speaker}/{video}/{stem}"] = relative
+        elif suffix in AUDIO_SUFFIXES and size > 0:
+            other = videos.get(stem)
+            if other is None or _rank(relative) < _rank(other):
+                videos[stem] = relative
+        elif path.name in META_FILES + AGE_FILES:
+            tables.append(path)
+    ordered = {key: sorted(files, key=lambda file: (file[1] == 0, _rank(file[0]))) for key, files in cuts.items()}
+    return ordered, frame_files, videos, tables
+
+
+def _rank(path: str) -> tuple[int, str]:
+    return AUDIO_SUFFIXES.index(Path(path).suffix.casefold()), path
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, int]]:
+    """(path, size in bytes) of every file below `folder` that is not hidden."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") and not re.fullmatch(r"[\w-]{11}", entry.name):
+                continue
+            if entry.is_dir():
+                yield from _walk(Path(entry.path))
+            elif entry.is_file():
+                yield Path(entry.path), entry.stat().st_size
+
+
+def _describe(root: Path, key: str, cuts: Found, frame_files: dict[str, str], videos: dict[str, str]) -> dict:
+    """One utterance as a row; `reason` says why it cannot be used, or is blank."""
+    speaker, video, _ = key.split("/")
+    row = {"item": key, "speaker": speaker, "video": video, "clip_id": f"{CORPUS}:{key}", "path": "", "start_s": 0.0,
+           "end_s": float("nan"), "reason": "", "detail": "", "speaker_id": f"{CORPUS}:{speaker}",
+           "recording_id": f"{CORPUS}:{video}"}  # fmt: skip
+    if key in cuts:
+        path, size = cuts[key][0]
+        return row | {"path": path} | ({} if size else {"reason": "empty file", "detail": path})
+    if video not in videos:
+        return row | {"reason": "no audio", "detail": "a frame file without its cut or its video"}
+    try:
+        segment = read_frame_file(root / frame_files[key])
+    except ValueError as error:
+        return row | {"reason": "unusable frame file", "detail": str(error)}
+    if (segment.speaker or speaker, segment.video or video) != (speaker, video):
+        detail = f"{frame_files[key]} names {segment.speaker}/{segment.video}"
+        return row | {"reason": "unusable frame file", "detail": detail}
+    try:
+        length_s = _remembered_seconds(root / videos[video])
+    except ValueError as error:
+        return row | {"reason": "unreadable video", "detail": str(error)}
+    if segment.end_s > length_s + SLACK_S:
+        detail = f"ends at {segment.end_s:.2f} s, {videos[video]} at {length_s:.2f} s"
+        return row | {"reason": "past the end of the video", "detail": detail}
+    return row | {"path": videos[video], "start_s": segment.start_s, "end_s": min(segment.end_s, length_s)}
+
+
+_SECONDS: dict[tuple[str, int, int], float] = {}
+
+
+def _remembered_seconds(path: Path) -> float:
+    """`media_seconds`, asked once per file and state of it: one video holds many utterances."""
+    state = path.stat()
+    key = (str(path.absolute()), state.st_size, state.st_mtime_ns)
+    if key not in _SECONDS:
+        _SECONDS[key] = media_seconds(path)
+    return _SECONDS[key]
+
+
+def media_seconds(path: Path) -> float:
+    """Length of an audio or video file, by libsndfile or else by ffmpeg. ValueError when neither can tell."""
+    import soundfile
+
+    try:
+        return float(soundfile.info(str(path)).duration)
+    except soundfile.LibsndfileError:
+        from imageio_ffmpeg import get_ffmpeg_exe
+
+        command = [get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-i", str(path.absolute())]
+        told = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stderr
+        match = re.search(r"Duration: (\d+):(\d+):(\d+\.\d+)", told)
+        if not match:
+            raise ValueError(f"{path}: neither libsndfile nor ffmpeg can read it; fetch it again") from None
+        return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
+
+
+def _find_beside(root: Path, below: list[Path], names: list[str]) -> list[Path]:
+    """Tables of these names below `root`, or else up to two folders above it; one of each name."""
+    found: dict[str, Path] = {}
+    above = [folder / name for folder in root.absolute().parents[:2] for name in names]
+    for path in [*sorted(below, key=lambda path: len(path.parts)), *(path for path in above if path.is_file())]:
+        if path.name in names:
+            found.setdefault(path.name, path)
+    return [found[name] for name in names if name in found]
+
+
+def _join_meta(sieve: Sieve, paths: list[Path]) -> None:
+    """Give every row its speaker's gender and official split; meta lists more speakers than have audio."""
+    if not paths:
+        sieve.warn("no vox1_meta.csv or vox2_meta.csv: no genders; lib.download.download_voxceleb_meta fetches them")
+    tables = [read_voxceleb_meta(path).set_index("speaker") for path in paths]
+    meta = pd.concat(tables) if tables else pd.DataFrame({"gender_raw": [], "official_split": []}, dtype="str")
+    meta = meta[~meta.index.duplicated()]
+    speakers = sieve.rows["speaker"]
+    sieve.rows["gender_raw"] = speakers.map(meta["gender_raw"]).fillna("").astype("str")
+    sieve.rows["official_split"] = speakers.map(meta["official_split"])
+    sieve.facts["meta"] = [str(path) for path in paths]
+    sieve.facts["speakers_without_meta"] = int(speakers[~speakers.isin(meta.index)].nunique())
+
+
+def _join_ages(sieve: Sieve, tables: list[pd.DataFrame]) -> None:
+    """Give every row the age of its utterance, else of its speaker in its video, else of its speaker."""
+    ages, disagreeing = join_ages(sieve.rows[["speaker", "video", "item"]], tables)
+    sieve.rows[["age_years", "age_decade", "age_raw"]] = ages
+    sieve.facts["ages_disagreeing"] = disagreeing
+
+
+def compare_cuts(root: Path | str) -> pd.DataFrame:
+    """Compare official cuts with the cut rule, wherever a cut lies beside its frame file below `root`.
+
+    Columns: key, samples (of the cut), expected ((last - first) * 640 + 1), difference. Cuts must be 16 kHz files that
+    libsndfile reads.
+    """
+    import soundfile
+
+    root = Path(root)
+    cuts, frame_files, _, _ = _list_files(root)
+    rows = []
+    for key in sorted(set(cuts) & set(frame_files)):
+        samples = soundfile.info(str(root / cuts[key][0][0])).frames
+        expected = read_frame_file(root / frame_files[key]).samples
+        rows.append({"key": key, "samples": samples, "expected": expected, "difference": samples - expected})
+    return pd.DataFrame(rows, columns=["key", "samples", "expected", "difference"])
+
+
+def find_utterance(root: Path | str) -> Path:
+    """The first cut below `root`, or the first frame file if whole videos' audio is there too. ValueError otherwise."""
+    root = Path(root)
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder")
+    frames, media = None, None
+    for path, _ in _walk(root):
+        is_utterance = re.fullmatch(r"id\d+", path.absolute().parts[-3]) is not None
+        if path.suffix.casefold() in AUDIO_SUFFIXES and is_utterance:
+            return path
+        frames = frames or (path if is_utterance and path.suffix == ".txt" else None)
+        media = media or (path if path.suffix.casefold() in AUDIO_SUFFIXES else None)
+        if frames and media:
+            return frames
+    raise ValueError(f"{root}: {'frame files but no audio' if frames else 'no cuts and no frame files'} below it")
