@@ -1,0 +1,171 @@
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lib.baselines import (
+    ACOUSTICS,
+    BASELINES,
+    baseline_features,
+    fit_baselines,
+    fit_constant_age,
+    fit_majority,
+    fit_probe,
+    mean_f0,
+    measure_f0,
+    predict_probe,
+)
+
+RATE_HZ = 16_000
+
+
+def make_voice(f0_hz, seconds=3.0, seed=0, noise=0.01, formants=True):
+    """A buzz of decaying harmonics with a slow vibrato: the pitch is known."""
+    time_s = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
+    phase = 2 * np.pi * f0_hz * (time_s + 0.01 / 5 * np.sin(2 * np.pi * 5 * time_s) / (2 * np.pi))
+    weights = [1 / k * (1 + 2 * np.exp(-(((k * f0_hz - 600) / 200) ** 2)) * formants) for k in range(1, 15)]
+    wave = sum(w * np.sin(k * phase) for k, w in enumerate(weights, 1))
+    rng = np.random.default_rng(seed)
+    return (0.1 * wave + noise * rng.normal(size=len(wave))).astype(np.float32)
+
+
+def measure(wave):
+    found = baseline_features(np.atleast_2d(wave), RATE_HZ)["acoustics"]
+    assert found.dtype == np.float32
+    return dict(zip(ACOUSTICS, found[0]))
+
+
+@pytest.mark.parametrize("f0_hz", [75, 110, 155, 210, 260, 330, 420])
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+def test_pitch_of_a_voice_is_found_within_2_percent(f0_hz, noise):
+    found = measure(make_voice(f0_hz, noise=noise))
+    assert found["f0_hz"] == pytest.approx(f0_hz, rel=0.02)
+    assert found["voiced_share"] > 0.95
+
+
+def test_weak_fundamental_is_not_mistaken_for_its_harmonic():
+    time_s = np.arange(RATE_HZ) / RATE_HZ
+    wave = sum(np.sin(2 * np.pi * 120 * k * time_s) for k in (2, 3, 4, 5)).astype(np.float32)
+    assert measure(wave)["f0_hz"] == pytest.approx(120, rel=0.02)
+
+
+def test_noise_and_silence_have_no_pitch():
+    rng = np.random.default_rng(0)
+    assert measure(rng.normal(0, 0.1, RATE_HZ * 3))["voiced_share"] < 0.05
+    silent = measure(np.zeros(RATE_HZ))
+    assert np.isnan(silent["f0_hz"])
+    assert silent["voiced_share"] == silent["duration_s"] == 0
+    assert silent["level_db"] == -100
+    assert np.isfinite([value for name, value in silent.items() if name != "f0_hz"]).all()
+
+
+def test_pitch_that_steps_is_followed_frame_by_frame():
+    wave = np.concatenate([make_voice(120, 1), make_voice(240, 1)])
+    f0_hz, voiced = measure_f0(torch.from_numpy(wave)[None], RATE_HZ)
+    assert voiced.float().mean() > 0.9
+    assert f0_hz[0, :45].median() == pytest.approx(120, rel=0.02)
+    assert f0_hz[0, -45:].median() == pytest.approx(240, rel=0.02)
+
+
+def test_octave_slips_do_not_move_the_mean():
+    f0_hz = torch.tensor([[100.0, 101, 99, 200, 50, 100]])
+    assert float(mean_f0(f0_hz, torch.ones(1, 6, dtype=bool))) == pytest.approx(100)
+
+
+def test_padding_changes_neither_duration_nor_level_nor_mfcc():
+    wave = make_voice(150, 1.5)
+    short, padded = measure(wave), measure(np.pad(wave, (0, RATE_HZ * 3 // 2)))
+    for name in ("duration_s", "level_db", "f0_hz", "mfcc_mean_0", "mfcc_std_3", "mfcc_delta_std_1"):
+        assert padded[name] == pytest.approx(short[name], rel=0.03), name
+    assert short["level_db"] == pytest.approx(10 * np.log10(np.mean(wave**2)), abs=0.01)
+
+
+def test_rows_do_not_depend_on_their_batch():
+    waves = np.stack([make_voice(hz, 1) for hz in (100, 200, 300)])
+    together = baseline_features(waves, RATE_HZ)["acoustics"]
+    alone = np.concatenate([baseline_features(wave[None], RATE_HZ)["acoustics"] for wave in waves])
+    np.testing.assert_allclose(together, alone, rtol=1e-3, atol=1e-3)
+
+
+def make_acoustics(rows=400, seed=0):
+    """Class 1 has a higher pitch; level and MFCC say nothing."""
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, 2, rows)
+    acoustics = rng.normal(size=(rows, len(ACOUSTICS))).astype(np.float32)
+    acoustics[:, 0] = np.where(targets == 1, 210, 120) + rng.normal(0, 15, rows)
+    acoustics[::17, 0] = np.nan
+    return acoustics, targets
+
+
+def test_pitch_baseline_tells_genders_apart_and_the_others_cannot():
+    acoustics, targets = make_acoustics()
+    train, test = np.arange(200), np.arange(200, 400)
+    found = fit_baselines(acoustics, targets, train, test, ["male", "female"])
+    assert list(found) == list(BASELINES)
+    accuracy = {name: (p.argmax(axis=1) == targets[test]).mean() for name, p in found.items()}
+    assert accuracy["baseline: mean F0"] > 0.93
+    assert max(accuracy["baseline: duration and level"], accuracy["baseline: MFCC"]) < 0.65
+    for probabilities in found.values():
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+
+
+def test_baselines_never_read_targets_of_the_test_part():
+    acoustics, targets = make_acoustics()
+    train, test = np.arange(200), np.arange(200, 400)
+    spoiled = np.where(np.arange(400) < 200, targets, 0)
+    first, second = (fit_baselines(acoustics, t, train, test, ["male", "female"]) for t in (targets, spoiled))
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_majority_answers_the_training_parts_majority():
+    np.testing.assert_allclose(fit_majority([0, 0, 1, 0], 3), [0.75, 0.25, 0])
+    with pytest.raises(ValueError, match="empty"):
+        fit_majority([], 2)
+
+
+def test_probe_gives_a_class_it_never_saw_no_probability():
+    vectors = np.random.default_rng(0).normal(size=(40, 3))
+    probe = fit_probe(vectors, np.arange(40) % 2 * 2)
+    probabilities = predict_probe(probe, vectors, 3)
+    assert (probabilities[:, 1] == 0).all()
+
+
+def test_constant_age_is_the_median_and_refuses_gaps():
+    assert fit_constant_age([20, 30, 70]) == 30
+    with pytest.raises(ValueError, match="finite"):
+        fit_constant_age([20, np.nan])
+
+
+def test_thousands_of_windows_take_seconds():
+    waves = np.random.default_rng(0).normal(0, 0.1, (256, 3 * RATE_HZ)).astype(np.float32)
+    baseline_features(waves[:8], RATE_HZ)
+    started = time.monotonic()
+    for start in range(0, 256, 16):
+        baseline_features(waves[start : start + 16], RATE_HZ)
+    assert (time.monotonic() - started) / 256 < 0.02
+
+
+@pytest.mark.corpora
+@pytest.mark.skipif("CORPORA" not in os.environ, reason="set CORPORA to a folder of real samples")
+def test_pitch_separates_real_men_from_real_women():
+    """Adult speakers of speechocean762: the mean of two utterances each, against the usual boundary near 165 Hz."""
+    import soundfile
+
+    train = Path(os.environ["CORPORA"]) / "speechocean762" / "train"
+    names = ("spk2gender", "spk2age", "utt2spk", "wav.scp")
+    gender, age, speaker_of, wav = (
+        dict(line.split(maxsplit=1) for line in (train / name).read_text().splitlines()) for name in names
+    )
+    right = []
+    for speaker in sorted(gender):
+        if int(age[speaker]) >= 18:
+            spoken = [name for name, owner in speaker_of.items() if owner.strip() == speaker][:2]
+            waves = [soundfile.read(train.parent / wav[name].strip(), dtype="float32")[0] for name in spoken]
+            pitch = np.nanmean([measure(wave)["f0_hz"] for wave in waves])
+            right.append((pitch > 165) == (gender[speaker].strip() == "f"))
+    assert len(right) > 40
+    assert np.mean(right) > 0.9
