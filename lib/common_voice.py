@@ -128,12 +128,13 @@ def _release_number(folder: Path) -> float:
 def folder_locale(folder: Path) -> str:
     """Locale that a folder's name tells: "en", "zh-CN", "cv-corpus-4-2019-12-10_en"; "" when it tells none."""
     name = Path(folder).resolve().name
-    match = re.fullmatch(r"cv-corpus-\d.*_([a-z]{2,3}(?:-[\w-]+)?)", name) or re.fullmatch(
-        r"cv-corpus-[\d.]+-(?:delta-|singleword-)?(?:\d{4}-\d\d-\d\d-)?([a-z]{2,3}(?:-[A-Za-z]+)*)", name
-    )
-    if match:
-        return match[1] if match[1] not in ("delta", "singleword") else ""
-    return name if re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]+)*", name) else ""
+    locale = r"([a-z]{2,3}(?:-[A-Za-z0-9]{2,8})*)"
+    if not name.startswith("cv-corpus-"):
+        match = re.fullmatch(locale, name)
+    else:
+        kind_and_date = r"cv-corpus-\d[\d.]*(?:-delta|-singleword)?(?:-\d{4}-\d\d-\d\d)?"
+        match = re.fullmatch(rf"{kind_and_date}[-_]{locale}", name)
+    return match[1] if match else ""
 
 
 def _check_buckets(bucket: str | Sequence[str]) -> list[str]:
