@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from lib.age_tables import AGE_FILES, join_ages, read_age_labels
-from lib.clips import SPLITS, Sieve
+from lib.clips import Sieve
 
 CORPUS = "voxceleb"
 FRAMES_PER_S = 25  # frame numbers are time stamps x 25, whatever the video's own rate
@@ -34,6 +34,7 @@ AUDIO_SUFFIXES = [
     ".mkv",
 ]  # best first
 META_FILES = ["vox1_meta.csv", "vox2_meta.csv"]
+SETS = {"dev": "train", "test": "test"}  # the official division, by speaker
 SLACK_S = 0.1  # a video's audio may end this much before its last frame
 
 
@@ -112,7 +113,7 @@ def read_voxceleb_meta(path: Path) -> pd.DataFrame:
     twice = table.loc[table["speaker"].duplicated(), "speaker"]
     if len(twice):
         raise ValueError(f"{path}: speaker {twice.iloc[0]} stands there twice with different entries; keep one")
-    table["official_split"] = table.pop("split").str.casefold().map(SPLITS)
+    table["official_split"] = table.pop("split").str.casefold().map(SETS)
     return table
 
 

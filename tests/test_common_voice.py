@@ -103,7 +103,7 @@ def test_locale_and_release_are_told_from_folder_names():
              "cv-corpus-22.0-delta-2025-06-20-tr": "tr"}  # fmt: skip
     assert {name: folder_locale(Path("/x") / name) for name in names} == names
     assert folder_release(Path("/x/cv-corpus-6.0-2020-12-11/en")) == "6.0"
-    assert folder_release(Path("/x/cv-corpus-22.0-delta-2025-06-20/en")) == "22.0"
+    assert folder_release(Path("/x/cv-corpus-22.0-delta-2025-06-20/en")) == "22.0-delta"
     assert folder_release(Path("/x/en")) == ""
 
 

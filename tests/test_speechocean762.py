@@ -1,0 +1,88 @@
+"""speechocean762 as it ships."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lib.speechocean762 import read_speechocean762
+from lib.tables import validate_table
+
+
+def make_half(root: Path, half: str, speakers: dict[str, tuple[str, str]], suffix=".WAV", utterances=2) -> None:
+    (root / half).mkdir(parents=True, exist_ok=True)
+    rows = [(s, f"{int(s):05d}{n:04d}") for s in speakers for n in range(1, utterances + 1)]
+    for speaker, utterance in rows:
+        folder = root / "WAVE" / f"SPEAKER{speaker}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{utterance}{suffix}").write_bytes(b"RIFF")
+    tables = {
+        "wav.scp": [f"{u}\tWAVE/SPEAKER{s}/{u}{suffix}" for s, u in rows],
+        "utt2spk": [f"{u} {s}" for s, u in rows],
+        "spk2age": [f"{s}\t{age}" for s, (_, age) in reversed(speakers.items())],
+        "spk2gender": [f"{s}\t{gender}" for s, (gender, _) in speakers.items()],
+    }
+    for name, lines in tables.items():
+        (root / half / name).write_text("\n".join(lines) + "\n")
+
+
+def check_sum(clips, ledger, rows_in):
+    validate_table(clips, "clips")
+    validate_table(ledger, "ledger")
+    assert len(clips) + len(ledger) == clips.attrs["rows_in"] == rows_in
+
+
+@pytest.mark.parametrize("suffix", [".WAV", ".wav", ".opus"])
+@pytest.mark.parametrize("place", ["", "speechocean762"])
+def test_both_halves_keep_ids_as_text_and_their_official_split(tmp_path, suffix, place):
+    make_half(tmp_path / place, "train", {"0001": ("m", "6"), "0005": ("f", "43")}, suffix)
+    make_half(tmp_path / place, "test", {"0003": ("f", "15")}, suffix)
+    clips, ledger = read_speechocean762(tmp_path)
+    check_sum(clips, ledger, 6)
+    first = clips.iloc[0]
+    assert first["clip_id"] == "speechocean762:000010001"
+    assert first["speaker_id"] == "speechocean762:0001"
+    assert (first["gender"], first["age_years"], first["official_split"]) == ("male", 6.0, "train")
+    assert clips.groupby("official_split").size().to_dict() == {"train": 4, "test": 2}
+    assert set(clips["language"]) == {"en"}
+    assert all((tmp_path / path).is_file() for path in clips["path"])
+
+
+def test_an_absent_half_is_a_warning(tmp_path):
+    make_half(tmp_path, "test", {"0003": ("f", "15")})
+    with pytest.warns(UserWarning, match="train half is not there"):
+        clips, ledger = read_speechocean762(tmp_path)
+    check_sum(clips, ledger, 2)
+    with pytest.raises(ValueError, match="openslr"):
+        read_speechocean762(tmp_path / "WAVE")
+
+
+def test_suffix_in_the_other_case_is_found_and_losses_are_named(tmp_path):
+    make_half(tmp_path, "train", {"0001": ("m", "6"), "0002": ("m", "")}, ".wav", utterances=3)
+    make_half(tmp_path, "test", {"0009": ("f", "9")})
+    table = tmp_path / "train" / "wav.scp"
+    table.write_text(table.read_text().replace(".wav", ".WAV") + "000010001\tWAVE/SPEAKER0001/000010001.wav\n")
+    (tmp_path / "WAVE" / "SPEAKER0001" / "000010002.wav").unlink()
+    (tmp_path / "WAVE" / "SPEAKER0001" / "000010003.wav").write_bytes(b"")
+    owners = tmp_path / "train" / "utt2spk"
+    owners.write_text(owners.read_text().replace("000020003 0002\n", ""))
+    clips, ledger = read_speechocean762(tmp_path)
+    check_sum(clips, ledger, 9)
+    assert ledger.set_index("item")["reason"].to_dict() == {
+        "000020003": "no speaker", "000010002": "no such file", "000010003": "empty file", "000010001": "listed twice",
+    }  # fmt: skip
+    assert clips.set_index("speaker_id").loc["speechocean762:0002", "age_years"].isna().all()
+
+
+@pytest.mark.corpora
+@pytest.mark.filterwarnings("ignore:speechocean762")
+def test_real_half_is_complete():
+    root = (
+        Path(os.environ.get("CORPORA") or pytest.skip("set CORPORA to the folder of real samples")) / "speechocean762"
+    )
+    clips, ledger = read_speechocean762(root)
+    train = clips[clips["official_split"] == "train"]
+    assert len(train) + len(ledger) >= 2500
+    speakers = train.drop_duplicates("speaker_id")
+    assert speakers["gender"].value_counts().to_dict() == {"female": 67, "male": 58}
+    assert (speakers["age_years"] < 16).sum() == 58
