@@ -18,7 +18,10 @@ import pandas as pd
 from lib.labels import ages_of, is_known_age
 from lib.tables import DECADES
 
-AGE_FILES = ["utt2age.train", "utt2age.test", "final_dataframe_extended.csv", "age-train.txt", "age-test.txt"]
+# The names under which a reader finds them; "ages.csv" is a hand-made one.
+AGE_FILES = [
+    "utt2age.train", "utt2age.test", "final_dataframe_extended.csv", "age-train.txt", "age-test.txt", "ages.csv",
+]  # fmt: skip
 SPEAKER_COLUMNS = ["voxceleb_id", "voxceleb1 id", "voxceleb2 id", "speaker_id", "speaker", "spk", "id"]
 VIDEO_COLUMNS = ["video_id", "video", "youtube_id", "ytid", "reference"]
 AGE_COLUMNS = ["speaker_age", "age", "age_years", "years", "year", "age_decade", "decade", "age_class", "age_group"]

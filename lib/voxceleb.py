@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from lib.age_tables import AGE_FILES, join_ages, read_age_labels
+from lib.audio import ffmpeg_command
 from lib.clips import Sieve
 
 CORPUS = "voxceleb"
@@ -250,9 +251,7 @@ def media_seconds(path: Path) -> float:
     try:
         return float(soundfile.info(str(path)).duration)
     except soundfile.LibsndfileError:
-        from imageio_ffmpeg import get_ffmpeg_exe
-
-        command = [get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-i", str(path.absolute())]
+        command = [ffmpeg_command() or "ffmpeg", "-hide_banner", "-nostdin", "-i", str(path.absolute())]
         told = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stderr
         match = re.search(r"Duration: (\d+):(\d+):(\d+\.\d+)", told)
         if not match:

@@ -1,10 +1,10 @@
 """The table of corpora: reading several, refusing what is not there."""
 
 import pytest
+from test_common_voice import V17, make_locale, row
+from test_own_data import make
 
 from lib import corpora
-from tests.test_common_voice import V17, make_locale, row
-from tests.test_own_data import make
 
 
 @pytest.fixture
