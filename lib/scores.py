@@ -6,16 +6,15 @@ are the 95 % interval from a bootstrap over speakers, never over windows: window
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lib.bootstrap import DRAWS, Statistic, bootstrap_speakers, bootstrap_sums
+
 LEVELS = ["window", "clip", "speaker"]
-DRAWS = 2000
 RECORD = ["task", "model", "protocol", "split", "level", "subset", "metric", "value", "low", "high", "n", "speakers"]
-Statistic = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -60,59 +59,7 @@ def confusion_metrics(counts: np.ndarray, classes: list[str]) -> dict[str, np.nd
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The bootstrap over speakers
-
-
-def sum_by_speaker(values: np.ndarray, speakers: np.ndarray) -> np.ndarray:
-    """Sum the rows of [n, K] by speaker: [S, K]."""
-    codes, names = pd.factorize(np.asarray(speakers))
-    values = np.asarray(values, np.float64)
-    return np.stack([np.bincount(codes, weights=column, minlength=len(names)) for column in values.T], axis=1)
-
-
-def draw_sums(sums: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """Bootstrap over speakers: [S, K] sums of S speakers -> [draws, K] sums of S speakers drawn with replacement.
-
-    Equal S, draws and seed give equal draws, which is what makes a comparison of two models paired.
-    """
-    rng = np.random.default_rng(seed)
-    size = len(sums)
-    block = max(1, min(draws, 4_000_000 // size))
-    drawn = []
-    for start in range(0, draws, block):
-        rows = min(block, draws - start)
-        picks = rng.integers(size, size=(rows, size)) + np.arange(rows)[:, None] * size
-        weights = np.bincount(picks.ravel(), minlength=rows * size).reshape(rows, size)
-        drawn.append(weights.astype(np.float64) @ sums)
-    return np.concatenate(drawn)
-
-
-def bootstrap_speakers(
-    values: np.ndarray, speakers: np.ndarray, statistic: Statistic, draws: int = DRAWS, seed: int = 0
-) -> dict[str, tuple[float, float, float]]:
-    """Point value and 95 % interval of every metric that `statistic` computes from summed `values`.
-
-    Parameters
-    ----------
-    values: [n, K], what each row adds to the sums.
-    speakers: [n] ids.
-    statistic: sums [..., K] -> {metric: values [...]}.
-    draws: number of bootstrap draws; 0 = no interval (NaN).
-    """
-    sums = sum_by_speaker(values, speakers)
-    point = statistic(sums.sum(axis=0))
-    if not draws:
-        return {name: (float(value), np.nan, np.nan) for name, value in point.items()}
-    drawn = statistic(draw_sums(sums, draws, seed))
-    return {name: (float(value), *_interval(drawn[name], value)) for name, value in point.items()}
-
-
-def _interval(drawn: np.ndarray, value: float) -> tuple[float, float]:
-    drawn = drawn[np.isfinite(drawn)]
-    if not len(drawn) or not np.isfinite(value):
-        return np.nan, np.nan
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return float(low), float(high)
+# Scores of answers, with intervals
 
 
 def _one_hot_cells(targets: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -136,10 +83,6 @@ def _confusion_statistic(classes: list[str], names: list[str] | None = None) -> 
     return statistic
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Public scoring functions
-
-
 def score_classes(
     targets: np.ndarray,
     probabilities: np.ndarray,
@@ -161,7 +104,23 @@ def score_classes(
     metrics: None = all of `confusion_metrics`.
     """
     targets, probabilities = _checked(targets, probabilities, classes)
-    cells = _one_hot_cells(targets, probabilities.argmax(axis=1), len(classes))
+    answers = probabilities.argmax(axis=1)
+    return score_answers(targets, answers, classes, speakers, draws=draws, seed=seed, context=context, metrics=metrics)
+
+
+def score_answers(
+    targets: np.ndarray,
+    answers: np.ndarray,
+    classes: list[str],
+    speakers: np.ndarray,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    context: dict[str, Any] | None = None,
+    metrics: list[str] | None = None,
+) -> pd.DataFrame:
+    """The same records for answers [n] (class numbers) that are not simply the most probable class."""
+    cells = _one_hot_cells(targets, answers, len(classes))
     found = bootstrap_speakers(cells, speakers, _confusion_statistic(classes, metrics), draws, seed)
     return make_records(found, speakers, context)
 
@@ -256,17 +215,89 @@ def aggregate_predictions(predictions: pd.DataFrame, level: str) -> pd.DataFrame
 def score_predictions(
     predictions: pd.DataFrame, classes: list[str], *, draws: int = DRAWS, seed: int = 0, levels: list[str] | None = None
 ) -> pd.DataFrame:
-    """Score a predictions table at window, clip and speaker level, each model, protocol, seed and split by itself."""
+    """Score a predictions table at window, clip and speaker level, each task, model, protocol and split by itself.
+
+    Several training seeds of one model give one record: the mean over seeds, its interval over speakers, and in two
+    further columns `seeds` (how many) and `seed_std` (standard deviation of the value between them, 0 for one).
+    """
     records = []
     names = ["task", "model", "protocol", "split"]
-    for (*key, run_seed), rows in predictions.groupby([*names, "seed"], sort=False):
+    for key, rows in predictions.groupby(names, sort=False):
         for level in levels or LEVELS:
-            table = aggregate_predictions(rows, level)
-            context = dict(zip(names, key)) | {"level": level, "seed": run_seed}
-            probabilities = table[[f"p_{name}" for name in classes]].to_numpy()
-            arrays = (table["target"].to_numpy(), probabilities, classes, table["speaker_id"].to_numpy())
-            records.append(score_classes(*arrays, draws=draws, seed=seed, context=context))
+            cells = _cells_by_seed(aggregate_predictions(rows, level), classes)
+            context = dict(zip(names, key)) | {"level": level}
+            records.append(_score_cells(cells, classes, context, draws, seed))
     return pd.concat(records, ignore_index=True)
+
+
+def compare_models(
+    predictions: pd.DataFrame,
+    classes: list[str],
+    model: str,
+    other: str,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    levels: list[str] | None = None,
+) -> pd.DataFrame:
+    """Paired differences `model` minus `other` of every metric: records with a further column `against`.
+
+    Both are averaged over their seeds. ValueError when they did not answer for the same windows.
+    """
+    records = []
+    names = ["task", "protocol", "split"]
+    for key, rows in predictions.groupby(names, sort=False):
+        pair = [rows[rows["model"] == name] for name in (model, other)]
+        if set(pair[0]["window_id"]) != set(pair[1]["window_id"]):
+            raise ValueError(f"{model!r} and {other!r} answered for different windows of {key}; predict both again")
+        for level in levels or LEVELS:
+            cells = [_cells_by_seed(aggregate_predictions(table, level), classes) for table in pair]
+            context = dict(zip(names, key)) | {"model": model, "against": other, "level": level}
+            records.append(_score_cells(cells[0], classes, context, draws, seed, minus=cells[1]))
+    return pd.concat(records, ignore_index=True)
+
+
+def _cells_by_seed(table: pd.DataFrame, classes: list[str]) -> list[pd.DataFrame]:
+    """For each training seed the confusion cells by speaker: a frame [S, C * C] indexed by speaker, with rows in attrs."""
+    found = []
+    for _, rows in table.groupby("seed", sort=True):
+        columns = [f"p_{name}" for name in classes]
+        targets, probabilities = _checked(rows["target"].to_numpy(), rows[columns].to_numpy(), classes)
+        cells = pd.DataFrame(_one_hot_cells(targets, probabilities.argmax(axis=1), len(classes)))
+        found.append(cells.groupby(rows["speaker_id"].to_numpy()).sum())
+    return found
+
+
+def _score_cells(
+    cells: list[pd.DataFrame],
+    classes: list[str],
+    context: dict[str, Any],
+    draws: int,
+    seed: int,
+    minus: list[pd.DataFrame] | None = None,
+) -> pd.DataFrame:
+    """Mean over seeds of every metric (less that of `minus`), the same speakers drawn for all of them."""
+    tables = cells + (minus or [])
+    voices = sorted(set().union(*(table.index for table in tables)))
+    sums = np.concatenate([table.reindex(voices, fill_value=0).to_numpy(np.float64) for table in tables], axis=1)
+    single, size = _confusion_statistic(classes), len(classes) ** 2
+
+    def each(sums: np.ndarray) -> list[dict[str, np.ndarray]]:
+        return [single(sums[..., k * size : (k + 1) * size]) for k in range(len(tables))]
+
+    def statistic(sums: np.ndarray) -> dict[str, np.ndarray]:
+        found = each(sums)
+        mean = {name: np.mean([metrics[name] for metrics in found[: len(cells)]], axis=0) for name in found[0]}
+        if minus is None:
+            return mean
+        less = {name: np.mean([metrics[name] for metrics in found[len(cells) :]], axis=0) for name in found[0]}
+        return {f"{name}_difference": mean[name] - less[name] for name in mean}
+
+    rows = round(sum(table.to_numpy().sum() for table in cells) / len(cells))
+    records = make_records(bootstrap_sums(sums, statistic, draws, seed), np.asarray(voices), context).assign(n=rows)
+    apart = each(sums.sum(axis=0))[: len(cells)]
+    spread = [np.std([metrics[name.removesuffix("_difference")] for metrics in apart]) for name in records["metric"]]
+    return records.assign(seeds=len(cells), seed_std=spread)
 
 
 def probability_columns(table: pd.DataFrame) -> list[str]:
@@ -287,3 +318,59 @@ def _checked(targets: np.ndarray, probabilities: np.ndarray, classes: list[str])
             f"row {np.flatnonzero(~np.isfinite(probabilities).all(axis=1))[0]} has a probability that is no number"
         )
     return targets.astype(np.int64), probabilities
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Ages in years
+
+
+def make_year_bins(years: np.ndarray, bins: int) -> tuple[np.ndarray, list[float], list[str]]:
+    """Cut ages of the training part into classes of about equal size, so that a classifier can be trained on years.
+
+    Returns the inner bounds (class k holds bounds[k-1] <= age < bounds[k]), each class's mean age in years, and names
+    such as "12 to 15". The expected age over the classes (`expected_years`) is the answer in years: "deep expectation",
+    Rothe et al. 2018, doi 10.1007/s11263-016-0940-3.
+    """
+    years = np.asarray(years, np.float64)
+    bounds = np.unique(np.ceil(np.quantile(years, np.linspace(0, 1, bins + 1)[1:-1])))
+    bounds = bounds[(bounds > years.min()) & (bounds <= years.max())]
+    places = np.searchsorted(bounds, years, side="right")
+    kept = [years[places == k] for k in range(len(bounds) + 1)]
+    if len(kept) < 2 or not all(map(len, kept)):
+        raise ValueError(f"{len(np.unique(years))} different ages cannot be cut into {bins} classes; ask for fewer")
+    names = [
+        f"{part.min():.0f} to {part.max():.0f}" if part.min() < part.max() else f"{part.min():.0f}" for part in kept
+    ]
+    return bounds, [float(part.mean()) for part in kept], names
+
+
+def expected_years(probabilities: np.ndarray, centres: list[float]) -> np.ndarray:
+    """Expected age [n] in years from probabilities [n, C] and the classes' mean ages."""
+    return np.asarray(probabilities, np.float64) @ np.asarray(centres, np.float64)
+
+
+def score_years(
+    years: np.ndarray,
+    predicted: np.ndarray,
+    speakers: np.ndarray,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    context: dict[str, Any] | None = None,
+) -> pd.DataFrame:
+    """Records of mae_years, bias_years (predicted minus true) and ccc (Lin's concordance; 0 for a constant)."""
+    years, predicted = np.asarray(years, np.float64), np.asarray(predicted, np.float64)
+    if not len(years) or not (np.isfinite(years) & np.isfinite(predicted)).all():
+        raise ValueError("ages to score must be finite and at least one; leave out windows of unknown age")
+    x, y = years - years.mean(), predicted - years.mean()  # near 0, so that differences of squares stay exact
+    values = np.stack([np.ones(len(x)), np.abs(y - x), y - x, x, y, x * x, y * y, x * y], axis=1)
+    found = bootstrap_speakers(values, speakers, _years_statistic, draws, seed)
+    return make_records(found, speakers, context)
+
+
+def _years_statistic(sums: np.ndarray) -> dict[str, np.ndarray]:
+    n, absolute, bias, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+    covariance, spread = xy / n - x * y / n**2, xx / n - (x / n) ** 2 + yy / n - (y / n) ** 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ccc = 2 * covariance / (spread + (x / n - y / n) ** 2)
+    return {"mae_years": absolute / n, "bias_years": bias / n, "ccc": ccc}

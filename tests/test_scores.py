@@ -7,12 +7,17 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score,
 
 from lib.scores import (
     aggregate_predictions,
+    compare_models,
     confusion_counts,
     confusion_metrics,
+    expected_years,
     make_predictions,
+    make_year_bins,
+    score_answers,
     score_classes,
     score_difference,
     score_predictions,
+    score_years,
 )
 from lib.tables import validate_table
 
@@ -141,3 +146,80 @@ def test_bad_arrays_are_refused():
     probabilities[7] = np.nan
     with pytest.raises(ValueError, match="row 7"):
         score_classes(targets, probabilities, list("abc"), speakers)
+
+
+def make_seeds(seeds=3):
+    """One model trained three times, and a worse one."""
+    tables = []
+    for seed in range(seeds):
+        for model, right in (("paper", 0.85), ("majority", 0.55)):
+            targets, probabilities, speakers = make_answers(600, 2, right=right, seed=10 * seed + len(model))
+            ids = [f"c{i}@0" for i in range(600)]
+            windows = pd.DataFrame({"window_id": ids, "clip_id": ids, "speaker_id": speakers})
+            fixed = {"task": "gender", "protocol": "speaker", "split": "test", "seed": seed, "model": model}
+            tables.append(make_predictions(windows, targets, probabilities, ["male", "female"], **fixed))
+    return pd.concat(tables, ignore_index=True)
+
+
+def test_seeds_are_averaged_with_their_spread():
+    table = make_seeds()
+    scores = score_predictions(table, ["male", "female"], levels=["window"], draws=200)
+    row = scores[(scores["model"] == "paper") & (scores["metric"] == "uar")].iloc[0]
+    each = [
+        score_predictions(table[table["seed"] == seed], ["male", "female"], levels=["window"], draws=0)
+        .query("model == 'paper' and metric == 'uar'")["value"]
+        .iloc[0]
+        for seed in range(3)
+    ]
+    assert row["value"] == pytest.approx(np.mean(each))
+    assert row["seed_std"] == pytest.approx(np.std(each))
+    assert (row["seeds"], row["n"], row["speakers"]) == (3, 600, 30)
+
+
+def test_models_are_compared_in_pairs_over_seeds():
+    table = make_seeds()
+    found = compare_models(table, ["male", "female"], "paper", "majority", levels=["window"], draws=500)
+    row = found.set_index("metric").loc["accuracy_difference"]
+    assert row["value"] == pytest.approx(0.15, abs=0.04)
+    assert 0 < row["low"] < row["value"] < row["high"]
+    assert row["against"] == "majority"
+    one = (table["model"] == "paper") & (table["window_id"] == "c0@0")
+    with pytest.raises(ValueError, match="different windows"):
+        compare_models(table[~one], ["male", "female"], "paper", "majority")
+
+
+def test_answers_with_a_threshold_are_scored_as_given():
+    targets, _, speakers = make_answers()
+    scores = score_answers(targets, targets, list("abc"), speakers, draws=10)
+    assert (scores.set_index("metric").drop(index="mace")["value"] == 1).all()
+
+
+def test_years_are_scored_against_their_definitions():
+    rng = np.random.default_rng(0)
+    years = rng.uniform(6, 60, 500)
+    predicted = years + rng.normal(2, 5, 500)
+    scores = score_years(years, predicted, np.arange(500) % 50, draws=300).set_index("metric")
+    assert scores.loc["mae_years", "value"] == pytest.approx(np.abs(predicted - years).mean())
+    assert scores.loc["bias_years", "value"] == pytest.approx((predicted - years).mean())
+    covariance = np.cov(years, predicted, bias=True)[0, 1]
+    ccc = 2 * covariance / (years.var() + predicted.var() + (years.mean() - predicted.mean()) ** 2)
+    assert scores.loc["ccc", "value"] == pytest.approx(ccc)
+    assert (scores["low"] < scores["value"]).all()
+    assert (scores["value"] < scores["high"]).all()
+    constant = score_years(years, np.full(500, 30.0), np.arange(500), draws=0).set_index("metric")
+    assert constant.loc["ccc", "value"] == pytest.approx(0)
+    with pytest.raises(ValueError, match="finite"):
+        score_years([np.nan], [3.0], ["s"])
+
+
+def test_year_bins_are_even_and_their_expectation_lies_between_them():
+    years = np.r_[np.repeat(np.arange(6, 16), 20), np.repeat(np.arange(20, 44), 10)]
+    bounds, centres, names = make_year_bins(years, 6)
+    places = np.searchsorted(bounds, years, side="right")
+    assert len(names) == len(centres) == places.max() + 1
+    assert np.bincount(places).min() > 0.5 * len(years) / 6
+    assert names[0].startswith("6")
+    assert centres == sorted(centres)
+    assert expected_years(np.eye(len(centres)), centres).tolist() == centres
+    with pytest.raises(ValueError, match="ask for fewer"):
+        make_year_bins(np.full(10, 30), 4)
