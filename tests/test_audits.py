@@ -12,7 +12,7 @@ def make_corpora(confounded, speakers=300, windows=10, seed=0):
     speaker = np.repeat(np.arange(speakers), windows)
     corpus = np.array(["vox", "cv"])[speaker % 2]
     teen = (
-        rng.random(speakers) < np.where(np.arange(speakers) % 2, 0.9, 0.05)
+        rng.random(speakers) < np.where(np.arange(speakers) % 2, 0.97, 0.03)
         if confounded
         else np.arange(speakers) % 4 < 2
     )
