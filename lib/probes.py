@@ -1,0 +1,274 @@
+"""How much of a speaker can be read from a representation: linear and kernel probes on utterances, speakers kept apart.
+
+Every representation, ours and what one would otherwise reach for, goes through the same probes on the same folds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from lib.units import RATE_HZ, RECEPTIVE, mfcc, track_pitch, with_deltas
+from lib.views import read_speech, read_utterances
+
+ADULT_YEARS = 16  # speechocean762 has nobody between 16 and 18
+TASKS = ("gender of adults", "gender of children", "child or adult")
+GENDERS = {"m": "male", "f": "female"}
+BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's colour-blind safe pair
+
+
+def read_labelled(corpus: Path, split: str = "train") -> pd.DataFrame:
+    """Utterances of speechocean762 with labels: utterance_id, speaker_id, path, gender, age_years."""
+    table = read_utterances(corpus, split)
+    for name, column in (("spk2gender", "gender"), ("spk2age", "age_years")):
+        lines = (Path(corpus) / split / name).read_text(encoding="utf-8").split("\n")
+        table[column] = table.speaker_id.map(dict(line.split() for line in lines if line.strip()))
+        missing = table.speaker_id[table[column].isna()]
+        if len(missing):
+            raise ValueError(
+                f"{corpus}/{split}/{name}: no line for speaker {missing.iloc[0]}; download the corpus again"
+            )
+    return table.assign(gender=table.gender.map(GENDERS), age_years=table.age_years.astype(int))
+
+
+def task_labels(table: pd.DataFrame, task: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of `table` that `task` (one of TASKS) concerns, and their 0/1 labels (female, adult = 1)."""
+    adult = (table.age_years >= ADULT_YEARS).to_numpy()
+    female = (table.gender == "female").to_numpy()
+    choice = {TASKS[0]: (adult, female), TASKS[1]: (~adult, female), TASKS[2]: (np.ones_like(adult), adult)}
+    if task not in choice:
+        raise ValueError(f"task {task!r} is unknown; choose one of {TASKS}")
+    rows = np.flatnonzero(choice[task][0])
+    return rows, choice[task][1][rows].astype(int)
+
+
+# ------------------------------------------------------------------------------------------- representations of an utterance
+
+
+def embed_pitch(waveform: np.ndarray) -> np.ndarray:
+    """Mean pitch in Hz over voiced frames, shape (1,); 0 when nothing is voiced."""
+    pitch = track_pitch(waveform)
+    return np.array([pitch[pitch > 0].mean() if (pitch > 0).any() else 0.0])
+
+
+def embed_mfcc(waveform: np.ndarray) -> np.ndarray:
+    """Mean and deviation of 13 MFCC and their first and second slopes, shape (78,)."""
+    features = with_deltas(mfcc(torch.from_numpy(normalize(waveform))[None]))[0]
+    return torch.cat([features.mean(0), features.std(0)]).numpy()
+
+
+def egemaps_embedder() -> Callable[[np.ndarray], np.ndarray]:
+    """Functionals of eGeMAPSv02 (Eyben et al. 2016, doi 10.1109/TAFFC.2015.2457417), shape (88,); needs `opensmile`."""
+    import opensmile
+
+    smile = opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals)
+    return lambda waveform: smile.process_signal(waveform, RATE_HZ).to_numpy()[0]
+
+
+def resemblyzer_embedder() -> Callable[[np.ndarray], np.ndarray]:
+    """Speaker embedding of Resemblyzer (GE2E, Wan et al. 2018, arXiv 1710.10467), shape (256,); needs `resemblyzer`."""
+    from resemblyzer import VoiceEncoder, preprocess_wav
+
+    encoder = VoiceEncoder("cpu", verbose=False)
+
+    def embed(waveform: np.ndarray) -> np.ndarray:
+        trimmed = preprocess_wav(waveform, source_sr=RATE_HZ)
+        return encoder.embed_utterance(trimmed if len(trimmed) > RATE_HZ // 4 else waveform)
+
+    return embed
+
+
+def normalize(waveform: np.ndarray) -> np.ndarray:
+    """Zero mean and unit variance over the whole utterance."""
+    return ((waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)).astype(np.float32)
+
+
+def embed_layers(model: nn.Module, waveform: np.ndarray) -> dict[str, np.ndarray]:
+    """Time averages (and, after them, deviations) of every stage of the encoder: conv, layer 1 ... L, emission -> (2 D,)."""
+    with torch.inference_mode():
+        features, _ = model.feature_extractor(torch.from_numpy(normalize(waveform))[None], None)
+        layers = model.encoder.extract_features(features)
+        stages = [features, *layers, model.aux(layers[-1])]
+    names = ["conv", *(f"layer {place + 1}" for place in range(len(layers))), "emission"]
+    return {name: torch.cat([x[0].mean(0), x[0].std(0)]).numpy() for name, x in zip(names, stages, strict=True)}
+
+
+def embed_all(
+    paths: Iterable[str],
+    embedders: dict[str, Callable[[np.ndarray], np.ndarray]],
+    encoders: dict[str, nn.Module] | None = None,
+) -> dict[str, np.ndarray]:
+    """Read every file once and embed it in every way: name -> (n, D); an encoder gives "name | stage" and "... mean+std"."""
+    rows: dict[str, list[np.ndarray]] = {}
+    for path in tqdm(list(paths), desc="embed utterances"):
+        waveform = read_speech(path)
+        waveform = np.pad(waveform, (0, max(0, 4 * RECEPTIVE - len(waveform))))
+        for name, embed in embedders.items():
+            rows.setdefault(name, []).append(embed(waveform))
+        for name, model in (encoders or {}).items():
+            for stage, value in embed_layers(model, waveform).items():
+                rows.setdefault(f"{name} | {stage}", []).append(value[: len(value) // 2])
+                rows.setdefault(f"{name} | {stage} mean+std", []).append(value)
+    return {name: np.nan_to_num(np.stack(values)).astype(np.float32) for name, values in rows.items()}
+
+
+# -------------------------------------------------------------------------------------------------------------------- probes
+
+
+def make_probe(kind: str, seed: int = 0):
+    """StandardScaler and a balanced "logistic" or "svm" (RBF) classifier, or "majority"; scikit-learn's defaults otherwise."""
+    from sklearn.dummy import DummyClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC
+
+    if kind == "majority":
+        return DummyClassifier(strategy="most_frequent")
+    kinds = {"logistic": LogisticRegression(class_weight="balanced", max_iter=2000, random_state=seed),
+             "svm": SVC(class_weight="balanced", random_state=seed)}  # fmt: skip
+    if kind not in kinds:
+        raise ValueError(f"probe {kind!r} is unknown; choose one of {(*kinds, 'majority')}")
+    return make_pipeline(StandardScaler(), kinds[kind])
+
+
+def predict_folds(
+    features: np.ndarray, labels: np.ndarray, speakers: np.ndarray, kind: str, folds: int = 5, seed: int = 0
+) -> np.ndarray:
+    """Out-of-fold predictions (n,), no speaker on both sides of a fold."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    predicted = np.full(len(labels), -1)
+    for train, test in StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(features, labels, speakers):
+        predicted[test] = make_probe(kind, seed).fit(features[train], labels[train]).predict(features[test])
+    return predicted
+
+
+def score_uar(
+    labels: np.ndarray, predicted: np.ndarray, speakers: np.ndarray, draws: int = 2000, seed: int = 0
+) -> dict[str, float]:
+    """Unweighted average recall of 0/1 labels with a 95 % interval from a bootstrap over speakers: uar, low, high, n, speakers."""
+    names, places = np.unique(speakers, return_inverse=True)
+    counts = np.zeros((len(names), 2, 2))  # speaker, class, (all, right)
+    np.add.at(counts, (places, labels, 0), 1)
+    np.add.at(counts, (places, labels, 1), labels == predicted)
+
+    def recall(total: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            return (total[..., 1] / total[..., 0]).mean(-1)
+
+    picked = np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))
+    spread = recall(counts[picked].sum(1))
+    low, high = np.nanpercentile(spread, [2.5, 97.5])
+    return {
+        "uar": float(recall(counts.sum(0))),
+        "low": float(low),
+        "high": float(high),
+        "n": len(labels),
+        "speakers": len(names),
+    }
+
+
+def score_representations(
+    table: pd.DataFrame,
+    representations: dict[str, np.ndarray],
+    tasks: Iterable[str] = TASKS,
+    kinds: Iterable[str] = ("logistic", "svm"),
+    folds: int = 5,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Probe every representation (n, D) for every task: feature, task, probe, uar, low, high, n, speakers."""
+    scores, speakers = [], table.speaker_id.to_numpy()
+    for task in tasks:
+        rows, labels = task_labels(table, task)
+        runs = [("majority", np.zeros((len(table), 1)), "majority")]
+        runs += [(name, values, kind) for name, values in representations.items() for kind in kinds]
+        for name, values, kind in tqdm(runs, desc=task):
+            predicted = predict_folds(values[rows], labels, speakers[rows], kind, folds, seed)
+            scores.append(
+                {
+                    "feature": name,
+                    "task": task,
+                    "probe": kind,
+                    **score_uar(labels, predicted, speakers[rows], seed=seed),
+                }
+            )
+    return pd.DataFrame(scores)
+
+
+def score_transfer(
+    table: pd.DataFrame,
+    representations: dict[str, np.ndarray],
+    other: pd.DataFrame,
+    other_representations: dict[str, np.ndarray],
+    kinds: Iterable[str] = ("logistic", "svm"),
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Gender of adults with probes fitted on `table` alone and scored on `other` (speaker_id, gender): another corpus."""
+    rows, labels = task_labels(table, TASKS[0])
+    truth, scores = (other.gender == "female").to_numpy().astype(int), []
+    for name, values in representations.items():
+        for kind in kinds:
+            predicted = make_probe(kind, seed).fit(values[rows], labels).predict(other_representations[name])
+            score = score_uar(truth, predicted, other.speaker_id.to_numpy(), seed=seed)
+            scores.append({"feature": name, "task": "gender of adults, other corpus", "probe": kind, **score})
+    return pd.DataFrame(scores)
+
+
+def best_scores(scores: pd.DataFrame) -> pd.DataFrame:
+    """One row for each representation and task: its best stage and probe. Chosen on the score itself, so a little too good."""
+    family = scores.feature.str.split(" | ", regex=False).str[0]
+    best = (
+        scores.assign(family=family).sort_values("uar", ascending=False).groupby(["family", "task"], sort=False).head(1)
+    )
+    return best.sort_values(["task", "uar"], ascending=[True, False], ignore_index=True)
+
+
+# ------------------------------------------------------------------------------------------------------------------- figures
+
+
+def plot_layers(scores: pd.DataFrame, task: str, ax=None):
+    """UAR of `task` by stage for every encoder in `scores` (features named "encoder | stage"), 95 % bars; returns the axes."""
+    import matplotlib.pyplot as plt
+
+    ax = ax or plt.subplots(figsize=(6, 3.5))[1]
+    chosen = scores[(scores.task == task) & scores.feature.str.contains(" | ", regex=False)]
+    chosen = chosen[~chosen.feature.str.endswith("mean+std")]
+    parts = chosen.feature.str.split(" | ", regex=False, expand=True)
+    chosen = chosen.assign(encoder=parts[0], stage=parts[1])
+    chosen = chosen.loc[chosen.groupby(["encoder", "stage"], sort=False).uar.idxmax()]
+    for colour, (name, rows) in zip((BLUE, ORANGE, "#009E73", "#CC79A7"), chosen.groupby("encoder", sort=False)):
+        bars = np.abs(rows[["low", "high"]].to_numpy().T - rows.uar.to_numpy())
+        ax.errorbar(rows.stage, rows.uar, bars, marker="o", capsize=3, color=colour, label=name)
+    ax.axhline(0.5, color="grey", linestyle=":", label="chance")
+    ax.set(
+        title=f"{task}, by stage of the encoder", xlabel="stage", ylabel="UAR (better probe of two)", ylim=(0.4, 1.0)
+    )
+    ax.tick_params(axis="x", rotation=30)
+    ax.legend(frameon=False)
+    return ax
+
+
+def plot_history(history: pd.DataFrame, losses: Iterable[str] = ("total", "unit", "warp", "contrast"), ax=None):
+    """Loss curve of a pretraining run against hours of speech heard; returns the axes."""
+    import matplotlib.pyplot as plt
+
+    ax = ax or plt.subplots(figsize=(6, 3.5))[1]
+    for name in losses:
+        ax.plot(
+            history.heard_h, history[name] / history[name].iloc[0], label=f"{name} (first: {history[name].iloc[0]:.2f})"
+        )
+    ax.set(
+        title="Pretraining",
+        xlabel="speech heard (h, views counted)",
+        ylabel="loss, share of its first value",
+        ylim=(0, None),
+    )
+    ax.legend(frameon=False)
+    return ax
