@@ -47,6 +47,7 @@ COLOURS = {
     "gender": "#0072B2",
     "age": "#D55E00",
     "majority": "#8A8A8A",
+    "not known": "#8A8A8A",
 }
 INK, MUTED, RULE = "#22262B", "#5B636D", "#D9D6CF"
 DPI = 144  # 7.5 inches make 1080 pixels: sharp at the page's width of about 720

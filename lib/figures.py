@@ -62,7 +62,7 @@ def plot_label_counts(
     ax = _axes(ax)
     values = table[label].astype(object).where(table[label].notna(), "not known")
     order = list(classes) if classes is not None else sorted(set(values) - {"not known"}, key=str)
-    order += ["not known"] * bool((values == "not known").any())
+    order += ["not known"] * bool((values == "not known").any() and "not known" not in order)
     groups = sorted(table[group].unique()) if group else ["all"]
     colours, width = colours_for(groups), 0.8 / len(groups)
     for nth, name in enumerate(groups):
@@ -408,11 +408,13 @@ def plot_slices(
 ) -> Axes:
     """Forest plot of one metric by subset, with intervals and sizes; the worst subset is marked.
 
-    `slices`: tidy score records of one task, model and metric, one row a subset; `overall`: the value for all.
+    `slices`: tidy score records of one task, model and metric, one row a subset, without a value where a subset is too
+    small to score; `overall`: the value for all.
     """
     rows = slices.iloc[::-1].reset_index(drop=True)
+    scored = rows["value"].notna().any()
     ax = _axes(ax, height=1.2 + 0.27 * len(rows))
-    places, worst = np.arange(len(rows)), int(rows["value"].argmin())
+    places, worst = np.arange(len(rows)), int(rows["value"].idxmin()) if scored else -1
     colours = ["#D55E00" if nth == worst else "#0072B2" for nth in places]
     _draw_errors(ax, places, rows, vertical=False, colour=colours)
     ax.scatter(rows["value"], places, color=colours, s=26, zorder=3)
@@ -436,7 +438,8 @@ def plot_slices(
 
 def _size_text(row: Mapping) -> str:
     speakers = f", {int(row['speakers']):,} speakers" if pd.notna(row.get("speakers")) else ""
-    return f"n = {int(row['n']):,}{speakers}" if pd.notna(row.get("n")) else ""
+    short = ": too few" if pd.isna(row["value"]) else ""
+    return f"n = {int(row['n']):,}{speakers}{short}" if pd.notna(row.get("n")) else ""
 
 
 def plot_leak(scores: pd.DataFrame, ax: Axes | None = None, title: str | None = None) -> Axes:
@@ -557,4 +560,32 @@ def plot_precision_recall(
     ax.set(xlim=(0, 1.01), ylim=(0, 1.03), xlabel="recall", ylabel="precision")
     ax.set_title(title or "Precision and recall (dotted: a guess)")
     ax.legend(loc="lower left")
+    return ax
+
+
+def plot_distribution(
+    values: Sequence[float], label: str, title: str, group: Sequence[str] | None = None, ax: Axes | None = None
+) -> Axes:
+    """Histogram of `values` (one a window), its axis named `label`; with `group`, one outline a group, each summing to 1."""
+    ax = _axes(ax, height=3.0)
+    frame = pd.DataFrame({"value": np.asarray(values, dtype=float), "group": "all" if group is None else list(group)})
+    frame = frame[np.isfinite(frame["value"])]
+    names = sorted(frame["group"].unique())
+    edges = np.histogram_bin_edges(frame["value"], bins=30)
+    for name, colour in colours_for(names).items():
+        rows = frame.loc[frame["group"] == name, "value"]
+        weights = np.full(len(rows), 1 / max(len(rows), 1))
+        ax.hist(
+            rows,
+            edges,
+            weights=weights,
+            histtype="stepfilled",
+            alpha=0.35,
+            color=colour,
+            label=f"{name} ({len(rows):,})",
+        )
+        ax.hist(rows, edges, weights=weights, histtype="step", color=colour)
+    ax.set(xlabel=label, ylabel="share of the windows", title=title)
+    if group is not None:
+        ax.legend()
     return ax

@@ -108,9 +108,17 @@ def _headline(metrics: dict, scores: pd.DataFrame, view: dict, metric: str, scor
         "task": view["task"], "name": name, "classes": classes, "score": score, "guess": guess, "view": view,
         "label": label, "short": short, "verdict": _verdict(score, guess),
         "words": _words(score, guess, classes, metric, UNITS.get(view["level"], view["level"])),
-        "basis": f"Model {view['model']}; scored on {size}{speakers}; {heard}.",
+        "basis": f"Model {view['model']}; scored on {size}{speakers}; {heard}." + _seeds(scores, view, metric),
         "alt": f"{name}: {label} {_percent(score['value'])}{spread}" + (f"; a guess scores {_percent(guess)}" if guess else ""),
     }  # fmt: skip
+
+
+def _seeds(scores: pd.DataFrame, view: dict, metric: str) -> str:
+    """What other seeds of the same training scored; "" when there was one."""
+    values = select_scores(scores, **view, metric=metric)["value"]
+    if len(values) < 2:
+        return ""
+    return f" This is the first of {len(values)} seeds, which ran from {_percent(values.min())} to {_percent(values.max())}."
 
 
 def _percent(value: float) -> str:
@@ -158,16 +166,27 @@ def make_tables(metrics: dict[str, Any]) -> list[dict[str, Any]]:
         columns += [{"metric": m, "name": _column_name(m), "kind": "decimal"} for m in ERRORS if m in held]
         models = sorted(dict.fromkeys(rows["model"]), key=lambda name: (name != view["model"], is_baseline(name)))
         caption = f"By {view['level']}, {rows['protocol'].iloc[0]} split" if len(rows) else ""
-        entries = [_table_row(rows, model, columns, view) for model in models]
+        entries = [row for model in models for row in _table_rows(rows[rows["model"] == model], columns, view)]
         tables.append({"name": task.capitalize(), "columns": columns, "rows": entries, "caption": caption})
     return tables
 
 
-def _table_row(rows: pd.DataFrame, model: str, columns: list[dict], view: dict) -> dict[str, Any]:
-    found = {column["metric"]: first_score(rows, model=model, metric=column["metric"]) for column in columns}
-    speakers = next((score["speakers"] for score in found.values() if score), None)
-    main = model == view["model"]
-    return {"model": model, "scores": found, "speakers": speakers, "main": main, "baseline": is_baseline(model)}
+def _table_rows(rows: pd.DataFrame, columns: list[dict], view: dict) -> list[dict[str, Any]]:
+    """One row for each seed of a model; only the first seed of the main model is marked as the main row."""
+    seeds = list(dict.fromkeys(rows["seed"])) if "seed" in rows else [None]
+    entries = []
+    for nth, seed in enumerate(seeds):
+        part = rows if seed is None else rows[rows["seed"] == seed]
+        found = {column["metric"]: first_score(part, metric=column["metric"]) for column in columns}
+        model = rows["model"].iloc[0]
+        entries.append({
+            "model": model if len(seeds) == 1 else f"{model}, seed {seed}",
+            "scores": found,
+            "speakers": next((score["speakers"] for score in found.values() if score), None),
+            "main": model == view["model"] and nth == 0,
+            "baseline": is_baseline(model),
+        })  # fmt: skip
+    return entries
 
 
 def _column_name(metric: str) -> str:
@@ -176,15 +195,16 @@ def _column_name(metric: str) -> str:
 
 
 def make_confusions(metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    """Confusion matrices of the main view of each task; where none fits, all that are there."""
-    scores, given = read_scores(metrics), metrics.get("confusions") or []
+    """The confusion matrix of each task's main view, at the nearest level that was counted; the first of several seeds."""
+    scores, found = read_scores(metrics), {}
     views = {task: main_view(metrics, scores, task) for task in tasks_of(scores)}
-    keys = ("model", "protocol", "level", "split")
-    fitting = [
-        entry for entry in given
-        if (view := views.get(entry.get("task"))) and all(entry.get(key) == view[key] for key in keys)
-    ]  # fmt: skip
-    return [_confusion(entry) for entry in fitting or given]
+    for entry in metrics.get("confusions") or []:
+        task, view = entry.get("task", ""), views.get(entry.get("task")) or {}
+        fits = all(entry.get(key, view.get(key)) == view.get(key) for key in ("model", "protocol", "split"))
+        rank = (not fits, entry.get("level") != view.get("level"))
+        if task not in found or rank < found[task][0]:
+            found[task] = (rank, entry)
+    return [_confusion(entry) for _, entry in found.values()]
 
 
 def _confusion(entry: dict[str, Any]) -> dict[str, Any]:
@@ -241,6 +261,12 @@ def make_slices(metrics: dict[str, Any]) -> list[dict[str, Any]]:
             "name": task.capitalize(), "metric": _column_name(metric), "unit": UNITS[levels[0]],
             "rows": [{**row, "worst": row is worst and len(rows) > 1} for row in rows],
             "overall": overall["value"] if overall else None,
-            "caption": f"Model {view['model']}, by {levels[0]}; the thin line is the value for all",
+            "caption": f"Model {view['model']}, by {levels[0]}; the thin line is the value for all" + _too_small(parts),
         })  # fmt: skip
     return [entry for entry in found if entry["rows"]]
+
+
+def _too_small(parts: pd.DataFrame) -> str:
+    """Name the subsets that hold too few cases or speakers to be scored; "" when all are scored."""
+    names = parts.loc[parts["value"].isna(), "subset"].unique()
+    return f". Too few to score: {'; '.join(names)}" if len(names) else ""

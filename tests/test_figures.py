@@ -72,6 +72,7 @@ def draw_all(rng):
         "label_counts": figures.plot_label_counts(make_clips(), "gender", CLASSES),
         "ledger": figures.plot_ledger(ledger),
         "waveforms": figures.plot_waveforms([make_tone(), make_tone()], RATE_HZ, [rng.random(90), rng.random(90)]),
+        "distribution": figures.plot_distribution(rng.normal(-30, 6, 90), "level (dB)", "How loud", ["a", "b"] * 45),
         "spectrogram": figures.plot_spectrogram(make_tone(), RATE_HZ),
         "timeline": figures.plot_timeline(
             make_tone(9), RATE_HZ, windows.assign(p_female=1 - windows["p_male"]), CLASSES, [(0.5, 3), (5, 8)]
