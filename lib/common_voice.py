@@ -49,11 +49,34 @@ def read_common_voice(
     Raises ValueError when nothing is found, or when a table lacks `client_id` or `path`.
     """
     root = Path(root)
-    buckets = _check_buckets(bucket)
+    sieve = _gather_rows(root, _check_buckets(bucket), languages, check_files=True)
+    _drop_rows(sieve, keep_benchmark, max_clips_per_speaker, seed)
+    return sieve.finish()
+
+
+def list_wanted_clips(
+    root: Path | str,
+    bucket: str | Sequence[str] = "validated",
+    max_clips_per_speaker: int | None = None,
+    keep_benchmark: bool = False,
+    languages: Sequence[str] | None = None,
+    seed: int = 0,
+) -> set[str]:
+    """Paths below `root` of the clips that `read_common_voice` would take if every file were there.
+
+    Only the tables need to be there: so just these clips need to leave the archive.
+    """
+    sieve = _gather_rows(Path(root), _check_buckets(bucket), languages, check_files=False)
+    _drop_rows(sieve, keep_benchmark, max_clips_per_speaker, seed)
+    return set(sieve.rows["path"])
+
+
+def _gather_rows(root: Path, buckets: list[str], languages: Sequence[str] | None, check_files: bool) -> Sieve:
+    """All rows asked for, their blanks filled, from every locale below `root`."""
     tables, facts = [], {"folders": [], "extra_files": 0, "columns": {}}
     notes, alarms = [], []
     for folder in find_locales(root, languages):
-        rows, malformed, extra = _read_folder(folder, root, buckets, facts, alarms)
+        rows, malformed, extra = _read_folder(folder, root, buckets, facts, alarms, check_files)
         tables.append(rows)
         notes += malformed
         facts["extra_files"] += extra
@@ -65,8 +88,7 @@ def read_common_voice(
     sieve.facts = facts
     for text in alarms:
         sieve.warn(text)
-    _drop_rows(sieve, keep_benchmark, max_clips_per_speaker, seed)
-    return sieve.finish()
+    return sieve
 
 
 def find_locales(root: Path, languages: Sequence[str] | None = None) -> list[Path]:
@@ -238,10 +260,32 @@ def list_clips(folder: Path) -> dict[str, tuple[str, int]]:
 
 
 def _read_folder(
-    folder: Path, root: Path, buckets: list[str], facts: dict, alarms: list[str]
+    folder: Path, root: Path, buckets: list[str], facts: dict, alarms: list[str], check_files: bool
 ) -> tuple[pd.DataFrame, list[tuple[str, str, str]], int]:
     """All rows of one locale of one release (`chosen` marks those asked for), malformed lines, number of extra files."""
     where = folder.relative_to(root).as_posix()
+    rows, malformed = _read_tables(folder, where, buckets, facts, alarms)
+    files = list_clips(folder / "clips") if check_files and (folder / "clips").is_dir() else {}
+    if check_files and not files:
+        alarms.append(f"{where}: no audio in {where}/clips")
+    facts["folders"].append(where)
+    release = folder_release(folder)
+    if release == BROKEN_GENDER:
+        alarms.append(f"{where}: release 6.0 lost every 'male'; its gender is not used. Take release 6.1 or later")
+    found = [files.get(name, (name, -1 if check_files else 1)) for name in rows["name"]]
+    prefix = "clips/" if where == "." else f"{where}/clips/"
+    rows = rows.assign(
+        item=rows["path"].where(rows["path"] != "", f"{where}: a row without path"), release=release,
+        file=pd.Series([prefix + path for path, _ in found], dtype="str"), size=[size for _, size in found],
+        language=_row_languages(rows, folder),
+    )  # fmt: skip
+    return rows, malformed, len(files.keys() - set(rows["name"]))
+
+
+def _read_tables(
+    folder: Path, where: str, buckets: list[str], facts: dict, alarms: list[str]
+) -> tuple[pd.DataFrame, list[tuple[str, str, str]]]:
+    """Rows of every clip table of a folder with `name` (of the file), `chosen` and `official_split`; malformed lines."""
     present = [name for name in BUCKETS + SPLIT_FILES if (folder / f"{name}.tsv").is_file()]
     chosen = [name for name in buckets if name in present]
     if not chosen and buckets == ["validated"]:
@@ -264,22 +308,7 @@ def _read_folder(
             malformed += [(f"{where}/{item}", reason, detail) for item, reason, detail in bad]
         tables.append(rows.assign(name=names, chosen=name in chosen))
     rows = pd.concat(tables, ignore_index=True)
-    files = list_clips(folder / "clips") if (folder / "clips").is_dir() else {}
-    if not files:
-        alarms.append(f"{where}: no audio in {where}/clips")
-    extra = len(files.keys() - set(rows["name"]))
-    facts["folders"].append(where)
-    release = folder_release(folder)
-    if release == BROKEN_GENDER:
-        alarms.append(f"{where}: release 6.0 lost every 'male'; its gender is not used. Take release 6.1 or later")
-    paths = [files.get(name, ("", -1)) for name in rows["name"]]
-    prefix = "clips/" if where == "." else f"{where}/clips/"
-    rows = rows.assign(
-        item=rows["path"].where(rows["path"] != "", f"{where}: a row without path"), release=release,
-        file=pd.Series([prefix + path for path, _ in paths], dtype="str"), size=[size for _, size in paths],
-        language=_row_languages(rows, folder), official_split=rows["name"].map(splits),
-    )  # fmt: skip
-    return rows, malformed, extra
+    return rows.assign(official_split=rows["name"].map(splits)), malformed
 
 
 def _row_languages(rows: pd.DataFrame, folder: Path) -> pd.Series:
@@ -324,17 +353,24 @@ def _drop_rows(sieve: Sieve, keep_benchmark: bool, cap: int | None, seed: int) -
     sieve.drop(sieve.rows["client_id"] == "", "no speaker", "client_id is blank")
     if not keep_benchmark:
         sieve.drop(sieve.rows["segment"].str.casefold() == "benchmark", "Benchmark segment", "a single word")
-    sieve.drop(sieve.rows["size"] < 0, "no such file", sieve.rows["file"] + sieve.rows["name"])
-    sieve.drop(sieve.rows["size"] == 0, "empty file", sieve.rows["file"])
+    _name_rows(sieve)
+    absent = (sieve.rows["size"] <= 0).astype(int)
+    first = sieve.rows["clip_id"].iloc[absent.argsort(kind="stable")].duplicated().sort_index()
+    sieve.drop(first, "listed twice", "in another row, bucket or release")
+    if cap is not None:  # clips that are there come first, so that absent ones do not use up the cap
+        order = pd.util.hash_array(sieve.rows["clip_id"].to_numpy(dtype=object), hash_key=f"{seed % 10**16:016d}")
+        ranked = sieve.rows[["speaker_id"]].assign(absent=sieve.rows["size"] <= 0, order=order)
+        rank = ranked.sort_values(["absent", "order"], kind="stable").groupby("speaker_id").cumcount().sort_index()
+        sieve.drop(rank >= cap, "over the cap of clips a speaker", f"more than {cap}")
+    sieve.drop(sieve.rows["size"] < 0, "no such file", sieve.rows["path"])
+    sieve.drop(sieve.rows["size"] == 0, "empty file", sieve.rows["path"])
+
+
+def _name_rows(sieve: Sieve) -> None:
+    """Give rows their ids: the file's own name, behind its locale where it is not of the form common_voice_<locale>_<n>."""
     rows = sieve.rows
     stems = rows["name"].str.replace(r"\.\w+$", "", regex=True)
     own = [stem.startswith(f"common_voice_{language}_") for stem, language in zip(stems, rows["language"])]
-    ids = stems.where(own, rows["language"] + "/" + stems)
-    sieve.rows = rows.assign(
-        clip_id=f"{CORPUS}:" + ids, speaker_id=f"{CORPUS}:" + rows["client_id"], path=rows["file"]
-    ).assign(recording_id=lambda table: table["clip_id"])
-    sieve.drop(sieve.rows["clip_id"].duplicated(), "listed twice", "in another row, bucket or release")
-    if cap is not None:
-        order = pd.util.hash_array(sieve.rows["clip_id"].to_numpy(dtype=object), hash_key=f"{seed % 10**16:016d}")
-        rank = pd.Series(order).groupby(sieve.rows["speaker_id"].to_numpy()).rank(method="first")
-        sieve.drop(rank > cap, "over the cap of clips a speaker", f"more than {cap}")
+    ids = f"{CORPUS}:" + stems.where(own, rows["language"] + "/" + stems)
+    speakers = f"{CORPUS}:" + rows["client_id"]
+    sieve.rows = rows.assign(clip_id=ids, recording_id=ids, speaker_id=speakers, path=rows["file"])

@@ -211,9 +211,9 @@ def class_names(
 
 
 def describe_raw(raw: pd.Series) -> pd.Series:
-    """Raw labels made fit for counting: blank becomes "(blank)", any number "(years)"."""
+    """Raw labels made fit for counting: blank becomes "(blank)", any number "(number)"."""
     names = {value: "(blank)" if not value.strip() else value for value in raw.unique()}
-    names |= {value: "(years)" for value in names if re.fullmatch(r"\s*\d+(\.\d+)?\s*", value)}
+    names |= {value: "(number)" for value in names if re.fullmatch(r"\s*\d+(\.\d+)?\s*", value)}
     return raw.map(names)
 
 

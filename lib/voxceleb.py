@@ -166,8 +166,8 @@ def read_voxceleb(
 Found = dict[str, list[tuple[str, int]]]
 
 
-def _list_files(root: Path) -> tuple[Found, dict[str, str], dict[str, str], list[Path]]:
-    """(cuts by key, frame files by key, long audio by video, tables): paths relative to `root`, best suffix first."""
+def _list_files(root: Path) -> tuple[Found, dict[str, str], Found, list[Path]]:
+    """(cuts by key, frame files by key, long audio by video, tables): paths relative to `root`, best file first."""
     cuts, frame_files, videos, tables = {}, {}, {}, []
     for path, size in _walk(root):
         suffix, stem = path.suffix.casefold(), path.stem
@@ -178,18 +178,13 @@ def _list_files(root: Path) -> tuple[Found, dict[str, str], dict[str, str], list
             cuts.setdefault(f"{speaker}/{video}/{stem}", []).append((relative, size))
         elif suffix == ".txt" and is_utterance:
             frame_files[f"{speaker}/{video}/{stem}"] = relative
-        elif suffix in AUDIO_SUFFIXES and size > 0:
-            other = videos.get(stem)
-            if other is None or _rank(relative) < _rank(other):
-                videos[stem] = relative
+        elif suffix in AUDIO_SUFFIXES:
+            videos.setdefault(stem, []).append((relative, size))
         elif path.name in META_FILES + AGE_FILES:
             tables.append(path)
-    ordered = {key: sorted(files, key=lambda file: (file[1] == 0, _rank(file[0]))) for key, files in cuts.items()}
-    return ordered, frame_files, videos, tables
-
-
-def _rank(path: str) -> tuple[int, str]:
-    return AUDIO_SUFFIXES.index(Path(path).suffix.casefold()), path
+    for files in [*cuts.values(), *videos.values()]:
+        files.sort(key=lambda file: (file[1] == 0, AUDIO_SUFFIXES.index(Path(file[0]).suffix.casefold()), file[0]))
+    return cuts, frame_files, videos, tables
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, int]]:
@@ -204,7 +199,7 @@ def _walk(folder: Path) -> Iterator[tuple[Path, int]]:
                 yield Path(entry.path), entry.stat().st_size
 
 
-def _describe(root: Path, key: str, cuts: Found, frame_files: dict[str, str], videos: dict[str, str]) -> dict:
+def _describe(root: Path, key: str, cuts: Found, frame_files: dict[str, str], videos: Found) -> dict:
     """One utterance as a row; `reason` says why it cannot be used, or is blank."""
     speaker, video, _ = key.split("/")
     row = {"item": key, "speaker": speaker, "video": video, "clip_id": f"{CORPUS}:{key}", "path": "", "start_s": 0.0,
@@ -215,6 +210,9 @@ def _describe(root: Path, key: str, cuts: Found, frame_files: dict[str, str], vi
         return row | {"path": path} | ({} if size else {"reason": "empty file", "detail": path})
     if video not in videos:
         return row | {"reason": "no audio", "detail": "a frame file without its cut or its video"}
+    long, size = videos[video][0]
+    if not size:
+        return row | {"reason": "empty file", "detail": long}
     try:
         segment = read_frame_file(root / frame_files[key])
     except ValueError as error:
@@ -223,13 +221,13 @@ def _describe(root: Path, key: str, cuts: Found, frame_files: dict[str, str], vi
         detail = f"{frame_files[key]} names {segment.speaker}/{segment.video}"
         return row | {"reason": "unusable frame file", "detail": detail}
     try:
-        length_s = _remembered_seconds(root / videos[video])
+        length_s = _remembered_seconds(root / long)
     except ValueError as error:
         return row | {"reason": "unreadable video", "detail": str(error)}
     if segment.end_s > length_s + SLACK_S:
-        detail = f"ends at {segment.end_s:.2f} s, {videos[video]} at {length_s:.2f} s"
+        detail = f"ends at {segment.end_s:.2f} s, {long} at {length_s:.2f} s"
         return row | {"reason": "past the end of the video", "detail": detail}
-    return row | {"path": videos[video], "start_s": segment.start_s, "end_s": min(segment.end_s, length_s)}
+    return row | {"path": long, "start_s": segment.start_s, "end_s": min(segment.end_s, length_s)}
 
 
 _SECONDS: dict[tuple[str, int, int], float] = {}

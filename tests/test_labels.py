@@ -135,7 +135,7 @@ def test_counts_add_up_before_and_after():
     per = table.query("corpus != 'all' and language == 'all'").groupby(["target", "stage"])["clips"].sum()
     assert (per == 4).all()
     assert table.query("corpus == 'b' and language == 'en' and `class` == 'adult'")["speakers"].tolist() == [1]
-    assert set(table.query("target == 'age' and stage == 'before'")["class"]) == {"teens", "(blank)", "(years)"}
+    assert set(table.query("target == 'age' and stage == 'before'")["class"]) == {"teens", "(blank)", "(number)"}
 
 
 def test_class_from_one_corpus_only_is_called_confounded():
