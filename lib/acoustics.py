@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from scipy.fft import irfft, next_fast_len, rfft
 from scipy.signal import butter, fftconvolve, resample_poly, sosfilt
 
 from lib.paths import write_whole
@@ -22,9 +23,10 @@ BLOCK = 1 << 15  # samples a write: libsndfile's Vorbis encoder wants small piec
 
 def make_noise(count: int, tilt: float, rng: np.random.Generator) -> np.ndarray:
     """Gaussian noise [count] of RMS 1 whose power falls as frequency ** -tilt (0 white, 1 pink, 2 brown)."""
-    spectrum = np.fft.rfft(rng.standard_normal(count))
+    length = next_fast_len(max(count, 16), real=True)  # a prime length would take seconds
+    spectrum = rfft(rng.standard_normal(length))
     spectrum *= np.maximum(np.arange(len(spectrum)), 4.0) ** (-tilt / 2)
-    noise = np.fft.irfft(spectrum, count)
+    noise = irfft(spectrum, length)[:count]
     return (noise / (rms_of(noise) + 1e-12)).astype(np.float32)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,15 +24,24 @@ SHARE_SPEAKING = 0.02  # of the peak: quieter than this at both ends is trimmed 
 
 
 @dataclass(frozen=True)
+class Sore:
+    """Something that is wrong in real corpora, to be planted in small numbers."""
+
+    times: int  # speakers who get it
+    items: int  # rows, or frame files, that it makes each time
+    reason: str  # under which a ledger counts them; "" = nothing is dropped for it
+
+
+@dataclass(frozen=True)
 class Task:
-    """One speaker's recordings to make. `faults` are sores to plant in extra recordings, by name."""
+    """One speaker's recordings to make. `sores` are planted in extra recordings, by name."""
 
     folder: str
     corpus: str
     seed: int
     speaker: Speaker
     clips: int
-    faults: tuple[str, ...] = ()
+    sores: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)  # raw values that replace the true labels
 
     @property
@@ -83,6 +93,17 @@ def open_session(task: Task) -> Iterator[Session]:
     number = task.speaker.number
     with open_synthesizer([task.speaker.language], seed=task.seed + number) as synthesizer:
         yield Session(task.speaker, synthesizer, np.random.default_rng([task.seed, 2, number]))
+
+
+def count_planted(sores: dict[str, Sore], names: list[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """(items planted by sore, items that a ledger must count by reason) for the `names` that were planted."""
+    planted: Counter[str] = Counter()
+    ledger: Counter[str] = Counter()
+    for name in names:
+        planted[name] += sores[name].items
+        if sores[name].reason:
+            ledger[sores[name].reason] += sores[name].items
+    return dict(sorted(planted.items())), dict(sorted(ledger.items()))
 
 
 def render_all(

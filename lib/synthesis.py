@@ -16,7 +16,7 @@ from lib.acoustics import make_noise, record, resample, set_level, write_audio
 from lib.paths import load_json, save_json, write_whole
 from lib.stages import COMPLETED
 from lib.studio import LOCALES, Task, open_session, render_all
-from lib.voices import Speaker, draw_ages, draw_speaker
+from lib.voices import TEEN_CLIPS, Speaker, draw_ages, draw_speaker
 
 VERSION = 1  # raise when the same seed gives other recordings
 LEAST_SPEAKERS = 12
@@ -34,7 +34,7 @@ def render_synthetic_corpora(
 ) -> dict[str, Any]:
     """Write `common_voice/` and `voxceleb/` under `folder` and return the manifest, which is also `manifest.json`.
 
-    Half of the `speakers` go to each corpus; teens get about half of `clips_per_speaker`. A few more speakers without
+    Half of the `speakers` go to each corpus; teens get about a third of `clips_per_speaker`. A few more speakers without
     labels come on top. Killed half-way, the next call goes on with the speakers that are missing; finished, it only
     reads the manifest. ValueError when `folder` holds other corpora or there are too few speakers.
     """
@@ -103,12 +103,12 @@ def _plan(corpus: str, folder: Path, seed: int, people: list[Speaker], clips_per
     """One task a labelled speaker, the sores spread over them, and the speakers without labels."""
     module = synthetic_common_voice if corpus == "common_voice" else synthetic_voxceleb
     rng = np.random.default_rng([seed, 4, len(corpus)])
-    tasks = []
+    tasks, sores = [], [name for name, sore in module.SORES.items() for _ in range(sore.times)]
     for index, speaker in enumerate(people):
-        share = 0.52 if speaker.age_years < 20 else 1.0
+        share = TEEN_CLIPS if speaker.age_years < 20 else 1.0
         clips = max(2, round(share * clips_per_speaker + rng.uniform(-1, 1)))
-        faults = tuple(fault for k, fault in enumerate(module.FAULTS) if k * 5 % len(people) == index)
-        tasks.append(Task(str(folder), corpus, seed, speaker, clips, faults))
+        mine = tuple(sore for k, sore in enumerate(sores) if k * 5 % len(people) == index)
+        tasks.append(Task(str(folder), corpus, seed, speaker, clips, mine))
     for k, labels in enumerate(module.UNLABELLED):
         number = people[-1].number + 1 + k if corpus == "voxceleb" else EXTRA_NUMBER + k
         extra = _draw(seed, number, ["male", "female"][k % 2], 34 + 7 * k)

@@ -6,7 +6,6 @@ Layout and values: github.com/common-voice/cv-dataset and CorporaCreator's colum
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from lib.acoustics import record, resample, write_audio
 from lib.paths import write_whole
-from lib.studio import Session, Task, load_sentences, open_session
+from lib.studio import Session, Sore, Task, count_planted, load_sentences, open_session
 
 RELEASE = "cv-corpus-99.0-synthetic"
 COLUMNS = [
@@ -37,11 +36,17 @@ PARTS = ["train", "dev", "test"]  # of validated, one clip a sentence
 AGE_WORDS = {10: "teens", 20: "twenties", 30: "thirties", 40: "fourties", 50: "fifties", 60: "sixties"}
 AGE_WORDS |= {70: "seventies", 80: "eighties", 90: "nineties"}  # "fourties" is the corpus's own spelling
 GENDER_WORDS = {"male": "male_masculine", "female": "female_feminine"}
-FAULTS = (  # one extra row each, all in validated
-    "no such file", "no such file", "empty file", "unreadable file", "shorter than 3 s", "shorter than 3 s",
-    "shorter than 3 s", "shorter than 3 s", "silent clip", "benchmark segment", "benchmark segment", "blank age in a row",
-    "blank gender in a row", "odd sentence", "odd sentence",
-)  # fmt: skip
+SORES = {  # one extra row each, all in validated
+    "no such file": Sore(2, 1, "no such file"),
+    "empty file": Sore(1, 1, "empty file"),
+    "garbage instead of mp3": Sore(1, 1, "cannot be decoded"),
+    "shorter than 3 s": Sore(4, 1, "shorter than a window"),
+    "single word": Sore(2, 1, "Benchmark segment"),
+    "silent clip": Sore(1, 1, ""),
+    "blank age in a row": Sore(1, 1, ""),
+    "blank gender in a row": Sore(1, 1, ""),
+    "odd sentence": Sore(2, 1, ""),
+}
 UNLABELLED = (  # speakers beside the labelled ones, two clips each: what replaces the true labels
     {"age": "", "gender": ""}, {"gender": "do_not_wish_to_say"}, {"gender": "non-binary"}, {"age": ""},
 )  # fmt: skip
@@ -53,7 +58,7 @@ def render_common_voice_speaker(task: Task) -> dict[str, Any]:
     """Record one speaker's clips; return {"rows": [...], "planted": [...]}."""
     rows, planted = [], []
     with open_session(task) as session:
-        kinds: list[str] = [""] * task.clips + list(task.faults)
+        kinds: list[str] = [""] * task.clips + list(task.sores)
         kinds += ["other"] * int(session.rng.random() < 0.3) + ["invalidated"] * int(session.rng.random() < 0.15)
         for index, kind in enumerate(kinds):
             rows.append(_record_clip(task, session, index, kind))
@@ -72,7 +77,7 @@ def _record_clip(task: Task, session: Session, index: int, kind: str) -> dict[st
         sound = np.zeros(int(4.5 * session.rate_hz), np.float32)
     else:
         sound = record(waveform, session.rate_hz, speaker, rng)
-    if kind == "empty file" or kind == "unreadable file":
+    if kind == "empty file" or kind == "garbage instead of mp3":
         with write_whole(path) as partial:
             partial.write_bytes(b"" if kind == "empty file" else GARBAGE)
     elif kind != "no such file":
@@ -87,7 +92,7 @@ def _speak(session: Session, kind: str) -> tuple[str, np.ndarray]:
     """What is read, and the dry waveform of it with silence at both ends."""
     rng = session.rng
     words = load_sentences()[session.speaker.language]["words"]
-    if kind == "benchmark segment":
+    if kind == "single word":
         sentence = str(rng.choice(words))
     elif kind == "shorter than 3 s":
         sentence = ", ".join(rng.permutation(words)[:2])
@@ -98,7 +103,7 @@ def _speak(session: Session, kind: str) -> tuple[str, np.ndarray]:
         if rng.random() < 0.06:
             sentence = f'"{sentence}"'
     waveform = session.pad(session.say(sentence))
-    if kind in ("benchmark segment", "shorter than 3 s"):
+    if kind in ("single word", "shorter than 3 s"):
         return sentence, waveform[: int(2.7 * session.rate_hz)]
     while len(waveform) < 3.4 * session.rate_hz:
         waveform = np.concatenate([waveform, session.pad(session.say(session.write_sentence()), 0.05, 0.3)])
@@ -124,7 +129,7 @@ def _row_of(task: Task, rng: np.random.Generator, name: str, sentence: str, kind
         "accents": ["", "Synthetic accent ", "Synthetic accent,Second accent"][speaker.number % 3],
         "variant": "",
         "locale": speaker.language,
-        "segment": "Benchmark" if kind == "benchmark segment" else "",
+        "segment": "Benchmark" if kind == "single word" else "",
         "bucket": bucket,
     }
 
@@ -132,7 +137,7 @@ def _row_of(task: Task, rng: np.random.Generator, name: str, sentence: str, kind
 def write_common_voice(folder: Path, records: list[dict[str, Any]]) -> dict[str, Any]:
     """Write every locale's tables from the speakers' records; return counts for the manifest."""
     rows = [row for found in records for row in found["rows"]]
-    planted = Counter(kind for found in records for kind in found["planted"])
+    planted, ledger = count_planted(SORES, [kind for found in records for kind in found["planted"]])
     for locale in sorted({row["locale"] for row in rows}):
         _write_locale(folder / "common_voice" / RELEASE / locale, [row for row in rows if row["locale"] == locale])
     stray = folder / "common_voice" / RELEASE / rows[0]["locale"] / "clips"
@@ -149,6 +154,7 @@ def write_common_voice(folder: Path, records: list[dict[str, Any]]) -> dict[str,
         "speakers": len({row["client_id"] for row in rows}),
         "locales": sorted({row["locale"] for row in rows}),
         "planted": dict(sorted(planted.items())),
+        "ledger": ledger,
     }
 
 

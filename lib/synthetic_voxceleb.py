@@ -6,7 +6,7 @@ first frame's time to the last one's.
 
 from __future__ import annotations
 
-from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,23 @@ import numpy as np
 
 from lib.acoustics import make_music, make_noise, record, resample, write_audio
 from lib.paths import write_whole
-from lib.studio import Session, Task, open_session
+from lib.studio import Session, Sore, Task, count_planted, open_session
 
 FRAMES_PER_S = 25
 FIRST_ID = 19_001  # id1xxxx, beyond the real ones (id10001 to id11251)
 ALPHABET = list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
-RECORDINGS = [("ogg", 16_000, 0.45), ("ogg", 24_000, 0.3), ("ogg", 48_000, 0.1), ("opus", 24_000, 0.15)]  # and share
+RECORDINGS = [("ogg", 16_000, 0.5), ("ogg", 24_000, 0.34), ("ogg", 48_000, 0.06), ("opus", 24_000, 0.1)]  # and share
 NATIONS = {"en": "USA", "de": "Germany", "fr": "France", "es": "Spain", "it": "Italy"}
-FAULTS = (
-    "video never recovered", "video never recovered", "empty file", "unreadable file", "past the end of the video",
-    "past the end of the video", "shorter than 3 s", "shorter than 3 s", "silent cut", "frame file without frames",
-)  # fmt: skip
-LOST_VIDEOS = {"video never recovered", "empty file", "unreadable file"}  # one video each, of two cuts
+SORES = {
+    "video never recovered": Sore(2, 2, "no audio"),
+    "empty video": Sore(1, 2, "empty file"),
+    "garbage instead of a video": Sore(1, 2, "unreadable video"),
+    "past the end of the video": Sore(1, 2, "past the end of the video"),
+    "shorter than 3 s": Sore(2, 1, "shorter than a window"),
+    "frame file without frames": Sore(1, 1, "unusable frame file"),
+    "silent cut": Sore(1, 1, ""),
+}
+LOST_VIDEOS = ["video never recovered", "empty video", "garbage instead of a video"]  # of two cuts each
 UNLABELLED = ({"age": ""},)  # a speaker whom nobody gave an age
 WITHOUT_DATA = 3  # speakers in the meta table of whom there is nothing else
 GARBAGE = b"this is not an audio file\n" * 40
@@ -38,43 +43,36 @@ def speaker_name(number: int) -> str:
 
 def render_voxceleb_speaker(task: Task) -> dict[str, Any]:
     """Record one speaker's videos and write their frame files; return counts, meta row, age and what was planted."""
-    speaker, faults = task.speaker, list(task.faults)
-    cuts = planted_cuts = videos = 0
+    speaker, cuts = task.speaker, _share_cuts(max(2, round(0.75 * task.clips)), task)
     with open_session(task) as session:
-        counts = _share_cuts(max(2, round(0.75 * task.clips)), session.rng)
-        for count in counts:
-            inside, faults = (
-                [fault for fault in faults if fault not in LOST_VIDEOS],
-                [f for f in faults if f in LOST_VIDEOS],
-            )
-            _record_video(task, session, count, inside)
-            videos, cuts, planted_cuts = videos + 1, cuts + count, planted_cuts + len(inside)
-        for fault in faults:
-            _lose_video(task, session.rng, fault)
-            planted_cuts += 2
+        inside = [sore for sore in task.sores if sore not in LOST_VIDEOS]
+        for k, count in enumerate(cuts):
+            _record_video(task, session, count, inside if k == 0 else [])
+        for sore in task.sores:
+            if sore in LOST_VIDEOS:
+                _lose_video(task, session.rng, sore)
     return {
         "speaker": speaker_name(speaker.number),
         "gender": speaker.gender[0],
         "nation": NATIONS[speaker.language],
         "age": task.labels.get("age", str(speaker.age_years // 10 * 10)),
-        "videos": videos,
-        "cuts": cuts,
-        "planted_cuts": planted_cuts,
-        "planted": list(task.faults),
+        "videos": len(cuts),
+        "cuts": sum(cuts),
+        "planted": list(task.sores),
     }
 
 
-def _share_cuts(cuts: int, rng: np.random.Generator) -> list[int]:
+def _share_cuts(cuts: int, task: Task) -> list[int]:
     """Share `cuts` out over one to three videos."""
-    videos = int(min(cuts, rng.integers(1, 4)))
+    videos = int(min(cuts, np.random.default_rng([task.seed, 5, task.speaker.number]).integers(1, 4)))
     return [len(part) for part in np.array_split(np.arange(cuts), videos)]
 
 
-def _record_video(task: Task, session: Session, count: int, faults: list[str]) -> None:
-    """Write one video's sound with `count` cuts in it, and the frame files of those and of the planted faults."""
+def _record_video(task: Task, session: Session, count: int, sores: list[str]) -> None:
+    """Write one video's sound with `count` cuts in it, and the frame files of those and of the planted sores."""
     rng, name = session.rng, _draw_video(session.rng)
     timeline, cuts = [_fill(session)], []
-    for kind in [""] * count + [fault for fault in faults if fault == "shorter than 3 s"]:
+    for kind in [""] * count + [sore for sore in sores if sore == "shorter than 3 s"]:
         sound = session.pad(session.say(session.write_sentence()), 0.05, 0.3)
         if not kind and rng.random() < 0.4:
             sound = np.concatenate([sound, session.pad(session.say(session.write_sentence()), 0.05, 0.3)])
@@ -85,34 +83,35 @@ def _record_video(task: Task, session: Session, count: int, faults: list[str]) -
         cuts.append(_place(timeline, sound, session.rate_hz))
         timeline.append(_fill(session))
     sound = record(np.concatenate(timeline), session.rate_hz, task.speaker, rng)
-    if "silent cut" in faults:
+    if "silent cut" in sores:
         first = int(np.ceil(FRAMES_PER_S * len(sound) / session.rate_hz))
         sound = np.concatenate([sound, np.zeros(6 * session.rate_hz, np.float32)])
         cuts.append((first + 5, first + 130))
-    cuts += _past_end(len(sound) / session.rate_hz, faults)
+    cuts += _past_end(len(sound) / session.rate_hz, sores)
     codec, rate_hz, _ = RECORDINGS[rng.choice(len(RECORDINGS), p=[share for *_, share in RECORDINGS])]
     path = Path(task.folder) / "voxceleb" / "audio" / f"{name}.{codec}"
     write_audio(path, resample(sound, session.rate_hz, rate_hz), rate_hz, codec, 0.5)
     for number, (first, last) in enumerate(cuts, start=int(rng.integers(1, 4))):
         _write_frames(task, name, number, first, last, rng)
-    if "frame file without frames" in faults:
+    if "frame file without frames" in sores:
         _write_frames(task, name, 99, 1, 0, rng)
 
 
-def _past_end(length_s: float, faults: list[str]) -> list[tuple[int, int]]:
-    """Cuts that begin after the recording's end."""
-    beyond = int(FRAMES_PER_S * (length_s + 3))
-    return [(beyond, beyond + 120)] * faults.count("past the end of the video")
+def _past_end(length_s: float, sores: list[str]) -> list[tuple[int, int]]:
+    """Cuts that run over the recording's end, or begin after it."""
+    end = int(FRAMES_PER_S * length_s)
+    cuts = [(end - 60, end + 60), (end + 75, end + 195)]
+    return cuts[: 2 * sores.count("past the end of the video")]
 
 
-def _lose_video(task: Task, rng: np.random.Generator, fault: str) -> None:
+def _lose_video(task: Task, rng: np.random.Generator, sore: str) -> None:
     """Frame files of a video whose sound is missing, empty or garbage."""
     name = _draw_video(rng)
     for number, first in enumerate((100, 400), start=1):
         _write_frames(task, name, number, first, first + 130, rng)
-    if fault != "video never recovered":
+    if sore != "video never recovered":
         with write_whole(Path(task.folder) / "voxceleb" / "audio" / f"{name}.ogg") as partial:
-            partial.write_bytes(b"" if fault == "empty file" else GARBAGE)
+            partial.write_bytes(b"" if sore == "empty video" else GARBAGE)
 
 
 def _draw_video(rng: np.random.Generator) -> str:
@@ -121,8 +120,6 @@ def _draw_video(rng: np.random.Generator) -> str:
 
 def _fill(session: Session) -> np.ndarray:
     """What else a video holds [samples]: a pause, noise, music, or somebody else speaking."""
-    from dataclasses import replace
-
     rng, rate_hz = session.rng, session.rate_hz
     count = int(rng.uniform(1.0, 3.0) * rate_hz)
     kind = rng.integers(4)
@@ -172,13 +169,13 @@ def write_voxceleb(folder: Path, records: list[dict[str, Any]]) -> dict[str, Any
     for name, content in (("vox1_meta.csv", lines), ("ages.csv", ages)):
         with write_whole(folder / "voxceleb" / name) as partial:
             partial.write_text("\n".join(content) + "\n", encoding="utf-8", newline="\n")
-    planted = Counter(kind for r in records for kind in r["planted"])
-    planted["speaker without data"] = WITHOUT_DATA
-    planted["speaker without age"] = sum(not r["age"] for r in records)
+    planted, ledger = count_planted(SORES, [kind for r in records for kind in r["planted"]])
+    unlabelled = sum(not r["age"] for r in records)
     return {
         "speakers": len(records),
         "videos": sum(r["videos"] for r in records),
         "cuts": sum(r["cuts"] for r in records),
-        "frame_files": sum(r["cuts"] + r["planted_cuts"] for r in records),
-        "planted": dict(sorted(planted.items())),
+        "frame_files": sum(r["cuts"] for r in records) + sum(planted.values()),
+        "planted": planted | {"speaker without data": WITHOUT_DATA, "speaker without age": unlabelled},
+        "ledger": ledger,
     }

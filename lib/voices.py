@@ -6,7 +6,7 @@ wider than within any one study, since sessions, effort and languages differ in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -29,11 +29,14 @@ TRACT_SCALE = {
 }
 F0_SPREAD_ST = 3.1  # between speakers of one age and sex, semitones
 EFFORT_SPREAD_ST = 1.2  # between recordings of one speaker (effort, mood, room), semitones
-TRACT_SPREAD = 0.045  # between speakers, as a factor's logarithm
-TEEN_AGES = {12: 3, 13: 4, 14: 5, 15: 4, 16: 3, 17: 2, 18: 1}  # age in years: weight
+TRACT_SPREAD = 0.04  # between speakers, as a factor's logarithm
+TEEN_AGES = {12: 4, 13: 5, 14: 5, 15: 4, 16: 2, 17: 1, 18: 1}  # age in years: weight
 ADULT_DECADES = {20: 30, 30: 27, 40: 18, 50: 13, 60: 8, 70: 4}  # first year of the decade: weight
 MALE_SHARE = 2 / 3  # of adults, about as in the paper's windows (101,094 male, 54,272 female)
-TEEN_SHARE = 1 / 8  # of speakers; teens get about half as many clips, so 6 to 7 % of windows, as in the paper
+TEEN_SHARE = (
+    1 / 6
+)  # of speakers; each gets few clips (TEEN_CLIPS), so that 6 to 7 % of windows are theirs, as in the paper
+TEEN_CLIPS = 0.36  # clips of a teen over those of an adult
 LEAST_TEENS = 3  # per corpus, so that each part of a speaker-disjoint split can have one
 
 
@@ -98,8 +101,6 @@ def draw_speaker(number: int, gender: str, age_years: int, language: str, rng: n
 
 def vary_effort(voice: Voice, rng: np.random.Generator) -> Voice:
     """The same voice on another occasion: F0 and rate move a little."""
-    from dataclasses import replace
-
     f0_hz = voice.f0_hz * 2 ** (rng.normal(0, EFFORT_SPREAD_ST) / 12)
     rate_wpm = int(np.clip(voice.rate_wpm * np.exp(rng.normal(0, 0.05)), 100, 230))
     return replace(voice, f0_hz=float(np.clip(f0_hz, 65, 370)), rate_wpm=rate_wpm)
