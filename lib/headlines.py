@@ -44,7 +44,8 @@ def first_score(scores: pd.DataFrame, **wanted: str) -> dict[str, Any] | None:
 
 def main_view(metrics: dict[str, Any], scores: pd.DataFrame, task: str) -> dict[str, str] | None:
     """Which model, protocol and level speak for a task: those that `metrics["headline"][task]` names, else the first
-    model that is no baseline, on speakers never heard, by clip. None when the task has no test score."""
+    model that is no baseline, on speakers never heard, at the level of the confusion matrices (else by clip). None when
+    the task has no test score."""
     rows = select_scores(scores, task=task, split="test", subset="all")
     if rows.empty:
         return None
@@ -54,7 +55,8 @@ def main_view(metrics: dict[str, Any], scores: pd.DataFrame, task: str) -> dict[
     rows = select_scores(rows, protocol=chosen["protocol"])
     models = list(dict.fromkeys(rows["model"]))
     chosen.setdefault("model", next((name for name in models if not is_baseline(name)), models[0] if models else ""))
-    levels = [name for name in ("clip", "window", "speaker") if name in set(rows["level"])]
+    counted = [entry.get("level") for entry in metrics.get("confusions") or [] if entry.get("task") == task]
+    levels = [name for name in (*counted[:1], "clip", "window", "speaker") if name in set(rows["level"])]
     chosen.setdefault("level", levels[0] if levels else "clip")
     return {"task": task, "split": "test", "subset": "all", **chosen}
 
@@ -233,8 +235,7 @@ def make_leaks(metrics: dict[str, Any]) -> list[dict[str, Any]]:
             }
             level, (speaker, paper) = next(((k, v) for k, v in pairs.items() if all(v)), ("", (None, None)))
             if speaker and paper:
-                name = f"{_column_name(metric)} of {UNITS[level]}"
-                rows.append({"task": task, "metric": name, "speaker": speaker, "paper": paper,
+                rows.append({"task": task, "metric": _column_name(metric), "level": level, "speaker": speaker, "paper": paper,
                              "difference": paper["value"] - speaker["value"]})  # fmt: skip
     return rows
 

@@ -40,7 +40,8 @@ def make_page(notebook: Path, figures_folder: Path, target: Path, private: dict[
     Parameters
     ----------
     notebook: executed, such as `03_embed.ipynb`.
-    figures_folder: where `show_figure` wrote; numbers, vector drawings and titles are taken from there.
+    figures_folder: where `show_figure` wrote (or its folder named after the notebook); numbers, vector drawings and
+        titles are taken from there.
     target: the report's folder; gets `figures/` and `audio/`.
     private: text that must not be shown -> what stands in its place.
     """
@@ -48,10 +49,13 @@ def make_page(notebook: Path, figures_folder: Path, target: Path, private: dict[
 
     cells = mask_notebook(nbformat.read(notebook, as_version=4), private)
     soup = BeautifulSoup(render_cells(cells), "html.parser")
-    figures = [place_figure(tag, figures_folder, target) for tag in soup.select("figure[data-figure]")]
+    own = figures_folder / notebook.stem
+    drawn = own if own.is_dir() else figures_folder
+    figures = [place_figure(tag, drawn, target) for tag in soup.select("figure[data-figure]")]
     for tag in soup.select("figure[data-sound]"):
         place_sound(tag, target)
     box_tables(soup)
+    list_facts(soup)
     contents = collect_headings(soup)
     title = next((entry["text"] for entry in contents if entry["level"] == 1), notebook.stem.replace("_", " "))
     for figure in figures:
@@ -123,6 +127,7 @@ def mask_notebook(notebook: nbformat.NotebookNode, private: dict[str, str]) -> n
 
 def place_figure(tag: Any, figures_folder: Path, target: Path) -> dict[str, Any]:
     """Write the embedded picture of a `<figure>` to `figures/` and link it; return what the gallery needs."""
+    from bs4 import BeautifulSoup
     from PIL import Image
 
     name, picture = check_name(tag["data-figure"]), tag.find("img")
@@ -133,17 +138,16 @@ def place_figure(tag: Any, figures_folder: Path, target: Path) -> dict[str, Any]
         if (source := figures_folder / f"{name}.{suffix}").exists():
             shutil.copyfile(source, target / "figures" / source.name)
             shown = source.name if suffix == "svg" else shown
-    width, height = Image.open(io.BytesIO(content)).size
+    pixels = Image.open(io.BytesIO(content)).size
+    width, height = (round(side / 1.5) for side in pixels)  # drawn at 144 dots an inch, shown at 96
     described = figures_folder / f"{name}.json"
     title = paths.load_json(described)["title"] if described.exists() else ""
-    picture.attrs = {"src": f"figures/{shown}", "alt": picture["alt"], "width": width // 2, "height": height // 2,
-                     "loading": "lazy"}  # fmt: skip
-    # Drawn at twice the size in CSS pixels: a figure of 7.5 inches is 1080 pixels wide and shown up to 720.
-    picture.attrs |= {"width": round(width / 1.5), "height": round(height / 1.5)}
+    alt = picture["alt"]
+    picture.attrs = {"src": f"figures/{shown}", "alt": alt, "width": width, "height": height, "loading": "lazy"}
+    picture.wrap(BeautifulSoup().new_tag("a", href=f"figures/{shown}"))  # on a phone, one tap shows it large
     tag.attrs = {"class": "figure", "id": f"figure-{name}", "data-figure": name}
     add_downloads(tag, name, target)
-    return {"name": name, "file": shown, "alt": picture["alt"], "title": title or picture["alt"],
-            "width": picture["width"], "height": picture["height"]}  # fmt: skip
+    return {"name": name, "file": shown, "alt": alt, "title": title or alt, "width": width, "height": height}
 
 
 def add_downloads(tag: Any, name: str, target: Path) -> None:
@@ -217,12 +221,26 @@ def collect_headings(soup: Any) -> list[dict[str, Any]]:
     return entries
 
 
+def list_facts(soup: Any) -> None:
+    """Turn the labelled lines of the first cell ("**Reads** ...", one paragraph) into a list of labels and texts."""
+    from bs4 import BeautifulSoup
+
+    first = soup.select_one(".prose")
+    for paragraph in first.select("p") if first else []:
+        parts = re.split(r"<strong>(Reads|Writes|Takes|Question)[^<]*</strong>:?", paragraph.decode_contents())
+        if len(parts) < 5 or parts[0].strip():
+            continue
+        pairs = zip(parts[1::2], parts[2::2])
+        rows = [f'<dt>{name}</dt><dd class="{name.lower()}">{text.strip()}</dd>' for name, text in pairs]
+        paragraph.replace_with(BeautifulSoup(f'<dl class="about">{"".join(rows)}</dl>', "html.parser"))
+
+
 def summarise(soup: Any) -> str:
     """The question that a notebook answers, as its first cell states it, else its first sentence."""
     first = soup.select_one(".prose")
     if first is None:
         return ""
-    text = " ".join(part.get_text(" ", strip=True) for part in first.select("p, li"))
-    question = re.search(r"(?:Question(?: answered)?|Answers)\s*:?\s*:?\s*(.+?[?.])(?:\s|$)", text)
-    sentence = re.match(r".+?[.?!](?=\s|$)", text)
-    return question.group(1) if question else sentence.group(0) if sentence else text
+    question = first.select_one("dd.question")
+    text = (question or first.select_one("p") or first).get_text(" ", strip=True)
+    sentence = re.match(r".+?[.?!](?=\s|$)", text, re.DOTALL)
+    return text if question or sentence is None else sentence.group(0)

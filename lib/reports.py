@@ -62,6 +62,7 @@ def build_report(
         folder = Path(scratch) / target.name
         folder.mkdir()
         made = [pages.make_page(path, Path(figures_folder), folder, private) for path in notebooks]
+        refuse_repeated_figures(made)
         write_pages(folder, run, made, metrics, record)
         for name, content in (("metrics.json", metrics), ("run.json", record)):
             paths.save_json(folder / name, mask_values(content, private))
@@ -71,6 +72,15 @@ def build_report(
             raise ValueError(f"report of run '{run}' would show private paths: {listed}. Print names or relative paths")
         paths.replace_folder(folder, target)
     return target
+
+
+def refuse_repeated_figures(made: list[pages.Page]) -> None:
+    """Two figures of one name would overwrite each other: ValueError naming the figure and its notebooks."""
+    shown = [(figure["name"], page.name) for page in made for figure in page.figures]
+    for name in {name for name, _ in shown}:
+        where = [page for figure, page in shown if figure == name]
+        if len(where) > 1:
+            raise ValueError(f"figure '{name}' is shown more than once, in {', '.join(where)}; give each its own name")
 
 
 def gather_private(notebooks: Sequence[Path]) -> dict[str, str]:
@@ -111,7 +121,7 @@ def run_content(metrics: dict, record: dict, made: list[pages.Page]) -> dict[str
         "notes": metrics.get("notes") or [],
         "published": table_html(published, "Published numbers", limit=100) if len(published) else "",
         "other": table_html(scores, "All scores", limit=500) if len(scores) and not heads else "",
-        "figures": list({figure["name"]: figure for page in made for figure in page.figures}.values()),
+        "figures": [figure for page in made for figure in page.figures],
         "facts": list_facts(record),
         "stages": [shown_stage(stage) for stage in record.get("stages") or []],
         "parameters": flat_table(record.get("parameters") or {}, "parameter", "Parameters of this run"),

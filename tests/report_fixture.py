@@ -88,7 +88,7 @@ def make_metrics(run="fixture", shift=0.0, seed=5):
 
 
 def make_pictures(folder):
-    """Notebook → outputs with the figures and sounds that it shows, written to `folder` as a real notebook would."""
+    """Notebook → outputs with the figures and sounds that it shows, written below `folder` as a real notebook would."""
     rng = np.random.default_rng(1)
     figures.use_style()
     clips = pd.DataFrame(
@@ -133,7 +133,7 @@ def make_notebook(name, pictures, root="../somewhere/corpus"):
     frame = pd.DataFrame({"speaker": [f"voice-{nth}" for nth in range(6)], "clips": [12, 9, 100, 7, 33, 1],
                           "share": [0.125, 0.5, 0.25, 0.0625, 0.99, None]})  # fmt: skip
     cells = [
-        new_markdown_cell(f"# {name[:2]} {verb}\n\n**Reads** nothing. **Writes** nothing.\n\n**Question answered:** What does a {verb.lower()} page look like? {NOTE}"),
+        new_markdown_cell(f"# {name[:2]} {verb}\n\n**Reads** nothing.\n**Writes** nothing.\n**Takes** no time.\n**Question** What does a page called {verb.lower()} look like?\n\n{NOTE}"),
         new_code_cell("root: str = ''  # folder of the corpus", metadata={"tags": ["parameters"]}),
         new_code_cell(f'# Parameters\nroot = "{root}"', metadata={"tags": ["injected-parameters"]}),
         new_markdown_cell("## What is there\n\nThe table holds six voices, and `clips` how often each is heard:"),

@@ -106,7 +106,14 @@ function startChoice() {
   showRuns(boxes);
 }
 
+// On a phone the row of pages is wider than the screen: bring the present one into it.
+function showPlace() {
+  const here = document.querySelector("nav.sub [aria-current]");
+  if (here) here.closest("ul").scrollLeft = here.offsetLeft - 16;
+}
+
 startTheme();
+showPlace();
 startFolding();
 startSorting();
 startChoice();
