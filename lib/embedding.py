@@ -66,14 +66,18 @@ def embed_batch(encoder: Encoder, waveforms: np.ndarray, feature: str, dtype: st
     """Encode waveforms (B, samples) and give what the store keeps: frames, layers, conv and acoustics of each window."""
     from lib.baselines import baseline_features
 
+    return {**encode_batch(encoder, waveforms, feature, dtype), **baseline_features(waveforms, RATE_HZ)}
+
+
+def encode_batch(encoder: Encoder, waveforms: np.ndarray, feature: str, dtype: str) -> dict[str, np.ndarray]:
+    """What the heads see of waveforms (B, samples), in the store's precision: frames, layers and conv of each window."""
     encoded = encoder.encode(torch.from_numpy(waveforms))
     kept = {
         "frames": frames_of(encoded, feature),  # (B, T, D)
         "layers": encoded["hidden"].mean(dim=2),  # (B, L, D')
         "conv": encoded["conv"].mean(dim=1),  # (B, C)
     }
-    kept = {name: _fits(tensor.float().numpy(), DTYPES[dtype], name) for name, tensor in kept.items()}
-    return {**kept, **baseline_features(waveforms, RATE_HZ)}
+    return {name: _fits(tensor.float().numpy(), DTYPES[dtype], name) for name, tensor in kept.items()}
 
 
 def _fits(values: np.ndarray, dtype: type, name: str) -> np.ndarray:

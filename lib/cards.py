@@ -1,0 +1,138 @@
+"""The model card: a page of plain words written from a run's own record, beside the weights it speaks of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+INTENDED = """\
+Research and teaching: studying how much a few seconds of voice tell, describing collections of speech in aggregate,
+checking other systems for bias. Every answer comes with its probability, and may be no answer at all.
+
+Not for decisions about a person: not for access, employment, policing, medicine, insurance, advertising, nor for telling
+whether someone is of age. Not for identifying anyone: it holds no voiceprint and knows no names, and must not be made to."""
+
+IDENTITY = """\
+**Voice does not reveal gender identity.** "male" and "female" here are the words that speakers, or those who described
+them, gave in the corpora. The answer is a guess about how a voice *sounds* to a network trained on those words. It can be
+wrong for anyone, and more often for people whose voice is unlike the training speakers'. Speakers who chose neither word,
+or did not say, were left out of training; the model has no class for them, which is a limit of the model and not of them.
+Age is heard no better: the answer is a class of apparent age, not a birthday."""
+
+ETHICS = """\
+- **Consent.** Ask people before you run this on their voices, and tell them what it guesses. In many countries a voice is
+  personal data, and guessing traits from it is profiling.
+- **Misuse.** Sorting or scoring people by a guessed trait harms them whether the guess is right or wrong.
+- **Privacy.** Everything runs on the machine in front of you. No audio, no embedding and no answer leaves it, nothing is
+  reported home, and recordings made in the notebook's page stay in memory unless you save them."""
+
+LIMITS = """\
+- Trained on the corpora named above; other languages, microphones, codecs, noises and ages are guesses beyond the data.
+- Music, several speakers at once, whispering, singing, illness and synthetic or altered voices were not studied.
+- A recording of one to three seconds is repeated until it fills a window, and is answered with a warning.
+- The probabilities are fitted on the validation speakers; on other material they are likely to be too sure."""
+
+
+def write_card(description: dict[str, Any]) -> str:
+    """The model card, Markdown, from the content of a model folder's `model.json`."""
+    about, encoder = description["about"], description["encoder"]
+    synthetic = about.get("synthetic", False)
+    lines = [f"# Model card: {description['name']}", ""]
+    if synthetic:
+        lines += [
+            "> **Trained on synthetic voices.** Its speakers were invented by a program; it is a demonstration.",
+            "",
+        ]
+    lines += [f"Guesses {_tasks(description)} from a few seconds of speech.", ""]
+    sections = {
+        "Use": INTENDED,
+        "What an answer means": IDENTITY,
+        "How it works": _machinery(description, encoder),
+        "Data": _facts(about),
+        "Scores on speakers never heard in training": _scores(description["metrics"]),
+        "Scores by slice": _slices(description["metrics"]),
+        "Limits": LIMITS,
+        "Ethics and privacy": ETHICS,
+        "Files": _files(description),
+    }
+    for title, text in sections.items():
+        lines += [f"## {title}", "", text, ""]
+    return "\n".join(lines)
+
+
+def _tasks(description: dict[str, Any]) -> str:
+    return " and ".join(f"{task} ({', '.join(head['classes'])})" for task, head in description["heads"].items())
+
+
+def _machinery(description: dict[str, Any], encoder: dict[str, Any]) -> str:
+    windowing = description["windowing"]
+    lines = [
+        f"Windows of {windowing['window_s']:g} s, one every {windowing['step_s']:g} s, at 16 kHz; those with less than "
+        f"{100 * windowing['min_speech_ratio']:.0f} % speech (silero-vad) are left out. Each goes through the frozen encoder "
+        f"`{encoder['name']}` ({encoder['note']}), feature `{description['feature']}` as {description['dtype']}, then through "
+        "the head of each task. A recording's probabilities are the mean over its windows.",
+        "",
+    ]
+    header = ["task", "classes", "network", "normalisation", "epoch", "temperature", "unsure below"]
+    rows = [
+        [task, ", ".join(head["classes"]), head["network"], head["normalisation"], head["epoch"]]
+        + [
+            f"{head['calibration']['temperature']:.3f}",
+            f"{head['threshold']:.3f}" if head["threshold"] else "always answers",
+        ]
+        for task, head in description["heads"].items()
+    ]
+    return "\n".join([*lines, _table(header, rows)])
+
+
+def _facts(about: dict[str, Any]) -> str:
+    rows = [[key.replace("_", " "), _text(value)] for key, value in about.items() if value not in ("", None, [], {})]
+    return _table(["fact", "value"], rows) if rows else "Not recorded: the folder was written outside a run."
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_text(part)}" for key, part in value.items())
+    return ", ".join(map(_text, value)) if isinstance(value, list) else str(value)
+
+
+def _scores(metrics: list[dict[str, Any]]) -> str:
+    return _records([row for row in metrics if row.get("subset", "all") == "all"], "level", "No scores were recorded.")
+
+
+def _slices(metrics: list[dict[str, Any]]) -> str:
+    return _records([row for row in metrics if row.get("subset", "all") != "all"], "subset", "No slices were scored.")
+
+
+def _records(records: list[dict[str, Any]], by: str, none: str) -> str:
+    header = ["task", by, "metric", "value", "95 % interval", "n", "speakers"]
+    rows = [
+        [row["task"], row.get(by, ""), row["metric"], _number(row["value"])]
+        + [f"{_number(row.get('low'))} to {_number(row.get('high'))}", row.get("n", ""), row.get("speakers", "")]
+        for row in records
+    ]
+    return _table(header, rows) if rows else none
+
+
+def _number(value: float | None) -> str:
+    return "not known" if value is None or value != value else f"{value:.3f}"
+
+
+def _files(description: dict[str, Any]) -> str:
+    rows = [[f"`{head['file']}`", f"`{head['sha256']}`"] for head in description["heads"].values()]
+    rows.append([f"encoder `{description['encoder']['name']}`", f"`{description['encoder']['weights_sha256']}`"])
+    versions = ", ".join(f"{name} {version}" for name, version in description["versions"].items())
+    return "\n".join(
+        [
+            _table(["file", "SHA-256"], rows),
+            "",
+            f"Written with {versions}.",
+            "",
+            'Load it: `load_bundle("<this folder>")`; ask it: `python -m lib.predict <this folder> <recording>`.',
+        ]
+    )
+
+
+def _table(header: list[str], rows: list[list[Any]]) -> str:
+    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    lines = [header, ["---"] * len(header), *cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

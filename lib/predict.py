@@ -1,0 +1,381 @@
+"""Ask a model about any recording: a file, a folder, a list, samples in memory. `python -m lib.predict MODEL FILE`
+
+One path for evaluation and for inference: decode, cut the windows that were trained on, measure speech, encode in the
+precision of the store, ask the heads, average over windows. A recording gets an honest state where there is no answer:
+"ok", "unsure", "no speech", "too short", "unreadable".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from lib.audio import RATE_HZ, UnreadableAudio
+from lib.bundles import Bundle, Head, load_bundle
+from lib.calibration import Calibration, apply_calibration
+from lib.embedding import BATCH, encode_batch
+from lib.paths import write_whole
+from lib.streams import SHORTEST_S, WindowStream, array_blocks, stream_waveform
+from lib.training import predict_log_probabilities
+from lib.windows import VAD_BATCH, VAD_CHUNK, cut_window, speech_probabilities, speech_ratio
+
+STATES = ["ok", "unsure", "no speech", "too short", "unreadable"]
+LEAST_SPEECH = 0.1  # a recording whose best window has a smaller share of speech holds none
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says for one task: `label` is None when it is unsure; probabilities by class add up to one."""
+
+    task: str
+    state: str  # "ok" or "unsure"
+    label: str | None
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What came of one recording.
+
+    `windows`: start_s, duration_s, speech_ratio and p_<task>_<class> (NaN where a window held too little speech to be asked).
+    `speech`: probability of speech for each 32 ms, NaN where no window reached. `reason`: why there is no answer;
+    `warning`: what to mind about the one there is; "" = nothing.
+    """
+
+    name: str
+    state: str
+    reason: str = ""
+    warning: str = ""
+    duration_s: float = 0.0
+    speech_ratio: float = float("nan")
+    answers: dict[str, Answer] = field(default_factory=dict)
+    windows: pd.DataFrame = field(default_factory=pd.DataFrame)
+    speech: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    def row(self) -> dict[str, Any]:
+        """One flat row: name, state, then per task the label and p_<task>_<class>, then what explains it."""
+        told = {}
+        for task, answer in self.answers.items():
+            told[task] = answer.label or "unsure"
+            told |= {f"p_{task}_{name}": value for name, value in answer.probabilities.items()}
+        size = {
+            "duration_s": round(self.duration_s, 3),
+            "speech_ratio": self.speech_ratio,
+            "windows": len(self.windows),
+        }
+        return {"name": self.name, "state": self.state, **told, **size, "warning": self.warning, "reason": self.reason}
+
+    def timeline(self, task: str) -> pd.DataFrame:
+        """start_s, duration_s and p_<class> of each window that was asked, for `lib.figures.plot_timeline`."""
+        prefix = f"p_{task}_"
+        columns = {name: "p_" + name.removeprefix(prefix) for name in self.windows if name.startswith(prefix)}
+        asked = self.windows[["start_s", "duration_s", *columns]].rename(columns=columns)
+        return asked.dropna().reset_index(drop=True)
+
+    def speech_regions(self, threshold: float = 0.5) -> list[tuple[float, float]]:
+        """Stretches (start_s, end_s) that the detector takes for speech."""
+        on = np.concatenate([[False], np.nan_to_num(self.speech) >= threshold, [False]])
+        edges = np.flatnonzero(on[1:] != on[:-1]) * VAD_CHUNK / RATE_HZ
+        return list(zip(edges[::2].tolist(), edges[1::2].tolist()))
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything but the speech track, as JSON can hold it: what is not known is null."""
+        windows = self.windows.astype(object).where(self.windows.notna(), None).to_dict("records")
+        regions = [[round(start, 3), round(end, 3)] for start, end in self.speech_regions()]
+        ratio = None if np.isnan(self.speech_ratio) else self.speech_ratio
+        answers = {task: vars(answer) for task, answer in self.answers.items()}
+        told = {"name": self.name, "state": self.state, "reason": self.reason, "warning": self.warning}
+        size = {"duration_s": self.duration_s, "speech_ratio": ratio}
+        return told | size | {"answers": answers, "speech": regions, "windows": windows}
+
+
+# ----------------------------------------------------------------------------------------------------- one recording
+
+
+def predict(
+    source: Path | str | np.ndarray,
+    rate: int | None = None,
+    *,
+    model: Bundle | Path | str,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    name: str | None = None,
+    progress: bool = False,
+) -> Prediction:
+    """Ask `model` about one recording.
+
+    Parameters
+    ----------
+    source: path of any audio file, or samples of shape (samples,) or with the channels on the shorter axis.
+    rate: of the samples, Hz; must be given for an array and for nothing else.
+    model: a loaded bundle, or its folder.
+    start_s, end_s: a cut of the file, seconds; None = to its end.
+    name: what the prediction is called; None = the file's name, or "array".
+    progress: show a bar over the seconds heard.
+
+    Returns a `Prediction` for any file whatsoever: one that cannot be read has the state "unreadable" and its reason.
+    Raises ValueError for wrong arguments and for a model folder that fails its checks.
+    """
+    bundle = model if isinstance(model, Bundle) else load_bundle(Path(model))
+    is_path = isinstance(source, str | Path)
+    if is_path == (rate is not None):
+        raise ValueError(f"rate = {rate}: give it with an array of samples, and only then")
+    name = name or (Path(source).name if is_path else "array")
+    try:
+        blocks = stream_waveform(Path(source), start_s, end_s) if is_path else array_blocks(source, rate)
+        with tqdm(desc=name, unit="s", unit_scale=True, disable=not progress) as bar:
+            return _answer(name, blocks, bundle, bar)
+    except UnreadableAudio as error:
+        return Prediction(name, "unreadable", reason=str(error))
+
+
+def _answer(name: str, blocks: Iterable[np.ndarray], bundle: Bundle, bar: tqdm) -> Prediction:
+    stream = WindowStream(blocks, bundle.windowing)
+    rows, tracks = [], []
+    for found, probabilities, tensors in embed_stream(stream, bundle):
+        asked = [number for number, row in enumerate(found) if row.pop("asked")]
+        for head in bundle.heads.values():
+            for number, values in zip(asked, ask_head(head, tensors) if asked else []):
+                found[number] |= {f"p_{head.task}_{name}": value for name, value in zip(head.classes, values)}
+        rows += found
+        tracks += [(row["start_s"], track) for row, track in zip(found, probabilities)]
+        bar.update(stream.samples / RATE_HZ - bar.n)
+    bar.update(stream.samples / RATE_HZ - bar.n)
+    return _conclude(name, stream.samples / RATE_HZ, rows, join_tracks(tracks), bundle)
+
+
+def embed_stream(
+    windows: Iterable[tuple[int, np.ndarray]], bundle: Bundle
+) -> Iterator[tuple[list[dict[str, Any]], list[np.ndarray], dict[str, np.ndarray]]]:
+    """Speech and embeddings of (first sample, waveform) pairs, a group at a time.
+
+    Yields (rows, speech, tensors): a row a window (start_s, duration_s, speech_ratio, asked), its speech probability each
+    32 ms, and the tensors [asked windows, ...] of those with enough speech, as the store would give them; {} for none.
+    """
+    size = bundle.windowing.samples
+    batch = BATCH["small" if bundle.encoder.parameters < 10_000_000 else "large"]
+    waiting = iter(windows)
+    while group := list(islice(waiting, VAD_BATCH)):
+        probabilities = speech_probabilities([piece for _, piece in group])
+        ratios = [speech_ratio(track, 0, len(piece)) for track, (_, piece) in zip(probabilities, group)]
+        rows = [
+            {"start_s": start / RATE_HZ, "duration_s": len(piece) / RATE_HZ, "speech_ratio": ratio}
+            | {"asked": ratio >= bundle.windowing.min_speech_ratio}
+            for (start, piece), ratio in zip(group, ratios)
+        ]
+        heard = [cut_window(piece, 0, size) for (_, piece), row in zip(group, rows) if row["asked"]]
+        parts = [
+            encode_batch(bundle.encoder, np.stack(heard[first : first + batch]), bundle.feature, bundle.dtype)
+            for first in range(0, len(heard), batch)
+        ]
+        yield rows, probabilities, {key: np.concatenate([part[key] for part in parts]) for key in (parts or [{}])[0]}
+
+
+def ask_head(head: Head, tensors: dict[str, np.ndarray]) -> np.ndarray:
+    """Probabilities [n, C] of one head for windows' tensors, calibrated as its bundle says."""
+    features = tensors[head.tensor]
+    told = np.exp(predict_log_probabilities(head.model, features, np.arange(len(features))).astype(np.float64))
+    return told if head.calibration == Calibration() else apply_calibration(told, head.calibration)
+
+
+def join_tracks(tracks: list[tuple[float, np.ndarray]]) -> np.ndarray:
+    """One track of speech probability each 32 ms from (start_s, track) of overlapping windows; the later one counts."""
+    places = [round(start_s * RATE_HZ / VAD_CHUNK) for start_s, _ in tracks]
+    length = max((place + len(track) for place, (_, track) in zip(places, tracks)), default=0)
+    joined = np.full(length, np.nan, np.float32)
+    for place, (_, track) in zip(places, tracks):
+        joined[place : place + len(track)] = track
+    return joined
+
+
+def _conclude(name: str, duration_s: float, rows: list[dict], speech: np.ndarray, bundle: Bundle) -> Prediction:
+    if duration_s < SHORTEST_S:
+        reason = f"{duration_s:.2f} s of sound; at least {SHORTEST_S:g} s are needed"
+        return Prediction(name, "too short", reason, duration_s=duration_s)
+    windows = pd.DataFrame(rows)
+    share = float(np.mean(speech[~np.isnan(speech)] >= 0.5))
+    heard = {"duration_s": duration_s, "speech_ratio": share, "windows": windows, "speech": speech}
+    if not has_speech(windows["speech_ratio"], bundle):
+        best = f"the best of {len(windows)} windows holds {100 * windows['speech_ratio'].max():.0f} % of speech"
+        return Prediction(name, "no speech", best, **heard)
+    answers = {task: _aggregate(head, windows) for task, head in bundle.heads.items()}
+    sure = all(answer.state == "ok" for answer in answers.values())
+    return Prediction(
+        name, "ok" if sure else "unsure", _doubt(answers, bundle), _warn(duration_s, bundle), answers=answers, **heard
+    )
+
+
+def has_speech(ratios: Iterable[float], bundle: Bundle) -> bool:
+    """Whether any window holds enough speech to answer from; `ratios`: the share of speech of each window."""
+    return max(ratios, default=0.0) >= max(bundle.windowing.min_speech_ratio, LEAST_SPEECH)
+
+
+def _aggregate(head: Head, windows: pd.DataFrame) -> Answer:
+    """The mean over the windows that were asked."""
+    told = windows[[f"p_{head.task}_{name}" for name in head.classes]].mean().to_numpy()
+    best = int(told.argmax())
+    sure = told[best] >= head.threshold
+    probabilities = dict(zip(head.classes, told.tolist()))
+    return Answer(head.task, "ok" if sure else "unsure", head.classes[best] if sure else None, probabilities)
+
+
+def _doubt(answers: dict[str, Answer], bundle: Bundle) -> str:
+    doubts = [
+        f"{task}: best class at {100 * max(answer.probabilities.values()):.0f} %, answered from "
+        f"{100 * bundle.heads[task].threshold:.0f} %"
+        for task, answer in answers.items()
+        if answer.state == "unsure"
+    ]
+    return "; ".join(doubts)
+
+
+def _warn(duration_s: float, bundle: Bundle) -> str:
+    window_s = bundle.windowing.window_s
+    if duration_s >= window_s:
+        return ""
+    return f"only {duration_s:.1f} s of sound, repeated to fill a window of {window_s:g} s: less reliable"
+
+
+# --------------------------------------------------------------------------------------------------- many recordings
+
+
+def list_recordings(source: Path | str) -> pd.DataFrame:
+    """What to ask about: name, path, start_s, end_s, fault, and labels where a list gives them.
+
+    `source`: one file; a folder, of which every file counts but hidden ones, subfolders included; or a CSV as
+    `lib.own_data` describes it (`path`, and optionally speaker, gender, age, start_s, end_s). A line of the CSV that cannot
+    be used stays as a row with its `fault`. ValueError when there is nothing of that name, or nothing in it.
+    """
+    source = Path(source)
+    if source.is_dir():
+        files = sorted(path for path in source.rglob("*") if path.is_file() and not _is_hidden(path, source))
+        if not files:
+            raise ValueError(f"{source}: no files in this folder")
+        names = [path.relative_to(source).as_posix() for path in files]
+    elif source.suffix.lower() == ".csv":
+        return _list_of_csv(source)
+    elif source.is_file():
+        names, files = [source.name], [source]
+    else:
+        raise ValueError(f"{source}: no such file or folder")
+    return pd.DataFrame({"name": names, "path": files, "start_s": 0.0, "end_s": np.nan, "fault": ""})
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def _list_of_csv(source: Path) -> pd.DataFrame:
+    from lib.own_data import CORPUS, read_own_data
+
+    if not source.is_file():
+        raise ValueError(f"{source}: no such list")
+    clips, ledger = read_own_data(source)
+    names = clips["clip_id"].str.removeprefix(f"{CORPUS}:")
+    listed = clips.assign(name=names, path=[source.parent / path for path in clips["path"]], fault="")
+    lost = pd.DataFrame({"name": ledger["item"], "fault": ledger["item"] + ": " + ledger["reason"], "start_s": 0.0})
+    kept = ["name", "path", "start_s", "end_s", "fault", "clip_id", "speaker_id", "gender", "age_years", "age_decade"]
+    both = pd.concat([listed, lost], ignore_index=True) if len(lost) else listed
+    return both[kept].assign(fault=both["fault"].fillna(""))
+
+
+def predict_listed(recordings: pd.DataFrame, model: Bundle | Path | str, progress: bool = True) -> list[Prediction]:
+    """Ask about every row of `list_recordings`; as many predictions as rows, in their order, whatever the files hold."""
+    bundle = model if isinstance(model, Bundle) else load_bundle(Path(model))
+    found = []
+    for row in tqdm(list(recordings.itertuples(index=False)), desc="predicting", unit="file", disable=not progress):
+        if row.fault:
+            found.append(Prediction(row.name, "unreadable", reason=row.fault))
+        else:
+            found.append(predict(row.path, model=bundle, start_s=row.start_s, end_s=row.end_s, name=row.name))
+    return found
+
+
+def predict_folder(folder: Path | str, model: Bundle | Path | str, progress: bool = True) -> list[Prediction]:
+    """Ask about every file of a folder (or of a CSV list); a bad file becomes a prediction that says so."""
+    return predict_listed(list_recordings(folder), model, progress)
+
+
+def predictions_table(predictions: list[Prediction]) -> pd.DataFrame:
+    """One row a recording; a column that some recording does not have is empty there."""
+    return pd.DataFrame([prediction.row() for prediction in predictions])
+
+
+def count_states(states: Iterable[str]) -> pd.DataFrame:
+    """How many recordings ended in each state, all five of them; the counts add up to the recordings given."""
+    counts = pd.Series(list(states), dtype="str").value_counts().reindex(STATES, fill_value=0)
+    return counts.rename_axis("state").rename("recordings").reset_index()
+
+
+# ----------------------------------------------------------------------------------------------------- command line
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line of `python -m lib.predict`."""
+    parser = argparse.ArgumentParser(prog="python -m lib.predict", description="Ask a model about recordings.")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="model folder, such as data/demo/models/paper")
+    parser.add_argument("source", type=Path, metavar="FILE|FOLDER|list.csv", help="what to ask about")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", nargs="?", const="-", metavar="OUT", help="everything, windows included, as JSON")
+    form.add_argument("--csv", nargs="?", const="-", metavar="OUT", help="one line a recording")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command-line entry; returns the exit code: 0, 1 when no recording could be read, 2 when the call was refused."""
+    asked = parse_arguments(arguments)
+    try:
+        bundle = load_bundle(asked.model)
+        recordings = list_recordings(asked.source)
+    except ValueError as error:
+        print(f"refused: {error}", file=sys.stderr)
+        return 2
+    for warning in bundle.warnings:
+        print(f"note: {warning}", file=sys.stderr)
+    if len(recordings) == 1 and not recordings["fault"].iloc[0]:
+        row = recordings.iloc[0]
+        span = {"start_s": row["start_s"], "end_s": row["end_s"]}
+        found = [predict(row["path"], model=bundle, name=row["name"], progress=True, **span)]
+    else:
+        found = predict_listed(recordings, bundle)
+    _write(found, bundle, asked)
+    counts = count_states(prediction.state for prediction in found).query("recordings > 0")
+    print("; ".join(f"{row.state}: {row.recordings}" for row in counts.itertuples()), file=sys.stderr)
+    return int(all(prediction.state == "unreadable" for prediction in found))
+
+
+def _write(found: list[Prediction], bundle: Bundle, asked: argparse.Namespace) -> None:
+    table = predictions_table(found)
+    if asked.json:
+        content = {"model": bundle.name, "predictions": [prediction.as_json() for prediction in found]}
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    else:
+        text = table.to_csv(index=False) if asked.csv else _readable(table, len(found))
+    target = asked.json or asked.csv or "-"
+    if target == "-":
+        sys.stdout.write(text)
+        return
+    with write_whole(Path(target)) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def _readable(table: pd.DataFrame, count: int) -> str:
+    if count == 1:
+        return table.T.dropna().to_string(header=False, float_format="{:.3f}".format) + "\n"
+    shown = table.assign(note=[reason or warning for reason, warning in zip(table["reason"], table["warning"])])
+    shown = shown.drop(columns=["reason", "warning", "windows"]).fillna("")
+    return shown.to_string(index=False, float_format="{:.3f}".format) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

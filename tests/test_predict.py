@@ -1,0 +1,165 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from recordings_fixture import WINDOWING, make_bundle, spoken  # noqa: F401
+
+from lib import predict as predicting
+from lib.audio import RATE_HZ, read_waveform
+from lib.calibration import Calibration
+from lib.embedding import embed_windows
+from lib.experiments import ask_checkpoint
+from lib.own_data import read_own_data
+from lib.predict import list_recordings, predict, predict_folder, predictions_table
+from lib.stages import Stage
+from lib.store import Store
+from lib.tables import load_table
+from lib.windows import cut_windows
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("models") / "mixed", {"age": ["attentive", True]})
+
+
+@pytest.fixture(scope="module")
+def voice(spoken):  # noqa: F811
+    """The longest spoken recording, at 16 kHz."""
+    sounds = [read_waveform(path) for path in sorted(spoken.glob("recordings/2*"))]
+    return max(sounds, key=len)
+
+
+@pytest.fixture(scope="module")
+def evaluated(spoken, bundle, tmp_path_factory):  # noqa: F811
+    """Windows of the spoken recordings as the chain cuts and embeds them, with the answers of its evaluation."""
+    folder = tmp_path_factory.mktemp("chain")
+    clips, _ = read_own_data(spoken / "labels.csv")
+    stage = Stage("02_segment", "test", "x", folder, {}, False)
+    roots = {"own_data": spoken}
+    cut_windows(stage, clips, roots, WINDOWING)
+    windows = load_table(folder / "windows.parquet", "windows")
+    embed_windows(folder / "store", windows, clips, roots, bundle.encoder)
+    store = Store(folder / "store")
+    for task, network in {"gender": "attentive", "age": "attentive_layers"}.items():
+        checkpoint = next(folder.parent.glob(f"models*/mixed-{task}.safetensors"))
+        answers = ask_checkpoint(checkpoint, store, windows["window_id"], network)
+        for number, name in enumerate(bundle.heads[task].classes):
+            windows[f"p_{task}_{name}"] = answers[:, number]
+    return windows
+
+
+def test_predicting_a_file_equals_the_evaluation_of_its_clip(evaluated, spoken, bundle):  # noqa: F811
+    columns = ["start_s", "speech_ratio", *(name for name in evaluated if name.startswith("p_"))]
+    for clip_id, rows in evaluated.groupby("clip_id"):
+        found = predict(spoken / clip_id.removeprefix("own_data:"), model=bundle)
+        asked = found.windows.dropna()
+        assert np.abs(asked[columns].to_numpy() - rows[columns].to_numpy()).max() < 1e-5
+        for task, answer in found.answers.items():
+            mean = rows[[f"p_{task}_{name}" for name in answer.probabilities]].mean()
+            assert np.abs(mean.to_numpy() - list(answer.probabilities.values())).max() < 1e-5
+
+
+def test_every_planted_fault_gets_its_own_state(spoken, bundle):  # noqa: F811
+    found = {
+        prediction.name: prediction for prediction in predict_folder(spoken / "recordings", bundle, progress=False)
+    }
+    states = {name: found[name].state for name in found if not name[0].isdigit()}
+    assert states["empty.wav"] == states["notes.wav"] == "unreadable"
+    assert states["half-second.wav"] == "too short"
+    assert states["silence.wav"] == states["noise.wav"] == "no speech"
+    assert states["two-seconds.wav"] == "ok"
+    assert "2.0 s of sound, repeated" in found["two-seconds.wav"].warning
+    assert "0 bytes" in found["empty.wav"].reason
+    assert len(found) == 14
+
+
+def test_a_list_keeps_every_row_and_its_labels(spoken, bundle):  # noqa: F811
+    listed = list_recordings(spoken / "labels.csv")
+    found = predictions_table(predicting.predict_listed(listed, bundle, progress=False))
+    assert found["name"].tolist() == listed["name"].tolist()
+    assert len(found) == 14
+    assert found.set_index("name").loc["recordings/empty.wav", "state"] == "unreadable"
+    assert listed["gender"].notna().sum() == 10
+
+
+def test_samples_in_memory_are_answered_like_their_file(voice, bundle, tmp_path):
+    soundfile.write(tmp_path / "voice.wav", voice, RATE_HZ, subtype="FLOAT")
+    from_file = predict(tmp_path / "voice.wav", model=bundle)
+    assert from_file.state == "ok"
+    for samples in (voice, np.stack([voice, voice]), np.stack([voice, voice], axis=1), voice.astype(np.float64)):
+        assert predict(samples, RATE_HZ, model=bundle).answers == from_file.answers
+    whole = np.round(voice * 32767).astype(np.int16)
+    told = predict(whole, RATE_HZ, model=bundle).answers["gender"].probabilities
+    assert told["male"] == pytest.approx(from_file.answers["gender"].probabilities["male"], abs=0.01)
+
+
+def test_probabilities_add_up_and_the_clip_is_the_mean_of_its_windows(voice, bundle):
+    found = predict(voice, RATE_HZ, model=bundle)
+    for task, answer in found.answers.items():
+        assert sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-6)
+        columns = [f"p_{task}_{name}" for name in answer.probabilities]
+        np.testing.assert_allclose(found.windows[columns].mean(), list(answer.probabilities.values()), atol=1e-12)
+        assert list(found.timeline(task)) == ["start_s", "duration_s", *(f"p_{name}" for name in answer.probabilities)]
+
+
+def test_silent_windows_are_listed_but_not_asked(voice, bundle):
+    silence = np.zeros(8 * RATE_HZ, np.float32)
+    found = predict(np.concatenate([voice, silence]), RATE_HZ, model=bundle)
+    quiet = found.windows[found.windows["start_s"] > len(voice) / RATE_HZ]
+    assert len(quiet) >= 2
+    assert quiet["p_gender_male"].isna().all()
+    assert found.state == "ok"
+    assert all(end <= len(voice) / RATE_HZ + 1 for _, end in found.speech_regions())
+    assert found.speech_ratio < 0.9
+
+
+def test_a_threshold_makes_it_unsure_and_a_temperature_makes_it_modest(voice, bundle, tmp_path):
+    sure = predict(voice, RATE_HZ, model=bundle).answers["gender"]
+    careful = make_bundle(
+        tmp_path / "careful", {"age": ["attentive", True]},
+        thresholds={"gender": 0.999}, calibrations={"gender": Calibration(temperature=5.0)},
+    )  # fmt: skip
+    found = predict(voice, RATE_HZ, model=careful)
+    answer = found.answers["gender"]
+    assert (found.state, answer.state, answer.label) == ("unsure", "unsure", None)
+    assert "answered from 100 %" in found.reason
+    assert 0.5 <= max(answer.probabilities.values()) < max(sure.probabilities.values())
+    assert found.answers["age"].state == "ok"
+    assert found.row()["gender"] == "unsure"
+
+
+def test_a_cut_of_a_file_is_answered_like_the_same_samples(voice, bundle, tmp_path):
+    soundfile.write(tmp_path / "voice.wav", voice, RATE_HZ, subtype="FLOAT")
+    cut = predict(tmp_path / "voice.wav", model=bundle, start_s=0.5, end_s=4.0)
+    assert cut.duration_s == 3.5
+    assert cut.answers == predict(voice[RATE_HZ // 2 : 4 * RATE_HZ], RATE_HZ, model=bundle).answers
+
+
+def test_an_array_needs_its_rate_and_a_file_must_not_have_one(bundle, voice):
+    with pytest.raises(ValueError, match="rate = None"):
+        predict(voice, model=bundle)
+    with pytest.raises(ValueError, match="rate = 8000"):
+        predict("voice.wav", 8000, model=bundle)
+    with pytest.raises(ValueError, match="not a waveform"):
+        predict(np.zeros((2, 3, 4), np.float32), 8000, model=bundle)
+    assert predict(np.full(RATE_HZ, np.nan), RATE_HZ, model=bundle).state == "unreadable"
+    assert predict("there-is-no-such-file.wav", model=bundle).reason.endswith("no such file")
+
+
+def test_command_line_accounts_for_every_file(spoken, bundle, tmp_path, capsys):  # noqa: F811
+    folder = tmp_path / "model"
+    make_bundle(folder)
+    assert predicting.main([str(folder), str(spoken / "recordings"), "--csv", str(tmp_path / "out.csv")]) == 0
+    assert len(pd.read_csv(tmp_path / "out.csv")) == 14
+    assert "unreadable: 2" in capsys.readouterr().err
+    assert predicting.main([str(folder), str(spoken / "recordings/two-seconds.wav"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["predictions"][0]
+    assert told["state"] == "ok"
+    assert told["windows"][0]["duration_s"] == 2.0
+    assert predicting.main([str(folder), str(spoken / "recordings/empty.wav")]) == 1
+    assert "empty file" in capsys.readouterr().out
+    assert predicting.main([str(folder), str(spoken / "nothing")]) == 2
+    assert predicting.main([str(tmp_path), str(spoken)]) == 2
+    assert "no model folder" in capsys.readouterr().err
