@@ -195,8 +195,10 @@ def box_tables(soup: Any) -> None:
         table.attrs = {"class": "table"}
         for cell in table.select("th, td"):
             cell.attrs.pop("style", None)
-            if cell.name == "th" and cell.find_parent("thead") and not cell.get("scope"):
-                cell["scope"] = "col"
+            if cell.name == "th" and not cell.get_text(strip=True):
+                cell.name = "td"  # the corner above a frame's row numbers heads nothing
+            elif cell.name == "th" and not cell.get("scope"):
+                cell["scope"] = "col" if cell.find_parent("thead") else "row"
         if table.find_parent(class_="table-box") is None:
             box = soup.new_tag(
                 "div", attrs={"class": "table-box", "role": "region", "tabindex": "0", "aria-label": "Table"}

@@ -1,5 +1,6 @@
 """A small made-up run for the tests of the report pages: every number in it is invented and says so."""
 
+import functools
 from pathlib import Path
 
 import nbformat
@@ -166,6 +167,12 @@ def make_inputs(folder, root="../somewhere/corpus"):
     for name, pictures in make_pictures(drawn).items():
         nbformat.write(make_notebook(name, pictures, root), executed / f"{name}.ipynb")
     return executed, drawn
+
+
+@functools.cache
+def shared_site(base):
+    """The site of `make_site`, made once for all test modules that only read it."""
+    return make_site(base / "site")
 
 
 def make_site(folder):

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import nbformat
 import numpy as np
 import pytest
-from report_fixture import NOTE, NOTEBOOKS, make_inputs, make_metrics, make_notebook, make_record, make_site
+from report_fixture import NOTE, NOTEBOOKS, make_inputs, make_metrics, make_notebook, make_record, shared_site
 
 from lib import headlines, pages, paths, reports
 
@@ -16,7 +16,7 @@ MEGABYTE = 1_000_000
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    return make_site(tmp_path_factory.mktemp("site"))
+    return shared_site(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="module")
