@@ -445,7 +445,7 @@ def _size_text(row: Mapping) -> str:
 def plot_leak(scores: pd.DataFrame, ax: Axes | None = None, title: str | None = None) -> Axes:
     """Draw one metric for each task under both protocols: what a split by window gains over one by speaker.
 
-    `scores`: tidy score records of one model and one metric, protocols "speaker" and "paper".
+    `scores`: tidy score records of one model and one metric, protocols "speaker" and "paper"; seeds are averaged.
     """
     wide = scores.pivot_table(index="task", columns="protocol", values="value", sort=False)
     ax = _axes(ax, height=1.5 + 0.62 * len(wide))
@@ -526,7 +526,7 @@ def plot_coverage(
     shown = np.unique(np.linspace(0, len(order) - 1, min(400, len(order))).astype(int))
     ax.plot(100 * share[shown], 100 * right[shown], color="#0072B2")
     ax.axhline(100 * right[-1], color=MUTED, linewidth=1, linestyle=":")
-    ax.annotate(f"answering always: {100 * right[-1]:.1f} %", (100, 100 * right[-1]), (0, -11), ha="right",
+    ax.annotate(f"answering always: {100 * right[-1]:.1f} %", (0, 100 * right[-1]), (4, 4), ha="left",
                 textcoords="offset points", fontsize=8.5, color=MUTED)  # fmt: skip
     ax.grid(axis="y")
     ax.set(xlim=(0, 101), xlabel="answered: the most confident part (%)", ylabel="right among them (%)", title=title)
