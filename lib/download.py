@@ -151,6 +151,8 @@ def _fetch_rest(url: str, part: Path, size: int | None, is_checked: bool, progre
             total = _whole_size(response, have)
             if size is not None and total is not None and total != size:
                 raise DownloadFailed(f"{url}: the server has {total:,} bytes, expected {size:,}")
+            if (size, total, is_checked) == (None, None, False) and not response.raw.chunked:
+                raise DownloadFailed(f"{url}: neither its size nor a checksum is known, so a cut would go unnoticed")
             check_disk(part.parent, (total or size or 0) - have)
             validator = _strong_validator(response.headers)
             save_json(_state_file(part), {"url": url, "validator": validator})

@@ -17,6 +17,7 @@ import pandas as pd
 from lib.age_tables import AGE_FILES, join_ages, read_age_labels
 from lib.audio import ffmpeg_command
 from lib.clips import Sieve
+from lib.labels import genders_of
 
 CORPUS = "voxceleb"
 FRAMES_PER_S = 25  # frame numbers are time stamps x 25, whatever the video's own rate
@@ -139,7 +140,29 @@ def read_voxceleb(
     `clips.attrs` holds rows_in (utterances found), meta, ages, speakers_without_meta, videos_without_segments, warnings.
     Raises ValueError when `root` is no folder, or holds neither cuts nor frame files.
     """
-    root = Path(root)
+    sieve = _gather_utterances(Path(root), ages, meta)
+    for reason in sieve.rows["reason"].unique():
+        if reason:
+            sieve.drop(sieve.rows["reason"] == reason, reason, sieve.rows["detail"])
+    return sieve.finish()
+
+
+def list_utterances(
+    root: Path | str, ages: Path | str | Sequence[Path | str] | None = None, meta: Sequence[Path | str] | None = None
+) -> pd.DataFrame:
+    """Every utterance at or below `root`, with or without its audio: what `lib.youtube.attrition` compares with.
+
+    Columns: clip_id, speaker_id, recording_id, video, gender, age_years, age_decade, reason ("" = can be read).
+    """
+    rows = _gather_utterances(Path(root), ages, meta).rows
+    columns = ["clip_id", "speaker_id", "recording_id", "video", "gender", "age_years", "age_decade", "reason"]
+    return rows.assign(gender=genders_of(rows["gender_raw"]))[columns]
+
+
+def _gather_utterances(
+    root: Path, ages: Path | str | Sequence[Path | str] | None, meta: Sequence[Path | str] | None
+) -> Sieve:
+    """A row for every utterance with its speaker's labels; `reason` says why it cannot be used, or is blank."""
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder; unzip VoxCeleb's wav, aac or txt archives there")
     found, frame_files, videos, tables = _list_files(root)
@@ -157,10 +180,7 @@ def read_voxceleb(
     ages = [ages] if isinstance(ages, (str, Path)) else list(ages)
     _join_ages(sieve, [read_age_labels(path) for path in ages])
     sieve.facts["ages"] = [str(path) for path in ages]
-    for reason in sieve.rows["reason"].unique():
-        if reason:
-            sieve.drop(sieve.rows["reason"] == reason, reason, sieve.rows["detail"])
-    return sieve.finish()
+    return sieve
 
 
 Found = dict[str, list[tuple[str, int]]]
@@ -191,7 +211,7 @@ def _walk(folder: Path) -> Iterator[tuple[Path, int]]:
     """(path, size in bytes) of every file below `folder` that is not hidden."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith(".") and not re.fullmatch(r"[\w-]{11}", entry.name):
+            if entry.name.startswith("."):
                 continue
             if entry.is_dir():
                 yield from _walk(Path(entry.path))

@@ -103,6 +103,14 @@ def test_a_wrong_size_is_refused_before_the_body(tmp_path):
     assert "f" not in left_over(tmp_path)
 
 
+def test_a_file_that_cannot_be_verified_at_all_is_refused(tmp_path):
+    with serve(files={"/file.bin": CONTENT}, length=False) as site:
+        with pytest.raises(download.DownloadFailed, match="go unnoticed"):
+            fetch(site, tmp_path / "f")
+        fetch(site, tmp_path / "f", sha256=SHA256)
+    assert (tmp_path / "f").read_bytes() == CONTENT
+
+
 def test_a_right_file_is_not_fetched_again_and_a_wrong_one_is(tmp_path):
     with serve(files={"/file.bin": CONTENT}) as site:
         (tmp_path / "f").write_bytes(CONTENT)
