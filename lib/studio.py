@@ -124,10 +124,13 @@ def render_all(
             from concurrent.futures import ProcessPoolExecutor, as_completed
             from multiprocessing import get_context
 
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+            try:
                 for future in as_completed([pool.submit(_render_one, render, task) for task in missing]):
                     future.result()
                     progress.update()
+            finally:
+                pool.shutdown(cancel_futures=True)  # after an error the speakers still waiting are not begun
     return [load_json(task.record_path) for task in tasks]
 
 

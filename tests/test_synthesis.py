@@ -285,6 +285,14 @@ def test_rendering_goes_on_after_a_kill_and_then_only_reads(corpora, tmp_path, m
     assert render_synthetic_corpora(tmp_path, SEED, SPEAKERS, CLIPS) == manifest
 
 
+def test_error_in_a_worker_process_reaches_the_caller_and_leaves_no_record(tmp_path):
+    speakers = [dataclasses.replace(p, language="xx") for p in draw_population(0, 12)[:2]]
+    tasks = [studio.Task(str(tmp_path), "unseen", 0, speaker, 1) for speaker in speakers]
+    with pytest.raises(ValueError, match="'xx'"):
+        studio.render_all(tasks, synthesis._render_speaker, 2, "speakers")
+    assert not any(task.record_path.exists() for task in tasks)
+
+
 def test_folder_of_another_rendering_is_refused(corpora):
     folder, _ = corpora
     with pytest.raises(ValueError, match="delete the folder"):
