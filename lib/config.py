@@ -16,6 +16,8 @@ NOTEBOOKS = ["01_download", "02_segment", "03_embed", "04_train", "05_evaluate",
 SHARED = {  # parameters that several notebooks declare, and the section they live in
     "seed": "run",
     "synthetic": "run",
+    "age_classes": "run",
+    "age_bounds": "run",
     "engine": "compute",
     "precision": "compute",
     "workers": "compute",

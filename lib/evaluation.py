@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 
 from lib import paths
 from lib.baselines import fit_baselines
+from lib.calibration import Calibration, calibrate_predictions, choose_coverage, fit_temperature
 from lib.experiments import Task, ask_checkpoint
 from lib.figures import is_baseline
 from lib.scores import aggregate_predictions, confusion_counts, make_predictions, score_predictions
@@ -177,3 +179,33 @@ def save_metrics(run: str, scores: pd.DataFrame, confusions: list[dict[str, Any]
     paths.save_json(
         paths.DATA / run / "metrics.json", {"run": run, "scores": records, "confusions": confusions, **more}
     )
+
+
+def calibrate_all(
+    predictions: pd.DataFrame, tasks: list[Task], model: str, seed: int, protocol: str = "speaker"
+) -> tuple[dict[str, Calibration], dict[str, float]]:
+    """Temperature and the confidence from which to answer, by task, both chosen on the validation part alone.
+
+    The temperature is fitted to windows; the threshold to clips, since a recording is what gets an answer.
+    """
+    asked = {"model": model, "seed": seed, "protocol": protocol, "split": "validation"}
+    here = predictions[(predictions[list(asked)] == pd.Series(asked)).all(axis=1)]
+    calibrations, thresholds = {}, {}
+    for task in tasks:
+        columns = [f"p_{name}" for name in task.classes]
+        rows = here[here["task"] == task.name]
+        calibrations[task.name] = fit_temperature(rows[columns].to_numpy(), rows["target"].to_numpy())
+        clips = aggregate_predictions(calibrate_predictions(rows, task.classes, calibrations[task.name]), "clip")
+        thresholds[task.name] = choose_coverage(clips["target"].to_numpy(), clips[columns].to_numpy(), task.classes)
+    return calibrations, thresholds
+
+
+def main_checkpoints(trained: Stage, fits: pd.DataFrame, tasks: list[Task], model: str, seed: int) -> dict[str, Path]:
+    """The chosen checkpoint of network `model` for every task, under the protocol that keeps speakers apart."""
+    here = fits[(fits["network"] == model) & (fits["seed"] == seed) & (fits["protocol"] != "paper")]
+    chosen = here.drop_duplicates("task").set_index("task")
+    names = [task.name for task in tasks]
+    return {
+        name: checkpoint_path(trained.path(chosen.loc[name, "folder"]), chosen.loc[name, "best_epoch"])
+        for name in names
+    }

@@ -18,6 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lib import config, paths
+from lib.stages import load_notes
 
 SHOWN_VERSIONS = ["torch", "torchaudio", "numpy", "pandas", "scikit-learn", "soundfile", "silero-vad", "matplotlib"]
 
@@ -122,14 +123,13 @@ def write_record(run: str, sections: dict[str, dict]) -> dict[str, Any]:
     """Gather `run.json`: parameters, seed, versions, commit, checksums, and time and peak memory of every stage."""
     folder = paths.DATA / run
     stages = [folder / "records" / f"{name}.json" for name in sections["run"]["notebooks"]]
-    about = paths.load_json(folder / "about.json") if (folder / "about.json").exists() else {}
     record = {
         "run": run,
         "title": sections["run"]["title"],
         "question": sections["run"]["question"],
         "synthetic": bool(sections["run"].get("synthetic", False)),
         "seed": sections["run"].get("seed"),
-        **about,  # encoder and checksums, noted by the notebooks that know them
+        **load_notes(run),  # encoder and checksums, noted by the notebooks that know them
         "parameters": _without_private_paths(sections),
         "versions": {
             "python": platform.python_version(),
@@ -155,6 +155,21 @@ def _without_private_paths(sections: dict[str, dict]) -> dict[str, dict]:
     return {section: {key: shown(value) for key, value in keys.items()} for section, keys in sections.items()}
 
 
+def _gather(source: Path, target: Path, notebooks: list[str]) -> Path:
+    """Bring the figures of a run's notebooks together in one fresh folder."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for name in notebooks:
+        if (source / name).exists():
+            shutil.copytree(source / name, target, dirs_exist_ok=True)
+    return target
+
+
+def _private_roots(folder: Path) -> list[str]:
+    """Folders of the corpora, which no page may show: those that 01_download noted."""
+    return [root for path in folder.glob("01_download-*/roots.json") for root in paths.load_json(path).values()]
+
+
 def build_run_report(run: str, sections: dict[str, dict]) -> Path:
     """Build `reports/<run>` from what the notebooks left, then the list of runs; return the run's index page."""
     from lib import reports
@@ -169,7 +184,9 @@ def build_run_report(run: str, sections: dict[str, dict]) -> Path:
     executed.mkdir(parents=True)
     for name in sections["run"]["notebooks"]:
         shutil.copy2(folder / "executed" / f"{name}.ipynb", executed)
-    reports.build_report(run, executed, folder / "figures", metrics, record, paths.REPORTS / run)
+    figures = _gather(folder / "figures", folder / "report-figures", sections["run"]["notebooks"])
+    roots = _private_roots(folder)
+    reports.build_report(run, executed, figures, metrics, record, paths.REPORTS / run, private_roots=roots)
     reports.build_index(paths.REPORTS)
     return paths.REPORTS / run / "index.html"
 

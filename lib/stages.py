@@ -123,9 +123,13 @@ def finish_stage(stage: Stage, counts: dict[str, Any] | None = None) -> dict[str
 
 def note_run(run: str, **facts: Any) -> None:
     """Note facts of a run for its record (`run.json`), such as the encoder and the data's checksum."""
+    paths.save_json(paths.DATA / run / "about.json", {**load_notes(run), **facts})
+
+
+def load_notes(run: str) -> dict[str, Any]:
+    """The facts noted so far of a run."""
     path = paths.DATA / run / "about.json"
-    known = paths.load_json(path) if path.exists() else {}
-    paths.save_json(path, {**known, **facts})
+    return paths.load_json(path) if path.exists() else {}
 
 
 def peak_memory_mb() -> int:
