@@ -244,6 +244,12 @@ def clip_name(path: str) -> str:
     return name if not name or "." in name else f"{name}.mp3"
 
 
+def _clip_names(paths: pd.Series) -> pd.Series:
+    """`clip_name` of every path; nearly all are plain file names already."""
+    plain = paths.str.contains(".", regex=False) & ~paths.str.contains(r"[/\\]", regex=True)
+    return paths.where(plain, paths[~plain].map(clip_name)).astype("str")
+
+
 def list_clips(folder: Path) -> dict[str, tuple[str, int]]:
     """File name -> (path below `folder`, size in bytes) of every file in `folder`, subfolders included."""
     found: dict[str, tuple[str, int]] = {}
@@ -272,14 +278,15 @@ def _read_folder(
     release = folder_release(folder)
     if release == BROKEN_GENDER:
         alarms.append(f"{where}: release 6.0 lost every 'male'; its gender is not used. Take release 6.1 or later")
-    found = [files.get(name, (name, -1 if check_files else 1)) for name in rows["name"]]
+    missing = -1 if check_files else 1
+    found = [files.get(name) or (name, missing) for name in rows["name"].to_numpy(dtype=object)]
     prefix = "clips/" if where == "." else f"{where}/clips/"
     rows = rows.assign(
         item=rows["path"].where(rows["path"] != "", f"{where}: a row without path"), release=release,
         file=pd.Series([prefix + path for path, _ in found], dtype="str"), size=[size for _, size in found],
         language=_row_languages(rows, folder),
     )  # fmt: skip
-    return rows, malformed, len(files.keys() - set(rows["name"]))
+    return rows, malformed, len(files.keys() - set(rows["name"].to_numpy(dtype=object)))
 
 
 def _read_tables(
@@ -301,9 +308,9 @@ def _read_tables(
             alarms.append(f"{where}/{name}.tsv is an empty file")
             continue
         rows, bad, facts["columns"][f"{where}/{name}.tsv"] = read_table(folder / f"{name}.tsv")
-        names = rows["path"].map({path: clip_name(path) for path in rows["path"].unique()}).astype("str")
+        names = _clip_names(rows["path"])
         if name in SPLIT_FILES:
-            splits |= dict.fromkeys(names, SPLITS[name])
+            splits |= dict.fromkeys(names.to_numpy(dtype=object), SPLITS[name])
         if name in chosen:
             malformed += [(f"{where}/{item}", reason, detail) for item, reason, detail in bad]
         tables.append(rows.assign(name=names, chosen=name in chosen))
@@ -313,8 +320,9 @@ def _read_tables(
 
 def _row_languages(rows: pd.DataFrame, folder: Path) -> pd.Series:
     """Locale of every row: its own column, else the clip's file name, else the folder's name, else blank."""
-    named = rows["name"].str.extract(r"^common_voice_([A-Za-z]+(?:-[A-Za-z0-9]+)*)_\d", expand=False)
-    return rows["locale"].where(rows["locale"] != "", named).fillna(folder_locale(folder)).astype("str")
+    blank = rows["locale"] == ""
+    named = rows.loc[blank, "name"].str.extract(r"^common_voice_([A-Za-z]+(?:-[A-Za-z0-9]+)*)_\d", expand=False)
+    return rows["locale"].where(~blank, named.fillna(folder_locale(folder))).astype("str")
 
 
 def _fill_blanks(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int], dict[str, int]]:
@@ -370,7 +378,9 @@ def _name_rows(sieve: Sieve) -> None:
     """Give rows their ids: the file's own name, behind its locale where it is not of the form common_voice_<locale>_<n>."""
     rows = sieve.rows
     stems = rows["name"].str.replace(r"\.\w+$", "", regex=True)
-    own = [stem.startswith(f"common_voice_{language}_") for stem, language in zip(stems, rows["language"])]
+    own = pd.Series(False, index=rows.index)
+    for language in rows["language"].unique():
+        own |= (rows["language"] == language) & stems.str.startswith(f"common_voice_{language}_")
     ids = f"{CORPUS}:" + stems.where(own, rows["language"] + "/" + stems)
     speakers = f"{CORPUS}:" + rows["client_id"]
     sieve.rows = rows.assign(clip_id=ids, recording_id=ids, speaker_id=speakers, path=rows["file"])
