@@ -72,7 +72,7 @@ def ship_models(
             dtype,
             calibrations={task: calibration for task, (calibration, _) in settled.items()},
             thresholds={task: threshold for task, (_, threshold) in settled.items()},
-            metrics=scores[asked & (scores["seed"] == seed)].to_dict("records"),
+            metrics=scores[asked].to_dict("records"),
             about={"run": run, "protocol": protocol, "seed": int(seed), **(about or {})},
         )
         for task, (calibration, threshold) in settled.items():
