@@ -82,6 +82,8 @@ def _read_columns(text: str, path: Path) -> tuple[pd.DataFrame, str]:
     separator = max(",;\t", key=first.count)
     csv.field_size_limit(10_000_000)
     header, *rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if row] or [[]]
+    if len(header) == 2 and re.fullmatch(r"id\d+", header[0].strip()):  # a hand table without a header
+        header, rows = ["speaker", "age"], [header, *rows]
     header = [name.strip().casefold() for name in header]
     places = [next((header.index(n) for n in names if n in header), None) for names in _columns()]
     if places[0] is None or places[2] is None:

@@ -23,6 +23,7 @@ BUCKETS = ["validated", "invalidated", "other"]  # they divide all clips of a re
 SPLIT_FILES = ["train", "dev", "test"]  # a part of validated, one clip a sentence; delta releases have none
 COLUMNS = ["client_id", "path", "age", "gender", "locale", "segment"]  # what is read, by name, of the 8 to 13 columns
 BLOCK_BYTES = 64_000_000
+PASSED_OVER = ("clips", ".", "synthetic-")  # folders not searched for tables; rendered corpora never pass for real ones
 BROKEN_GENDER = "6.0"  # this release left every "male" and "other" blank; 6.1 mended it
 
 
@@ -128,7 +129,7 @@ def _walk_locales(folder: Path, depth: int) -> Iterator[Path]:
     if depth == 0:
         return
     with os.scandir(folder) as entries:
-        below = sorted(e.name for e in entries if e.is_dir() and e.name != "clips" and not e.name.startswith("."))
+        below = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(PASSED_OVER))
     for name in below:
         yield from _walk_locales(folder / name, depth - 1)
 
@@ -250,6 +251,22 @@ def _clip_names(paths: pd.Series) -> pd.Series:
     return paths.where(plain, paths[~plain].map(clip_name)).astype("str")
 
 
+def find_clips(folder: Path) -> Path:
+    """Folder of a table's clips: `clips` beside it, or below a locale's folder beside it (`nl/clips`)."""
+    return next(
+        (path for path in [folder / "clips", *sorted(folder.glob("*/clips"))] if path.is_dir()), folder / "clips"
+    )
+
+
+def find_audio(root: Path | str) -> Path:
+    """The first folder of clips of `find_locales`. ValueError when none of its tables has one."""
+    folders = find_locales(root)
+    found = next((find_clips(folder) for folder in folders if find_clips(folder).is_dir()), None)
+    if found is None:
+        raise ValueError(f"{root}: tables but no clips/ beside them; unpack the archive's clips too")
+    return found
+
+
 def list_clips(folder: Path) -> dict[str, tuple[str, int]]:
     """File name -> (path below `folder`, size in bytes) of every file in `folder`, subfolders included."""
     found: dict[str, tuple[str, int]] = {}
@@ -271,7 +288,8 @@ def _read_folder(
     """All rows of one locale of one release (`chosen` marks those asked for), malformed lines, number of extra files."""
     where = folder.relative_to(root).as_posix()
     rows, malformed = _read_tables(folder, where, buckets, facts, alarms)
-    files = list_clips(folder / "clips") if check_files and (folder / "clips").is_dir() else {}
+    clips = find_clips(folder)
+    files = list_clips(clips) if check_files and clips.is_dir() else {}
     if check_files and not files:
         alarms.append(f"{where}: no audio in {where}/clips")
     facts["folders"].append(where)
@@ -280,7 +298,7 @@ def _read_folder(
         alarms.append(f"{where}: release 6.0 lost every 'male'; its gender is not used. Take release 6.1 or later")
     missing = -1 if check_files else 1
     found = [files.get(name) or (name, missing) for name in rows["name"].to_numpy(dtype=object)]
-    prefix = "clips/" if where == "." else f"{where}/clips/"
+    prefix = f"{clips.relative_to(root).as_posix()}/"
     rows = rows.assign(
         item=rows["path"].where(rows["path"] != "", f"{where}: a row without path"), release=release,
         file=pd.Series([prefix + path for path, _ in found], dtype="str"), size=[size for _, size in found],

@@ -107,13 +107,13 @@ def check_sources(names: Sequence[str], root: Path | str) -> None:
 
 def _find_problem(name: str, folder: Path) -> str:
     """What keeps the reader from starting, or ""."""
-    from lib.common_voice import find_locales
+    from lib.common_voice import find_audio
     from lib.own_data import find_own_table
     from lib.speechocean762 import find_speechocean762
     from lib.voxceleb import find_utterance
 
     finders = {
-        "common_voice": find_locales,
+        "common_voice": find_audio,
         "voxceleb": find_utterance,
         "speechocean762": find_speechocean762,
         "own_data": find_own_table,

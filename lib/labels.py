@@ -111,6 +111,8 @@ def read_age(raw: str, unit: str = "years") -> tuple[float | None, int | None]:
     word = normalize_label(raw)
     if word in age_meanings():
         return None, age_meanings()[word]
+    if re.fullmatch(r"[1-9]0s", word):  # "30s"
+        return None, int(word[:2])
     if not re.fullmatch(r"\d+(\.\d*)?", raw.strip(), re.ASCII):
         return None, None
     number = float(raw)
@@ -243,7 +245,7 @@ def count_labels(clips: pd.DataFrame, classes: Sequence[str], bounds: Sequence[f
 def find_confounds(
     clips: pd.DataFrame, target: str, classes: Sequence[str] = (), bounds: Sequence[float] = (), share: float = 0.95
 ) -> list[str]:
-    """Sentences that say where a class of `target` comes (to at least `share`) from one of several corpora.
+    """Sentences that say where a class of `target` comes from one of several corpora, wholly or to at least `share`.
 
     A model can then score by recognising the corpus. Empty when there is one corpus only, or nothing to warn of.
     """
@@ -256,7 +258,7 @@ def find_confounds(
     sentences = []
     for name, row in counts.iterrows():
         corpus, part = row.idxmax(), row.max() / row.sum()
-        if part < share or mix[corpus] >= share:
+        if part < share or (part < 1 and mix[corpus] >= share):
             continue
         speakers = labelled.query("`class` == @name")["speaker_id"].nunique()
         amount = "ALL" if part == 1 else f"{part:.1%} of the"

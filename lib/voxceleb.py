@@ -36,6 +36,7 @@ AUDIO_SUFFIXES = [
     ".mkv",
 ]  # best first
 META_FILES = ["vox1_meta.csv", "vox2_meta.csv"]
+SYNTHETIC = "synthetic-"  # folders of rendered corpora, never taken for real ones below a folder of the user's
 SETS = {"dev": "train", "test": "test"}  # the official division, by speaker
 SLACK_S = 0.1  # a video's audio may end this much before its last frame
 
@@ -213,7 +214,7 @@ def _walk(folder: Path) -> Iterator[tuple[Path, int]]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if entry.is_dir() and not entry.name.startswith(SYNTHETIC):
                 yield from _walk(Path(entry.path))
             elif entry.is_file():
                 yield Path(entry.path), entry.stat().st_size
@@ -335,9 +336,17 @@ def find_utterance(root: Path | str) -> Path:
     for path, _ in _walk(root):
         is_utterance = re.fullmatch(r"id\d+", path.absolute().parts[-3]) is not None
         if path.suffix.casefold() in AUDIO_SUFFIXES and is_utterance:
-            return path
+            return _with_meta(root, path)
         frames = frames or (path if is_utterance and path.suffix == ".txt" else None)
         media = media or (path if path.suffix.casefold() in AUDIO_SUFFIXES else None)
         if frames and media:
-            return frames
+            return _with_meta(root, frames)
     raise ValueError(f"{root}: {'frame files but no audio' if frames else 'no cuts and no frame files'} below it")
+
+
+def _with_meta(root: Path, path: Path) -> Path:
+    """`path`, if a meta file lies at, above or up to two folders below `root`; ValueError otherwise."""
+    near = [found for name in META_FILES for pattern in ("", "*/", "*/*/") for found in root.glob(pattern + name)]
+    if not _find_beside(root, near, META_FILES):
+        raise ValueError(f"{root}: no vox1_meta.csv or vox2_meta.csv, so no genders")
+    return path

@@ -53,6 +53,8 @@ def test_agevoxceleb_lists_are_read_by_utterance(tmp_path):
         ("id,age\nid1,34\nid2,20\n", "years", [34, 20], [0, 0]),
         ("id,age\nid1,30\nid2,20\n", "decade", [0, 0], [30, 20]),
         ("VoxCeleb1 ID\tage\nid1\tteens\nid2\tFourties\n", "years", [0, 0], [10, 40]),
+        ("id1,20\nid2,34\n", "years", [20, 34], [0, 0]),
+        ("id1,teens\nid2,30s\n", "years", [0, 0], [10, 30]),
         ("speaker;decade\nid1;90\nvoxceleb:id2;10\n", "decade", [0, 0], [90, 10]),
         ("\ufeffspeaker_id,age_years\r\nid1,30\r\nid2,40\r\n", "years", [30, 40], [0, 0]),
     ],

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lib.common_voice import (
+    find_audio,
     find_locales,
     folder_locale,
     folder_release,
@@ -193,6 +194,25 @@ def test_path_variants_lead_to_the_same_clip(tmp_path):
     clips, ledger = read_common_voice(make_locale(tmp_path / "nl", V6, [r | {"locale": "nl"} for r in rows]))
     check_sum(clips, ledger, 3)
     assert clips["path"].tolist() == [f"clips/common_voice_nl_{n}.mp3" for n in (1, 2, 3)]
+
+
+def test_clips_below_a_locales_folder_beside_the_table_are_found(tmp_path):
+    rows = [row("a", 1, "nl", path="nl/clips/common_voice_nl_1.mp3")]
+    write_table(tmp_path / "validated.tsv", V6, rows)
+    with pytest.raises(ValueError, match="tables but no clips"):
+        find_audio(tmp_path)
+    write_clips(tmp_path / "nl", rows)
+    clips, ledger = read_common_voice(tmp_path)
+    check_sum(clips, ledger, 1)
+    assert clips["path"].tolist() == ["nl/clips/common_voice_nl_1.mp3"]
+    assert find_audio(tmp_path) == tmp_path / "nl" / "clips"
+
+
+def test_rendered_corpora_are_not_taken_for_real_ones(tmp_path):
+    make_locale(tmp_path / "synthetic-3x3" / "common_voice" / "en")
+    with pytest.raises(ValueError, match=r"no validated\.tsv"):
+        read_common_voice(tmp_path)
+    assert len(read_common_voice(tmp_path / "synthetic-3x3")[0]) == 2
 
 
 def test_blank_labels_come_from_the_same_clients_agreeing_rows_in_any_bucket(tmp_path):

@@ -16,7 +16,7 @@ EXPECTED_GENDERS = {
 }  # fmt: skip
 EXPECTED_DECADES = {
     "teens": 10, "twenties": 20, "thirties": 30, "fourties": 40, "forties": 40, "fifties": 50, "sixties": 60,
-    "seventies": 70, "eighties": 80, "nineties": 90, "": None, "Fourties ": 40,
+    "seventies": 70, "eighties": 80, "nineties": 90, "": None, "Fourties ": 40, "30s": 30,
 }  # fmt: skip
 
 
@@ -144,6 +144,12 @@ def test_class_from_one_corpus_only_is_called_confounded():
     assert "ALL 4 clips" in sentence
     assert "'teen'" in sentence
     assert "cv" in sentence
+
+
+def test_a_lone_class_is_called_confounded_however_small_the_other_corpus():
+    clips = frame(corpus=["cv"] * 99 + ["vox"], age_years=[15.0] * 50 + [30.0] * 50)
+    (sentence,) = labels.find_confounds(clips, "age", ["teen", "adult"], [20])
+    assert "ALL 50 clips" in sentence
 
 
 def test_balanced_or_single_corpora_are_not_called_confounded():

@@ -211,7 +211,18 @@ def test_roots_without_utterances_are_told_what_to_do(tmp_path):
     with pytest.raises(ValueError, match="frame files but no audio"):
         find_utterance(tmp_path)
     write_audio(tmp_path / "audio" / f"{VIDEO}.wav")
+    with pytest.raises(ValueError, match="so no genders"):
+        find_utterance(tmp_path)
+    write_meta(tmp_path / "meta")
     assert find_utterance(tmp_path).suffix == ".txt"
+
+
+def test_rendered_corpora_are_not_taken_for_real_ones(tmp_path):
+    write_meta(tmp_path)
+    write_audio(tmp_path / "synthetic-3x3" / "wav" / "id10270" / VIDEO / "00001.wav")
+    with pytest.raises(ValueError, match="below it"):
+        read_voxceleb(tmp_path)
+    assert len(read_voxceleb(tmp_path / "synthetic-3x3")[0]) == 1
 
 
 @pytest.mark.corpora
