@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+METRICS = ("accuracy", "uar", "macro_f1")
+SLICE_METRICS = ("accuracy", "uar")
+
 INTENDED = """\
 Research and teaching: studying how much a few seconds of voice tell, describing collections of speech in aggregate,
 checking other systems for bias. Every answer comes with its probability, and may be no answer at all.
@@ -48,8 +51,8 @@ def write_card(description: dict[str, Any]) -> str:
         "What an answer means": IDENTITY,
         "How it works": _machinery(description, encoder),
         "Data": _facts(about),
-        "Scores on speakers never heard in training": _scores(description["metrics"]),
-        "Scores by slice": _slices(description["metrics"]),
+        "Scores on speakers never heard in training": _scores(description),
+        "Scores by slice": _slices(description),
         "Limits": LIMITS,
         "Ethics and privacy": ETHICS,
         "Files": _files(description),
@@ -95,18 +98,33 @@ def _text(value: Any) -> str:
     return ", ".join(map(_text, value)) if isinstance(value, list) else str(value)
 
 
-def _scores(metrics: list[dict[str, Any]]) -> str:
-    return _records([row for row in metrics if row.get("subset", "all") == "all"], "level", "No scores were recorded.")
+def _scores(description: dict[str, Any]) -> str:
+    rows = [row for row in _own_records(description) if row.get("subset", "all") == "all"]
+    return _records(rows, "level", "No scores were recorded.")
 
 
-def _slices(metrics: list[dict[str, Any]]) -> str:
-    return _records([row for row in metrics if row.get("subset", "all") != "all"], "subset", "No slices were scored.")
+def _slices(description: dict[str, Any]) -> str:
+    rows = [row for row in _own_records(description) if row.get("subset", "all") != "all"]
+    rows = [row for row in rows if row["metric"] in SLICE_METRICS and row["model"] == description["name"]]
+    return _records(rows, "subset", "No slices were scored.")
+
+
+def _own_records(description: dict[str, Any]) -> list[dict[str, Any]]:
+    """Test scores of this model and of the majority guess, under the protocol that keeps speakers apart."""
+    return [
+        row
+        for row in description["metrics"]
+        if row.get("model", "") in (description["name"], "majority")
+        and row.get("protocol") != "paper"
+        and row.get("split", "test") == "test"
+        and (row["metric"] in METRICS or row["metric"].startswith("f1_"))
+    ]
 
 
 def _records(records: list[dict[str, Any]], by: str, none: str) -> str:
-    header = ["task", by, "metric", "value", "95 % interval", "n", "speakers"]
+    header = ["task", "model", by, "metric", "value", "95 % interval", "n", "speakers"]
     rows = [
-        [row["task"], row.get(by, ""), row["metric"], _number(row["value"])]
+        [row["task"], row["model"], row.get(by, ""), row["metric"], _number(row["value"])]
         + [f"{_number(row.get('low'))} to {_number(row.get('high'))}", row.get("n", ""), row.get("speakers", "")]
         for row in records
     ]

@@ -18,9 +18,9 @@ from lib.labels import assign_age_class
 from lib.predict import embed_stream, has_speech, list_recordings
 from lib.scores import confusion_counts, confusion_metrics
 from lib.sources import resolve_root
-from lib.stages import Stage, fingerprint_of
+from lib.stages import Stage, file_checksum, fingerprint_of
 from lib.streams import WindowStream, stream_waveform
-from lib.training import list_checkpoints, load_model, predict_log_probabilities
+from lib.training import checkpoint_path, list_checkpoints, load_model, predict_log_probabilities
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -143,11 +143,20 @@ def pick_longest(answers: pd.DataFrame) -> str:
 # ------------------------------------------------------------------------------------------------------ every epoch
 
 
-def fits_of(bundle: Bundle, fits: pd.DataFrame) -> pd.DataFrame:
-    """The trainings behind a bundle's heads, one row a task."""
-    about = bundle.description["about"]
-    mine = (fits["protocol"] == about["protocol"]) & (fits["seed"] == about["seed"]) & (fits["network"] == bundle.name)
-    return fits[mine & fits["task"].isin(list(bundle.heads))].reset_index(drop=True)
+def fits_of(bundle: Bundle, fits: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """The trainings behind a bundle's heads, one row a task: those whose chosen checkpoint has the head's very hash.
+
+    `fits`: task, best_epoch, folder (within `folder`). ValueError when a head comes from none of them.
+    """
+    hashes = {task: head["sha256"] for task, head in bundle.description["heads"].items()}
+    fits = fits[fits["task"].isin(list(hashes))]
+    made = [file_checksum(checkpoint_path(folder / fit.folder, fit.best_epoch)) for fit in fits.itertuples()]
+    found = fits[[digest == hashes[task] for digest, task in zip(made, fits["task"])]].drop_duplicates("task")
+    if len(found) != len(hashes):
+        raise ValueError(
+            f"model {bundle.name}: heads {sorted(set(hashes) - set(found['task']))} were trained elsewhere; run 05_evaluate again"
+        )
+    return found.reset_index(drop=True)
 
 
 def embed_recordings(recordings: pd.DataFrame, bundle: Bundle) -> tuple[np.ndarray, dict[str, np.ndarray]]:

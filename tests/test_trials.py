@@ -1,0 +1,125 @@
+import numpy as np
+import pandas as pd
+import pytest
+from recordings_fixture import CLASSES, WINDOWING, make_bundle, spoken  # noqa: F401
+
+from lib import trials
+from lib.bundles import load_bundle, save_bundle
+from lib.experiments import Task
+from lib.networks import build_network
+from lib.predict import list_recordings, predict_listed, predictions_table
+from lib.training import fit_network
+
+GENDER, AGE = Task("gender", CLASSES["gender"]), Task("age", CLASSES["age"], [20])
+
+
+@pytest.fixture(scope="module")
+def trained(spoken, tmp_path_factory):  # noqa: F811
+    """Recordings with labels, a bundle of networks really trained on them, and their table of trainings."""
+    folder = tmp_path_factory.mktemp("trained")
+    listed = list_recordings(spoken / "labels.csv")
+    targets = trials.label_recordings(listed, [GENDER, AGE])
+    blank = make_bundle(folder / "blank")
+    owners, tensors = trials.embed_recordings(listed, blank)
+    fits, checkpoints = [], {}
+    for task in (GENDER, AGE):
+        wanted = targets[task.name].fillna(0).to_numpy(np.int64)[owners]
+        model = build_network("attentive", task.classes, 149, 32, task=task.name, width=0.125)
+        rows = np.arange(len(owners))
+        options = {"epochs": 3, "learning_rate": 1e-2, "batch": 8, "seed": 0, "progress": False}
+        fit = fit_network(
+            model, tensors["frames"], wanted, rows, rows, classes=task.classes, folder=folder / task.name, **options
+        )
+        checkpoints[task.name] = fit.checkpoint()
+        fits.append({"task": task.name, "best_epoch": fit.best_epoch, "folder": task.name})
+    save_bundle(folder / "model", checkpoints, blank.encoder, WINDOWING, "emission", "float16")
+    return listed, targets, load_bundle(folder / "model"), pd.DataFrame(fits), folder
+
+
+def test_labels_follow_the_list_and_missing_ones_stay_missing(spoken):  # noqa: F811
+    listed = list_recordings(spoken / "labels.csv")
+    targets = trials.label_recordings(listed, [GENDER, AGE]).set_index("name")
+    assert targets["gender"].notna().sum() == targets["age"].notna().sum() == 10
+    assert targets.loc["recordings/noise.wav"].isna().all()
+    assert targets.loc["recordings/two-seconds.wav"].tolist() == [1, 1]
+    unlabelled = trials.label_recordings(list_recordings(spoken / "recordings"), [GENDER, AGE])
+    assert unlabelled[["gender", "age"]].isna().all(axis=None)
+
+
+def test_the_chosen_epoch_scores_as_the_answers_of_its_model_do(trained):
+    listed, targets, bundle, fits, folder = trained
+    epochs = trials.score_epochs(listed, targets, bundle, fits, folder)
+    answers = predictions_table(predict_listed(listed, bundle, progress=False))
+    scores = trials.score_answers(answers, targets, [GENDER, AGE]).set_index("task")
+    assert epochs.groupby("task").size().to_dict() == {"gender": 3, "age": 3}
+    for row in epochs[epochs["chosen"]].itertuples():
+        assert row.epoch == fits.set_index("task").loc[row.task, "best_epoch"]
+        assert row.recordings == scores.loc[row.task, "answered"] == 9
+        assert row.unseen_accuracy == pytest.approx(scores.loc[row.task, "accuracy"])
+        assert row.unseen_uar == pytest.approx(scores.loc[row.task, "UAR"])
+    figure = trials.plot_epochs(epochs)
+    assert [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes] == ["gender", "age"]
+
+
+def test_heads_are_traced_to_their_trainings_by_hash(trained):
+    _, _, bundle, fits, folder = trained
+    pd.testing.assert_frame_equal(trials.fits_of(bundle, fits, folder), fits)
+    other = fits.assign(best_epoch=fits["best_epoch"] % 3 + 1)
+    with pytest.raises(ValueError, match="trained elsewhere"):
+        trials.fits_of(bundle, other, folder)
+
+
+def test_confusion_joins_by_name_and_leaves_unsure_ones_out():
+    answers = pd.DataFrame({"name": list("dcba"), "gender": ["male", "unsure", "female", None]})
+    targets = pd.DataFrame({"name": list("abcd"), "gender": pd.array([0, 1, 1, 1], dtype="Int64")})
+    assert trials.compare_answers(answers, targets, GENDER).tolist() == [[0, 0], [1, 1]]
+    row = trials.score_answers(answers, targets, [GENDER]).iloc[0]
+    assert (row["labelled"], row["answered"], row["right"], row["accuracy"]) == (4, 2, 1, 0.5)
+    nothing = trials.score_answers(answers[["name"]], targets, [GENDER]).iloc[0]
+    assert nothing["answered"] == 0
+
+
+def test_the_choice_is_judged_against_the_best_epoch():
+    epochs = pd.DataFrame(
+        {"task": "age", "epoch": [1, 2, 3, 4], "unseen_uar": [0.5, 0.7, 0.9, 0.8], "chosen": [False, True, False, False], "recordings": 9}
+    )  # fmt: skip
+    row = trials.judge_choice(epochs).iloc[0]
+    assert (row["chosen on validation"], row["best epoch here"], row["epochs that did better"]) == (2, 3, 2)
+    assert row["lost by the choice"] == pytest.approx(0.2)
+
+
+def test_without_new_recordings_test_clips_are_drawn_and_called_what_they_are(tmp_path):
+    clips = pd.DataFrame(
+        {"clip_id": [f"c:{n}" for n in range(6)], "corpus": "c", "path": [f"{n}.wav" for n in range(6)], "start_s": 0.0, "end_s": np.nan}
+    )  # fmt: skip
+    splits = pd.DataFrame(
+        {
+            "clip_id": [f"c:{n}" for n in range(6)] * 2,
+            "protocol": ["paper"] * 6 + ["speaker"] * 6,
+            "split": ["test"] * 6 + ["test", "test", "test", "train", "train", "validation"],
+        }
+    )
+    drawn, origin = trials.obtain_recordings("", False, 0, 2, splits, clips, {"c": tmp_path})
+    assert len(drawn) == 2
+    assert set(drawn["name"]) <= {"c:0", "c:1", "c:2"}
+    assert drawn["path"].iloc[0].parent == tmp_path
+    assert "NOT new" in origin
+    (tmp_path / "a.wav").write_bytes(b"x")
+    given, origin = trials.obtain_recordings(str(tmp_path), False, 0, 2, splits, clips, {})
+    assert given["name"].tolist() == ["a.wav"]
+    assert "given" in origin
+
+
+def test_answers_survive_their_files(tmp_path):
+    from lib.stages import Stage
+
+    stage = Stage("06_predict", "test", "x", tmp_path, {}, False)
+    answers = pd.DataFrame({"name": ["01", "b"], "state": ["ok", "unreadable"], "gender": ["male", None], "duration_s": [2.0, 0.0], "warning": "", "reason": ["", "empty"]})  # fmt: skip
+    trials.save_answers(stage, answers, pd.DataFrame(columns=trials.EPOCHS))
+    told, epochs = trials.load_answers(stage)
+    assert told["name"].tolist() == ["01", "b"]
+    assert told["reason"].tolist() == ["", "empty"]
+    assert epochs.empty
+    assert trials.pick_longest(told) == "01"
+    with pytest.raises(ValueError, match="unreadable"):
+        trials.pick_longest(told[1:])
