@@ -13,12 +13,18 @@ from typing import Any
 
 import pandas as pd
 
+from lib.age_tables import read_age_labels
 from lib.common_voice import read_common_voice
 from lib.labels import SCHEMES, count_labels, find_confounds
 from lib.own_data import read_own_data
 from lib.speechocean762 import read_speechocean762
 from lib.tables import empty_table, validate_table
 from lib.voxceleb import read_voxceleb
+
+__all__ = [
+    "ADVICE", "CORPORA", "check_sources", "corpus_root", "read_age_labels", "read_common_voice", "read_corpora",
+    "read_own_data", "read_speechocean762", "read_voxceleb", "summarize",
+]  # fmt: skip
 
 Reader = Callable[..., tuple[pd.DataFrame, pd.DataFrame]]
 CORPORA: dict[str, Reader] = {
@@ -32,7 +38,7 @@ ADVICE = {
     "locale that you want, make an API key (Profile, Credentials), set MDC_API_KEY and run notebook 01_download with "
     "the dataset's id; or unpack an archive that you already have, so that {folder} holds validated.tsv and clips/",
     "voxceleb": "VoxCeleb has no open download of its audio: put your own copy of the official archives, unzipped, so "
-    "that {folder} holds wav/ (or aac/) and vox1_meta.csv; or the frame files (txt/) and audio/<video>.<suffix>, which "
+    "that {folder} holds wav/ (or aac/) and vox1_meta.csv (lib.download.extract_voxceleb unpacks them); or the frame files (txt/) and audio/<video>.<suffix>, which "
     "lib.youtube can fetch if you have read its legal note and switched it on. Ages come from a table of your own or "
     "from lib.download.download_age_table",
     "speechocean762": "unpack https://www.openslr.org/resources/101/speechocean762.tar.gz (open, no account) so that "
@@ -107,7 +113,7 @@ def check_sources(names: Sequence[str], root: Path | str) -> None:
 
 def _find_problem(name: str, folder: Path) -> str:
     """What keeps the reader from starting, or ""."""
-    from lib.common_voice import find_audio
+    from lib.common_voice_files import find_audio
     from lib.own_data import find_own_table
     from lib.speechocean762 import find_speechocean762
     from lib.voxceleb import find_utterance

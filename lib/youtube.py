@@ -21,7 +21,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from lib.labels import class_names
-from lib.voxceleb import media_seconds
+from lib.voxceleb_files import media_seconds
 
 LEGAL_NOTE = (
     "Downloading may be against YouTube's terms of service and, where you live, against the law; the videos belong to "

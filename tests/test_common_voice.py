@@ -6,15 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lib.common_voice import (
-    find_audio,
-    find_locales,
-    folder_locale,
-    folder_release,
-    list_wanted_clips,
-    read_common_voice,
-    read_table,
-)
+from lib.common_voice import list_wanted_clips, read_common_voice
+from lib.common_voice_files import find_audio, find_locales, folder_locale, folder_release, read_table
 from lib.tables import validate_table
 
 V1 = ["client_id", "path", "sentence", "up_votes", "down_votes", "age", "gender", "accent"]
@@ -160,7 +153,7 @@ def test_rows_are_the_same_whatever_the_block_size(tmp_path, monkeypatch):
     rows[40]["sentence"] = rows[250]["sentence"] = "a\tb"
     path = make_locale(tmp_path / "en", V17, rows) / "validated.tsv"
     whole, bad, _ = read_table(path)
-    monkeypatch.setattr("lib.common_voice.BLOCK_BYTES", 97)
+    monkeypatch.setattr("lib.common_voice_files.BLOCK_BYTES", 97)
     pieces, bad_too, _ = read_table(path)
     assert whole.equals(pieces)
     assert bad == bad_too

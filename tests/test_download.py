@@ -3,6 +3,7 @@
 import hashlib
 import io
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from local_server import serve
 from test_common_voice import V17, row, write_table
 from test_speechocean762 import make_half
 
-from lib import archives, download
+from lib import archives, download, transfer
 from lib.common_voice import read_common_voice
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -140,7 +141,7 @@ def test_only_https_is_fetched(tmp_path, url):
 
 def test_a_redirect_away_from_https_is_refused(tmp_path, monkeypatch):
     with serve(redirects={"/file.bin": "/other.bin"}, files={"/other.bin": CONTENT}) as site:
-        monkeypatch.setattr(download, "check_url", lambda url: url if "other" not in url else download_refusal(url))
+        monkeypatch.setattr(transfer, "check_url", lambda url: url if "other" not in url else download_refusal(url))
         with pytest.raises(ValueError, match="only https"):
             fetch(site, tmp_path / "f")
     assert "f" not in left_over(tmp_path)
@@ -305,8 +306,6 @@ def test_age_tables_are_fetched_and_must_hold_ages(tmp_path):
 
 
 def test_meta_and_frame_files_are_fetched_checked_and_unpacked(tmp_path, monkeypatch):
-    import zipfile
-
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("txt/id10270/5r0dWxy17C8/00001.txt", "FRAME \n000001 \t1 \n000030 \t1 \n")
@@ -322,3 +321,25 @@ def test_meta_and_frame_files_are_fetched_checked_and_unpacked(tmp_path, monkeyp
         with pytest.raises(ValueError, match="choose from"):
             download.download_voxceleb_txt(tmp_path, ["vox3"])
     assert [path.name for path in folder.rglob("*.txt")] == ["00001.txt"]
+
+
+def test_own_copies_of_voxceleb_are_joined_checked_and_unpacked(tmp_path, monkeypatch):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("wav/id10001/5r0dWxy17C8/00001.wav", "a")
+        archive.writestr("wav/id10002/5r0dWxy17C8/00001.wav", "b")
+    body = buffer.getvalue()
+    with pytest.raises(ValueError, match="put your own copies there"):
+        download.extract_voxceleb(tmp_path, tmp_path / "out")
+    (tmp_path / "vox1_dev_wav_parta").write_bytes(body[:100])
+    (tmp_path / "vox1_dev_wav_partb").write_bytes(body[100:])
+    with pytest.raises(ValueError, match="missing or damaged"):
+        download.extract_voxceleb(tmp_path, tmp_path / "out", progress=False)
+    monkeypatch.setitem(download.VOXCELEB_AUDIO_MD5, "vox1_dev_wav.zip", hashlib.md5(body).hexdigest())
+    done = download.extract_voxceleb(tmp_path, tmp_path / "out", lambda name: "id10002" in name, progress=False)
+    assert done == ["vox1_dev_wav.zip"]
+    files = [path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.wav")]
+    assert files == ["vox1_dev_wav/wav/id10002/5r0dWxy17C8/00001.wav"]
+    (tmp_path / "vox1_dev_wav.zip").write_bytes(body[:-1])
+    with pytest.raises(ValueError, match="not the official archive"):
+        download.extract_voxceleb(tmp_path, tmp_path / "out", progress=False)
