@@ -123,13 +123,13 @@ def check_name(name: str) -> str:
 
 
 def draw_png(fig: Figure) -> bytes:
-    """Draw `fig` as a PNG of at most 256 colours (a third of the bytes, and no visible loss in a chart)."""
+    """Draw `fig` as a PNG of at most 128 colours (a third of the bytes, and no visible loss in a chart)."""
     from PIL import Image
 
     raw = io.BytesIO()
     fig.savefig(raw, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
     small = io.BytesIO()
-    picture = Image.open(raw).convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    picture = Image.open(raw).convert("RGB").quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     picture.save(small, format="PNG", optimize=True)
     return small.getvalue()
 
@@ -183,7 +183,7 @@ def show_figure(
         else:
             (Path(folder) / f"{name}.svg").unlink(missing_ok=True)
         if data is not None:
-            write_bytes(Path(folder) / f"{name}.csv", data.to_csv(index=False).encode("utf-8"))
+            write_bytes(Path(folder) / f"{name}.csv", data.to_csv(index=False, float_format="%.6g").encode("utf-8"))
         described = {"title": title_of(fig), "alt": alt, "caption": caption, "notebook": notebook}
         save_json(Path(folder) / f"{name}.json", described)
     plt.close(fig)
@@ -229,6 +229,14 @@ def show_sound(
         f'<audio controls preload="metadata" aria-label="{label}" src="data:audio/mpeg;base64,{embedded[1]}"></audio>'
         "</figure>"
     )
+
+
+def show_together(shown: Sequence[HTML]) -> HTML:
+    """Show several sounds, figures or tables in a row that wraps, as one result of a cell."""
+    from IPython.display import HTML
+
+    parts = "".join(one.data for one in shown)
+    return HTML(f'<div class="together" style="display:flex;flex-wrap:wrap;gap:0 1.5em">{parts}</div>')
 
 
 def encode_mp3(waveform: np.ndarray, rate_hz: int) -> bytes:

@@ -12,13 +12,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from lib.display import INK, MUTED, RULE, colours_for, show_figure, show_sound, show_table, use_style
+from lib.display import INK, MUTED, RULE, colours_for, show_figure, show_sound, show_table, show_together, use_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["show_figure", "show_sound", "show_table", "use_style"]  # so that a notebook needs this module only
+__all__ = [
+    "show_figure",
+    "show_sound",
+    "show_table",
+    "show_together",
+    "use_style",
+]  # so that a notebook needs this module only
 FRAME_S = 0.02  # wav2vec 2.0 gives one frame each 20 ms (Baevski et al. 2020, section 2)
 METRIC_NAMES = {
     "accuracy": "accuracy",
@@ -127,26 +133,30 @@ def plot_waveforms(
             ax.set_title(titles[nth], fontsize=9, fontweight="normal", pad=4)
     fig.supylabel("amplitude (full scale = 1)", fontsize=9, color=MUTED)
     axes[-1, 0].set_xlabel("time in the window (s)")
-    end = " and the probability that it holds speech (line)" if speech is not None else ""
+    end = " and the probability of speech (line, 0 to 1)" if speech is not None else ""
     fig.suptitle(f"Waveform of each window{end}", x=0.01, ha="left", fontweight="bold", fontsize=11)
     return fig
 
 
-def _draw_waveform(ax: Axes, waveform: np.ndarray, rate_hz: int, pieces: int = 720) -> None:
+def _draw_waveform(ax: Axes, waveform: np.ndarray, rate_hz: int, pieces: int = 540) -> None:
     """Fill between the lowest and highest sample of each pixel-wide piece, so that no peak is lost."""
     waveform = np.asarray(waveform, dtype=np.float32)
     edges = np.linspace(0, len(waveform), min(pieces, len(waveform)) + 1).astype(int)[:-1]
     times_s = edges / rate_hz
     low, high = np.minimum.reduceat(waveform, edges), np.maximum.reduceat(waveform, edges)
-    ax.fill_between(times_s, low, high, color="#7C8794", linewidth=0.4, edgecolor="#7C8794")
+    ax.fill_between(times_s, low, high, color="#7C8794", linewidth=0, step="post", antialiased=False)
     peak = max(float(np.abs(waveform).max()), 1e-3)
     ax.set(ylim=(-1.1 * peak, 1.1 * peak), xlim=(0, len(waveform) / rate_hz))
 
 
 def _draw_speech(ax: Axes, probability: np.ndarray, duration_s: float) -> None:
+    """The detector's probability over time, on an axis of its own at the right."""
     times_s = (np.arange(len(probability)) + 0.5) * duration_s / len(probability)
-    low, high = ax.get_ylim()
-    ax.plot(times_s, low + np.asarray(probability) * (high - low), color="#D55E00", linewidth=1.4)
+    twin = ax.twinx()
+    twin.set_label("<speech probability>")
+    twin.plot(times_s, probability, color="#D55E00", linewidth=1.4)
+    twin.set(ylim=(-0.06, 1.06), yticks=[0, 1])
+    twin.tick_params(axis="y", colors="#B84F00", length=0)
 
 
 def plot_spectrogram(waveform: np.ndarray, rate_hz: int, ax: Axes | None = None, title: str = "Spectrogram") -> Axes:
@@ -202,14 +212,22 @@ def plot_timeline(
 def plot_frames(
     frames: np.ndarray, ax: Axes | None = None, frame_s: float = FRAME_S, title: str = "One window's embedding"
 ) -> Axes:
-    """Draw an embedding [T, D] as a picture: time to the right, feature upwards, value as colour (2nd to 98th %)."""
+    """Draw an embedding [T, D] as a picture: time to the right, feature upwards, value as colour (2nd to 98th %).
+
+    Of more than 64 features every second, third ... is drawn, and the axis says so: a page cannot show more lines.
+    """
+    from matplotlib import colormaps
+
     ax = _axes(ax, height=2.6)
     frames = np.asarray(frames, dtype=np.float32)
+    step, features = -(-frames.shape[1] // 64), frames.shape[1]
     low, high = np.percentile(frames, [2, 98])
-    extent = (0, frames.shape[0] * frame_s, -0.5, frames.shape[1] - 0.5)
-    picture = ax.imshow(frames.T, aspect="auto", origin="lower", extent=extent, vmin=low, vmax=high, cmap="cividis")
+    extent = (0, frames.shape[0] * frame_s, -0.5, features - 0.5)
+    shades = colormaps["cividis"].resampled(20)  # few shades keep the file small
+    style = {"aspect": "auto", "origin": "lower", "interpolation": "nearest", "cmap": shades}
+    picture = ax.imshow(frames.T[::step], extent=extent, vmin=low, vmax=high, **style)
     ax.figure.colorbar(picture, ax=ax, label="value", pad=0.015)
-    ax.set(xlabel="time (s)", ylabel="feature", title=title)
+    ax.set(xlabel="time (s)", ylabel="feature" if step == 1 else f"feature (1 in {step})", title=title)
     return ax
 
 

@@ -5,7 +5,6 @@ Pages are static: one stylesheet, one small script, nothing fetched from a netwo
 
 from __future__ import annotations
 
-import itertools
 import re
 import shutil
 import tempfile
@@ -14,10 +13,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from lib import headlines, pages, paths
+from lib import comparisons, headlines, pages, paths
 from lib.display import format_value, table_html
 
 TEXTS = {".html", ".json", ".csv", ".svg", ".css", ".js"}
@@ -184,25 +182,11 @@ def shown_stage(stage: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def flatten(values: dict[str, Any], before: str = "") -> dict[str, str]:
-    """Nested settings as {"section.key": text}."""
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{before}{key}.")
-        else:
-            flat[f"{before}{key}"] = str(value) if isinstance(value, float) else format_setting(value)
-    return flat
-
-
-def format_setting(value: Any) -> str:
-    """Text of a setting: whole numbers without separators, lists with commas."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else format_value(value)
-
-
 def flat_table(values: dict[str, Any], name: str, caption: str) -> str:
     """Two-column table of nested settings."""
-    return table_html(pd.DataFrame(list(flatten(values).items()), columns=[name, "value"]), caption, limit=500)
+    return table_html(
+        pd.DataFrame(list(comparisons.flatten(values).items()), columns=[name, "value"]), caption, limit=500
+    )
 
 
 # ---------------------------------------------------------------- all runs
@@ -236,92 +220,14 @@ def build_index(reports_folder: Path) -> Path:
 def build_comparison(reports_folder: Path) -> Path:
     """Write `compare.html`: scores, paired differences where the clips are the same, and parameters of all runs."""
     runs = read_runs(reports_folder)
-    content = {"scores": compare_scores(runs), "pairs": compare_pairs(runs), "parameters": compare_parameters(runs)}
+    content = {
+        "scores": comparisons.compare_scores(runs),
+        "pairs": comparisons.compare_pairs(runs),
+        "parameters": comparisons.compare_parameters(runs),
+    }
     text = make_environment().get_template("compare.html.j2").render(runs=runs, here="compare", up="", **content)
     copy_assets(Path(reports_folder))
     return write_text(Path(reports_folder) / "compare.html", text)
-
-
-def compare_scores(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row a task and metric, each run by its main model: {task, metric, kind, by_run}."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for run in runs:
-        for table in headlines.make_tables(run["metrics"]):
-            main = next((row for row in table["rows"] if row["main"]), None)
-            for column in table["columns"] if main else []:
-                key = (table["name"], column["metric"])
-                row = rows.setdefault(
-                    key, {"task": key[0], "metric": column["name"], "kind": column["kind"], "by_run": {}}
-                )
-                row["by_run"][run["name"]] = main["scores"][column["metric"]]
-    return sorted(rows.values(), key=lambda row: list(dict.fromkeys(key[0] for key in rows)).index(row["task"]))
-
-
-def compare_parameters(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row a parameter on which any two runs disagree: {name, by_run}."""
-    flat = {run["name"]: flatten(run["record"].get("parameters") or {}) | _encoder_setting(run) for run in runs}
-    names = dict.fromkeys(itertools.chain.from_iterable(flat.values()))
-    rows = [{"name": name, "by_run": {run: flat[run].get(name, "–") for run in flat}} for name in names]
-    return [row for row in rows if len(set(row["by_run"].values())) > 1]
-
-
-def _encoder_setting(run: dict[str, Any]) -> dict[str, str]:
-    encoder = run["record"]["encoder"]
-    return {"encoder used": ", ".join(filter(None, [encoder["name"], encoder["note"]]))}
-
-
-def summarise_answers(
-    clip_ids: Sequence[str], speaker_ids: Sequence[str], targets: np.ndarray, predicted: np.ndarray
-) -> dict[str, Any]:
-    """Answers of one model to test clips, small and without names, for paired comparisons: an entry of `metrics["answers"]`.
-
-    `clips_sha256` names the set of clips; `speakers` numbers the voices; `targets` and `predicted` are class digits,
-    one a clip, in the order of the clips' ids. Add `task` and `level` to the entry. At most ten classes.
-    """
-    from lib.stages import fingerprint_of
-
-    order = np.argsort(np.asarray(clip_ids, dtype=str), kind="stable")
-    sorted_ids = np.asarray(clip_ids, dtype=str)[order].tolist()
-    if len(set(sorted_ids)) != len(sorted_ids):
-        raise ValueError("summarise_answers: a clip occurs twice; give one answer a clip")
-    digits = [np.asarray(values, dtype=int)[order] for values in (targets, predicted)]
-    if max(values.max(initial=0) for values in digits) > 9:
-        raise ValueError("summarise_answers: at most ten classes (0 to 9)")
-    speakers = pd.factorize(np.asarray(speaker_ids, dtype=str)[order])[0].tolist()
-    text = ["".join(map(str, values)) for values in digits]
-    return {"clips_sha256": fingerprint_of(sorted_ids), "speakers": speakers, "targets": text[0], "predicted": text[1]}
-
-
-def compare_pairs(runs: list[dict[str, Any]], draws: int = 2000, seed: int = 0) -> list[dict[str, Any]]:
-    """Paired differences (first run minus second) of accuracy and UAR for every two runs that answered the same clips."""
-    rows = []
-    for first, second in itertools.combinations(runs, 2):
-        for one in first["metrics"].get("answers") or []:
-            for other in second["metrics"].get("answers") or []:
-                keys = ("task", "level", "clips_sha256", "targets", "speakers")
-                if all(one.get(key) == other.get(key) for key in keys):
-                    rows += _pair_rows(first["name"], second["name"], one, other, draws, seed)
-    return rows
-
-
-def _pair_rows(first: str, second: str, one: dict, other: dict, draws: int, seed: int) -> list[dict[str, Any]]:
-    from lib.scores import score_difference
-
-    targets = np.array([int(digit) for digit in one["targets"]])
-    chances = [np.eye(10)[[int(digit) for digit in entry["predicted"]]] for entry in (one, other)]
-    size = 1 + max(int(max(entry)) for entry in (one["targets"], one["predicted"], other["predicted"]))
-    names, speakers = [str(code) for code in range(size)], np.array(one["speakers"])
-    found = score_difference(
-        targets, chances[0][:, :size], chances[1][:, :size], names, speakers, draws=draws, seed=seed,
-        metrics=["accuracy", "uar"],
-    )  # fmt: skip
-    shown = {"accuracy_difference": "accuracy", "uar_difference": "UAR"}
-    kept = ("value", "low", "high", "n", "speakers")
-    return [
-        {"first": first, "second": second, "task": one["task"], "metric": shown[row["metric"]]}
-        | {key: row[key] for key in kept}
-        for row in found.to_dict("records")
-    ]
 
 
 # ---------------------------------------------------------------- pieces

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from lib import figures, reports
+from lib import comparisons, figures, reports
 
 CLASSES = {"gender": ["male", "female"], "age": ["teen", "adult"]}
 NOTE = "Fixture: every number on these pages is invented for a test."
@@ -74,7 +74,7 @@ def make_metrics(run="fixture", shift=0.0, seed=5):
         targets = np.arange(120) % 2
         predicted = np.where(rng.random(120) < 0.8 + shift, targets, 1 - targets)
         answers.append(
-            {"task": task, "level": "clip", **reports.summarise_answers(clips, speakers, targets, predicted)}
+            {"task": task, "level": "clip", **comparisons.summarise_answers(clips, speakers, targets, predicted)}
         )
     paper = [{"task": "gender", "accuracy": 0.894, "weighted F1": 0.89, "data": "155,366 windows, random split"},
              {"task": "age", "accuracy": 0.910, "weighted F1": 0.92, "data": "47,552 windows, random split"}]  # fmt: skip
@@ -115,7 +115,10 @@ def make_pictures(folder):
         "01_download": [show(figures.plot_label_counts(clips, "gender", CLASSES["gender"]), "labels", "More male clips than female ones.", clips.value_counts().reset_index())],
         "02_segment": [
             show(figures.plot_waveforms([waveform, -waveform], RATE_HZ, [rng.random(90), rng.random(90)]), "waveforms", "Two windows."),
-            figures.show_sound(waveform, RATE_HZ, "tone", "A tone of 170 Hz that swells", folder),
+            figures.show_together([
+                figures.show_sound(waveform, RATE_HZ, "tone", "A tone of 170 Hz that swells", folder),
+                figures.show_sound(waveform[::-2], RATE_HZ, "high-tone", "A tone of 340 Hz", folder, "said to be higher"),
+            ]),
         ],
         "03_embed": [show(figures.plot_layers([frames, -frames, frames * 2]), "layers", "Three layers of one window.")],
         "04_train": [show(figures.plot_history(history, 7), "history", "The loss falls.", history)],

@@ -5,7 +5,6 @@ import re
 from html.parser import HTMLParser
 
 import nbformat
-import numpy as np
 import pytest
 from report_fixture import NOTE, NOTEBOOKS, make_inputs, make_metrics, make_notebook, make_record, shared_site
 
@@ -277,45 +276,7 @@ def test_several_seeds_are_shown_each_and_named_in_the_headline():
     ]
 
 
-# ---------------------------------------------------------------- side by side
-
-
-def run_of(name, predicted, clips=None, **parameters):
-    clips = clips or [f"c{nth}" for nth in range(40)]
-    answers = reports.summarise_answers(clips, [f"s{nth // 4}" for nth in range(40)], np.arange(40) % 2, predicted)
-    record = reports.shown_record({"parameters": {"train": parameters}}, name)
-    return {"name": name, "record": record, "metrics": {"answers": [{"task": "age", "level": "clip", **answers}]}}
-
-
-def test_paired_difference_of_the_same_clips_is_exact():
-    right = np.arange(40) % 2
-    wrong = right.copy()
-    wrong[:10] = 1 - wrong[:10]
-    rows = reports.compare_pairs([run_of("a", right), run_of("b", wrong)])
-    assert {row["metric"]: row["value"] for row in rows} == pytest.approx({"accuracy": 0.25, "UAR": 0.25})
-    assert all(row["low"] <= 0.25 <= row["high"] for row in rows)
-    assert all(row["speakers"] == 10 for row in rows)
-
-
-def test_runs_on_other_clips_are_not_paired():
-    other = [f"d{nth}" for nth in range(40)]
-    assert reports.compare_pairs([run_of("a", np.zeros(40)), run_of("b", np.zeros(40), other)]) == []
-
-
-def test_answers_hold_no_names_and_do_not_depend_on_the_order():
-    clips, speakers = ["b", "a", "c"], ["eve", "adam", "eve"]
-    answers = reports.summarise_answers(clips, speakers, np.array([1, 0, 1]), np.array([1, 1, 0]))
-    turned = reports.summarise_answers(clips[::-1], speakers[::-1], np.array([1, 0, 1]), np.array([0, 1, 1]))
-    assert answers == turned
-    assert "eve" not in json.dumps(answers)
-    assert (answers["targets"], answers["predicted"], answers["speakers"]) == ("011", "110", [0, 1, 1])
-
-
-def test_parameters_are_shown_only_where_runs_differ():
-    rows = reports.compare_parameters(
-        [run_of("a", np.zeros(40), epochs=3, seed=1), run_of("b", np.zeros(40), epochs=4, seed=1)]
-    )
-    assert rows == [{"name": "train.epochs", "by_run": {"a": "3", "b": "4"}}]
+# ---------------------------------------------------------------- all runs
 
 
 def test_the_site_lists_and_compares_both_runs(site):
