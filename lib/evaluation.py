@@ -96,7 +96,6 @@ def headline_table(scores: pd.DataFrame, level: str, protocol: str = "speaker") 
                 {
                     "task": task,
                     "model": row.model,
-                    "seed": row.seed,
                     **cells,
                     f"{level}s": row.n,
                     "speakers": row.speakers,
@@ -110,9 +109,7 @@ def f1_table(scores: pd.DataFrame, level: str, protocol: str = "speaker") -> pd.
     here = scores[(scores["level"] == level) & (scores["protocol"] == protocol) & (scores["subset"] == "all")]
     here = here[here["metric"].str.contains("f1") | (here["metric"] == "accuracy")]
     cells = here.assign(cell=[with_interval(row) for row in here.itertuples(index=False)])
-    wide = cells.pivot_table(
-        index=["task", "model", "seed"], columns="metric", values="cell", aggfunc="first", sort=False
-    )
+    wide = cells.pivot_table(index=["task", "model"], columns="metric", values="cell", aggfunc="first", sort=False)
     return wide.fillna("").reset_index()
 
 
@@ -120,15 +117,15 @@ def leak_table(scores: pd.DataFrame, level: str) -> pd.DataFrame:
     """UAR and accuracy of each network under both protocols, and the difference that leakage buys."""
     rows = []
     here = scores[(scores["level"] == level) & (scores["subset"] == "all") & (~scores["model"].map(is_baseline))]
-    for (task, model, seed, metric), group in here[here["metric"].isin(["uar", "accuracy"])].groupby(
-        ["task", "model", "seed", "metric"], sort=False
+    for (task, model, metric), group in here[here["metric"].isin(["uar", "accuracy"])].groupby(
+        ["task", "model", "metric"], sort=False
     ):
         values = group.set_index("protocol")
         if {"paper", "speaker"} <= set(values.index):
             claimed, shown = values.loc["paper"], values.loc["speaker"]
             cells = {"random windows": with_interval(claimed), "unseen speakers": with_interval(shown)}
             gap = float(claimed["value"] - shown["value"])
-            rows.append({"task": task, "model": model, "seed": seed, "metric": metric, **cells, "difference": gap})
+            rows.append({"task": task, "model": model, "metric": metric, **cells, "difference": gap})
     return pd.DataFrame(rows)
 
 

@@ -92,7 +92,7 @@ PREDICTIONS = pa.DataFrameSchema(
         "split": _text(checks=pa.Check.isin(["train", "validation", "test"])),
         "target": pa.Column("int64", coerce=True),  # index into the task's classes
         "epoch": pa.Column("int64", coerce=True),
-        r"p_.+": pa.Column(float, pa.Check.in_range(-1e-6, 1 + 1e-6), regex=True, coerce=True),
+        r"p_.+": pa.Column(float, pa.Check.in_range(-1e-6, 1 + 1e-6), nullable=True, regex=True, coerce=True),  # NaN: another task
     },
     strict=True,
 )
