@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from lib.paths import ASSETS, load_json, save_json, write_whole
@@ -29,16 +30,20 @@ from lib.views import Speech, Views, draw_views, iterate_rows, prepare_speech, r
 CONFIG = ASSETS / "wav2vec2-tiny.json"
 CHECKPOINT_RECORDS = 10  # records of the loss between two checkpoints
 CEPSTRA = 12  # continuous spectral targets: cepstra 1 to 12
+SUMMARY = 3 + CEPSTRA + 26  # what `summarise` returns
 WEIGHTS = {
-    "unit": 0.5,
+    "unit": 1.0,
     "pitch": 1.0,
     "voicing": 0.5,
     "cepstra": 0.5,
-    "warp": 1.5,
+    "warp": 1.0,
     "summary": 0.5,
-    "contrast": 0.3,
-    "spread": 0.3,
+    "contrast": 0.2,
+    "spread": 0.2,
 }
+WARM_UP = 150  # steps
+INVARIANT = 3  # stages at the top whose averages content, channel and noise should not move; those below are free
+DECAY_SHARE = 0.3  # of the steps, at the end
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,11 @@ class Recipe:
     """Everything that decides the weights, next to the corpus."""
 
     steps: int = 6000
-    batch: int = 12  # utterances a step, three views each
+    batch: int = 8  # utterances a step, three views each
     view_s: float = 2.0
     units: int = 128
     copies: int = 5  # of each utterance, with different formants
-    rate: float = 1.0e-3  # peak learning rate, after a warm-up of 5 %, then a cosine to zero
+    rate: float = 1.0e-3  # learning rate: a warm-up, then constant, then to zero
     mask_share: float = 0.4  # of the frames of a masked view; every other view is masked
     mask_frames: int = 10
     hold_out: int = 0  # speakers kept out of the training, for a test of the recipe
@@ -65,7 +70,7 @@ class Targets:
     mean: Tensor  # (39,)
     scale: Tensor  # (39,)
     pitch: Tensor  # (2,): mean and deviation of the log pitch
-    summary: Tensor  # (2, 2 + CEPSTRA): mean and deviation of what `summarise` returns
+    summary: Tensor  # (2, SUMMARY): mean and deviation of what `summarise` returns
 
 
 def build_model(config: dict) -> nn.Module:
@@ -86,8 +91,8 @@ class Heads(nn.Module):
         self.frame = nn.ModuleDict({key: nn.Linear(size, 2 + CEPSTRA) for key, size in frame_widths.items()})
         pooled = [conv_width] + [width] * layers + [emission_width]
         self.warp = nn.ModuleList(nn.Linear(size, 2, bias=False) for size in pooled)
-        self.summary = nn.ModuleList(nn.Linear(size, 2 + CEPSTRA) for size in pooled)
-        self.contrast = nn.ModuleList(nn.Linear(size, 64, bias=False) for size in pooled)
+        self.summary = nn.ModuleList(nn.Linear(size, SUMMARY) for size in pooled)
+        self.contrast = nn.ModuleList(nn.Linear(size, 64, bias=False) for size in pooled[-INVARIANT:])
 
 
 def encode_masked(
@@ -115,38 +120,44 @@ def draw_mask(views: int, frames: int, share: float, span: int, rng: np.random.G
     return torch.from_numpy(mask)
 
 
-def summarise(cepstra: Tensor, pitch: Tensor) -> Tensor:
-    """Mean and deviation of the log pitch and mean cepstra over voiced frames: (B, T, 12), (B, T) -> (B, 14)."""
+def summarise(features: Tensor, pitch: Tensor) -> Tensor:
+    """Summary of a clean view: features (B, T, 39) in standardised MFCC and slopes, pitch (B, T) Hz -> (B, 2 + 1 + 12 + 26).
+
+    Mean and deviation of the log pitch, share of voice, mean cepstra over voiced frames; deviation of cepstra and slopes.
+    """
     voiced = (pitch > 0).float()
     count = voiced.sum(1, keepdim=True).clamp(min=1)
     octave = torch.log(pitch.clamp(min=1))
     mean = (octave * voiced).sum(1, keepdim=True) / count
     spread = (((octave - mean).square() * voiced).sum(1, keepdim=True) / count).sqrt()
-    return torch.cat([mean, spread, (cepstra * voiced[..., None]).sum(1) / count], dim=1)
+    colour = (features[..., 1 : 1 + CEPSTRA] * voiced[..., None]).sum(1) / count
+    return torch.cat([mean, spread, voiced.mean(1, keepdim=True), colour, features[..., :26].std(1)], dim=1)
 
 
 def fit_targets(speech: Speech, recipe: Recipe, batches: int = 60) -> Targets:
     """Units and scales from some batches of clean views."""
-    frames, pitches, summaries = [], [], []
     stream = iterate_rows(len(speech.rows), recipe.batch, recipe.seed + 1)
-    for _ in tqdm(range(batches), desc="fit units"):
-        views = draw_views(speech, *_order(next(stream), recipe))
-        features = mfcc(views.clean)
-        frames.append(with_deltas(features).flatten(0, 1))
-        pitches.append(views.pitch.flatten())
-        enough = (views.pitch > 0).float().mean(1) > 0.1
-        summaries.append(summarise(features[..., 1 : 1 + CEPSTRA], views.pitch)[enough])
-    frames, summaries, pitches = torch.cat(frames), torch.cat(summaries), torch.cat(pitches)
-    octave = torch.log(pitches[pitches > 0])
-    mean, scale = frames.mean(0), frames.std(0)
-    centroids = torch.from_numpy(fit_units(((frames - mean) / scale).numpy(), recipe.units, recipe.seed))
+    drawn = [
+        draw_views(speech, *_order(next(stream), recipe)) for _ in tqdm(range(batches), desc="draw views for units")
+    ]
+    frames = torch.cat([with_deltas(mfcc(views.clean)) for views in drawn])  # (n, T, 39)
+    pitch = torch.cat([views.pitch for views in drawn])
+    mean, scale = frames.mean((0, 1)), frames.std((0, 1))
+    frames, octave = (frames - mean) / scale, torch.log(pitch[pitch > 0])
+    centroids = torch.from_numpy(fit_units(frames.flatten(0, 1).numpy(), recipe.units, recipe.seed))
+    told = summarise(frames, pitch)[is_told(pitch)]
     return Targets(
         centroids,
         mean,
         scale,
         torch.stack([octave.mean(), octave.std()]),
-        torch.stack([summaries.mean(0), summaries.std(0)]),
+        torch.stack([told.mean(0), told.std(0).clamp(min=1e-3)]),
     )
+
+
+def is_told(pitch: Tensor) -> Tensor:
+    """Views (B,) with voice enough, a tenth of the frames (B, T), for a summary to mean something."""
+    return (pitch > 0).float().mean(1) > 0.1
 
 
 def _order(
@@ -157,10 +168,9 @@ def _order(
 
 
 def frame_losses(
-    heads: Heads, sources: dict[str, Tensor], views: Views, cepstra: Tensor, mask: Tensor, targets: Targets
+    heads: Heads, sources: dict[str, Tensor], views: Views, features: Tensor, mask: Tensor, targets: Targets
 ) -> dict[str, Tensor]:
     """Units, pitch, voicing and cepstra of every frame, read from each source (B, T, D); hidden frames count most for units."""
-    features = (with_deltas(cepstra) - targets.mean) / targets.scale  # (B, T, 39)
     units = assign_units(features, targets.centroids)
     voiced = (views.pitch > 0).float()
     octave = (torch.log(views.pitch.clamp(min=1)) - targets.pitch[0]) / targets.pitch[1] * voiced
@@ -179,7 +189,7 @@ def frame_losses(
 
 
 def pooled_losses(
-    heads: Heads, pooled: list[Tensor], views: Views, cepstra: Tensor, targets: Targets
+    heads: Heads, pooled: list[Tensor], views: Views, features: Tensor, targets: Targets
 ) -> dict[str, Tensor]:
     """What the time averages (3 U, D) of every source must tell: the warp between views, pitch and tract, and which utterance.
 
@@ -187,8 +197,8 @@ def pooled_losses(
     that content, channel and noise explain.
     """
     count = len(views.warp) // 3
-    summary = (summarise(cepstra[..., 1 : 1 + CEPSTRA], views.pitch) - targets.summary[0]) / targets.summary[1]
-    enough = ((views.pitch > 0).float().mean(1, keepdim=True) > 0.1).float()
+    summary = (summarise(features, views.pitch) - targets.summary[0]) / targets.summary[1]
+    enough = is_told(views.pitch)[:, None].float()
     first, second = (
         torch.arange(count).repeat(2),
         torch.cat([torch.arange(count, 2 * count), torch.arange(2 * count, 3 * count)]),
@@ -202,11 +212,13 @@ def pooled_losses(
         warp, told = heads.warp[place](scaled), heads.summary[place](scaled)
         losses["warp"].append(functional.smooth_l1_loss(warp[second] - warp[first], change))
         losses["summary"].append((functional.smooth_l1_loss(told, summary, reduction="none") * enough).mean())
-        point = functional.normalize(heads.contrast[place](scaled), dim=1)
+        free = len(pooled) - INVARIANT
+        if place < free:
+            continue
+        point = functional.normalize(heads.contrast[place - free](scaled), dim=1)
         likeness = (point[: 2 * count] @ point.T / 0.1).masked_fill(itself, -1e4)
         losses["contrast"].append(functional.cross_entropy(likeness, partner))
-        if place > 1:
-            losses["spread"].append((scaled[:count] - scaled[count : 2 * count]).square().mean() / 2)
+        losses["spread"].append((scaled[:count] - scaled[count : 2 * count]).square().mean() / 2)
     return {key: torch.stack(values).mean() for key, values in losses.items()}
 
 
@@ -216,22 +228,32 @@ def train_step(
     """Every loss of one batch, by name, and `total`."""
     frames = views.pitch.shape[1]
     mask = draw_mask(len(views.noisy), frames, recipe.mask_share, recipe.mask_frames, rng)
-    with torch.autocast("cpu", torch.bfloat16):
-        features, layers, emission = encode_masked(model, views.noisy, mask, heads.mask)
-    cepstra = mfcc(views.clean)  # (B, T, 13)
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        sdpa_kernel(SDPBackend.MATH),
+    ):  # a fifth faster here than flash attention
+        conv, layers, emission = encode_masked(model, views.noisy, mask, heads.mask)
+    features = (with_deltas(mfcc(views.clean)) - targets.mean) / targets.scale  # (B, T, 39)
     sources = {"middle": layers[len(layers) // 2], "emission": emission}
-    losses = frame_losses(heads, sources, views, cepstra, mask, targets)
-    averages = [source.mean(1) for source in (features, *layers, emission)]
-    losses |= pooled_losses(heads, averages, views, cepstra, targets)
+    losses = frame_losses(heads, sources, views, features, mask, targets)
+    averages = [source.mean(1) for source in (conv, *layers, emission)]
+    losses |= pooled_losses(heads, averages, views, features, targets)
     return losses | {"total": sum(WEIGHTS[key] * value for key, value in losses.items())}
 
 
 def rate_at(step: int, recipe: Recipe) -> float:
-    """Learning rate of a step: linear warm-up over 5 % of the steps, then a cosine to zero."""
-    warm = max(1, recipe.steps // 20)
-    if step < warm:
-        return recipe.rate * (step + 1) / warm
-    return recipe.rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, recipe.steps - warm)))
+    """Learning rate of a step: linear warm-up, constant, and a cosine to zero over the last steps.
+
+    While it is constant it does not depend on `recipe.steps`, so a run can still be made longer or shorter.
+    """
+    begin = decay_start(recipe)
+    left = 0.5 * (1 + math.cos(math.pi * max(0, step - begin) / max(1, recipe.steps - begin)))
+    return recipe.rate * min(1.0, (step + 1) / WARM_UP) * left
+
+
+def decay_start(recipe: Recipe) -> int:
+    """First step whose learning rate depends on `recipe.steps`."""
+    return round(recipe.steps * (1 - DECAY_SHARE))
 
 
 def save_checkpoint(folder: Path, step: int, model: nn.Module, heads: Heads, optimizer: torch.optim.Optimizer) -> None:
@@ -298,10 +320,7 @@ def pretrain(corpus: Path, folder: Path, recipe: Recipe, split: str = "train", r
     Raises ValueError when `folder` holds a run of another recipe.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if (folder / "recipe.json").exists() and load_json(folder / "recipe.json") != asdict(recipe):
-        raise ValueError(
-            f"{folder}: holds a run of another recipe ({folder / 'recipe.json'}); choose a new --out or delete it"
-        )
+    check_recipe(folder, recipe)
     save_json(folder / "recipe.json", asdict(recipe))
     speech = keep_speakers(prepare_speech(read_utterances(corpus, split), folder, recipe.copies, recipe.seed), recipe)
     targets = fit_targets(speech, recipe)
@@ -318,6 +337,17 @@ def pretrain(corpus: Path, folder: Path, recipe: Recipe, split: str = "train", r
     history = [row for row in read_history(folder / "history.csv") if row["step"] <= done]
     run_steps(model, heads, optimizer, speech, targets, recipe, folder, done, history, record)
     return export_weights(folder, config, model)
+
+
+def check_recipe(folder: Path, recipe: Recipe) -> None:
+    """Refuse to go on with another recipe; another number of steps is fine until either would have begun to slow down."""
+    path = folder / "recipe.json"
+    if not path.exists():
+        return
+    before, done = load_json(path), max([row["step"] for row in read_history(folder / "history.csv")], default=0)
+    constant = done <= min(decay_start(Recipe(**before)), decay_start(recipe))
+    if before | {"steps": 0} != asdict(recipe) | {"steps": 0} or (before["steps"] != recipe.steps and not constant):
+        raise ValueError(f"{folder}: holds a run of another recipe ({path}); choose a new --out or delete it")
 
 
 def keep_speakers(speech: Speech, recipe: Recipe) -> Speech:

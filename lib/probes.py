@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from lib.paths import write_whole
 from lib.units import RATE_HZ, RECEPTIVE, mfcc, track_pitch, with_deltas
 from lib.views import read_speech, read_utterances
 
@@ -84,6 +85,28 @@ def resemblyzer_embedder() -> Callable[[np.ndarray], np.ndarray]:
     return embed
 
 
+EMBEDDERS = {  # name -> a function that makes the embedder, so that a peer is imported only when it is asked for
+    "mean F0": lambda: embed_pitch,
+    "MFCC statistics": lambda: embed_mfcc,
+    "eGeMAPS": egemaps_embedder,
+    "Resemblyzer": resemblyzer_embedder,
+}
+
+
+def make_embedders(names: Iterable[str]) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Embedders by name, each a function from a waveform at 16 kHz to (D,). ValueError for unknown or missing ones."""
+    made = {}
+    for name in names:
+        if name not in EMBEDDERS:
+            raise ValueError(f"representation {name!r} is unknown; choose from {', '.join(EMBEDDERS)}")
+        try:
+            made[name] = EMBEDDERS[name]()
+        except ModuleNotFoundError as error:
+            advice = "pip install --no-deps -r requirements-peers.txt, or leave it out of `peers`"
+            raise ValueError(f"representation {name!r} needs the package {error.name}: {advice}") from error
+    return made
+
+
 def normalize(waveform: np.ndarray) -> np.ndarray:
     """Zero mean and unit variance over the whole utterance."""
     return ((waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)).astype(np.float32)
@@ -116,6 +139,33 @@ def embed_all(
                 rows.setdefault(f"{name} | {stage}", []).append(value[: len(value) // 2])
                 rows.setdefault(f"{name} | {stage} mean+std", []).append(value)
     return {name: np.nan_to_num(np.stack(values)).astype(np.float32) for name, values in rows.items()}
+
+
+def save_representations(path: Path, representations: dict[str, np.ndarray]) -> None:
+    """Write name -> (n, D) as safetensors, whole or not at all."""
+    from safetensors.numpy import save_file
+
+    with write_whole(path) as partial:
+        save_file({name: np.ascontiguousarray(values) for name, values in representations.items()}, partial)
+
+
+def load_representations(path: Path) -> dict[str, np.ndarray]:
+    """Read what `save_representations` wrote; ValueError when there is no such file."""
+    from safetensors.numpy import load_file
+
+    if not path.exists():
+        raise ValueError(f"{path}: no such file; embed the utterances first")
+    return load_file(path)
+
+
+def known_adults(clips: pd.DataFrame, root: Path) -> pd.DataFrame:
+    """Clips of adults of known gender, from a reader of `lib.corpora`: speaker_id, gender, path (absolute)."""
+    adult = (clips.age_years >= ADULT_YEARS) | (clips.age_decade >= 20)
+    chosen = clips[clips.gender.isin(list(GENDERS.values())) & adult.fillna(False)]
+    paths = [str(Path(root) / path) for path in chosen.path]
+    return pd.DataFrame({"speaker_id": chosen.speaker_id, "gender": chosen.gender, "path": paths}).reset_index(
+        drop=True
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------------- probes
@@ -253,6 +303,17 @@ def plot_layers(scores: pd.DataFrame, task: str, ax=None):
     ax.tick_params(axis="x", rotation=30)
     ax.legend(frameon=False)
     return ax
+
+
+def plot_all_layers(scores: pd.DataFrame):
+    """`plot_layers` of every task in `scores` side by side; returns the figure."""
+    import matplotlib.pyplot as plt
+
+    tasks = list(dict.fromkeys(scores.task))
+    figure, axes = plt.subplots(1, len(tasks), figsize=(4.2 * len(tasks), 3.8), sharey=True, squeeze=False)
+    for ax, task in zip(axes[0], tasks, strict=True):
+        plot_layers(scores, task, ax)
+    return figure
 
 
 def plot_history(history: pd.DataFrame, losses: Iterable[str] = ("total", "unit", "warp", "contrast"), ax=None):

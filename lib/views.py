@@ -150,7 +150,12 @@ def draw_channel(samples: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def soil(spectrum: np.ndarray, other: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Pass a spectrum through a random channel, add noise and now and then another voice; a waveform (samples,)."""
+    """Pass a spectrum through a random channel, add noise and now and then another voice; a waveform (samples,).
+
+    One view in four stays as it is, because that is how the encoder will be used.
+    """
+    if rng.random() < 0.25:
+        return fft.irfft(spectrum, samples).astype(np.float32)
     heard = spectrum * draw_channel(samples, rng)
     power = np.sum(np.abs(heard) ** 2)
     if rng.random() < 0.25:

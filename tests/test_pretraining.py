@@ -1,7 +1,7 @@
 """Pretraining on generated voices: targets, views, resuming, and what is exported."""
 
 import hashlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -161,7 +161,17 @@ def test_exported_weights_load_into_torchaudio_and_match_their_hash(corpus, tmp_
 def test_folder_of_another_recipe_is_refused(corpus, tmp_path, small_config):
     pretraining.pretrain(corpus, tmp_path / "run", replace(SMALL, steps=1))
     with pytest.raises(ValueError, match="another recipe"):
-        pretraining.pretrain(corpus, tmp_path / "run", replace(SMALL, steps=2))
+        pretraining.pretrain(corpus, tmp_path / "run", replace(SMALL, steps=1, units=3))
+
+
+def test_run_can_be_made_shorter_only_before_it_slows_down(tmp_path):
+    save_json(tmp_path / "recipe.json", asdict(replace(SMALL, steps=100)))
+    pretraining.write_history(tmp_path / "history.csv", [{"step": 35}])
+    pretraining.check_recipe(tmp_path, replace(SMALL, steps=50))
+    with pytest.raises(ValueError, match="another recipe"):
+        pretraining.check_recipe(tmp_path, replace(SMALL, steps=40))
+    rates = [pretraining.rate_at(34, replace(SMALL, steps=steps)) for steps in (50, 100)]
+    assert rates[0] == rates[1] > pretraining.rate_at(45, replace(SMALL, steps=50))
 
 
 def test_held_out_speakers_leave_the_training(corpus, tmp_path):

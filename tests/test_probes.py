@@ -124,3 +124,29 @@ def test_figures_show_every_stage_and_loss():
     assert [tick.get_text() for tick in ax.get_xticklabels()] == stages
     history = pd.DataFrame({"heard_h": [1, 2], "total": [2.0, 1.0], "unit": [4.0, 3.0]})
     assert len(probes.plot_history(history, ("total", "unit")).lines) == 2
+
+
+def test_representations_come_back_as_they_were_written(tmp_path):
+    values = {"tiny | layer 1": np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)}
+    probes.save_representations(tmp_path / "r.safetensors", values)
+    read = probes.load_representations(tmp_path / "r.safetensors")
+    assert read.keys() == values.keys()
+    np.testing.assert_array_equal(read["tiny | layer 1"], values["tiny | layer 1"])
+    with pytest.raises(ValueError, match="no such file"):
+        probes.load_representations(tmp_path / "absent.safetensors")
+
+
+def test_unknown_and_missing_peers_are_named(monkeypatch):
+    with pytest.raises(ValueError, match="x-vector"):
+        probes.make_embedders(["x-vector"])
+    monkeypatch.setitem(__import__("sys").modules, "opensmile", None)
+    with pytest.raises(ValueError, match="requirements-peers"):
+        probes.make_embedders(["eGeMAPS"])
+
+
+def test_only_adults_of_known_gender_are_taken():
+    clips = pd.DataFrame({
+        "speaker_id": list("abcd"), "gender": ["male", "female", None, "male"], "path": list("abcd"),
+        "age_years": pd.array([30, None, 40, None], dtype="Int64"), "age_decade": pd.array([None, 20, None, 10], dtype="Int64"),
+    })  # fmt: skip
+    assert probes.known_adults(clips, "/corpus").path.tolist() == ["/corpus/a", "/corpus/b"]
