@@ -44,7 +44,7 @@ def read_age_labels(path: Path | str, unit: str | None = None) -> pd.DataFrame:
         raise ValueError(f"{path}: no such age table; lib.download.download_age_table fetches one")
     if unit not in (None, "years", "decade"):
         raise ValueError(f"unit {unit!r}: choose 'years', 'decade' or None")
-    text = path.read_bytes().decode("utf-8-sig")
+    text = path.read_bytes().decode("utf-8-sig", errors="replace")  # ids are ASCII
     table, column = _read_utterances(text) if _is_utterance_list(text) else _read_columns(text, path)
     table = table.apply(lambda values: values.str.strip())
     table["age_raw"] = table["age_raw"].mask(table["age_raw"].str.casefold().isin(["nan", "none", "na"]), "")

@@ -192,7 +192,7 @@ def list_clips(folder: Path) -> dict[str, tuple[str, int]]:
         below = waiting.pop()
         with os.scandir(folder / below) as entries:
             for entry in entries:
-                if entry.is_dir():
+                if entry.is_dir(follow_symlinks=False):
                     waiting.append(f"{below}{entry.name}/")
                 elif entry.is_file():
                     found[entry.name] = (f"{below}{entry.name}", entry.stat().st_size)

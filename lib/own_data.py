@@ -72,7 +72,10 @@ def read_own_data(root_or_csv: Path | str) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _read_csv(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]]]:
     """Rows with every column of `COLUMNS` ("" where not given), and the lines that have too many or too few cells."""
-    text = path.read_bytes().decode("utf-8-sig")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not UTF-8 ({error}); save it as 'CSV UTF-8'") from error
     separator = max(",;\t", key=text.split("\n", 1)[0].count)
     lines = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if any(map(str.strip, row))]
     header = [name.strip().casefold() for name in lines[0]] if lines else []

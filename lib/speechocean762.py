@@ -5,6 +5,7 @@ Kaldi files: two columns divided by blanks or tabs; ids look like numbers but ar
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -27,7 +28,7 @@ def read_kaldi_table(path: Path) -> list[tuple[str, str]]:
 def find_speechocean762(root: Path | str) -> Path:
     """Folder at or up to two levels below `root` that holds train/wav.scp or test/wav.scp. ValueError when none does."""
     root = Path(root)
-    if any((root / "wav.scp").is_file() for _ in HALVES) and root.name in HALVES:
+    if (root / "wav.scp").is_file() and root.absolute().name in HALVES:
         return root.absolute().parent
     for pattern in ("", "*/", "*/*/"):
         for half in HALVES:
@@ -47,7 +48,6 @@ def read_speechocean762(root: Path | str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     root = Path(root)
     folder = find_speechocean762(root)
-    root = root if root.name not in HALVES or folder.is_relative_to(root) else folder
     halves = [half for half in HALVES if (folder / half / "wav.scp").is_file()]
     sieve = Sieve(CORPUS, pd.concat([_read_half(folder, root, half) for half in halves], ignore_index=True))
     sieve.facts = {"halves": halves}
@@ -89,7 +89,5 @@ def _find_audio(folder: Path, name: str) -> Path | None:
 
 
 def _relative(path: Path, root: Path) -> str:
-    try:
-        return path.relative_to(root).as_posix()
-    except ValueError:
-        return path.as_posix()
+    """`path` from `root` on, with forward slashes; "../WAVE/..." where `root` is one half's own folder."""
+    return Path(os.path.relpath(path, root)).as_posix()

@@ -116,6 +116,8 @@ def _walk(folder: Path) -> Iterator[tuple[Path, int]]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
+            if entry.is_symlink() and Path(folder).resolve().is_relative_to(Path(entry.path).resolve()):
+                continue  # a link to a folder above it would lead round in circles
             if entry.is_dir() and not entry.name.startswith(SYNTHETIC):
                 yield from _walk(Path(entry.path))
             elif entry.is_file():

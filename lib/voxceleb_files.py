@@ -77,7 +77,7 @@ def read_voxceleb_meta(path: Path) -> pd.DataFrame:
     Columns: speaker, gender_raw, official_split ("train" for dev, "test"), name, nationality ("" where not given).
     Raises ValueError when a column is missing or a speaker stands there twice with different genders.
     """
-    lines = Path(path).read_text(encoding="utf-8-sig").replace("\r\n", "\n").split("\n")
+    lines = Path(path).read_text(encoding="utf-8-sig", errors="replace").replace("\r\n", "\n").split("\n")
     separator = "\t" if "\t" in lines[0] else ","
     header, *rows = [[cell.strip() for cell in line.split(separator)] for line in lines if line.strip()]
     patterns = {

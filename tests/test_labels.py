@@ -166,3 +166,10 @@ def test_meanings_survive_vectorisation():
     words = list(itertools.chain(EXPECTED_DECADES, ["26.0", "0"]))
     ages = labels.ages_of(pd.Series(words))
     assert [None if pd.isna(d) else d for d in ages["age_decade"]] == [labels.read_age(w)[1] for w in words]
+
+
+def test_empty_tables_are_counted_without_complaint():
+    empty = frame(gender=["male"], age_years=[30.0]).iloc[:0]
+    assert len(labels.count_labels(empty, ["teen", "adult"], [20])) == 0
+    assert labels.find_confounds(empty, "age", ["teen", "adult"], [20]) == []
+    assert labels.find_confounds(empty, "gender") == []

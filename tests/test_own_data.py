@@ -82,6 +82,9 @@ def test_absolute_paths_become_relative(tmp_path):
 def test_folders_without_a_clear_table_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"write own_data\.csv"):
         read_own_data(tmp_path)
+    (tmp_path / "own_data.csv").write_bytes("path\nZoë.wav".encode("latin-1"))
+    with pytest.raises(ValueError, match="CSV UTF-8"):
+        read_own_data(tmp_path)
     (tmp_path / "own_data.csv").write_text("file name,who\n")
     with pytest.raises(ValueError, match="needs a column 'path'"):
         read_own_data(tmp_path)

@@ -53,6 +53,9 @@ def test_an_absent_half_is_a_warning(tmp_path):
     with pytest.warns(UserWarning, match="train half is not there"):
         clips, ledger = read_speechocean762(tmp_path)
     check_sum(clips, ledger, 2)
+    with pytest.warns(UserWarning, match="train half"):
+        half, _ = read_speechocean762(tmp_path / "test")
+    assert all((tmp_path / "test" / path).is_file() for path in half["path"])
     with pytest.raises(ValueError, match="openslr"):
         read_speechocean762(tmp_path / "WAVE")
 

@@ -220,6 +220,7 @@ def test_roots_without_utterances_are_told_what_to_do(tmp_path):
 
 def test_rendered_corpora_are_not_taken_for_real_ones(tmp_path):
     write_meta(tmp_path)
+    (tmp_path / "round").symlink_to(tmp_path)
     write_audio(tmp_path / "synthetic-3x3" / "wav" / "id10270" / VIDEO / "00001.wav")
     with pytest.raises(ValueError, match="below it"):
         read_voxceleb(tmp_path)
