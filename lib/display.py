@@ -302,7 +302,7 @@ def table_html(
     for values in frame.head(limit).itertuples(index=False, name=None):
         cells = [_cell(value, name in right, digits, name in percent) for name, value in zip(frame.columns, values)]
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    more = f" The first {limit:,} of {len(frame):,} rows." if len(frame) > limit else ""
+    more = f" (the first {limit:,} of {len(frame):,} rows)" if len(frame) > limit else ""
     text = html.escape(caption) + more
     return (
         f'<div class="table-box" role="region" tabindex="0" aria-label="{html.escape(caption) or "Table"}">'
@@ -319,7 +319,10 @@ def _cell(value: Any, numeric: bool, digits: int, percent: bool) -> str:
     shown, exact = format_value(value, digits, percent), ""
     if numeric and not pd.isna(value):
         exact = f' data-value="{float(value)!r}"'
-    return f"<td{_number_class(numeric)}{exact}>{html.escape(shown)}</td>"
+    kind = (
+        _number_class(numeric) if numeric or len(shown) > 28 else ' class="plain" style="text-align:left"'
+    )  # in one line
+    return f"<td{kind}{exact}>{html.escape(shown)}</td>"
 
 
 def format_value(value: Any, digits: int = 3, percent: bool = False) -> str:

@@ -13,6 +13,15 @@ UNITS = {"window": "windows", "clip": "clips", "speaker": "speakers"}
 SHARES = ("accuracy", "uar", "macro_f1", "weighted_f1")  # shown for every task, where scored
 ERRORS = ("mae_years", "mace", "ece", "brier")  # shown where scored
 
+MODEL_NAMES = {"paper": "the paper's network", "attentive": "attentive network", "linear": "linear model",
+               "majority": "majority (a guess)"}  # fmt: skip
+
+
+def model_name(model: str) -> str:
+    """A model's name as pages show it; "<name>_layers" reads the time averages of all layers."""
+    stem = model.removesuffix("_layers")
+    return MODEL_NAMES.get(stem, stem) + (" on all layers" if stem != model else "")
+
 
 def read_scores(metrics: dict[str, Any]) -> pd.DataFrame:
     """The records of `metrics["scores"]` with every standard column; what a record leaves out takes its usual value."""
@@ -110,14 +119,19 @@ def _headline(metrics: dict, scores: pd.DataFrame, view: dict, metric: str, scor
         "task": view["task"], "name": name, "classes": classes, "score": score, "guess": guess, "view": view,
         "label": label, "short": short, "verdict": _verdict(score, guess),
         "words": _words(score, guess, classes, metric, UNITS.get(view["level"], view["level"])),
-        "basis": f"Model {view['model']}; scored on {size}{speakers}; {heard}." + _seeds(scores, view, metric),
+        "basis": f"Model: {model_name(view['model'])}; scored on {size}{speakers}; {heard}." + _seeds(scores, view, score),
         "alt": f"{name}: {label} {_percent(score['value'])}{spread}" + (f"; a guess scores {_percent(guess)}" if guess else ""),
     }  # fmt: skip
 
 
-def _seeds(scores: pd.DataFrame, view: dict, metric: str) -> str:
-    """What other seeds of the same training scored; "" when there was one."""
-    values = select_scores(scores, **view, metric=metric)["value"]
+def _seeds(scores: pd.DataFrame, view: dict, score: dict) -> str:
+    """How far trainings from other seeds lie apart: averaged in one record, or one record each; "" for a single seed."""
+    if (score.get("seeds") or 1) > 1:
+        deviation = (
+            f", with a standard deviation of {100 * score['seed_std']:.1f} points" if score.get("seed_std") else ""
+        )
+        return f" Mean of {int(score['seeds'])} seeds{deviation}."
+    values = select_scores(scores, **view, metric=score["metric"])["value"]
     if len(values) < 2:
         return ""
     return f" This is the first of {len(values)} seeds, which ran from {_percent(values.min())} to {_percent(values.max())}."
@@ -182,7 +196,7 @@ def _table_rows(rows: pd.DataFrame, columns: list[dict], view: dict) -> list[dic
         found = {column["metric"]: first_score(part, metric=column["metric"]) for column in columns}
         model = rows["model"].iloc[0]
         entries.append({
-            "model": model if len(seeds) == 1 else f"{model}, seed {seed}",
+            "model": model_name(model) + ("" if len(seeds) == 1 else f", seed {seed}"),
             "scores": found,
             "speakers": next((score["speakers"] for score in found.values() if score), None),
             "main": model == view["model"] and nth == 0,
@@ -215,7 +229,7 @@ def _confusion(entry: dict[str, Any]) -> dict[str, Any]:
         total = sum(counts)
         cells = [{"count": count, "share": count / total if total else 0.0} for count in counts]
         rows.append({"name": name, "total": total, "cells": cells})
-    title = f"{entry.get('task', '').capitalize()}, {entry.get('model', '')}".strip(", ")
+    title = f"{entry.get('task', '').capitalize()}, {model_name(entry.get('model', ''))}".strip(", ")
     unit = UNITS.get(entry.get("level"), "cases")
     return {"title": title, "classes": entry["classes"], "rows": rows, "unit": unit}
 
@@ -262,7 +276,7 @@ def make_slices(metrics: dict[str, Any]) -> list[dict[str, Any]]:
             "name": task.capitalize(), "metric": _column_name(metric), "unit": UNITS[levels[0]],
             "rows": [{**row, "worst": row is worst and len(rows) > 1} for row in rows],
             "overall": overall["value"] if overall else None,
-            "caption": f"Model {view['model']}, by {levels[0]}; the thin line is the value for all" + _too_small(parts),
+            "caption": f"Model: {model_name(view['model'])}, by {levels[0]}; the thin line is the value for all" + _too_small(parts),
         })  # fmt: skip
     return [entry for entry in found if entry["rows"]]
 

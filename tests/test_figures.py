@@ -222,7 +222,7 @@ def test_tables_are_escaped_and_keep_full_precision_for_sorting():
 
 def test_a_long_table_says_how_many_rows_it_has():
     table = figures.show_table(pd.DataFrame({"x": range(5000)}), "Numbers", limit=10).data
-    assert "The first 10 of 5,000 rows." in table
+    assert "Numbers (the first 10 of 5,000 rows)" in table
 
 
 def test_a_sound_is_a_small_mp3_with_its_spectrogram(tmp_path):

@@ -267,6 +267,20 @@ def test_confusion_shares_are_of_the_row():
     assert [cell["share"] for cell in cells] == [pytest.approx(183 / 220), pytest.approx(37 / 220)]
 
 
+def test_networks_are_called_by_names_that_a_reader_understands():
+    assert headlines.model_name("paper") == "the paper's network"
+    assert headlines.model_name("linear_layers") == "linear model on all layers"
+    assert headlines.model_name("baseline: MFCC") == "baseline: MFCC"
+
+
+def test_a_mean_over_seeds_is_called_one():
+    score = {"task": "age", "model": "cnn", "metric": "uar", "value": 0.7, "seeds": 3, "seed_std": 0.021}
+    assert (
+        "Mean of 3 seeds, with a standard deviation of 2.1 points."
+        in headlines.make_headlines({"scores": [score]})[0]["basis"]
+    )
+
+
 def test_several_seeds_are_shown_each_and_named_in_the_headline():
     common = {"task": "age", "model": "cnn", "metric": "uar", "low": 0.6, "high": 0.8, "n": 9, "speakers": 3}
     metrics = {"scores": [{**common, "seed": seed, "value": 0.7 + seed / 100} for seed in range(3)]}
