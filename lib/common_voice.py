@@ -204,7 +204,10 @@ def _drop_rows(sieve: Sieve, keep_benchmark: bool, cap: int | None, seed: int) -
     sieve.drop(sieve.rows["name"] == "", "no path")
     sieve.drop(sieve.rows["client_id"] == "", "no speaker", "client_id is blank")
     if not keep_benchmark:
-        sieve.drop(sieve.rows["segment"].str.casefold() == "benchmark", "Benchmark segment", "a single word")
+        words = sieve.rows["segment"].str.casefold() == "benchmark"
+        if len(words) and words.all():
+            sieve.warn("every row is a single word of the Benchmark segment; keep them with keep_benchmark=True")
+        sieve.drop(words, "Benchmark segment", "a single word")
     _name_rows(sieve)
     absent = (sieve.rows["size"] <= 0).astype(int)
     first = sieve.rows["clip_id"].iloc[absent.argsort(kind="stable")].duplicated().sort_index()

@@ -1,6 +1,7 @@
 """Common Voice as it ships: releases, headers, odd characters, blanks, drops."""
 
 import os
+import random
 import shutil
 from pathlib import Path
 
@@ -160,6 +161,43 @@ def test_rows_are_the_same_whatever_the_block_size(tmp_path, monkeypatch):
     assert [item for item, _, _ in bad] == ["validated.tsv:42", "validated.tsv:252"]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_any_bytes_are_read_as_a_plain_split_by_line_feed_and_tab_reads_them(tmp_path, seed, monkeypatch):
+    rng = random.Random(seed)
+    pieces = [
+        "\t",
+        "\n",
+        "\r",
+        '"',
+        "'",
+        "\\",
+        "\u2028",
+        "\x85",
+        "\x0b",
+        "\x0c",
+        "\x1c",
+        "\x00",
+        "é",
+        "𝄞",
+        ",",
+        "#",
+        " ",
+        "a",
+    ]
+    lines = ["\t".join(V6)]
+    for n in range(200):
+        sentence = "".join(rng.choices(pieces, weights=[1, 1] + [12] * (len(pieces) - 2), k=rng.randint(0, 12)))
+        lines.append("\t".join(row(f"c{n}", n, sentence=sentence).get(name, "") for name in V6))
+    data = "\n".join(lines).encode() + rng.choice([b"", b"\n", b"\r\n"])
+    (tmp_path / "validated.tsv").write_bytes(data)
+    monkeypatch.setattr("lib.common_voice_files.BLOCK_BYTES", rng.choice([50, 1000, 10**6]))
+    rows, malformed, _ = read_table(tmp_path / "validated.tsv")
+    plain = [line.split(b"\t") for line in data.split(b"\n")[1:] if line.strip(b"\r")]
+    good = [[cell.decode().strip() for cell in cells] for cells in plain if len(cells) == len(V6)]
+    assert rows[["client_id", "path"]].to_numpy().tolist() == [[cells[0], cells[1]] for cells in good]
+    assert len(rows) + len(malformed) == len(plain)
+
+
 def test_missing_and_empty_clips_are_counted(tmp_path):
     rows = [row("a", n) for n in range(1, 5)]
     folder = make_locale(tmp_path / "en", V17, rows)
@@ -277,6 +315,9 @@ def test_benchmark_words_go_or_stay_by_choice(tmp_path):
     check_sum(clips, ledger, 2)
     assert reasons(ledger) == {"Benchmark segment": 1}
     assert len(read_common_voice(folder, keep_benchmark=True)[0]) == 2
+    words = make_locale(tmp_path / "cv-corpus-7.0-singleword" / "en", V6, [row("a", 3, segment="Benchmark")])
+    with pytest.warns(UserWarning, match="keep_benchmark=True"):
+        check_sum(*read_common_voice(words), 1)
 
 
 def test_cap_keeps_a_seeded_choice_whatever_the_order_of_rows(tmp_path):
