@@ -47,7 +47,7 @@ def read_common_voice(
     keep_benchmark: whether to keep the single words (digits, yes, no) of the segment "Benchmark".
     languages: locales to read, such as ["nl"]; None reads all that are there.
 
-    `clips.attrs` holds rows_in, folders, filled (blank labels taken from the same client's other, agreeing rows of the
+    `clips.attrs` holds rows_in, folders, tables (those whose rows count), filled (blank labels taken from the same client's other, agreeing rows of the
     release), conflicting_speakers, extra_files (on disk but in no table), unknown_labels and warnings.
     Raises ValueError when nothing is found, or when a table lacks `client_id` or `path`.
     """
@@ -76,13 +76,15 @@ def list_wanted_clips(
 
 def _gather_rows(root: Path, buckets: list[str], languages: Sequence[str] | None, check_files: bool) -> Sieve:
     """All rows asked for, their blanks filled, from every locale below `root`."""
-    tables, facts = [], {"folders": [], "extra_files": 0, "columns": {}}
+    tables, facts = [], {"folders": [], "tables": [], "extra_files": 0, "columns": {}}
     notes, alarms = [], []
     for folder in find_locales(root, languages):
         rows, malformed, extra = _read_folder(folder, root, buckets, facts, alarms, check_files)
         tables.append(rows)
         notes += malformed
         facts["extra_files"] += extra
+    if not facts["tables"]:
+        raise ValueError(f"{root}: nothing to read in any folder. {'; '.join(alarms)}")
     rows, facts["filled"], facts["conflicting_speakers"] = _fill_blanks(pd.concat(tables, ignore_index=True))
     if languages is not None:
         rows = rows[rows["language"].isin(languages)]
@@ -143,7 +145,8 @@ def _read_tables(
         chosen = [name for name in present if name in SPLIT_FILES]
         alarms.append(f"{where}: no validated.tsv; its part in {', '.join(chosen)} is read instead")
     if not chosen:
-        raise ValueError(f"{folder}: no {' or '.join(buckets)} table; there are {present}")
+        alarms.append(f"{where}: no {' or '.join(buckets)} table; there are {present}")
+    facts["tables"] += [f"{where}/{name}.tsv" for name in chosen]
     tables, malformed, splits = [], [], {}
     for name in present:
         if not (folder / f"{name}.tsv").stat().st_size:

@@ -378,6 +378,15 @@ def test_buckets_are_chosen_by_name(tmp_path):
         read_common_voice(folder, bucket="dev")
 
 
+def test_a_locale_without_the_bucket_does_not_stop_the_others(tmp_path):
+    make_locale(tmp_path / "en", V17, train=[row("a", 1)])
+    make_locale(tmp_path / "de", V17, [row("b", 1, "de")])
+    with pytest.warns(UserWarning, match="de: no train table"):
+        clips, ledger = read_common_voice(tmp_path, bucket="train")
+    check_sum(clips, ledger, 1)
+    assert clips.attrs["tables"] == ["en/train.tsv"]
+
+
 def test_release_six_zero_gives_no_gender_and_says_so(tmp_path):
     rows = [row("a", 1, gender="female", age="teens"), row("b", 2)]
     make_locale(tmp_path / "cv-corpus-6.0-2020-12-11" / "en", V6, rows)
