@@ -47,8 +47,9 @@ def read_common_voice(
     keep_benchmark: whether to keep the single words (digits, yes, no) of the segment "Benchmark".
     languages: locales to read, such as ["nl"]; None reads all that are there.
 
-    `clips.attrs` holds rows_in, folders, tables (those whose rows count), filled (blank labels taken from the same client's other, agreeing rows of the
-    release), conflicting_speakers, extra_files (on disk but in no table), unknown_labels and warnings.
+    `clips.attrs` holds rows_in, folders, tables (those whose rows count), filled (blank labels taken from the same
+    client's other, agreeing rows of the release), conflicting_speakers, extra_files (on disk but in no table),
+    unknown_labels and warnings.
     Raises ValueError when nothing is found, or when a table lacks `client_id` or `path`.
     """
     root = Path(root)
