@@ -2,7 +2,7 @@
 
 - Hechmann, Mackenroth et al. 2021 (arXiv 2109.13510), github.com/hechmik/voxceleb_enrichment_age_gender, MIT: years of
   age by speaker and video, recording year minus birth year, so one year off at best.
-- AgeVoxCeleb, github.com/nttcslab-sp/agevoxceleb (the user must fetch it; its licence forbids passing it on): by utterance.
+- AgeVoxCeleb, github.com/nttcslab-sp/agevoxceleb: by utterance. Its licence forbids passing it on: users fetch it.
 - a CSV of one's own, speaker -> year or decade, as in the paper.
 """
 

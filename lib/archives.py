@@ -45,8 +45,8 @@ def check_disk(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed_bytes + SPARE_BYTES > free:
         raise ValueError(
-            f"{folder}: {free / 1e9:.1f} GB free, {(needed_bytes + SPARE_BYTES) / 1e9:.1f} GB needed; make room, or choose "
-            "another folder"
+            f"{folder}: {free / 1e9:.1f} GB free, {(needed_bytes + SPARE_BYTES) / 1e9:.1f} GB needed; make room, or "
+            "choose another folder"
         )
 
 
@@ -73,7 +73,7 @@ Member = tuple[str, int, bool, Callable[[], IO[bytes]]]  # name, bytes, is a pla
 def extract_members(
     archive: Path | str, folder: Path | str, wanted: Callable[[str], bool] | None = None, progress: bool = True
 ) -> list[Path]:
-    """Unpack those members of a tar (gz, bz2, xz) or zip for which `wanted(name)` is true; None = all. Return the files.
+    """Unpack the members of a tar (gz, bz2, xz) or zip for which `wanted(name)` is true; None = all. Return the files.
 
     The archive is read as a stream, once, and only wanted files are written, each whole or not at all; files that are
     there with the right size are left alone, so an interrupted run goes on. Raises ValueError when the archive is

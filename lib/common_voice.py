@@ -114,7 +114,7 @@ def _clip_names(paths: pd.Series) -> pd.Series:
 def _read_folder(
     folder: Path, root: Path, buckets: list[str], facts: dict, alarms: list[str], check_files: bool
 ) -> tuple[pd.DataFrame, list[tuple[str, str, str]], int]:
-    """All rows of one locale of one release (`chosen` marks those asked for), malformed lines, number of extra files."""
+    """All rows of one locale of a release (`chosen` marks those asked for), malformed lines, number of extra files."""
     where = folder.relative_to(root).as_posix()
     rows, malformed = _read_tables(folder, where, buckets, facts, alarms)
     clips = find_clips(folder)
@@ -139,7 +139,7 @@ def _read_folder(
 def _read_tables(
     folder: Path, where: str, buckets: list[str], facts: dict, alarms: list[str]
 ) -> tuple[pd.DataFrame, list[tuple[str, str, str]]]:
-    """Rows of every clip table of a folder with `name` (of the file), `chosen` and `official_split`; malformed lines."""
+    """Rows of every table of a folder with `name` (of the file), `chosen` and `official_split`; malformed lines."""
     present = [name for name in BUCKETS + SPLIT_FILES if (folder / f"{name}.tsv").is_file()]
     chosen = [name for name in buckets if name in present]
     if not chosen and buckets == ["validated"]:
@@ -226,7 +226,7 @@ def _drop_rows(sieve: Sieve, keep_benchmark: bool, cap: int | None, seed: int) -
 
 
 def _name_rows(sieve: Sieve) -> None:
-    """Give rows their ids: the file's own name, behind its locale where it is not of the form common_voice_<locale>_<n>."""
+    """Give rows their ids: the file's name, behind its locale unless it is of the form common_voice_<locale>_<n>."""
     rows = sieve.rows
     stems = rows["name"].str.replace(r"\.\w+$", "", regex=True)
     own = pd.Series(False, index=rows.index)

@@ -37,10 +37,10 @@ ADVICE = {
     "common_voice": "sign up at https://mozilladatacollective.com, agree to the terms on the page of the Common Voice "
     "locale that you want, make an API key (Profile, Credentials), set MDC_API_KEY and run notebook 01_download with "
     "the dataset's id; or unpack an archive that you already have, so that {folder} holds validated.tsv and clips/",
-    "voxceleb": "VoxCeleb has no open download of its audio: put your own copy of the official archives, unzipped, so "
-    "that {folder} holds wav/ (or aac/) and vox1_meta.csv (lib.download.extract_voxceleb unpacks them); or the frame files (txt/) and audio/<video>.<suffix>, which "
-    "lib.youtube can fetch if you have read its legal note and switched it on. Ages come from a table of your own or "
-    "from lib.download.download_age_table",
+    "voxceleb": "VoxCeleb has no open download of its audio: put your own copy of the official archives, unzipped "
+    "(lib.download.extract_voxceleb does it), so that {folder} holds wav/ (or aac/) and vox1_meta.csv; or the frame "
+    "files (txt/) and audio/<video>.<suffix>, which lib.youtube can fetch if you have read its legal note and switched "
+    "it on. Ages come from a table of your own ({folder}/ages.csv) or from lib.download.download_age_table",
     "speechocean762": "unpack https://www.openslr.org/resources/101/speechocean762.tar.gz (open, no account) so that "
     "{folder} holds train/ and test/; notebook 01_download does it when its download is switched on",
     "own_data": "write {folder}/own_data.csv with a column path (speaker, gender and age if you know them), paths "

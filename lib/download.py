@@ -56,7 +56,7 @@ def extract_common_voice(
 ) -> Path:
     """Unpack a Common Voice archive's tables, then only the clips that `read_common_voice` would take; return `folder`.
 
-    The options are those of `read_common_voice`. Two passes over the archive, since its tables may come after its clips.
+    The options are those of `read_common_voice`. Two passes over the archive: its tables may come after its clips.
     """
     from lib.common_voice import list_wanted_clips
 
@@ -107,7 +107,7 @@ def download_common_voice(dataset_id: str, folder: Path | str, attempts: int = 5
 
 
 def _check_delivery(archive: Path, details: Any) -> Path:
-    """Compare an archive with what the platform says of it; a wrong one is removed, so that the next try starts afresh."""
+    """Compare an archive with what the platform says of it; remove a wrong one, so that the next try starts afresh."""
     kind, _, value = (details.checksum or "").rpartition(":")
     sums = {kind or "sha256": value} if value and (kind or "sha256") in ("sha256", "md5") else {}
     fault = find_fault(archive, size=int(details.sizeBytes) if details.sizeBytes else None, **sums)
@@ -216,7 +216,7 @@ def download_age_table(
 ) -> Path:
     """Fetch one of hechmik's age tables for VoxCeleb (MIT); return its path.
 
-    Its authors publish no checksum: without `sha256` the one computed is kept beside the file and compared from then on.
+    Its authors publish no checksum: without `sha256` the one computed is kept beside the file and compared later.
     """
     from lib.age_tables import read_age_labels
 

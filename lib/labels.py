@@ -187,7 +187,7 @@ def age_class(
 def assign_age_class(clips: pd.DataFrame, classes: Sequence[str], bounds: Sequence[float]) -> pd.DataFrame:
     """Vectorised `age_class` over `age_years` and `age_decade` of clips.
 
-    Returns a frame on the same index: `age_class` (Int16, index into `classes`, NA = none) and `reason` ("" where given).
+    Returns a frame on the same index: `age_class` (Int16, index into `classes`, NA = none), `reason` ("" where given).
     """
     check_scheme(classes, bounds)
     ages = clips[["age_years", "age_decade"]].astype({"age_years": "float64", "age_decade": "float64"})

@@ -29,7 +29,7 @@ COLUMNS = {
 
 
 def find_own_table(root: Path | str) -> Path:
-    """The CSV itself, or `own_data.csv` in the folder, or its only CSV. ValueError when there is none, or no telling."""
+    """The CSV itself, or `own_data.csv` in the folder, or its only CSV; ValueError when that does not say which."""
     root = Path(root)
     if root.is_file():
         return root

@@ -26,7 +26,7 @@ def read_kaldi_table(path: Path) -> list[tuple[str, str]]:
 
 
 def find_speechocean762(root: Path | str) -> Path:
-    """Folder at or up to two levels below `root` that holds train/wav.scp or test/wav.scp. ValueError when none does."""
+    """Folder at or up to two levels below `root` with train/wav.scp or test/wav.scp. ValueError when there is none."""
     root = Path(root)
     if (root / "wav.scp").is_file() and root.absolute().name in HALVES:
         return root.absolute().parent

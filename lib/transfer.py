@@ -16,6 +16,12 @@ from lib.paths import load_json, save_json, write_whole
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")  # plain http is for tests on this machine only
 RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
+REFUSALS = {
+    401: "it asks for a password",
+    403: "access is denied: have you agreed to its terms?",
+    404: "no such file",
+    410: "it has been removed",
+}
 
 
 class DownloadFailed(ValueError):
@@ -47,7 +53,7 @@ def download_file(
 
     Parameters
     ----------
-    sha256, md5, size: what the whole file must have (hex, hex, bytes); None = not known, then the server's size decides.
+    sha256, md5, size: what the whole file must have (hex, hex, bytes); None = not known: the server's size decides.
     attempts: tries in a row that may bring nothing new; waits double from `pause_s` seconds.
 
     Raises ValueError for a URL that is not https and DownloadFailed (a ValueError) when the server refuses, the disk is
@@ -60,11 +66,21 @@ def download_file(
     if target.exists() and not find_fault(target, **expected):
         return target
     part = target.with_name(target.name + ".part")
-    failures, restarted = 0, False
+    _fetch_until_right(url, part, expected, attempts, pause_s, progress)
+    os.replace(part, target)
+    _forget(part)
+    return target
+
+
+def _fetch_until_right(
+    url: str, part: Path, expected: dict[str, Any], attempts: int, pause_s: float, progress: bool
+) -> None:
+    """Try until `part` is the whole, right file; DownloadFailed after `attempts` tries that brought nothing new."""
+    failures, restarted, is_checked = 0, False, bool(expected["sha256"] or expected["md5"])
     while True:
         before = part.stat().st_size if part.exists() else 0
         try:
-            total = _fetch_rest(url, part, size, bool(sha256 or md5), progress)
+            total = _fetch_rest(url, part, expected["size"], is_checked, progress)
         except Interrupted as error:
             grew = part.exists() and part.stat().st_size > before
             failures = 1 if grew else failures + 1
@@ -72,17 +88,14 @@ def download_file(
                 raise DownloadFailed(f"{url}: {error} after {attempts} tries; run again later, it goes on") from error
             time.sleep(min(error.wait_s or pause_s * 2 ** (failures - 1), 60))
             continue
-        fault = find_fault(part, size or total, sha256, md5)
+        fault = find_fault(part, expected["size"] or total, expected["sha256"], expected["md5"])
         if not fault:
-            break
+            return
         resumed = before > 0
         _forget(part)
         if not resumed or restarted:
             raise DownloadFailed(f"{url}: {fault}; the file there is not the one expected, or was damaged on its way")
         restarted = True  # what was resumed may have been another version: once more from the start
-    os.replace(part, target)
-    _forget(part)
-    return target
 
 
 class Interrupted(Exception):
@@ -162,8 +175,7 @@ def _check_status(response: Any, part: Path) -> None:
     if status in RETRY_STATUS:
         wait = response.headers.get("Retry-After", "")
         raise Interrupted(f"the server answered {status}", float(wait) if wait.isdigit() else None)
-    advice = {401: "it asks for a password", 403: "access is denied: have you agreed to its terms?", 404: "no such file",
-              410: "it has been removed"}.get(status, "try a mirror, or fetch it by hand")  # fmt: skip
+    advice = REFUSALS.get(status, "try a mirror, or fetch it by hand")
     raise DownloadFailed(f"{url}: the server answered {status}; {advice}")
 
 

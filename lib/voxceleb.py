@@ -40,7 +40,7 @@ def read_voxceleb(
     ages: one or more tables that `lib.age_tables` reads; None takes those lying in `root`, [] none.
     meta: meta files; None looks for vox1_meta.csv and vox2_meta.csv around `root`.
 
-    `clips.attrs` holds rows_in (utterances found), meta, ages, speakers_without_meta, videos_without_segments, warnings.
+    `clips.attrs` holds rows_in (utterances), meta, ages, speakers_without_meta, videos_without_segments and warnings.
     Raises ValueError when `root` is no folder, or holds neither cuts nor frame files.
     """
     sieve = _gather_utterances(Path(root), ages, meta)

@@ -48,7 +48,7 @@ class Segment:
 
 
 def read_frame_file(path: Path) -> Segment:
-    """Read one `txt` file of the frame archives. ValueError, naming the file, when it does not tell a stretch of time."""
+    """Read one `txt` file of the frame archives. ValueError, naming the file, when it tells no stretch of time."""
     lines = Path(path).read_bytes().decode("utf-8-sig", errors="replace").split("\n")
     head: dict[str, str] = {}
     frames: list[int] = []

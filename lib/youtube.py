@@ -33,8 +33,8 @@ WATCH_URL = "https://www.youtube.com/watch?v={video}"
 STATUS_FILE = "youtube_status.jsonl"
 PERMANENT = ["gone", "private", "login", "geo"]  # never asked for again
 STOPPING = {  # these hold for the whole connection: going on makes it worse
-    "bot check": "YouTube takes this connection for a robot. Stop for today. What helps: a home network instead of a data "
-    "centre or Colab; the newest yt-dlp (pip install -U 'yt-dlp[default]') with a JavaScript runtime (deno); as a last "
+    "bot check": "YouTube takes this connection for a robot. Stop for today. What helps: a home network instead of a "
+    "data centre or Colab; the newest yt-dlp (pip install -U 'yt-dlp[default]') with a JavaScript runtime (deno); as a last "
     "resort `cookies_from_browser`, which risks the account. The next run goes on where this one stopped",
     "rate limit": "YouTube limits this connection. Wait an hour or more, then run again with longer pauses; it goes on "
     "where this one stopped",
@@ -112,8 +112,8 @@ def download_videos(
 ) -> pd.DataFrame:
     """Fetch the audio of each video once, to `folder`/audio/<video>.<suffix>; return `load_status(folder)`.
 
-    Resumes: videos that are there, that failed for good, or that failed `max_tries` times are passed over. A failure is
-    noted and passed, but a bot check or a rate limit stops the run: a warning and `attrs["stopped"]` then say what to do.
+    Resumes: videos that are there, that failed for good, or that failed `max_tries` times are passed over. A failure
+    is noted and passed, but a bot check or a rate limit stops the run: a warning and `attrs["stopped"]` say what to do.
 
     Parameters
     ----------
@@ -136,7 +136,23 @@ def download_videos(
         :max_videos
     ]
     options = _options(rate_bytes_per_s, cookies_from_browser)
-    rng, stopped = random.Random(seed), ""
+    stopped = _fetch_waiting(waiting, folder, known, options, pause_s, url, seed)
+    status = load_status(folder)
+    status.attrs["stopped"] = stopped
+    return status
+
+
+def _fetch_waiting(
+    waiting: list[str],
+    folder: Path,
+    known: dict,
+    options: dict[str, Any],
+    pause_s: tuple[float, float],
+    url: str,
+    seed: int,
+) -> str:
+    """Fetch one video after the other and note each outcome; return why it stopped early, or ""."""
+    rng = random.Random(seed)
     for number, video in enumerate(tqdm(waiting, unit="video")):
         if number:
             time.sleep(rng.uniform(*pause_s))
@@ -148,11 +164,9 @@ def download_videos(
         )
         if record["kind"] in STOPPING:
             stopped = f"stopped at video {number + 1} of {len(waiting)}. {STOPPING[record['kind']]}"
-            warnings.warn(stopped, stacklevel=2)
-            break
-    status = load_status(folder)
-    status.attrs["stopped"] = stopped
-    return status
+            warnings.warn(stopped, stacklevel=3)
+            return stopped
+    return ""
 
 
 def _is_waiting(folder: Path, record: dict[str, Any] | None, max_tries: int) -> bool:
