@@ -26,7 +26,7 @@ ETHICS = """\
   personal data, and guessing traits from it is profiling.
 - **Misuse.** Sorting or scoring people by a guessed trait harms them whether the guess is right or wrong.
 - **Privacy.** Everything runs on the machine in front of you. No audio, no embedding and no answer leaves it, nothing is
-  reported home, and recordings made in the notebook's page stay in memory unless you save them."""
+  reported home, and what is uploaded or recorded in the notebook's page is deleted as soon as it is answered."""
 
 LIMITS = """\
 - Trained on the corpora named above; other languages, microphones, codecs, noises and ages are guesses beyond the data.
