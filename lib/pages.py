@@ -54,6 +54,8 @@ def make_page(notebook: Path, figures_folder: Path, target: Path, private: dict[
     figures = [place_figure(tag, drawn, target) for tag in soup.select("figure[data-figure]")]
     for tag in soup.select("figure[data-sound]"):
         place_sound(tag, target)
+    for tag in soup.select(".highlight pre"):
+        tag["tabindex"] = "0"  # a long line scrolls by keyboard too
     for tag in soup.select(".together"):
         tag.attrs.pop("style", None)
     box_tables(soup)

@@ -148,7 +148,7 @@ def make_notebook(name, pictures, root="../somewhere/corpus"):
             outputs=[new_output("stream", name="stderr", text="100%|####| 9/9 [00:01<00:00]"), new_output("stream", name="stdout", text="wrote 1234 rows\n")],
         ),
         new_markdown_cell("### A finer point\n\nA frame shown by itself:"),
-        new_code_cell("frame.head()", outputs=[new_output("execute_result", {"text/html": frame.head(2).to_html(), "text/plain": "frame"})]),
+        new_code_cell("frame.head()  # " + "a long line " * 12, outputs=[new_output("execute_result", {"text/html": frame.head(2).to_html(), "text/plain": "frame"})]),
         new_markdown_cell("## What is seen\n\nThe pictures that follow are drawn from invented numbers:"),
     ]  # fmt: skip
     for picture in pictures:
