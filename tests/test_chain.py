@@ -1,0 +1,144 @@
+"""The demo chain from end to end at reduced size: as a user runs it, in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lib import config, paths
+
+SMALL = [
+    "download.speakers=32", "download.clips_per_speaker=3", "train.epochs=2", "train.width=0.03", "evaluate.draws=200",
+    "predict.recordings=8",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return tmp_path_factory.mktemp("chain")
+
+
+def run_chain(folders, *changes, options=()):
+    """Run the demo with these changes in `folders`; return the finished process."""
+    call = [sys.executable, "-m", "lib.run", "params/demo.yaml", *options]
+    for change in [*SMALL, *changes]:
+        call += ["--set", change]
+    places = {"VOICE_DATA": str(folders / "data"), "VOICE_REPORTS": str(folders / "reports"), "TQDM_MININTERVAL": "5"}
+    return subprocess.run(
+        call, cwd=paths.ROOT, env=os.environ | places, capture_output=True, text=True, check=False, timeout=1200
+    )
+
+
+@pytest.fixture(scope="module")
+def first(folders):
+    done = run_chain(folders)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done
+
+
+def record_of(folders):
+    return json.loads((folders / "reports" / "demo" / "run.json").read_text(encoding="utf-8"))
+
+
+def pages_of(folders):
+    return sorted((folders / "reports" / "demo").glob("*.html"))
+
+
+def contents_of(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_the_report_has_a_page_for_the_run_and_for_every_notebook(first, folders):
+    assert [page.stem for page in pages_of(folders)] == [*config.NOTEBOOKS, "index"]
+    assert (folders / "reports" / "index.html").exists()
+    assert "report:" in first.stdout
+    assert list((folders / "reports" / "demo" / "figures").glob("*.png"))
+
+
+def test_every_page_says_synthetic_and_names_its_encoder(first, folders):
+    for page in pages_of(folders):
+        text = page.read_text(encoding="utf-8")
+        assert "Synthetic speech" in text, page.name
+        assert record_of(folders)["encoder"]["name"] in text, page.name
+
+
+def test_no_page_or_json_shows_a_path_of_this_machine(first, folders):
+    for path in (folders / "reports").rglob("*"):
+        if path.suffix in {".html", ".json", ".csv"}:
+            text = path.read_text(encoding="utf-8")
+            assert str(folders) not in text, path
+            assert str(paths.ROOT) not in text, path
+
+
+def test_the_record_says_what_made_the_numbers(first, folders):
+    record = record_of(folders)
+    assert record["synthetic"] is True
+    assert len(record["data_checksum"]) == len(record["encoder"]["weights_sha256"]) == 64
+    assert record["parameters"]["train"]["epochs"] == 2
+    assert [stage["stage"] for stage in record["stages"]] == config.NOTEBOOKS
+    assert all(stage["peak_memory_mb"] > 50 and stage["seconds"] > 0 for stage in record["stages"])
+
+
+def test_scores_of_both_tasks_stand_beside_the_majority_on_speakers_apart(first, folders):
+    metrics = json.loads((folders / "reports" / "demo" / "metrics.json").read_text(encoding="utf-8"))
+    for task in ("gender", "age"):
+        models = {row["model"] for row in metrics["scores"] if (row["task"], row["protocol"]) == (task, "speaker")}
+        assert {"paper", "majority"} <= models
+    majority = [r for r in metrics["scores"] if r["model"] == "majority" and r["metric"] == "uar"]
+    assert all(row["value"] == 0.5 for row in majority)
+
+
+def test_planted_sores_come_back_in_the_ledger(first, folders):
+    import pandas as pd
+
+    manifest = json.loads(next((folders / "data" / "corpora").rglob("manifest.json")).read_text(encoding="utf-8"))
+    parts = [
+        next((folders / "data" / "demo").glob(f"{stage}-*/ledger.parquet")) for stage in ("01_download", "02_segment")
+    ]
+    ledger = pd.concat([pd.read_parquet(part) for part in parts])
+    for corpus in ("common_voice", "voxceleb"):
+        found = ledger[ledger["corpus"] == corpus]["reason"].value_counts().to_dict()
+        planted = manifest[corpus]["ledger"]
+        assert {reason: found.get(reason) for reason in planted} == planted
+
+
+def test_an_identical_run_recomputes_nothing(first, folders):
+    again = run_chain(folders)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert "recomputed: nothing" in again.stdout
+
+
+def test_other_epochs_embed_nothing_again(first, folders):
+    changed = run_chain(folders, "train.epochs=1")
+    assert changed.returncode == 0, changed.stderr[-3000:]
+    recomputed = {stage["stage"]: stage["recomputed"] for stage in record_of(folders)["stages"]}
+    assert [recomputed[name] for name in ("01_download", "02_segment", "03_embed")] == [[], [], []]
+    assert recomputed["04_train"]
+
+
+def test_a_failing_cell_stops_the_run_and_touches_no_report(first, folders):
+    before = contents_of(folders / "reports")
+    failed = run_chain(folders, 'train.networks=["papr"]')
+    assert failed.returncode == 1
+    told = failed.stderr[failed.stderr.index("stopped:") :].strip().splitlines()
+    assert len(told) == 3
+    assert "04_train, cell" in told[0]
+    assert "papr" in told[2]
+    assert (folders / "data" / "demo" / "executed" / "04_train.failed.ipynb").exists()
+    assert contents_of(folders / "reports") == before
+
+
+def test_a_refused_run_file_starts_no_kernel(folders):
+    refused = run_chain(folders, "train.epoch=3")
+    assert refused.returncode == 2
+    assert "unknown key train.epoch" in refused.stderr
+    assert "notebook" not in refused.stderr.split("refused:")[0]
+
+
+def test_one_notebook_alone_builds_no_report(first, folders):
+    before = (folders / "reports" / "demo" / "index.html").stat().st_mtime_ns
+    done = run_chain(folders, options=["--only", "02_segment"])
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (folders / "reports" / "demo" / "index.html").stat().st_mtime_ns == before

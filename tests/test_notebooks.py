@@ -1,0 +1,88 @@
+"""Notebooks as a reader wants them: prose above every code cell, nothing defined in them, committed without outputs."""
+
+import ast
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from lib import config, paths
+
+NOTEBOOKS = sorted([*paths.NOTEBOOKS.glob("*.ipynb"), *(paths.NOTEBOOKS / "extra").glob("*.ipynb")])
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    found = nbformat.read(request.param, as_version=4)
+    nbformat.validate(found)
+    return found
+
+
+def test_the_six_notebooks_are_there_in_reading_order():
+    assert [path.stem for path in sorted(paths.NOTEBOOKS.glob("*.ipynb"))] == config.NOTEBOOKS
+
+
+def test_first_cell_tells_what_is_read_written_and_asked(notebook):
+    first = notebook.cells[0]
+    assert first.cell_type == "markdown"
+    assert first.source.startswith("# ")
+    for label in ["**Reads**", "**Writes**", "**Takes**", "**Question**"]:
+        assert label in first.source
+
+
+def test_prose_stands_above_every_code_cell(notebook):
+    for above, cell in zip(notebook.cells, notebook.cells[1:]):
+        if cell.cell_type == "code":
+            assert above.cell_type == "markdown", cell.source
+            assert above.source.rstrip().endswith((":", ".", "?", "!")), above.source
+
+
+def test_one_cell_is_tagged_parameters_and_comes_first_of_the_code(notebook):
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert ["parameters" in cell.metadata.get("tags", []) for cell in code] == [True] + [False] * (len(code) - 1)
+
+
+def test_nothing_is_defined_or_trained_in_a_notebook(notebook):
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            for node in ast.walk(ast.parse(cell.source)):
+                assert not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.While | ast.For), cell.source
+
+
+def test_no_path_is_written_into_a_notebook(notebook):
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
+            for node in ast.walk(ast.parse(cell.source)):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    assert not node.value.startswith(("/", "./", "../", "~", "data/", "reports/")), cell.source
+
+
+def test_code_cells_are_short(notebook):
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert len([line for line in cell.source.splitlines() if line.strip()]) <= 20, cell.source
+
+
+def test_committed_without_outputs(notebook):
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == []
+            assert cell.execution_count is None
+
+
+def test_nbstripout_finds_nothing_to_strip():
+    call = [sys.executable, "-m", "nbstripout", "--verify", "--keep-id", *map(str, NOTEBOOKS)]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_nbdime_shows_the_line_that_changed(tmp_path):
+    source = nbformat.read(NOTEBOOKS[0], as_version=4)
+    nbformat.write(source, tmp_path / "a.ipynb")
+    source.cells[2].source = source.cells[2].source.replace("seed: int = 0", "seed: int = 7")
+    nbformat.write(source, tmp_path / "b.ipynb")
+    call = [sys.executable, "-m", "nbdime", "diff", "--no-color", str(tmp_path / "a.ipynb"), str(tmp_path / "b.ipynb")]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "+seed: int = 7" in done.stdout
