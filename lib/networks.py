@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lib.convolutions import run_fast
+
 NETWORKS = ["paper", "attentive", "linear"]
 NORMALISATIONS = ["none", "standard", "p10"]
 
@@ -20,6 +22,8 @@ class AgeNet(nn.Module):
 
     `width` multiplies every hidden size; 1.0 is the paper.
     """
+
+    fast = False  # True: bfloat16 through `run_fast`; set by the training loop
 
     def __init__(self, classes: int = 2, width: float = 1.0) -> None:
         super().__init__()
@@ -38,11 +42,15 @@ class AgeNet(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, T, D] -> log-probabilities [B, C]."""
+        if self.fast:
+            return self.classifier(run_fast(self.convolutions, features).float())
         return self.classifier(self.convolutions(features.unsqueeze(1)))
 
 
 class GenderNet(nn.Module):
     """The paper's gender network, with its two further convolutions, for [B, T, D] with T and D >= 15."""
+
+    fast = False  # as in AgeNet
 
     def __init__(self, classes: int = 2, width: float = 1.0) -> None:
         super().__init__()
@@ -66,6 +74,8 @@ class GenderNet(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, T, D] -> log-probabilities [B, C]."""
+        if self.fast:
+            return self.classifier(run_fast(self.convolutions, features).float())
         return self.classifier(self.convolutions(features.unsqueeze(1)))
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lib import convolutions
 from lib.networks import Model, Normaliser, build_network
 from lib.paths import write_whole
 from lib.scores import confusion_counts, confusion_metrics
@@ -77,7 +78,8 @@ def fit_network(
     sample_weights: [len(features)] factors on the loss of each row, or None.
     patience: stop after this many epochs without a better `selection` on validation; None = never.
     selection: "uar", "macro_f1", "weighted_f1", "accuracy" or "loss", of the validation part.
-    precision: "fp32", or "bf16" for autocast. channels_last: another memory layout, the same numbers but for rounding.
+    precision: "fp32", or "bf16" for autocast. channels_last: another memory layout, the same numbers but for rounding;
+        with "bf16" the paper's networks also take `lib.convolutions.run_fast`, where the processor can.
     steps: at most so many steps an epoch (for measuring); None = all.
 
     Raises ValueError for empty parts, classes missing from the training part, and a folder that holds another training.
@@ -105,8 +107,27 @@ def fit_network(
             loop.save(history)
             bar.update()
             bar.set_postfix({"validation UAR": f"{history[-1]['validation_uar']:.3f}"})
+    loop.set_fast(False)
     table = pd.DataFrame(history)
     return Fit(table, _best_epoch(history, selection), Path(folder))
+
+
+def make_loop(
+    model: Model,
+    *,
+    classes: list[str],
+    learning_rate: float,
+    batch: int,
+    seed: int,
+    precision: str = "fp32",
+    channels_last: bool = False,
+) -> _Loop:
+    """A loop without data or folder, whose `train_step` can be measured by itself; options as in `fit_network`."""
+    settings = {
+        "classes": classes, "learning_rate": learning_rate, "batch": batch, "seed": seed, "weight_decay": 0.0,
+        "precision": precision, "channels_last": channels_last,
+    }  # fmt: skip
+    return _Loop(model, None, None, None, torch.ones(len(classes)), settings, None)
 
 
 class _Loop:
@@ -117,9 +138,15 @@ class _Loop:
         self.sample_weights, self.class_weights = sample_weights, class_weights.float()
         if settings["channels_last"]:
             model.to(memory_format=torch.channels_last)
+        self.set_fast(settings["channels_last"] and settings["precision"] == "bf16" and convolutions.is_supported())
         self.optimizer = torch.optim.Adam(
-            model.parameters(), lr=settings["learning_rate"], weight_decay=settings["weight_decay"], foreach=True
+            model.parameters(), lr=settings["learning_rate"], weight_decay=settings["weight_decay"], fused=True
         )
+
+    def set_fast(self, fast: bool) -> None:
+        """Switch the fast form of a network that has one."""
+        if hasattr(self.model.network, "fast"):
+            self.model.network.fast = fast
 
     def run_epoch(self, epoch: int, rows_train: np.ndarray, rows_validation: np.ndarray) -> dict[str, Any]:
         """Train one epoch and score both parts; the training part with dropout on, as it went by."""
