@@ -149,7 +149,7 @@ def train_network(
         task=task.name,
         layers=network.endswith("_layers"),
         width=recipe.width,
-        normalisation=recipe.normalisation,
+        normalisation=normalisation_of(recipe.normalisation, task),
         seed=seed,
     )
     rows = {part: np.flatnonzero(table["split"] == part) for part in ("train", "validation")}
@@ -166,6 +166,13 @@ def train_network(
         patience=recipe.patience or None,
         **options,
     )
+
+
+def normalisation_of(name: str, task: Task) -> str:
+    """The normalisation of a task: "paper" is the paper's own, p-norm for gender and nothing for age."""
+    if name == "paper":
+        return "p10" if task.name == "gender" else "none"
+    return name
 
 
 def tensor_of(network: str) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lib import config, paths
+from lib.sources import check_run
 from lib.stages import load_notes
 
 SHOWN_VERSIONS = ["torch", "torchaudio", "numpy", "pandas", "scikit-learn", "soundfile", "silero-vad", "matplotlib"]
@@ -198,6 +199,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         sections = config.load_run(asked.params, asked.set)
         notebooks = select_notebooks(sections["run"]["notebooks"], asked.first, asked.only)
+        if "download" in sections:
+            check_run(sections["download"], sections["run"]["synthetic"])
     except ValueError as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2

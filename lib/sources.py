@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from lib import paths
 from lib.corpora import check_sources, corpus_root, read_corpora
 from lib.labels import class_names
+from lib.stages import fingerprint_of
 
 
 def resolve_root(root: str) -> Path:
@@ -18,15 +20,48 @@ def resolve_root(root: str) -> Path:
     return (paths.ROOT / Path(root).expanduser()).resolve()
 
 
+def corpora_folder(root: str) -> Path:
+    """The folder that holds a run's corpora: the user's `root`, or `data/corpora` when that is empty."""
+    return resolve_root(root) if root else paths.DATA / "corpora"
+
+
+def check_run(download: dict[str, Any], synthetic: bool) -> None:
+    """Raise ValueError with what the user must do first when the corpora of a run are not there and cannot be fetched.
+
+    `download` is the run file's section of that name. Cheap: nothing is read but names of files.
+    """
+    if synthetic:
+        return
+    names = set(download["corpora"])
+    fetched = names & ({"speechocean762"} if download["download"] else set())
+    fetched |= names & ({"common_voice"} if download["datasets"] else set())
+    fetched |= names & ({"voxceleb"} if download["youtube"] else set())
+    check_sources([name for name in download["corpora"] if name not in fetched], corpora_folder(download["root"]))
+
+
 def obtain_corpora(
-    names: list[str], root: str, synthetic: bool, seed: int, speakers: int, clips_per_speaker: int
+    names: list[str],
+    root: str,
+    synthetic: bool,
+    seed: int,
+    *,
+    speakers: int = 0,
+    clips_per_speaker: int = 0,
+    download: bool = False,
+    datasets: list[str] = (),
+    youtube: bool = False,
+    bucket: str = "validated",
+    max_clips_per_speaker: int = 0,
 ) -> Path:
-    """Folder that holds the corpora `names`, rendered first when the run is synthetic.
+    """Folder that holds the corpora `names`; rendered first in a synthetic run, fetched first where the run says so.
 
     Parameters
     ----------
     root: the user's folder; "" = `data/corpora`, or a folder of its own for the synthetic ones.
-    speakers, clips_per_speaker: size of the synthetic corpora; not used otherwise.
+    speakers, clips_per_speaker: size of the synthetic corpora.
+    download: fetch what is open and missing: speechocean762, VoxCeleb's meta and frame files and its age table.
+    datasets: Common Voice: ids at Mozilla Data Collective (needs MDC_API_KEY), or archives that are here already.
+    youtube: VoxCeleb's audio from YouTube; see `lib.youtube.LEGAL_NOTE`.
 
     Raises ValueError with what to do first when a corpus is not there.
     """
@@ -37,9 +72,48 @@ def obtain_corpora(
         folder = resolve_root(root) if root else paths.DATA / "corpora" / name
         render_synthetic_corpora(folder, seed, speakers=speakers, clips_per_speaker=clips_per_speaker)
         return folder
-    folder = resolve_root(root) if root else paths.DATA / "corpora"
+    folder = corpora_folder(root)
+    if "common_voice" in names and datasets:
+        _fetch_common_voice(folder / "common_voice", datasets, bucket, max_clips_per_speaker, seed)
+    if "speechocean762" in names and download:
+        from lib.download import download_speechocean762
+
+        download_speechocean762(folder)
+    if "voxceleb" in names and (download or youtube):
+        _fetch_voxceleb(corpus_root("voxceleb", folder) if root else folder / "voxceleb", youtube)
     check_sources(names, folder)
     return folder
+
+
+def _fetch_common_voice(folder: Path, datasets: list[str], bucket: str, most: int, seed: int) -> None:
+    """Fetch each dataset and unpack its tables and the wanted clips; one that was unpacked before is left alone."""
+    from lib.download import download_common_voice, extract_common_voice
+
+    for dataset in datasets:
+        done = folder / f".{fingerprint_of(dataset, bucket, most, seed)}.completed"
+        if not done.exists():
+            local = resolve_root(dataset)
+            archive = download_common_voice(str(local) if local.is_file() else dataset, folder / "archives")
+            extract_common_voice(archive, folder, bucket, most or None, seed=seed)
+            paths.save_json(done, {"archive": Path(archive).name})
+
+
+def _fetch_voxceleb(folder: Path, youtube: bool) -> None:
+    """Fetch VoxCeleb1's meta, frame files and age table where missing; with `youtube` the audio of its videos too."""
+    from lib import download
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if not list(folder.glob("vox*_meta.csv")):
+        download.download_voxceleb_meta(folder)
+    if not (folder / "txt").exists():
+        download.download_voxceleb_txt(folder)
+    if not (folder / download.AGE_TABLES[0]).exists():
+        download.download_age_table(folder)
+    if youtube:
+        from lib.voxceleb import list_utterances
+        from lib.youtube import download_videos
+
+        download_videos(sorted(list_utterances(folder)["video"].unique()), folder, allowed=True)
 
 
 def data_checksum(roots: dict[str, Path]) -> str:
@@ -70,17 +144,29 @@ def find_roots(names: list[str], folder: Path) -> dict[str, Path]:
 
 
 def read_clips(
-    names: list[str], folder: Path, *, bucket: str, max_clips_per_speaker: int, age_labels: str, seed: int
+    names: list[str],
+    folder: Path,
+    *,
+    bucket: str,
+    keep_benchmark: bool,
+    max_clips_per_speaker: int,
+    age_labels: str,
+    seed: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read the corpora of a run into (clips, ledger), each reader given what concerns it.
 
     Parameters
     ----------
-    bucket: of Common Voice. max_clips_per_speaker: of Common Voice, 0 = no cap.
+    bucket, keep_benchmark, max_clips_per_speaker (0 = no cap): of Common Voice.
     age_labels: a table of ages for VoxCeleb; "" = those lying in its folder.
     """
     options = {
-        "common_voice": {"bucket": bucket, "max_clips_per_speaker": max_clips_per_speaker or None, "seed": seed},
+        "common_voice": {
+            "bucket": bucket,
+            "keep_benchmark": keep_benchmark,
+            "max_clips_per_speaker": max_clips_per_speaker or None,
+            "seed": seed,
+        },
         "voxceleb": {"ages": resolve_root(age_labels) if age_labels else None},
     }
     clips, ledger, _ = read_corpora(names, folder, **{name: options[name] for name in names if name in options})
@@ -109,3 +195,24 @@ def count_speakers(clips: pd.DataFrame, classes: list[str], bounds: list[int]) -
     each = named.groupby([*keys, "speaker_id"]).size().rename("clips").reset_index()
     table = each.groupby(keys)["clips"].agg(speakers="size", clips="sum", median="median", most="max")
     return table.rename(columns={"median": "clips a speaker (median)", "most": "clips a speaker (most)"}).reset_index()
+
+
+def count_recovered(roots: dict[str, Path], clips: pd.DataFrame, classes: list[str], bounds: list[int]) -> pd.DataFrame:
+    """VoxCeleb's segments: how many of those that its files name can be used, by gender and age; empty without VoxCeleb.
+
+    Videos vanish from YouTube; what is missing is not missing at random.
+    """
+    if "voxceleb" not in roots:
+        return pd.DataFrame({"note": ["VoxCeleb is not part of this run"]})
+    from lib.voxceleb import list_utterances
+    from lib.youtube import attrition
+
+    return attrition(list_utterances(roots["voxceleb"]), clips[clips["corpus"] == "voxceleb"], classes, bounds)
+
+
+def count_downloads(roots: dict[str, Path]) -> pd.DataFrame:
+    """Videos asked for at YouTube, by state and kind of failure, with what to do; one line when none was."""
+    from lib.youtube import count_failures, load_status
+
+    status = load_status(roots["voxceleb"]) if "voxceleb" in roots else pd.DataFrame()
+    return count_failures(status) if len(status) else pd.DataFrame({"note": ["no video was asked for in this run"]})

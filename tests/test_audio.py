@@ -36,7 +36,9 @@ def test_a_cut_is_the_slice_of_the_whole(tmp_path):
 
 
 def test_channels_are_averaged(tmp_path):
-    soundfile.write(tmp_path / "a.wav", np.stack([np.full(100, 0.4), np.full(100, 0.2)], axis=1), 16000, subtype="FLOAT")
+    soundfile.write(
+        tmp_path / "a.wav", np.stack([np.full(100, 0.4), np.full(100, 0.2)], axis=1), 16000, subtype="FLOAT"
+    )
     np.testing.assert_allclose(audio.read_waveform(tmp_path / "a.wav"), 0.3, atol=1e-6)
 
 
