@@ -129,7 +129,7 @@ class AnswerPage:
         shown_s = len(self._waveform) / RATE_HZ
         windows = found.timeline(task).query("start_s < @shown_s")
         regions = [(start, min(end, shown_s)) for start, end in found.speech_regions() if start < shown_s]
-        title = f"Probability of each class of {task} through the recording"
+        title = f"Probability of each class: {task}"
         figure = plot_timeline(self._waveform, RATE_HZ, windows, self.bundle.heads[task].classes, regions, title)
         alt = f"Probability of each class of {task} for each window, above the waveform with its speech shaded."
         cut = f"The first {DRAWN_S:.0f} s of {found.duration_s:.0f} s." if shown_s < found.duration_s - 0.1 else ""
@@ -150,6 +150,14 @@ def _first_seconds(path: Path) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def _unheard(found: Prediction) -> str:
+    """A sentence on the tail after the last whole window, which no model hears; "" when it is short."""
+    if not len(found.windows):
+        return ""
+    rest_s = found.duration_s - float((found.windows["start_s"] + found.windows["duration_s"]).max())
+    return f"The last {rest_s:.1f} s do not fill a window and were not heard." if rest_s >= 0.5 else ""
+
+
 def answer_html(found: Prediction) -> str:
     """The answer in words: state, best class of each task with its share, and what to mind."""
     lines = [f"<h3 style='margin:0.4em 0'>{html.escape(found.name)}: {found.state}</h3>"]
@@ -159,7 +167,8 @@ def answer_html(found: Prediction) -> str:
         lines.append(f"<p style='margin:0.2em 0'>{html.escape(task)}: {said} ({shares})</p>")
     if not np.isnan(found.speech_ratio):
         lines.append(f"<p style='margin:0.2em 0'>{found.duration_s:.1f} s, {100 * found.speech_ratio:.0f} % speech</p>")
-    lines += [f"<p style='margin:0.2em 0'>{html.escape(text)}</p>" for text in (found.warning, found.reason) if text]
+    texts = [text for text in (_unheard(found), found.warning, found.reason) if text]
+    lines += [f"<p style='margin:0.2em 0'>{html.escape(text)}</p>" for text in texts]
     if found.answers:
         lines.append(
             "<p style='margin:0.2em 0'>A guess about how a voice sounds; it does not reveal who someone is.</p>"
