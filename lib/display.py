@@ -53,6 +53,43 @@ INK, MUTED, RULE = "#22262B", "#5B636D", "#D9D6CF"
 DPI = 144  # 7.5 inches make 1080 pixels: sharp at the page's width of about 720
 SVG_LIMIT_BYTES = 40_000  # a drawing whose SVG is larger is kept as PNG alone
 
+STYLE = {
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so that every machine draws alike
+    "axes.linewidth": 0.9,
+    "xtick.major.width": 0.9,
+    "ytick.major.width": 0.9,
+    "figure.figsize": (7.5, 3.6),
+    "figure.dpi": 96,
+    "figure.constrained_layout.use": True,
+    "font.size": 9.5,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.labelsize": 9.5,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": "#9AA0A6",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.7,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "legend.title_fontsize": 9,
+    "lines.linewidth": 1.8,
+    "image.cmap": "cividis",
+    "svg.hashsalt": "voice",
+    "svg.fonttype": "path",
+}
+
 
 def use_style() -> None:
     """Set the one matplotlib style of this project; call it once in a notebook's set-up cell.
@@ -65,45 +102,7 @@ def use_style() -> None:
     if "inline" not in str(matplotlib.get_backend(auto_select=False)):
         matplotlib.use("agg")
     matplotlib.style.use("seaborn-v0_8-ticks")  # seaborn's theme as matplotlib ships it: no second to import seaborn
-    matplotlib.rcParams.update(
-        {
-            "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so that every machine draws alike
-            "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
-            "axes.linewidth": 0.9,
-            "xtick.major.width": 0.9,
-            "ytick.major.width": 0.9,
-            "figure.figsize": (7.5, 3.6),
-            "figure.dpi": 96,
-            "figure.constrained_layout.use": True,
-            "font.size": 9.5,
-            "axes.titlesize": 11,
-            "axes.titleweight": "bold",
-            "axes.titlelocation": "left",
-            "axes.titlepad": 10,
-            "axes.labelsize": 9.5,
-            "axes.labelcolor": MUTED,
-            "axes.edgecolor": "#9AA0A6",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.axisbelow": True,
-            "grid.color": RULE,
-            "grid.linewidth": 0.7,
-            "text.color": INK,
-            "xtick.color": MUTED,
-            "ytick.color": MUTED,
-            "xtick.labelsize": 9,
-            "ytick.labelsize": 9,
-            "xtick.major.size": 3,
-            "ytick.major.size": 3,
-            "legend.frameon": False,
-            "legend.fontsize": 9,
-            "legend.title_fontsize": 9,
-            "lines.linewidth": 1.8,
-            "image.cmap": "cividis",
-            "svg.hashsalt": "voice",
-            "svg.fonttype": "path",
-        }
-    )
+    matplotlib.rcParams.update(STYLE | {"axes.prop_cycle": matplotlib.cycler(color=PALETTE)})
 
 
 def colours_for(names: Iterable[str]) -> dict[str, str]:
@@ -176,18 +175,23 @@ def show_figure(
         raise ValueError(f"figure {name!r}: give an alt text that says what the figure shows")
     picture = draw_png(fig)
     if folder is not None:
-        write_bytes(Path(folder) / f"{name}.png", picture)
-        vector = draw_svg(fig)
-        if len(vector) <= SVG_LIMIT_BYTES:
-            write_bytes(Path(folder) / f"{name}.svg", vector)
-        else:
-            (Path(folder) / f"{name}.svg").unlink(missing_ok=True)
-        if data is not None:
-            write_bytes(Path(folder) / f"{name}.csv", data.to_csv(index=False, float_format="%.6g").encode("utf-8"))
         described = {"title": title_of(fig), "alt": alt, "caption": caption, "notebook": notebook}
-        save_json(Path(folder) / f"{name}.json", described)
+        save_figure(fig, Path(folder) / name, picture, described, data)
     plt.close(fig)
     return HTML(figure_html(name, alt, picture, caption))
+
+
+def save_figure(fig: Figure, stem: Path, picture: bytes, described: dict[str, str], data: pd.DataFrame | None) -> None:
+    """Write `<stem>.png`, `.svg` where it is small, `.csv` where there are numbers, and `.json`."""
+    write_bytes(stem.with_suffix(".png"), picture)
+    vector = draw_svg(fig)
+    if len(vector) <= SVG_LIMIT_BYTES:
+        write_bytes(stem.with_suffix(".svg"), vector)
+    else:
+        stem.with_suffix(".svg").unlink(missing_ok=True)
+    if data is not None:
+        write_bytes(stem.with_suffix(".csv"), data.to_csv(index=False, float_format="%.6g").encode("utf-8"))
+    save_json(stem.with_suffix(".json"), described)
 
 
 def figure_html(name: str, alt: str, picture: bytes, caption: str = "") -> str:

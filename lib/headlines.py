@@ -10,6 +10,11 @@ from lib.figures import is_baseline, metric_name
 from lib.scores import LEVELS, RECORD
 
 UNITS = {"window": "windows", "clip": "clips", "speaker": "speakers"}
+HEARD = {
+    "speaker": "speakers never heard in training",
+    "official": "the corpus's own test part",
+    "paper": "random windows, speakers shared with training",
+}
 SHARES = ("accuracy", "uar", "macro_f1", "weighted_f1")  # shown for every task, where scored
 ERRORS = ("mae_years", "mace", "ece", "brier")  # shown where scored
 
@@ -105,11 +110,7 @@ def _headline(metrics: dict, scores: pd.DataFrame, view: dict, metric: str, scor
     short = "UAR" if metric == "uar" else metric_name(metric)
     label = "balanced accuracy (UAR)" if metric == "uar" else metric_name(metric)
     name = view["task"].replace("_", " ").capitalize()
-    heard = {
-        "speaker": "speakers never heard in training",
-        "official": "the corpus's own test part",
-        "paper": "random windows, speakers shared with training",
-    }.get(view["protocol"], view["protocol"])
+    heard = HEARD.get(view["protocol"], view["protocol"])
     size = (
         f"{int(score['n']):,} {UNITS.get(view['level'], view['level'])}" if score["n"] else "all " + view["level"] + "s"
     )
@@ -160,9 +161,7 @@ def _words(score: dict, guess: float | None, classes: list[str], metric: str, un
     else:
         text = f"About {of_hundred} are told right"
     if score["low"] is not None:
-        text += (
-            f"; with this many speakers it could be anything from {100 * score['low']:.0f} to {100 * score['high']:.0f}"
-        )
+        text += f"; with this many speakers anything from {100 * score['low']:.0f} to {100 * score['high']:.0f} is plausible"
     return text + (f". Always giving the most frequent answer gets {100 * guess:.0f}." if guess is not None else ".")
 
 
@@ -181,7 +180,7 @@ def make_tables(metrics: dict[str, Any]) -> list[dict[str, Any]]:
         columns = [{"metric": m, "name": _column_name(m), "kind": "share"} for m in names]
         columns += [{"metric": m, "name": _column_name(m), "kind": "decimal"} for m in ERRORS if m in held]
         models = sorted(dict.fromkeys(rows["model"]), key=lambda name: (name != view["model"], is_baseline(name)))
-        caption = f"By {view['level']}, {rows['protocol'].iloc[0]} split" if len(rows) else ""
+        caption = f"Test part, by {view['level']}: {HEARD.get(view['protocol'], view['protocol'])}"
         entries = [row for model in models for row in _table_rows(rows[rows["model"] == model], columns, view)]
         tables.append({"name": task.capitalize(), "columns": columns, "rows": entries, "caption": caption})
     return tables

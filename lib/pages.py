@@ -54,10 +54,6 @@ def make_page(notebook: Path, figures_folder: Path, target: Path, private: dict[
     figures = [place_figure(tag, drawn, target) for tag in soup.select("figure[data-figure]")]
     for tag in soup.select("figure[data-sound]"):
         place_sound(tag, target)
-    for tag in soup.select(".highlight pre"):
-        tag["tabindex"] = "0"  # a long line scrolls by keyboard too
-    for tag in soup.select(".together"):
-        tag.attrs.pop("style", None)
     box_tables(soup)
     list_facts(soup)
     contents = collect_headings(soup)
@@ -190,7 +186,11 @@ def embedded_bytes(source: str) -> bytes:
 
 
 def box_tables(soup: Any) -> None:
-    """Put every table into a box that scrolls, and drop inline styles: the stylesheet decides."""
+    """Put every table into a box that scrolls, make what scrolls focusable, drop inline styles: the stylesheet decides."""
+    for tag in soup.select(".highlight pre"):
+        tag["tabindex"] = "0"  # a long line scrolls by keyboard too
+    for tag in soup.select(".together"):
+        tag.attrs.pop("style", None)
     for style in soup.select("style"):
         style.decompose()
     for table in soup.select("table"):

@@ -64,10 +64,7 @@ def build_report(
         write_pages(folder, run, made, metrics, record)
         for name, content in (("metrics.json", metrics), ("run.json", record)):
             paths.save_json(folder / name, mask_values(content, private))
-        found = find_private_paths(folder, private_roots)
-        if found:
-            listed = "; ".join(f"{page}: {path}" for page, path in found[:5])
-            raise ValueError(f"report of run '{run}' would show private paths: {listed}. Print names or relative paths")
+        refuse_private_paths(folder, run, private_roots)
         paths.replace_folder(folder, target)
     return target
 
@@ -279,6 +276,14 @@ def find_private_paths(folder: Path, roots: Iterable[str | Path] = ()) -> list[t
             hits = dict.fromkeys(match.group(0) for one in (pattern, HOMES) for match in one.finditer(text))
             found += [(path.relative_to(folder).as_posix(), hit) for hit in hits]
     return found
+
+
+def refuse_private_paths(folder: Path, run: str, roots: Iterable[str | Path]) -> None:
+    """ValueError naming pages and paths when the report would show any."""
+    found = find_private_paths(folder, roots)
+    if found:
+        listed = "; ".join(f"{page}: {path}" for page, path in found[:5])
+        raise ValueError(f"report of run '{run}' would show private paths: {listed}. Print names or relative paths")
 
 
 def copy_assets(folder: Path) -> None:
