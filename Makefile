@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env reports test lab hooks lint strip lock bench clean
+.PHONY: help env reports test lab hooks lint strip lock bench readme clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ lock:  ## pin everything anew from pyproject.toml (needs uv)
 
 bench: $(READY)  ## measure speed and memory as ratios in one run (minutes)
 	$(BIN)/python -m lib.bench
+
+readme: $(READY)  ## write the headline table of README from reports/
+	$(BIN)/python -m lib.readme
 
 clean:  ## remove tables, arrays and downloaded or rendered corpora (data/), keep reports and .venv
 	rm -rf data
