@@ -31,6 +31,7 @@ CONFIG = ASSETS / "wav2vec2-tiny.json"
 CHECKPOINT_RECORDS = 10  # records of the loss between two checkpoints
 CEPSTRA = 12  # continuous spectral targets: cepstra 1 to 12
 SUMMARY = 3 + CEPSTRA + 26  # what `summarise` returns
+HEARD = SUMMARY + 13  # and `summarise_heard`
 WEIGHTS = {
     "unit": 1.0,
     "pitch": 1.0,
@@ -38,6 +39,7 @@ WEIGHTS = {
     "cepstra": 0.5,
     "warp": 1.0,
     "summary": 0.5,
+    "heard": 1.0,
     "contrast": 0.2,
     "spread": 0.2,
 }
@@ -58,6 +60,9 @@ class Recipe:
     rate: float = 1.0e-3  # learning rate: a warm-up, then constant, then to zero
     mask_share: float = 0.4  # of the frames of a masked view; every other view is masked
     mask_frames: int = 10
+    turn: int = 1000  # step from which more views are left as they are, and lower stages also tell the voice as heard
+    plain_before: float = 0.25  # share of views left as they are
+    plain_after: float = 0.5
     hold_out: int = 0  # speakers kept out of the training, for a test of the recipe
     seed: int = 0
 
@@ -71,6 +76,11 @@ class Targets:
     scale: Tensor  # (39,)
     pitch: Tensor  # (2,): mean and deviation of the log pitch
     summary: Tensor  # (2, SUMMARY): mean and deviation of what `summarise` returns
+    heard: Tensor  # (2, HEARD): and of `summarise_heard`
+
+    def features_of(self, waveform: Tensor) -> Tensor:
+        """Standardised MFCC and slopes: (B, samples) -> (B, T, 39)."""
+        return (with_deltas(mfcc(waveform)) - self.mean) / self.scale
 
 
 def build_model(config: dict) -> nn.Module:
@@ -93,6 +103,7 @@ class Heads(nn.Module):
         self.warp = nn.ModuleList(nn.Linear(size, 2, bias=False) for size in pooled)
         self.summary = nn.ModuleList(nn.Linear(size, SUMMARY) for size in pooled)
         self.contrast = nn.ModuleList(nn.Linear(size, 64, bias=False) for size in pooled[-INVARIANT:])
+        self.heard = nn.ModuleList(nn.Linear(size, HEARD) for size in pooled[:-INVARIANT])
 
 
 def encode_masked(
@@ -134,37 +145,42 @@ def summarise(features: Tensor, pitch: Tensor) -> Tensor:
     return torch.cat([mean, spread, voiced.mean(1, keepdim=True), colour, features[..., :26].std(1)], dim=1)
 
 
+def summarise_heard(features: Tensor, pitch: Tensor) -> Tensor:
+    """Summary of a view as it is heard, with room, microphone and noise: as `summarise`, and the cepstra of its quiet fifth."""
+    loudness = features[..., :1]
+    quiet = (loudness <= loudness.quantile(0.2, dim=1, keepdim=True)).float()
+    floor = (features[..., :13] * quiet).sum(1) / quiet.sum(1)
+    return torch.cat([summarise(features, pitch), floor], dim=1)
+
+
 def fit_targets(speech: Speech, recipe: Recipe, batches: int = 60) -> Targets:
     """Units and scales from some batches of clean views."""
-    stream = iterate_rows(len(speech.rows), recipe.batch, recipe.seed + 1)
+    stream, samples = iterate_rows(len(speech.rows), recipe.batch, recipe.seed + 1), round(recipe.view_s * RATE_HZ)
     drawn = [
-        draw_views(speech, *_order(next(stream), recipe)) for _ in tqdm(range(batches), desc="draw views for units")
+        draw_views(speech, *next(stream), samples, recipe.plain_before)
+        for _ in tqdm(range(batches), desc="draw views for units")
     ]
     frames = torch.cat([with_deltas(mfcc(views.clean)) for views in drawn])  # (n, T, 39)
+    soiled = torch.cat([with_deltas(mfcc(views.noisy)) for views in drawn])
     pitch = torch.cat([views.pitch for views in drawn])
     mean, scale = frames.mean((0, 1)), frames.std((0, 1))
     frames, octave = (frames - mean) / scale, torch.log(pitch[pitch > 0])
     centroids = torch.from_numpy(fit_units(frames.flatten(0, 1).numpy(), recipe.units, recipe.seed))
     told = summarise(frames, pitch)[is_told(pitch)]
+    heard = summarise_heard((soiled - mean) / scale, pitch)[is_told(pitch)]
     return Targets(
         centroids,
         mean,
         scale,
         torch.stack([octave.mean(), octave.std()]),
         torch.stack([told.mean(0), told.std(0).clamp(min=1e-3)]),
+        torch.stack([heard.mean(0), heard.std(0).clamp(min=1e-3)]),
     )
 
 
 def is_told(pitch: Tensor) -> Tensor:
     """Views (B,) with voice enough, a tenth of the frames (B, T), for a summary to mean something."""
     return (pitch > 0).float().mean(1) > 0.1
-
-
-def _order(
-    drawn: tuple[np.ndarray, np.random.Generator], recipe: Recipe
-) -> tuple[np.ndarray, int, np.random.Generator]:
-    rows, rng = drawn
-    return rows, round(recipe.view_s * RATE_HZ), rng
 
 
 def frame_losses(
@@ -223,22 +239,38 @@ def pooled_losses(
 
 
 def train_step(
-    model: nn.Module, heads: Heads, views: Views, targets: Targets, recipe: Recipe, rng: np.random.Generator
+    model: nn.Module,
+    heads: Heads,
+    views: Views,
+    targets: Targets,
+    recipe: Recipe,
+    rng: np.random.Generator,
+    turned: bool = True,
 ) -> dict[str, Tensor]:
-    """Every loss of one batch, by name, and `total`."""
+    """Every loss of one batch, by name, and `total`. `turned`: also ask the lower stages for the voice as heard."""
     frames = views.pitch.shape[1]
     mask = draw_mask(len(views.noisy), frames, recipe.mask_share, recipe.mask_frames, rng)
-    with (
-        torch.autocast("cpu", torch.bfloat16),
-        sdpa_kernel(SDPBackend.MATH),
-    ):  # a fifth faster here than flash attention
+    # plain attention: a fifth faster here, forward and backward, than the flash kernel for the CPU
+    with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
         conv, layers, emission = encode_masked(model, views.noisy, mask, heads.mask)
-    features = (with_deltas(mfcc(views.clean)) - targets.mean) / targets.scale  # (B, T, 39)
+    features = targets.features_of(views.clean)
     sources = {"middle": layers[len(layers) // 2], "emission": emission}
     losses = frame_losses(heads, sources, views, features, mask, targets)
     averages = [source.mean(1) for source in (conv, *layers, emission)]
     losses |= pooled_losses(heads, averages, views, features, targets)
+    losses["heard"] = heard_loss(heads, averages[:-INVARIANT], views, targets) if turned else torch.zeros(())
     return losses | {"total": sum(WEIGHTS[key] * value for key, value in losses.items())}
+
+
+def heard_loss(heads: Heads, pooled: list[Tensor], views: Views, targets: Targets) -> Tensor:
+    """How badly the time averages (B, D) of the lower stages tell `summarise_heard` of the very view that was encoded."""
+    heard = summarise_heard(targets.features_of(views.noisy), views.pitch)
+    heard = ((heard - targets.heard[0]) / targets.heard[1]).clamp(-5, 5)
+    enough, losses = is_told(views.pitch)[:, None].float(), []
+    for head, average in zip(heads.heard, pooled, strict=True):
+        told = head(functional.batch_norm(average, None, None, training=True))
+        losses.append((functional.smooth_l1_loss(told, heard, reduction="none") * enough).mean())
+    return torch.stack(losses).mean()
 
 
 def rate_at(step: int, recipe: Recipe) -> float:
@@ -364,9 +396,11 @@ def run_steps(model, heads, optimizer, speech, targets, recipe, folder, done, hi
     stream = iterate_rows(len(speech.rows), recipe.batch, recipe.seed, done)
     bar = tqdm(range(done, recipe.steps), initial=done, total=recipe.steps, desc="train", mininterval=5)
     for step in bar:
-        rows, samples, rng = _order(next(stream), recipe)
-        views = draw_views(speech, rows, samples, rng)
-        losses = train_step(model, heads, views, targets, recipe, rng)
+        rows, rng = next(stream)
+        turned = step >= recipe.turn
+        plain = recipe.plain_after if turned else recipe.plain_before
+        views = draw_views(speech, rows, rng, round(recipe.view_s * RATE_HZ), plain)
+        losses = train_step(model, heads, views, targets, recipe, rng, turned)
         optimizer.param_groups[0]["lr"] = rate_at(step, recipe)
         optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()

@@ -149,12 +149,14 @@ def draw_channel(samples: int, rng: np.random.Generator) -> np.ndarray:
     return response
 
 
-def soil(spectrum: np.ndarray, other: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
+def soil(
+    spectrum: np.ndarray, other: np.ndarray, samples: int, rng: np.random.Generator, plain: float = 0.25
+) -> np.ndarray:
     """Pass a spectrum through a random channel, add noise and now and then another voice; a waveform (samples,).
 
-    One view in four stays as it is, because that is how the encoder will be used.
+    A share `plain` of the views stays as it is, because that is how the encoder will be used.
     """
-    if rng.random() < 0.25:
+    if rng.random() < plain:
         return fft.irfft(spectrum, samples).astype(np.float32)
     heard = spectrum * draw_channel(samples, rng)
     power = np.sum(np.abs(heard) ** 2)
@@ -172,8 +174,13 @@ def soil(spectrum: np.ndarray, other: np.ndarray, samples: int, rng: np.random.G
     return waveform
 
 
-def draw_views(speech: Speech, chosen: np.ndarray, samples: int, rng: np.random.Generator) -> Views:
-    """Three views of each chosen utterance (rows, U of them): two with one warp, and one with another; B = 3 U, view-major."""
+def draw_views(
+    speech: Speech, chosen: np.ndarray, rng: np.random.Generator, samples: int, plain: float = 0.25
+) -> Views:
+    """Three views of each chosen utterance (rows, U of them): two with one warp, one with another; B = 3 U, view-major.
+
+    `plain` is the share of views that are warped but not soiled.
+    """
     copies, warps, cuts = len(speech.audio), [], []
     first = draw_warps(len(chosen), copies, rng)
     plans = [first, first, draw_warps(len(chosen), copies, rng)]
@@ -183,7 +190,7 @@ def draw_views(speech: Speech, chosen: np.ndarray, samples: int, rng: np.random.
             factor = speech.rows[f"factor_{copy}"].iloc[row]
             warps.append((np.log(speed), np.log(speed * factor)))
     spectra = np.stack([spectrum for spectrum, _ in cuts])
-    noisy = np.stack([soil(spectrum, spectra[i - 1], samples, rng) for i, spectrum in enumerate(spectra)])
+    noisy = np.stack([soil(spectrum, spectra[i - 1], samples, rng, plain) for i, spectrum in enumerate(spectra)])
     clean = fft.irfft(spectra, samples, axis=1).astype(np.float32)
     noisy = (noisy - noisy.mean(1, keepdims=True)) / (noisy.std(1, keepdims=True) + 1e-6)
     pitch = np.stack([pitch for _, pitch in cuts]).astype(np.float32)

@@ -14,7 +14,7 @@ from lib.paths import load_json, save_json
 from lib.pretraining import CONFIG, Recipe
 
 RATE_HZ = units.RATE_HZ
-SMALL = Recipe(steps=4, batch=2, view_s=0.5, units=4, copies=2)
+SMALL = Recipe(steps=4, batch=2, view_s=0.5, units=4, copies=2, turn=2)
 
 
 def make_voice(pitch_hz: float, seconds: float = 1.0, seed: int = 0) -> np.ndarray:
@@ -88,7 +88,7 @@ def test_shipped_architecture_has_one_to_four_million_parameters():
 
 def test_views_tell_the_pitch_that_is_heard(corpus, tmp_path):
     speech = views.prepare_speech(views.read_utterances(corpus), tmp_path, 2, seed=0)
-    drawn = views.draw_views(speech, np.arange(4), RATE_HZ // 2, np.random.default_rng(0))
+    drawn = views.draw_views(speech, np.arange(4), np.random.default_rng(0), RATE_HZ // 2)
     assert drawn.noisy.shape == drawn.clean.shape == (12, RATE_HZ // 2)
     assert torch.allclose(drawn.clean.std(1), torch.ones(12), atol=0.02)
     assert torch.equal(drawn.warp[:4], drawn.warp[4:8])
@@ -99,7 +99,7 @@ def test_views_tell_the_pitch_that_is_heard(corpus, tmp_path):
 
 def test_views_repeat_for_a_seed(corpus, tmp_path):
     speech = views.prepare_speech(views.read_utterances(corpus), tmp_path, 2, seed=0)
-    first, second = (views.draw_views(speech, np.arange(2), 8000, np.random.default_rng(7)) for _ in range(2))
+    first, second = (views.draw_views(speech, np.arange(2), np.random.default_rng(7), 8000) for _ in range(2))
     assert torch.equal(first.noisy, second.noisy)
 
 
