@@ -75,7 +75,7 @@ def obtain_corpora(
     folder = corpora_folder(root)
     if "common_voice" in names and datasets:
         _fetch_common_voice(folder / "common_voice", datasets, bucket, max_clips_per_speaker, seed)
-    if "speechocean762" in names and download:
+    if "speechocean762" in names and download and not _is_there("speechocean762", folder):
         from lib.download import download_speechocean762
 
         download_speechocean762(folder)
@@ -83,6 +83,14 @@ def obtain_corpora(
         _fetch_voxceleb(corpus_root("voxceleb", folder) if root else folder / "voxceleb", youtube)
     check_sources(names, folder)
     return folder
+
+
+def _is_there(name: str, folder: Path) -> bool:
+    try:
+        check_sources([name], folder)
+    except ValueError:
+        return False
+    return True
 
 
 def _fetch_common_voice(folder: Path, datasets: list[str], bucket: str, most: int, seed: int) -> None:
