@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -95,23 +96,35 @@ def embed_stream(
     Yields (rows, speech, tensors): a row a window (start_s, duration_s, speech_ratio, asked), its speech probability each
     32 ms, and the tensors [asked windows, ...] of those with enough speech, as the store would give them; {} for none.
     """
-    size = bundle.windowing.samples
     batch = BATCH["small" if bundle.encoder.parameters < 10_000_000 else "large"]
     waiting = iter(windows)
-    while group := list(islice(waiting, VAD_BATCH)):
-        probabilities = speech_probabilities([piece for _, piece in group])
-        ratios = [speech_ratio(track, 0, len(piece)) for track, (_, piece) in zip(probabilities, group)]
-        rows = [
-            {"start_s": start / RATE_HZ, "duration_s": len(piece) / RATE_HZ, "speech_ratio": ratio}
-            | {"asked": ratio >= bundle.windowing.min_speech_ratio}
-            for (start, piece), ratio in zip(group, ratios)
-        ]
-        heard = [cut_window(piece, 0, size) for (_, piece), row in zip(group, rows) if row["asked"]]
-        parts = [
-            encode_batch(bundle.encoder, np.stack(heard[first : first + batch]), bundle.feature, bundle.dtype)
-            for first in range(0, len(heard), batch)
-        ]
-        yield rows, probabilities, {key: np.concatenate([part[key] for part in parts]) for key in (parts or [{}])[0]}
+    with ThreadPoolExecutor(1) as ahead:  # decodes and listens for speech while the encoder works on the group before
+        coming = ahead.submit(_hear_group, waiting, bundle)
+        while found := coming.result():
+            coming = ahead.submit(_hear_group, waiting, bundle)
+            rows, probabilities, heard = found
+            parts = [
+                encode_batch(bundle.encoder, np.stack(heard[first : first + batch]), bundle.feature, bundle.dtype)
+                for first in range(0, len(heard), batch)
+            ]
+            tensors = {name: np.concatenate([part[name] for part in parts]) for name in (parts or [{}])[0]}
+            yield rows, probabilities, tensors
+
+
+def _hear_group(waiting: Iterator[tuple[int, np.ndarray]], bundle: Bundle) -> tuple[list, list, list] | None:
+    """Rows, speech tracks and, of those to be asked, waveforms of the next windows; None when there are no more."""
+    group = list(islice(waiting, VAD_BATCH))
+    if not group:
+        return None
+    probabilities = speech_probabilities([piece for _, piece in group])
+    ratios = [speech_ratio(track, 0, len(piece)) for track, (_, piece) in zip(probabilities, group)]
+    rows = [
+        {"start_s": start / RATE_HZ, "duration_s": len(piece) / RATE_HZ, "speech_ratio": ratio}
+        | {"asked": ratio >= bundle.windowing.min_speech_ratio}
+        for (start, piece), ratio in zip(group, ratios)
+    ]
+    size = bundle.windowing.samples
+    return rows, probabilities, [cut_window(piece, 0, size) for (_, piece), row in zip(group, rows) if row["asked"]]
 
 
 def ask_head(head: Head, tensors: dict[str, np.ndarray]) -> np.ndarray:
