@@ -343,6 +343,8 @@ def plot_confusion(
 
     `counts`: [C, C], rows are the truth, columns the prediction, both in the order of `classes`.
     """
+    import seaborn
+
     counts = np.asarray(counts)
     if counts.shape != (len(classes), len(classes)):
         raise ValueError(
@@ -351,15 +353,13 @@ def plot_confusion(
     size = 2.4 + 0.75 * len(classes)
     ax = _axes(ax, size, size * 0.86)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.ndindex(*counts.shape):
-        text = f"{counts[row, column]:,}\n{100 * shares[row, column]:.1f} %"
-        ink = "white" if shares[row, column] > 0.55 else INK
-        ax.text(column, row, text, ha="center", va="center", color=ink, fontsize=9.5)
+    texts = [[f"{count:,}\n{100 * share:.1f} %" for count, share in zip(*rows)] for rows in zip(counts, shares)]
     totals = [f"{name}\n({total:,})" for name, total in zip(classes, counts.sum(axis=1))]
-    ax.set_xticks(range(len(classes)), classes)
-    ax.set_yticks(range(len(classes)), totals)
-    ax.tick_params(length=0)
+    seaborn.heatmap(
+        shares, vmin=0, vmax=1, cmap="Blues", annot=np.array(texts), fmt="", annot_kws={"fontsize": 9.5}, cbar=False, ax=ax,
+        xticklabels=classes, yticklabels=totals, linewidths=1,
+    )  # fmt: skip
+    ax.tick_params(length=0, rotation=0)
     ax.spines[:].set_visible(False)
     ax.set(xlabel="told as", ylabel=f"truth (number of {unit})", title=title)
     return ax

@@ -1,41 +1,10 @@
 """The demo chain from end to end at reduced size: as a user runs it, in a process of its own."""
 
 import json
-import os
-import subprocess
-import sys
 
-import pytest
+from chain_runner import run_chain
 
 from lib import config, paths
-
-SMALL = [
-    "download.speakers=32", "download.clips_per_speaker=3", "train.epochs=2", "train.width=0.03", "evaluate.draws=200",
-    "predict.recordings=8",
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    return tmp_path_factory.mktemp("chain")
-
-
-def run_chain(folders, *changes, options=()):
-    """Run the demo with these changes in `folders`; return the finished process."""
-    call = [sys.executable, "-m", "lib.run", "params/demo.yaml", *options]
-    for change in [*SMALL, *changes]:
-        call += ["--set", change]
-    places = {"VOICE_DATA": str(folders / "data"), "VOICE_REPORTS": str(folders / "reports"), "TQDM_MININTERVAL": "5"}
-    return subprocess.run(
-        call, cwd=paths.ROOT, env=os.environ | places, capture_output=True, text=True, check=False, timeout=1200
-    )
-
-
-@pytest.fixture(scope="module")
-def first(folders):
-    done = run_chain(folders)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done
 
 
 def record_of(folders):

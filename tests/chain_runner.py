@@ -1,0 +1,34 @@
+"""Runs the demo chain at reduced size, in a process of its own, as a user does."""
+
+import os
+import subprocess
+import sys
+
+from lib import config, paths
+
+SMALL = [
+    "download.speakers=32", "download.clips_per_speaker=3", "train.epochs=2", "train.width=0.03", "evaluate.draws=200",
+    "predict.recordings=8",
+]  # fmt: skip
+
+
+def places_of(folders):
+    """Environment that sends a run's data and reports into `folders`."""
+    return {"VOICE_DATA": str(folders / "data"), "VOICE_REPORTS": str(folders / "reports")}
+
+
+def run_chain(folders, *changes, options=()):
+    """Run the demo with these changes in `folders`; return the finished process."""
+    call = [sys.executable, "-m", "lib.run", "params/demo.yaml", *options]
+    for change in [*SMALL, *changes]:
+        call += ["--set", change]
+    environment = os.environ | places_of(folders) | {"TQDM_MININTERVAL": "5"}
+    return subprocess.run(
+        call, cwd=paths.ROOT, env=environment, capture_output=True, text=True, check=False, timeout=1200
+    )
+
+
+def small_parameters():
+    """The parameters of every notebook at the reduced size."""
+    sections = config.load_run(paths.PARAMS / "demo.yaml", SMALL)
+    return {name: config.parameters_for(name, "demo", sections) for name in config.NOTEBOOKS}

@@ -1,0 +1,18 @@
+"""What several test files share: one small demo run."""
+
+import pytest
+from chain_runner import run_chain
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """Where the small demo run keeps its data and reports."""
+    return tmp_path_factory.mktemp("chain")
+
+
+@pytest.fixture(scope="session")
+def first(folders):
+    """The first run of the small demo, finished without an error."""
+    done = run_chain(folders)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done
