@@ -68,6 +68,7 @@ def execute_notebook(name: str, run: str, parameters: dict[str, Any]) -> Path:
         folder / f".{name}.partial.ipynb",
     )
     failed.unlink(missing_ok=True)
+    os.environ.setdefault("TQDM_MININTERVAL", "1")  # seconds between two states of a bar
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(paths.ROOT), os.environ.get("PYTHONPATH")]))
     try:
         with warnings.catch_warnings():
@@ -80,6 +81,7 @@ def execute_notebook(name: str, run: str, parameters: dict[str, Any]) -> Path:
                 cwd=str(paths.ROOT),
                 progress_bar=False,
                 stderr_file=sys.stderr,
+                extra_arguments=["--IPKernelApp.log_level=40"],  # errors only
             )
     except PapermillExecutionError as error:
         partial.replace(failed)
