@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import soundfile
 
 RATE_HZ = 16_000  # what every encoder here was trained on
+LARGEST_FILTER = 2_000_000  # taps of torchaudio's resampling filter; every usual rate stays below 300,000
 SOUNDFILE_SUFFIXES = {
     ".wav",
     ".flac",
@@ -139,13 +141,23 @@ def _decode_with_ffmpeg(path: Path, start_s: float, end_s: float | None, cause: 
 
 
 def resample(waveform: np.ndarray, rate_hz: int) -> np.ndarray:
-    """Resample the last axis from `rate_hz` to 16 kHz (torchaudio's windowed-sinc filter); float32 in, float32 out."""
+    """Resample the last axis from `rate_hz` to 16 kHz; float32 in, float32 out.
+
+    torchaudio's windowed-sinc filter; a rate that shares almost no factor with 16 kHz (such as 47,999 Hz), for which that
+    filter would fill gigabytes, goes through scipy's polyphase filter.
+    """
+    waveform = np.ascontiguousarray(waveform, dtype=np.float32)
     if rate_hz == RATE_HZ:
-        return np.ascontiguousarray(waveform, dtype=np.float32)
+        return waveform
+    shared = math.gcd(rate_hz, RATE_HZ)
+    if (rate_hz // shared) * (RATE_HZ // shared) > LARGEST_FILTER:
+        from scipy.signal import resample_poly
+
+        return resample_poly(waveform, RATE_HZ // shared, rate_hz // shared, axis=-1).astype(np.float32, copy=False)
     import torch
     import torchaudio.functional as F
 
-    return F.resample(torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32)), rate_hz, RATE_HZ).numpy()
+    return F.resample(torch.from_numpy(waveform), rate_hz, RATE_HZ).numpy()
 
 
 def duration_s(path: Path) -> float:

@@ -19,7 +19,7 @@ from lib.windows import Windowing, window_starts
 
 BLOCK_S = 60.0  # seconds decoded at a time
 SHORTEST_S = 1.0  # a recording below this is not answered
-FILTER_ZEROS, ROLLOFF = 6, 0.99  # torchaudio's resampling filter: zero crossings each side, share of the band
+FILTER_ZEROS = 11  # zero crossings on each side that a resampling filter may reach: torchaudio's 6, scipy's 10, and one
 
 
 def stream_waveform(
@@ -66,7 +66,7 @@ def resample_blocks(blocks: Iterable[np.ndarray], rate_hz: int) -> Iterator[np.n
         return
     shared = math.gcd(rate_hz, RATE_HZ)
     step_in, step_out = rate_hz // shared, RATE_HZ // shared  # so many samples in give so many out
-    reach = math.ceil(FILTER_ZEROS * step_in / (min(step_in, step_out) * ROLLOFF))
+    reach = math.ceil(FILTER_ZEROS * max(1.0, step_in / step_out))  # in samples of the file
     lent = (math.ceil(reach / step_in) + 1) * step_in
     pending, left = np.zeros(0, np.float32), 0  # `left` samples at the head of `pending` are there for the filter alone
     waiting = iter(blocks)

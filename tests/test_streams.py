@@ -12,13 +12,22 @@ def make_sound(seconds, rate_hz, channels=1, seed=0):
     return rng.uniform(-0.5, 0.5, (round(seconds * rate_hz), channels)).astype(np.float32)
 
 
-@pytest.mark.parametrize("rate_hz", [8000, 11025, 16000, 22050, 32000, 44100, 48000, 96000])
+@pytest.mark.parametrize("rate_hz", [8000, 11025, 11127, 16000, 22050, 32000, 44100, 47999, 48000, 96000])
 def test_blocks_resampled_one_by_one_equal_the_whole(rate_hz):
     sound = make_sound(5.3, rate_hz)[:, 0]
     for step in (rate_hz // 7, rate_hz + 13):
         blocks = (sound[first : first + step] for first in range(0, len(sound), step))
         streamed = np.concatenate(list(resample_blocks(blocks, rate_hz)))
         np.testing.assert_allclose(streamed, resample(sound, rate_hz), atol=1e-6)
+
+
+@pytest.mark.parametrize("rate_hz", [11127, 47999])
+def test_a_rate_without_common_factor_keeps_a_tone_and_its_length(rate_hz):
+    times_s = np.arange(4 * rate_hz) / rate_hz
+    found = resample(np.sin(2 * np.pi * 440 * times_s).astype(np.float32), rate_hz)
+    expected = np.sin(2 * np.pi * 440 * np.arange(len(found)) / RATE_HZ)
+    assert len(found) == 4 * RATE_HZ
+    assert np.abs(found - expected)[200:-200].max() < 0.01
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
