@@ -1,91 +1,150 @@
-"""Embedding: windows through a frozen encoder into the store. Decoding runs ahead in threads, shards are written whole."""
+"""Embedding: windows through a frozen encoder into the store.
+
+One pipeline for all shards that are missing: threads decode ahead, the engine's streams encode, a thread writes; the
+encoder waits for nobody. Memory is bounded by the windows ahead, never by the corpus.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
 
-from lib.audio import RATE_HZ
+from lib.audio import RATE_HZ, UnreadableAudio
 from lib.encoders import Encoder, frames_of
-from lib.store import Store, fill_store
+from lib.engines import BATCH, Engine, load_engine, torch_threads  # noqa: F401
+from lib.stages import fingerprint_of
+from lib.store import Store, finish_store, missing_shards, save_shard, shard_ids
 from lib.windows import Windowing, clip_waveform, cut_window
 
-BATCH = {"small": 16, "large": 4}  # windows a call: what stays in the processor's cache, measured by `make bench`
-AHEAD = 64  # clips decoded ahead of the encoder at most
+DECODERS = 2  # threads that decode
+AHEAD = 256  # windows decoded ahead of the encoder at most, about 50 MB; two clips in any case
 DTYPES = {"float16": np.float16, "float32": np.float32}
 
 
-def waveform_batches(
-    windows: pd.DataFrame, clips: pd.DataFrame, roots: dict[str, Path], samples: int, batch: int
-) -> Iterator[np.ndarray]:
-    """Yield the windows' waveforms (B, samples) in the table's order, at most `batch` at a time.
+# ----------------------------------------------------------------------------------------------------------- the parts
 
-    Neighbouring windows of one clip share one decoding; at most AHEAD clips are in memory.
+
+def run_ahead(
+    work: Callable[[Any], Any], items: Iterable[Any], workers: int, ahead: int, cost: Callable[[Any], int] = lambda _: 1
+) -> Iterator[Any]:
+    """Yield `work(item)` in order, computed by so many threads.
+
+    Items whose costs add up to `ahead` are under way at most, but two in any case, so that one huge item does not stop
+    the next from being begun. When the caller stops early, what has not begun is given up.
+    """
+    pool, waiting, total = ThreadPoolExecutor(workers), deque(), 0
+    try:
+        for item in items:
+            waiting.append((pool.submit(work, item), cost(item)))
+            total += waiting[-1][1]
+            while total >= ahead and len(waiting) > 2:
+                future, weight = waiting.popleft()
+                total -= weight
+                yield future.result()
+        while waiting:
+            yield waiting.popleft()[0].result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def waveform_batches(
+    windows: pd.DataFrame, clips: pd.DataFrame, roots: dict[str, Path], samples: int, sizes: list[int]
+) -> Iterator[np.ndarray]:
+    """Yield the windows' waveforms (B, samples) in the table's order, in batches of these sizes.
+
+    Neighbouring windows of one clip share one decoding. ValueError when a clip that was cut can no longer be decoded.
     """
     by_id = clips.set_index("clip_id", drop=False)
     clip_ids = windows["clip_id"].to_numpy()
     starts = np.round(windows["start_s"].to_numpy() * RATE_HZ).astype(int)
-    runs = np.flatnonzero(np.r_[True, clip_ids[1:] != clip_ids[:-1]]) if len(windows) else []
+    runs = np.flatnonzero(np.r_[True, clip_ids[1:] != clip_ids[:-1]])
     spans = list(zip(runs, [*runs[1:], len(windows)]))
 
     def cut(span: tuple[int, int]) -> list[np.ndarray]:
-        waveform = clip_waveform(by_id.loc[clip_ids[span[0]]], roots)
+        clip = by_id.loc[clip_ids[span[0]]]
+        try:
+            waveform = clip_waveform(clip, roots)
+        except UnreadableAudio as error:
+            raise ValueError(f"clip {clip.clip_id} was cut, but {error}; run 02_segment again") from error
         return [cut_window(waveform, start, samples) for start in starts[span[0] : span[1]]]
 
-    waiting: list[np.ndarray] = []
-    with ThreadPoolExecutor(2) as pool:
-        for pieces in _ahead(pool, cut, spans):
-            waiting += pieces
-            while len(waiting) >= batch:
-                yield np.stack(waiting[:batch])
-                waiting = waiting[batch:]
-    if waiting:
-        yield np.stack(waiting)
+    pieces: deque[np.ndarray] = deque()
+    left = iter(sizes)
+    size = next(left, 0)
+    for cuts in run_ahead(cut, spans, DECODERS, AHEAD, lambda span: span[1] - span[0]):
+        pieces.extend(cuts)
+        while size and len(pieces) >= size:
+            yield np.stack([pieces.popleft() for _ in range(size)])
+            size = next(left, 0)
 
 
-def _ahead(pool: ThreadPoolExecutor, work, items: list) -> Iterator:
-    """Like `pool.map`, but with at most AHEAD results waiting."""
-    futures: deque = deque()
-    for item in items:
-        futures.append(pool.submit(work, item))
-        if len(futures) >= AHEAD:
-            yield futures.popleft().result()
-    while futures:
-        yield futures.popleft().result()
+def batch_sizes(windows: int, batch: int) -> list[int]:
+    """Sizes of the batches that one shard of so many windows is encoded in; they never straddle two shards.
 
-
-def embed_batch(encoder: Encoder, waveforms: np.ndarray, feature: str, dtype: str) -> dict[str, np.ndarray]:
-    """Encode waveforms (B, samples) and give what the store keeps: frames, layers, conv and acoustics of each window."""
-    from lib.baselines import baseline_features
-
-    return {**encode_batch(encoder, waveforms, feature, dtype), **baseline_features(waveforms, RATE_HZ)}
+    So a shard comes out the same in a run that was killed and went on, and on another machine.
+    """
+    return [min(batch, windows - first) for first in range(0, windows, batch)]
 
 
 def encode_batch(encoder: Encoder, waveforms: np.ndarray, feature: str, dtype: str) -> dict[str, np.ndarray]:
     """What the heads see of waveforms (B, samples), in the store's precision: frames, layers and conv of each window."""
-    encoded = encoder.encode(torch.from_numpy(waveforms))
-    kept = {
-        "frames": frames_of(encoded, feature),  # (B, T, D)
-        "layers": encoded["hidden"].mean(dim=2),  # (B, L, D')
-        "conv": encoded["conv"].mean(dim=1),  # (B, C)
-    }
-    return {name: _fits(tensor.float().numpy(), DTYPES[dtype], name) for name, tensor in kept.items()}
+    return fit_dtype(load_engine(encoder, feature, library="torch", precision="float32").run(waveforms), dtype)
 
 
-def _fits(values: np.ndarray, dtype: type, name: str) -> np.ndarray:
-    if dtype is np.float16 and np.abs(values).max(initial=0) > np.finfo(np.float16).max:
-        raise ValueError(
-            f"tensor '{name}' holds {np.abs(values).max():g}, too large for float16; set embed.dtype to float32"
-        )
-    return values.astype(dtype)
+def embed_batch(engine: Engine, waveforms: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
+    """All that the store keeps of waveforms (B, samples): frames, layers, conv and acoustics of each window."""
+    from lib.baselines import baseline_features
+
+    return {**fit_dtype(engine.run(waveforms), dtype), **baseline_features(waveforms, RATE_HZ)}
+
+
+def fit_dtype(tensors: dict[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
+    """Tensors as they are stored; ValueError naming the one that float16 cannot hold."""
+    for name, values in tensors.items():
+        if dtype == "float16" and np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+            raise ValueError(
+                f"tensor '{name}' holds {np.abs(values).max():g}, too large for float16; set embed.dtype to float32"
+            )
+    return {name: values.astype(DTYPES[dtype]) for name, values in tensors.items()}
+
+
+# ----------------------------------------------------------------------------------------------------------- the whole
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is embedded and how: all that a worker, here or on another machine, must know beside its engine."""
+
+    windows: pd.DataFrame  # in an order that keeps the windows of one clip together, as `cut_windows` writes them
+    clips: pd.DataFrame
+    roots: dict[str, Path]  # where each corpus lies
+    samples: int = 3 * RATE_HZ  # of a window
+    shard_windows: int = 512  # windows a shard: what a killed run may lose
+    dtype: str = "float16"  # of the stored tensors
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype = {self.dtype!r}: must be one of {list(DTYPES)}")
+        if not len(self.windows):
+            raise ValueError("there are no windows to embed; the ledger of 02_segment tells why clips were left out")
+
+    @property
+    def window_ids(self) -> list[str]:
+        """Ids of all windows, in order."""
+        return self.windows["window_id"].tolist()
+
+    def made_by(self, engine: Engine) -> str:
+        """Fingerprint of whatever changes a stored value."""
+        return fingerprint_of(engine.identity, self.dtype, self.samples)
 
 
 def embed_windows(
@@ -99,28 +158,63 @@ def embed_windows(
     samples: int = 3 * RATE_HZ,
     shard_windows: int = 512,
     dtype: str = "float16",
+    engine: Engine | None = None,
 ) -> int:
     """Fill the store in `folder` with these windows' embeddings; return the number of shards made now.
 
-    Windows must be in an order that keeps those of one clip together (as `cut_windows` writes them).
+    Windows must be in an order that keeps those of one clip together (as `cut_windows` writes them). `engine` is what
+    does the computing, from `lib.engines.load_engine` for this encoder and feature; None = torch in float32.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype = {dtype!r}: must be one of {list(DTYPES)}")
-    batch = BATCH["small" if encoder.parameters < 10_000_000 else "large"]
-    with tqdm(total=len(windows), desc=f"embedding with {encoder.name}", unit="window") as bar:
+    work = Work(windows, clips, roots, samples, shard_windows, dtype)
+    engine = engine or load_engine(encoder, feature, library="torch", precision="float32")
+    return fill_store(folder, work, engine)
 
-        def make(first: int, last: int) -> dict[str, np.ndarray]:
-            bar.update(first - bar.n)  # shards that were on disk
+
+def fill_store(folder: Path, work: Work, engine: Engine) -> int:
+    """Make the shards that are missing, finish the store, and return how many were made now."""
+    folder, ids, made = Path(folder), work.window_ids, work.made_by(engine)
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = missing_shards(folder, ids, work.shard_windows, made)
+    counts = {shard: len(shard_ids(ids, shard, work.shard_windows)) for shard in shards}
+    done = len(ids) - sum(counts.values())
+    with (
+        tqdm(total=len(ids), initial=done, desc=f"embedding with {engine.encoder}", unit="window") as bar,
+        ThreadPoolExecutor(1) as writer,
+    ):
+        writing = None
+        for shard, tensors in embed_shards(work, shards, engine, bar.update):
+            if writing:
+                writing.result()  # one shard is written while the next is made, never two
+            writing = writer.submit(save_shard, folder, shard, shard_ids(ids, shard, work.shard_windows), tensors, made)
+        if writing:
+            writing.result()
+    finish_store(folder, -(-len(ids) // work.shard_windows), engine.describe())
+    return len(shards)
+
+
+def embed_shards(
+    work: Work, shards: list[int], engine: Engine, advance: Callable[[int], Any] = lambda windows: None
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Yield (shard, tensors) of these shards in order; `advance` is told of every few windows done."""
+    rows = [np.arange(len(work.windows))[shard * work.shard_windows :][: work.shard_windows] for shard in shards]
+    sizes = [batch_sizes(len(part), engine.batch) for part in rows]
+    if not rows:
+        return
+    flat = [size for part in sizes for size in part]
+    batches = waveform_batches(work.windows.iloc[np.concatenate(rows)], work.clips, work.roots, work.samples, flat)
+    with torch_threads(engine.threads):
+        encoded = run_ahead(
+            lambda waveforms: embed_batch(engine, waveforms, work.dtype), batches, engine.streams, 2 * engine.streams
+        )
+        for shard, part in zip(shards, sizes):
             parts = []
-            for waveforms in waveform_batches(windows.iloc[first:last], clips, roots, samples, batch):
-                parts.append(embed_batch(encoder, waveforms, feature, dtype))
-                bar.update(len(waveforms))
-            return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            for size in part:
+                parts.append(next(encoded))
+                advance(size)
+            yield shard, {name: np.concatenate([tensors[name] for tensors in parts]) for name in parts[0]}
 
-        extra = {"encoder": encoder.name, "weights_sha256": encoder.weights_sha256, "feature": feature}
-        made = fill_store(folder, windows["window_id"].tolist(), shard_windows, make, extra)
-        bar.update(len(windows) - bar.n)
-    return made
+
+# ------------------------------------------------------------------------------------------------------ for the notebook
 
 
 def seeded_noise(samples: int, seed: int) -> np.ndarray:
@@ -149,7 +243,7 @@ def example_layers(
 ) -> LayerExample:
     """Encode one window drawn at random and keep its first transformer layers (1, 2, ...), as the paper shows them."""
     drawn = windows.sample(1, random_state=seed)
-    waveform = next(waveform_batches(drawn, clips, roots, windowing.samples, 1))
+    waveform = next(waveform_batches(drawn, clips, roots, windowing.samples, [1]))
     encoded = encoder.encode(torch.from_numpy(waveform))
     hidden = encoded["hidden"][0].numpy()  # (L, T, D)
     kept = range(1, min(layers, len(hidden) - 1) + 1)

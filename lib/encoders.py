@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import threading
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,39 @@ UNTRAINED = "wav2vec2-tiny-untrained"
 FRAME_SAMPLES = 320  # stride of every wav2vec2 front: 20 ms at 16 kHz
 
 
+class Tap(torch.nn.Module):
+    """A wav2vec2 that also gives what lies below its output, from the one pass that makes the output.
+
+    `forward` takes waveforms (B, samples) and returns the model's own output, the hidden states before the first and
+    after every transformer layer, L tensors (B, T, D'), and the convolutional features (B, T, C). They are caught by
+    hooks on the way, a list for each thread, so that several threads may share one model.
+    """
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.model = model
+        self._local = threading.local()
+        wav2vec2 = inner_model(model)
+        layers = wav2vec2.encoder.transformer.layers
+        wav2vec2.feature_extractor.register_forward_hook(lambda module, args, out: self._catch("conv", out))
+        layers[0].register_forward_pre_hook(lambda module, args: self._catch("hidden", args))
+        for layer in layers:  # WavLM's layers return (hidden, position bias)
+            layer.register_forward_hook(lambda module, args, out: self._catch("hidden", out))
+
+    def _catch(self, kind: str, out: torch.Tensor | tuple) -> None:
+        if getattr(self._local, "caught", None) is not None:
+            self._local.caught[kind].append(_first(out))
+
+    def forward(self, waveforms: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
+        """Emission (B, T, D), hidden states L x (B, T, D'), convolutional features (B, T, C) of (B, samples)."""
+        self._local.caught = caught = {"hidden": [], "conv": []}
+        try:
+            emission = _first(self.model(waveforms))
+        finally:
+            self._local.caught = None
+        return emission, caught["hidden"], caught["conv"][0]
+
+
 @dataclass(frozen=True)
 class Encoder:
     """A frozen wav2vec2 with what a reader must know of it. `note` is shown on every page that its numbers are on."""
@@ -36,19 +71,27 @@ class Encoder:
     weights_sha256: str
     normalize: bool  # bring each window to zero mean and unit variance first
 
+    def __post_init__(self) -> None:
+        fold_weight_norm(self.model)
+        object.__setattr__(self, "tap", Tap(self.model.eval()))
+
     @property
     def parameters(self) -> int:
         """Number of weights."""
         return sum(weight.numel() for weight in self.model.parameters())
 
+    @property
+    def layers(self) -> int:
+        """Number of transformer layers; the hidden states are one more."""
+        return len(inner_model(self.model).encoder.transformer.layers)
+
     def describe(self) -> pd.DataFrame:
         """What a reader should know, as a table of two columns."""
-        layers = len(_inner(self.model).encoder.transformer.layers)
         facts = {
             "name": self.name,
             "what it is": self.note,
             "parameters": f"{self.parameters:,}",
-            "transformer layers": str(layers),
+            "transformer layers": str(self.layers),
             "SHA-256 of the weights": self.weights_sha256,
         }
         return pd.DataFrame({"fact": facts.keys(), "value": facts.values()})
@@ -56,37 +99,33 @@ class Encoder:
     def encode(self, waveforms: torch.Tensor) -> dict[str, torch.Tensor]:
         """Encode (B, samples) at 16 kHz; return emission (B, T, D), hidden (B, L, T, D') and conv (B, T, C).
 
-        The emission is the very output of `model(waveforms)`; the rest is caught by hooks on the way.
+        The emission is the very output of `model(waveforms)`, bit for bit.
         """
-        wav2vec2 = _inner(self.model)
-        caught: dict[str, list] = {"hidden": [], "conv": []}
-        hooks = [wav2vec2.feature_extractor.register_forward_hook(lambda m, i, out: caught["conv"].append(out[0]))]
-        layers = wav2vec2.encoder.transformer.layers
-        hooks.append(layers[0].register_forward_pre_hook(lambda m, args: caught["hidden"].append(args[0])))
-        for layer in layers:  # WavLM's layers return (hidden, position bias)
-            hooks.append(layer.register_forward_hook(lambda m, i, out: caught["hidden"].append(_first(out))))
-        try:
-            with torch.inference_mode():
-                emission = _first(self.model(_normalized(waveforms) if self.normalize else waveforms))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return {"emission": emission, "hidden": torch.stack(caught["hidden"], dim=1), "conv": caught["conv"][0]}
+        with torch.inference_mode():
+            emission, hidden, conv = self.tap(normalize_windows(waveforms) if self.normalize else waveforms)
+            return {"emission": emission, "hidden": torch.stack(hidden, dim=1), "conv": conv}
 
 
 def _first(out):
     return out[0] if isinstance(out, tuple) else out
 
 
-def _inner(model: torch.nn.Module) -> torch.nn.Module:
-    """The Wav2Vec2Model itself; torchaudio's bundles may wrap it to normalise input or to drop unused labels."""
+def inner_model(model: torch.nn.Module) -> torch.nn.Module:
+    """The Wav2Vec2Model itself; torchaudio's bundles may wrap it to normalise its input."""
     while not hasattr(model, "feature_extractor"):
         model = model.model
     return model
 
 
-def _normalized(waveforms: torch.Tensor) -> torch.Tensor:
-    """Each window to zero mean and unit variance by itself; torchaudio's own wrapper takes the whole batch as one."""
+def fold_weight_norm(model: torch.nn.Module) -> None:
+    """Compute once what torchaudio computes in every pass: the normalised weights of the positional convolution."""
+    convolution = inner_model(model).encoder.transformer.pos_conv_embed.conv
+    if torch.nn.utils.parametrize.is_parametrized(convolution, "weight"):
+        torch.nn.utils.parametrize.remove_parametrizations(convolution, "weight")
+
+
+def normalize_windows(waveforms: torch.Tensor) -> torch.Tensor:
+    """Each window (B, samples) to zero mean and unit variance by itself; torchaudio's wrapper takes a batch as one."""
     return torch.nn.functional.layer_norm(waveforms, waveforms.shape[-1:])
 
 
@@ -121,68 +160,87 @@ def _load_tiny(name: str) -> Encoder:
 
 
 def bundle_names() -> list[str]:
-    """Names of torchaudio's wav2vec2, HuBERT and WavLM bundles that this project can load."""
+    """Names of torchaudio's wav2vec2, HuBERT and WavLM bundles, all of which this project can load."""
     from torchaudio import pipelines
 
-    return sorted(name for name in dir(pipelines) if re.match(r"(WAV2VEC2|HUBERT|WAVLM)_", name))
+    return sorted(name for name in dir(pipelines) if isinstance(getattr(pipelines, name), pipelines.Wav2Vec2Bundle))
 
 
 def _load_bundle(name: str) -> Encoder:
     from torchaudio import pipelines
 
     bundle = getattr(pipelines, name)
+    if bundle.sample_rate != RATE_HZ:
+        raise ValueError(f"encoder {name}: works at {bundle.sample_rate} Hz, this project at {RATE_HZ} Hz")
     weights = fetch_bundle_weights(name)
     digest = check_weights(weights)
     options = {"model_dir": str(weights.parent), "file_name": weights.name, "progress": False, "weights_only": True}
+    wanted = {"with_star": False} if isinstance(bundle, pipelines.Wav2Vec2FABundle) else {}
     try:
-        model = bundle.get_model(dl_kwargs=options)
+        model = bundle.get_model(dl_kwargs=options, **wanted)
     except Exception as error:
         raise ValueError(
-            f"encoder {name}: {weights} does not hold its weights ({error}); delete it and run again"
+            f"encoder {name}: {weights} does not hold its weights ({' '.join(str(error).split())[:200]}); delete it and "
+            "run again"
         ) from error
-    if bundle.sample_rate != RATE_HZ:
-        raise ValueError(f"encoder {name}: works at {bundle.sample_rate} Hz, this project at {RATE_HZ} Hz")
-    note = f"torchaudio's {name}, as published"
-    return Encoder(name, _inner(model).eval(), note, digest, bool(bundle._normalize_waveform))
+    if bundle._normalize_waveform:
+        model.normalize_waveform = (
+            False  # the wrapper would take a whole batch as one; `encode` does it a window at a time
+        )
+    return Encoder(name, model, f"torchaudio's {name}, as published", digest, bool(bundle._normalize_waveform))
+
+
+def bundle_url(name: str) -> str:
+    """Where torchaudio publishes a bundle's weights."""
+    from torchaudio import pipelines
+
+    path = getattr(pipelines, name)._path
+    return path if path.startswith("https") else f"https://download.pytorch.org/torchaudio/models/{path}"
 
 
 def bundle_weights_path(name: str) -> Path:
     """Where a bundle's weights lie once downloaded: the cache that torch.hub and torchaudio use themselves."""
-    from torchaudio import pipelines
-
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(getattr(pipelines, name)._path).name
+    file_name = bundle_url(name).rsplit("/", 1)[1]
+    return Path(torch.hub.get_dir()) / "checkpoints" / (f"{name}.pt" if file_name == "model.pt" else file_name)
 
 
 def fetch_bundle_weights(name: str) -> Path:
     """Path of a bundle's weights in the cache, downloaded when missing. ValueError with advice when that fails."""
-    from torchaudio import pipelines
-
     from lib.download import download_file
 
     target = bundle_weights_path(name)
     if not target.exists():
-        url = f"https://download.pytorch.org/torchaudio/models/{getattr(pipelines, name)._path}"
+        url = bundle_url(name)
         try:
-            download_file(url, target)
-        except Exception as error:
-            advice = (
-                f"fetch it where there is a network and put it at {target}, or use the encoder {TINY}, which ships here"
-            )
-            raise ValueError(f"encoder {name}: {url} could not be fetched ({error}); {advice}") from error
+            download_file(url, target, attempts=3)
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"encoder {name}: {url} could not be fetched ({error}); fetch it where there is a network and put it at "
+                f"{target}, or use the encoder {TINY}, which ships here"
+            ) from error
     return target
 
 
 def check_weights(path: Path) -> str:
-    """SHA-256 of a weights file; ValueError when it differs from the one noted beside it when it was first used."""
+    """SHA-256 of a weights file, noted beside it when it is first used; ValueError when the note says another.
+
+    torchaudio publishes no checksums: this is trust on first use. A cache that cannot be written to goes with a warning.
+    """
     digest = file_checksum(path)
     noted = path.with_name(path.name + ".sha256")
-    if not noted.exists():
+    if noted.exists():
+        first = noted.read_text(encoding="utf-8").strip()
+        if first != digest:
+            raise ValueError(
+                f"{path}: SHA-256 is {digest}, on first use it was {first}; delete both files and run again, or put the "
+                "old file back"
+            )
+        return digest
+    try:
         with paths.write_whole(noted) as partial:
             partial.write_text(digest + "\n", encoding="utf-8")
-    elif noted.read_text(encoding="utf-8").strip() != digest:
-        raise ValueError(
-            f"{path}: SHA-256 is {digest}, on first use it was {noted.read_text().strip()}; delete both files"
-        )
+    except OSError as error:
+        warnings.warn(f"{noted} cannot be written ({error}); later changes of the weights go unnoticed", stacklevel=2)
     return digest
 
 
@@ -199,8 +257,12 @@ def frames_of(encoded: dict[str, torch.Tensor], feature: str) -> torch.Tensor:
     """The frames (B, T, D) that `feature` names: "emission", "conv" or "layer:<k>" with k = 0 the transformer's input."""
     if feature in ("emission", "conv"):
         return encoded[feature]
+    return encoded["hidden"][:, layer_number(feature, encoded["hidden"].shape[1])]
+
+
+def layer_number(feature: str, layers: int) -> int:
+    """The k of a feature "layer:<k>" of `layers` hidden states; ValueError names the choices."""
     match = re.fullmatch(r"layer:(\d+)", feature)
-    layers = encoded["hidden"].shape[1]
     if not match or int(match[1]) >= layers:
         raise ValueError(f"feature {feature!r}: must be 'emission', 'conv' or 'layer:0' to 'layer:{layers - 1}'")
-    return encoded["hidden"][:, int(match[1])]
+    return int(match[1])

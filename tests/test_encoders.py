@@ -1,0 +1,230 @@
+import json
+import os
+import threading
+
+import numpy as np
+import pytest
+import torch
+import torchaudio
+
+from lib import transfer
+from lib.encoders import (
+    UNTRAINED,
+    bundle_names,
+    bundle_url,
+    bundle_weights_path,
+    check_weights,
+    fetch_bundle_weights,
+    fold_weight_norm,
+    frames_of,
+    inner_model,
+    load_encoder,
+)
+from lib.paths import ASSETS
+
+FULL_SIZE = ["WAV2VEC2_ASR_BASE_960H", "HUBERT_BASE", "WAVLM_BASE"]
+LARGE = "WAV2VEC2_ASR_LARGE_LV60K_960H"  # normalises its input
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty torch.hub cache; and no time lost on random weights that are overwritten at once."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for name in ("kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "trunc_normal_"):
+        monkeypatch.setattr(torch.nn.init, name, lambda tensor, *args, **kwargs: tensor)
+    return tmp_path
+
+
+def place_weights(name, seed=0):
+    """Put seeded weights where torch.hub's cache expects those of a bundle; aux has the rows that torchaudio removes."""
+    bundle = getattr(torchaudio.pipelines, name)
+    factory = {"Wav2Vec2": torchaudio.models.wav2vec2_model, "WavLM": torchaudio.models.wavlm_model}[bundle._model_type]
+    with torch.device("meta"):
+        shapes = {key: value.shape for key, value in factory(**bundle._params).state_dict().items()}
+    if "aux.weight" in shapes:
+        shapes |= {"aux.weight": (32, shapes["aux.weight"][1]), "aux.bias": (32,)}
+    drawn = torch.Generator().manual_seed(seed)
+    state = {key: torch.empty(shape).uniform_(-1, 1, generator=drawn) for key, shape in shapes.items()}
+    for value in state.values():
+        value /= max(1, value[0].numel()) ** 0.5  # so that the signal neither dies nor explodes
+    path = bundle_weights_path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(state, path)
+    return path
+
+
+def noise(batch, samples=48_000, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).normal(0, 0.1, (batch, samples)).astype(np.float32))
+
+
+def assert_equal_to_torchaudio(name, batch):
+    """Emission and layers are torchaudio's own, to the bit; returns what the encoder gave."""
+    encoder = load_encoder(name)
+    model = getattr(torchaudio.pipelines, name).get_model(dl_kwargs={"progress": False})
+    waveforms = noise(batch)
+    found = encoder.encode(waveforms)
+    with torch.inference_mode():
+        assert torch.equal(found["emission"], model(waveforms)[0])
+        layers, _ = model.extract_features(waveforms)
+    assert torch.equal(found["hidden"][:, 1:], torch.stack(layers, dim=1))
+    return found
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_a_full_size_bundle_gives_torchaudios_own_emission_to_the_bit(name, cache):
+    place_weights(name)
+    found = assert_equal_to_torchaudio(name, batch=2)
+    assert found["emission"].isfinite().all()
+    assert found["emission"].std() > 0.01
+    width = 29 if "ASR" in name else 768
+    assert [list(found[key].shape) for key in ("emission", "hidden", "conv")] == [
+        [2, 149, width],
+        [2, 13, 149, 768],
+        [2, 149, 512],
+    ]
+
+
+@pytest.mark.skipif("VOICE_LARGE" not in os.environ, reason="needs 5 GB and 20 s: set VOICE_LARGE=1")
+def test_a_large_bundle_that_normalises_gives_torchaudios_own_emission_to_the_bit(cache):
+    place_weights(LARGE)
+    assert_equal_to_torchaudio(LARGE, batch=1)
+    encoder, waveforms = load_encoder(LARGE), noise(2)
+    waveforms[1] *= 30  # a loud neighbour in the batch must not change the answer
+    alone = torch.cat([encoder.encode(waveforms[k : k + 1])["emission"] for k in range(2)])
+    assert (encoder.encode(waveforms)["emission"] - alone).abs().max() < 1e-4
+
+
+def test_each_window_is_normalised_by_itself():
+    encoder = load_encoder(UNTRAINED)
+    assert encoder.normalize
+    quiet, loud = noise(1, seed=1), 50 * noise(1, seed=2)
+    both = encoder.encode(torch.cat([quiet, loud]))["emission"]
+    assert (both[:1] - encoder.encode(quiet)["emission"]).abs().max() < 1e-5
+    assert (both[1:] - encoder.encode(loud / 50)["emission"]).abs().max() < 1e-4
+
+
+def test_the_small_encoder_gives_what_its_model_gives_below_and_above():
+    encoder, waveforms = load_encoder(UNTRAINED), noise(3)
+    found = encoder.encode(waveforms)
+    normal = torch.nn.functional.layer_norm(waveforms, waveforms.shape[-1:])
+    with torch.inference_mode():
+        assert torch.equal(found["emission"], encoder.model(normal)[0])
+        conv, _ = encoder.model.feature_extractor(normal, None)
+    assert torch.equal(found["conv"], conv)
+    assert found["emission"].shape == (3, 149, 32)
+    assert torch.equal(frames_of(found, "layer:2"), found["hidden"][:, 2])
+    assert frames_of(found, "emission") is found["emission"]
+
+
+@pytest.mark.parametrize("feature", ["layer:6", "layer:-1", "layer:", "Emission", "logits"])
+def test_an_unknown_feature_is_refused_with_the_choices(feature):
+    found = load_encoder(UNTRAINED).encode(noise(1))
+    with pytest.raises(ValueError, match="must be 'emission', 'conv' or 'layer:0' to 'layer:5'"):
+        frames_of(found, feature)
+
+
+def test_threads_may_share_an_encoder():
+    encoder = load_encoder(UNTRAINED)
+    expected = [encoder.encode(noise(1, seed=seed)) for seed in range(4)]
+    found = {}
+
+    def encode(seed):
+        for _ in range(5):
+            found[seed] = encoder.encode(noise(1, seed=seed))
+
+    threads = [threading.Thread(target=encode, args=(seed,)) for seed in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    for seed in range(4):
+        for name in ("emission", "hidden", "conv"):
+            assert found[seed][name].shape == expected[seed][name].shape
+            assert (found[seed][name] - expected[seed][name]).abs().max() < 1e-4
+
+
+def test_folding_the_weight_norm_changes_no_bit():
+    shape = json.loads((ASSETS / "wav2vec2-tiny.json").read_text())["model"]
+    model, folded = (torchaudio.models.wav2vec2_model(**shape).eval() for _ in range(2))
+    folded.load_state_dict(model.state_dict())
+    fold_weight_norm(folded)
+    with torch.inference_mode():
+        assert torch.equal(model(noise(1))[0], folded(noise(1))[0])
+    assert not hasattr(inner_model(folded).encoder.transformer.pos_conv_embed.conv, "parametrizations")
+
+
+def test_the_untrained_encoder_is_the_same_every_time_and_leaves_the_seed_alone():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, second = load_encoder(UNTRAINED), load_encoder(UNTRAINED)
+    assert torch.equal(before, torch.get_rng_state())
+    assert first.weights_sha256 == second.weights_sha256
+    assert first.weights_sha256 in first.describe()["value"].tolist()
+    assert "untrained" in first.note
+
+
+def test_every_bundle_of_torchaudio_is_known_by_name():
+    names = bundle_names()
+    kinds = ["WAV2VEC2_", "HUBERT_", "WAVLM_", "VOXPOPULI_ASR_", "MMS_FA"]
+    assert all(any(name.startswith(kind) for name in names) for kind in kinds)
+    assert len(names) >= 28
+    assert all(name.startswith(tuple(kinds)) for name in names)
+    assert all(bundle_url(name).startswith("https://") for name in names)
+    assert len({bundle_weights_path(name) for name in names}) == len(names)
+    assert bundle_weights_path("WAV2VEC2_ASR_BASE_960H").name == "wav2vec2_fairseq_base_ls960_asr_ls960.pth"
+
+
+def test_an_unknown_encoder_is_refused_with_the_choices():
+    with pytest.raises(ValueError, match=r"encoder 'wav2vec3' is not known.*wav2vec2-tiny, .*WAV2VEC2_ASR_BASE_960H"):
+        load_encoder("wav2vec3")
+
+
+def test_without_a_network_the_message_says_what_to_fetch_and_where_to_put_it(cache, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise transfer.Interrupted("no route to host", 0.001)
+
+    monkeypatch.setattr(transfer, "_fetch_rest", refuse)
+    with pytest.raises(
+        ValueError, match=r"HUBERT_BASE: https://.*hubert_fairseq_base_ls960.pth could not be"
+    ) as caught:
+        load_encoder("HUBERT_BASE")
+    assert str(cache / "hub" / "checkpoints" / "hubert_fairseq_base_ls960.pth") in str(caught.value)
+    assert "wav2vec2-tiny" in str(caught.value)
+
+
+def test_weights_in_the_cache_are_not_fetched_again(cache, monkeypatch):
+    monkeypatch.setattr(transfer, "_fetch_rest", lambda *args, **kwargs: pytest.fail("fetched"))
+    path = bundle_weights_path("HUBERT_BASE")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"weights")
+    assert fetch_bundle_weights("HUBERT_BASE") == path
+
+
+def test_weights_that_change_after_their_first_use_are_refused(tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"first")
+    assert check_weights(path) == check_weights(path)
+    path.write_bytes(b"second")
+    with pytest.raises(ValueError, match=r"weights.pth: SHA-256 is .* on first use it was"):
+        check_weights(path)
+
+
+class Hostile:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("touch hostile-was-here",)
+
+
+@pytest.mark.parametrize("content", ["cut", "hostile", "another model"])
+def test_a_file_that_does_not_hold_the_weights_is_named_and_runs_nothing(cache, content, monkeypatch):
+    monkeypatch.chdir(cache)
+    path = bundle_weights_path("HUBERT_BASE")
+    path.parent.mkdir(parents=True)
+    if content == "cut":
+        path.write_bytes(b"PK\x03\x04 and then nothing")
+    else:
+        torch.save({"x": torch.zeros(3)} if content == "another model" else Hostile(), path)
+    with pytest.raises(
+        ValueError, match=r"(?s)encoder HUBERT_BASE: .*does not hold its weights .*delete it and run again"
+    ):
+        load_encoder("HUBERT_BASE")
+    assert not (cache / "hostile-was-here").exists()
