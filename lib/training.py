@@ -251,19 +251,20 @@ def compute_class_weights(targets: np.ndarray, classes: int, kind: str | list[fl
     return np.asarray(kind, np.float64)
 
 
-def fit_normaliser(normaliser: Normaliser, features: Any, rows: np.ndarray, batch: int = 512) -> Normaliser:
+def fit_normaliser(normaliser: Normaliser, features: Any, rows: np.ndarray, batch: int = 128) -> Normaliser:
     """Fit a "standard" normaliser on the training rows, in one pass in float64; the other kinds have nothing to fit."""
     if normaliser.kind != "standard":
         return normaliser
     by_row = normaliser.mean.shape[0] > 1  # layers have statistics of their own, frames share them
-    total, squares, count = 0.0, 0.0, 0
-    for _, values in read_batches(features, np.sort(rows), batch):
-        values = values.double()
-        axes = (0,) if by_row else (0, 1)
-        total, squares = total + values.sum(dim=axes), squares + values.square().sum(dim=axes)
-        count += len(values) if by_row else len(values) * values.shape[1]
-    mean = total / count
-    deviation = (squares / count - mean.square()).clamp_min(0).sqrt()
+    shape = (-1, normaliser.mean.numel())
+    total, squares, count = np.zeros(shape[1]), np.zeros(shape[1]), 0
+    for _, batch_values in read_batches(features, np.sort(rows), batch):
+        values = batch_values.numpy().reshape(shape if by_row else (-1, batch_values.shape[-1]))
+        total += values.sum(axis=0, dtype=np.float64)
+        squares += np.einsum("nd,nd->d", values, values, dtype=np.float64)  # no copy in float64
+        count += len(values)
+    mean = torch.from_numpy(total / count)
+    deviation = (torch.from_numpy(squares / count) - mean.square()).clamp_min(0).sqrt()
     normaliser.mean.copy_(mean.reshape(normaliser.mean.shape))
     normaliser.scale.copy_(torch.where(deviation > 1e-6, deviation, 1.0).reshape(normaliser.scale.shape))
     return normaliser
