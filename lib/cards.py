@@ -88,7 +88,8 @@ def _machinery(description: dict[str, Any], encoder: dict[str, Any]) -> str:
 
 
 def _facts(about: dict[str, Any]) -> str:
-    rows = [[key.replace("_", " "), _text(value)] for key, value in about.items() if value not in ("", None, [], {})]
+    told = {key: value for key, value in about.items() if key != "encoder" and value not in ("", None, [], {})}
+    rows = [[key.replace("_", " "), _text(value)] for key, value in told.items()]
     return _table(["fact", "value"], rows) if rows else "Not recorded: the folder was written outside a run."
 
 
