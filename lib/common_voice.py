@@ -220,7 +220,9 @@ def _drop_rows(sieve: Sieve, keep_benchmark: bool, cap: int | None, seed: int) -
         order = pd.util.hash_array(sieve.rows["clip_id"].to_numpy(dtype=object), hash_key=f"{seed % 10**16:016d}")
         ranked = sieve.rows[["speaker_id"]].assign(absent=sieve.rows["size"] <= 0, order=order)
         rank = ranked.sort_values(["absent", "order"], kind="stable").groupby("speaker_id").cumcount().sort_index()
-        sieve.drop(rank >= cap, "over the cap of clips a speaker", f"more than {cap}")
+        on_disk = (sieve.rows["size"] >= 0).groupby(sieve.rows["speaker_id"]).transform("sum")
+        over = (rank >= cap) & (on_disk >= cap)  # with fewer on disk, what lacks is no matter of the cap
+        sieve.drop(over, "over the cap of clips a speaker", f"more than {cap}")
     sieve.drop(sieve.rows["size"] < 0, "no such file", sieve.rows["path"])
     sieve.drop(sieve.rows["size"] == 0, "empty file", sieve.rows["path"])
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lib.age_tables import read_age_labels
 from lib.common_voice import read_common_voice
 from lib.labels import SCHEMES, count_labels, find_confounds
 from lib.own_data import read_own_data
+from lib.paths import ROOT
 from lib.speechocean762 import read_speechocean762
 from lib.tables import empty_table, validate_table
 from lib.voxceleb import read_voxceleb
@@ -33,18 +35,32 @@ CORPORA: dict[str, Reader] = {
     "speechocean762": read_speechocean762,
     "own_data": read_own_data,
 }
-ADVICE = {
-    "common_voice": "sign up at https://mozilladatacollective.com, agree to the terms on the page of the Common Voice "
-    "locale that you want, make an API key (Profile, Credentials), set MDC_API_KEY and run notebook 01_download with "
-    "the dataset's id; or unpack an archive that you already have, so that {folder} holds validated.tsv and clips/",
-    "voxceleb": "VoxCeleb has no open download of its audio: put your own copy of the official archives, unzipped "
-    "(lib.download.extract_voxceleb does it), so that {folder} holds wav/ (or aac/) and vox1_meta.csv; or the frame "
-    "files (txt/) and audio/<video>.<suffix>, which lib.youtube can fetch if you have read its legal note and switched "
-    "it on. Ages come from a table of your own ({folder}/ages.csv) or from lib.download.download_age_table",
-    "speechocean762": "unpack https://www.openslr.org/resources/101/speechocean762.tar.gz (open, no account) so that "
-    "{folder} holds train/ and test/; notebook 01_download does it when its download is switched on",
-    "own_data": "write {folder}/own_data.csv with a column path (speaker, gender and age if you know them), paths "
-    "relative to that folder",
+ADVICE = {  # what to do first, one step a line; the keys are those of a run file's section `download`
+    "common_voice": [
+        "sign up at https://mozilladatacollective.com, open the page of the Common Voice locale that you want, and "
+        "agree to its terms there",
+        "make an API key (Profile, Credentials) and set it: export MDC_API_KEY=...",
+        "put the dataset's id (its page, Download, API) into download.datasets: the run fetches and unpacks it",
+        "or, with an archive of your own, put its path into download.datasets, or unpack it so that {folder} holds "
+        "validated.tsv and clips/ (in any subfolder), or name its folder in download.root",
+    ],
+    "voxceleb": [
+        "there is no open download of the audio: unzip your own copy of the official archives (lib.download."
+        "extract_voxceleb joins and checks them) so that {folder} holds wav/ (or aac/) and vox1_meta.csv",
+        "or fetch it from YouTube: read LEGAL_NOTE in lib/youtube.py, then set download.youtube: true; the meta and "
+        "frame files and an age table come along (download.download: true fetches those alone)",
+        "ages are in neither: put labels of your own into {folder}/ages.csv (columns speaker and decade, or speaker "
+        "and age), or name a table in download.age_labels",
+    ],
+    "speechocean762": [
+        "set download.download: true (open, no account, about 520 MB), or unpack "
+        "https://www.openslr.org/resources/101/speechocean762.tar.gz so that {folder} holds train/, test/ and WAVE/, "
+        "or name its folder in download.root",
+    ],
+    "own_data": [
+        "write {folder}/own_data.csv with a column path (and speaker, gender, age where you know them), paths relative "
+        "to that folder; or name another folder in download.root. params/own_data.yaml shows an example",
+    ],
 }
 
 
@@ -95,23 +111,26 @@ def read_corpora(
     return both, ledger, roots
 
 
-def check_sources(names: Sequence[str], root: Path | str) -> None:
+def check_sources(names: Sequence[str], root: Path | str, tables_come: bool = False) -> None:
     """Return if every corpus can be found below `root`; else raise ValueError with what the user must do first.
 
-    Cheap: it looks for the files that each reader starts from and reads no audio.
+    Cheap: it looks for the files that each reader starts from and reads no audio. `tables_come`: VoxCeleb's meta files
+    need not be there, since they will be fetched.
     """
     missing = []
     for name in names:
         folder = corpus_root(name, root)
-        problem = _find_problem(name, Path(root) if Path(root).is_file() else folder)
+        problem = _find_problem(name, Path(root) if Path(root).is_file() else folder, tables_come)
         if problem:
             target = folder if folder.name == name else folder / name
-            missing.append(f"- {name}: {problem}\n  To do: {ADVICE[name].format(folder=target)}.")
+            steps = "".join(f"\n  - {step.format(folder=target)}" for step in ADVICE[name])
+            missing.append(f"{name}: {problem}\n  To do:{steps}")
     if missing:
-        raise ValueError("the data of this run is not there yet:\n" + "\n".join(missing))
+        text = "the data of this run is not there yet.\n" + "\n".join(missing)
+        raise ValueError(text.replace(f"{ROOT}{os.sep}", ""))
 
 
-def _find_problem(name: str, folder: Path) -> str:
+def _find_problem(name: str, folder: Path, tables_come: bool = False) -> str:
     """What keeps the reader from starting, or ""."""
     from lib.common_voice_files import find_audio
     from lib.own_data import find_own_table
@@ -120,7 +139,7 @@ def _find_problem(name: str, folder: Path) -> str:
 
     finders = {
         "common_voice": find_audio,
-        "voxceleb": find_utterance,
+        "voxceleb": lambda root: find_utterance(root, needs_meta=not tables_come),
         "speechocean762": find_speechocean762,
         "own_data": find_own_table,
     }

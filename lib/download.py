@@ -69,6 +69,14 @@ def extract_common_voice(
     return folder
 
 
+def check_mdc_key() -> None:
+    """Raise ValueError with what to do unless MDC_API_KEY is in the environment, or in a file `.env`."""
+    import datacollective  # noqa: F401  (reads `.env`)
+
+    if not os.environ.get("MDC_API_KEY"):
+        raise ValueError(f"MDC_API_KEY is not set. {MDC_ADVICE}")
+
+
 def download_common_voice(dataset_id: str, folder: Path | str, attempts: int = 5, pause_s: float = 2.0) -> Path:
     """Fetch one locale of one release from Mozilla Data Collective and check it; return the archive's path.
 
@@ -78,8 +86,7 @@ def download_common_voice(dataset_id: str, folder: Path | str, attempts: int = 5
     """
     if Path(dataset_id).is_file():
         return Path(dataset_id)
-    if not os.environ.get("MDC_API_KEY"):
-        raise ValueError(f"MDC_API_KEY is not set. {MDC_ADVICE}")
+    check_mdc_key()
     import requests
     from datacollective import AuthenticationError, RateLimitError, download_dataset, get_dataset_details
     from datacollective.errors import DownloadError

@@ -121,7 +121,9 @@ def _name_rows(sieve: Sieve) -> None:
     )  # fmt: skip
     sieve.facts["files_without_speaker"] = int(rows.loc[alone, "path"].nunique())
     if alone.any():
-        sieve.warn(f"{alone.sum()} rows name no speaker: each file counts as its own, so a split may divide a person")
+        sieve.warn(
+            f"rows without a speaker: {alone.sum()}; each file counts as its own, so a split may divide a person"
+        )
     for kind in ("gender", "age"):
         unknown = unknown_labels(rows[f"{kind}_raw"], kind)
         if unknown:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from lib import paths
 from lib.corpora import check_sources, corpus_root, read_corpora
 from lib.labels import class_names
 from lib.stages import fingerprint_of
+
+ARCHIVE_SUFFIXES = (".tar", ".gz", ".tgz", ".zip", ".bz2", ".xz")
 
 
 def resolve_root(root: str) -> Path:
@@ -32,11 +35,31 @@ def check_run(download: dict[str, Any], synthetic: bool) -> None:
     """
     if synthetic:
         return
+    folder = corpora_folder(download["root"])
     names = set(download["corpora"])
     fetched = names & ({"speechocean762"} if download["download"] else set())
-    fetched |= names & ({"common_voice"} if download["datasets"] else set())
     fetched |= names & ({"voxceleb"} if download["youtube"] else set())
-    check_sources([name for name in download["corpora"] if name not in fetched], corpora_folder(download["root"]))
+    if "common_voice" in names and download["datasets"]:
+        fetched |= {"common_voice"}
+        if not _is_there("common_voice", folder):
+            _check_datasets(download["datasets"])
+    left = [name for name in download["corpora"] if name not in fetched]
+    check_sources(left, folder, tables_come=download["download"])
+    age_labels = download["age_labels"]
+    if "voxceleb" in names and age_labels and not resolve_root(age_labels).is_file():
+        raise ValueError(f"download.age_labels: {age_labels}: no such file; relative paths count from the repository")
+
+
+def _check_datasets(datasets: list[str]) -> None:
+    """Raise ValueError unless each is an archive that is here, or an id for which there is a key."""
+    from lib.download import check_mdc_key
+
+    for dataset in datasets:
+        if resolve_root(dataset).is_file():
+            continue
+        if "/" in dataset or dataset.endswith(ARCHIVE_SUFFIXES):
+            raise ValueError(f"download.datasets: {dataset}: no such archive; relative paths count from the repository")
+        check_mdc_key()
 
 
 def obtain_corpora(
@@ -52,6 +75,7 @@ def obtain_corpora(
     youtube: bool = False,
     bucket: str = "validated",
     max_clips_per_speaker: int = 0,
+    keep_benchmark: bool = False,
 ) -> Path:
     """Folder that holds the corpora `names`; rendered first in a synthetic run, fetched first where the run says so.
 
@@ -74,7 +98,7 @@ def obtain_corpora(
         return folder
     folder = corpora_folder(root)
     if "common_voice" in names and datasets:
-        _fetch_common_voice(folder / "common_voice", datasets, bucket, max_clips_per_speaker, seed)
+        _fetch_common_voice(folder / "common_voice", datasets, bucket, max_clips_per_speaker, keep_benchmark, seed)
     if "speechocean762" in names and download and not _is_there("speechocean762", folder):
         from lib.download import download_speechocean762
 
@@ -93,16 +117,22 @@ def _is_there(name: str, folder: Path) -> bool:
     return True
 
 
-def _fetch_common_voice(folder: Path, datasets: list[str], bucket: str, most: int, seed: int) -> None:
-    """Fetch each dataset and unpack its tables and the wanted clips; one that was unpacked before is left alone."""
+def _fetch_common_voice(
+    folder: Path, datasets: list[str], bucket: str, most: int, keep_benchmark: bool, seed: int
+) -> None:
+    """Fetch each dataset and unpack its tables and the wanted clips; one that was unpacked before is left alone.
+
+    Each goes into a folder of its own: the archives of the first releases have no folder inside.
+    """
     from lib.download import download_common_voice, extract_common_voice
 
     for dataset in datasets:
-        done = folder / f".{fingerprint_of(dataset, bucket, most, seed)}.completed"
+        done = folder / f".{fingerprint_of(dataset, bucket, most, keep_benchmark, seed)}.completed"
         if not done.exists():
             local = resolve_root(dataset)
             archive = download_common_voice(str(local) if local.is_file() else dataset, folder / "archives")
-            extract_common_voice(archive, folder, bucket, most or None, seed=seed)
+            name = re.sub(r"(\.tar)?\.\w+$", "", Path(archive).name)
+            extract_common_voice(archive, folder / name, bucket, most or None, keep_benchmark, seed)
             paths.save_json(done, {"archive": Path(archive).name})
 
 
@@ -113,8 +143,12 @@ def _fetch_voxceleb(folder: Path, youtube: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not list(folder.glob("vox*_meta.csv")):
         download.download_voxceleb_meta(folder)
-    if not (folder / "txt").exists():
+    unpacked = folder / ".txt.completed"  # an interrupted unpacking goes on; frame files of the user's are left alone
+    if not unpacked.exists() and (
+        list(folder.glob("vox1_*_txt.zip*")) or not [*folder.glob("txt"), *folder.glob("*/txt")]
+    ):
         download.download_voxceleb_txt(folder)
+        paths.save_json(unpacked, {"folder": "txt"})
     if not (folder / download.AGE_TABLES[0]).exists():
         download.download_age_table(folder)
     if youtube:

@@ -52,7 +52,7 @@ def read_speechocean762(root: Path | str) -> tuple[pd.DataFrame, pd.DataFrame]:
     sieve = Sieve(CORPUS, pd.concat([_read_half(folder, root, half) for half in halves], ignore_index=True))
     sieve.facts = {"halves": halves}
     for half in sorted(set(HALVES) - set(halves)):
-        sieve.warn(f"{folder}: the {half} half is not there")
+        sieve.warn(f"the {half} half is not there")
     sieve.drop(sieve.rows["speaker"] == "", "no speaker", "not in utt2spk")
     sieve.drop(sieve.rows["size"] < 0, "no such file", sieve.rows["path"])
     sieve.drop(sieve.rows["size"] == 0, "empty file", sieve.rows["path"])
@@ -63,6 +63,8 @@ def read_speechocean762(root: Path | str) -> tuple[pd.DataFrame, pd.DataFrame]:
 def _read_half(folder: Path, root: Path, half: str) -> pd.DataFrame:
     """One row per entry of the half's wav.scp; size in bytes, -1 = no such file."""
     speakers, genders, ages = (dict(read_kaldi_table(folder / half / n)) for n in ("utt2spk", "spk2gender", "spk2age"))
+    for speaker, utterances in read_kaldi_table(folder / half / "spk2utt"):  # says the same the other way round
+        speakers = dict.fromkeys(utterances.split(), speaker) | speakers
     rows = []
     for utterance, name in read_kaldi_table(folder / half / "wav.scp"):
         path = _find_audio(folder, name)

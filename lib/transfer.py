@@ -139,7 +139,8 @@ def _fetch_rest(url: str, part: Path, size: int | None, is_checked: bool, progre
             save_json(_state_file(part), {"url": url, "validator": validator})
             _append(response, part, have, total, progress)
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise Interrupted(f"the connection broke ({type(error).__name__}: {error})") from error
+        cause = str(error).rpartition("Caused by ")[2][:200]
+        raise Interrupted(f"the connection broke ({type(error).__name__}: {cause})") from error
     if total is not None and part.stat().st_size < total:
         raise Interrupted(f"the connection ended at {part.stat().st_size:,} of {total:,} bytes")
     return total
@@ -211,7 +212,8 @@ def download_first(urls: Sequence[str], target: Path, **options: Any) -> Path:
             return download_file(url, target, **options)
         except DownloadFailed as error:
             problems.append(str(error))
-    raise DownloadFailed("no mirror serves the file:\n" + "\n".join(problems))
+    advice = f"Is this machine on line? You may also fetch it by hand to {target}"
+    raise DownloadFailed("no mirror serves the file:\n" + "\n".join([*problems, advice]))
 
 
 def record_checksum(path: Path) -> str:

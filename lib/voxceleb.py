@@ -40,7 +40,7 @@ def read_voxceleb(
     ages: one or more tables that `lib.age_tables` reads; None takes those lying in `root`, [] none.
     meta: meta files; None looks for vox1_meta.csv and vox2_meta.csv around `root`.
 
-    `clips.attrs` holds rows_in (utterances), meta, ages, speakers_without_meta, videos_without_segments and warnings.
+    `clips.attrs` holds rows_in (utterances), meta and ages (names of files), speakers_without_meta, videos_without_segments and warnings.
     Raises ValueError when `root` is no folder, or holds neither cuts nor frame files.
     """
     sieve = _gather_utterances(Path(root), ages, meta)
@@ -82,7 +82,7 @@ def _gather_utterances(
         ages = _find_beside(root, tables, AGE_FILES)
     ages = [ages] if isinstance(ages, (str, Path)) else list(ages)
     _join_ages(sieve, [read_age_labels(path) for path in ages])
-    sieve.facts["ages"] = [str(path) for path in ages]
+    sieve.facts["ages"] = [Path(path).name for path in ages]
     return sieve
 
 
@@ -141,18 +141,23 @@ def _describe(root: Path, key: str, cuts: Found, frame_files: dict[str, str], vi
     try:
         segment = read_frame_file(root / frame_files[key])
     except ValueError as error:
-        return row | {"reason": "unusable frame file", "detail": str(error)}
+        return row | {"reason": "unusable frame file", "detail": _without_root(error, root, frame_files[key])}
     if (segment.speaker or speaker, segment.video or video) != (speaker, video):
         detail = f"{frame_files[key]} names {segment.speaker}/{segment.video}"
         return row | {"reason": "unusable frame file", "detail": detail}
     try:
         length_s = _remembered_seconds(root / long)
     except ValueError as error:
-        return row | {"reason": "unreadable video", "detail": str(error)}
+        return row | {"reason": "unreadable video", "detail": _without_root(error, root, long)}
     if segment.end_s > length_s + SLACK_S:
         detail = f"ends at {segment.end_s:.2f} s, {long} at {length_s:.2f} s"
         return row | {"reason": "past the end of the video", "detail": detail}
     return row | {"path": long, "start_s": segment.start_s, "end_s": min(segment.end_s, length_s)}
+
+
+def _without_root(error: ValueError, root: Path, name: str) -> str:
+    """What an error says of a file, naming it from `root` on: a ledger is no place for this machine's folders."""
+    return str(error).replace(str(root / name), name)
 
 
 _SECONDS: dict[tuple[str, int, int], float] = {}
@@ -187,7 +192,7 @@ def _join_meta(sieve: Sieve, paths: list[Path]) -> None:
     speakers = sieve.rows["speaker"]
     sieve.rows["gender_raw"] = speakers.map(meta["gender_raw"]).fillna("").astype("str")
     sieve.rows["official_split"] = speakers.map(meta["official_split"])
-    sieve.facts["meta"] = [str(path) for path in paths]
+    sieve.facts["meta"] = [path.name for path in paths]
     sieve.facts["speakers_without_meta"] = int(speakers[~speakers.isin(meta.index)].nunique())
 
 
@@ -216,8 +221,11 @@ def compare_cuts(root: Path | str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["key", "samples", "expected", "difference"])
 
 
-def find_utterance(root: Path | str) -> Path:
-    """The first cut below `root`, or the first frame file if whole videos' audio is there too. ValueError otherwise."""
+def find_utterance(root: Path | str, needs_meta: bool = True) -> Path:
+    """The first cut below `root`, or the first frame file if whole videos' audio is there too. ValueError otherwise.
+
+    `needs_meta`: whether a meta file must be near, too.
+    """
     root = Path(root)
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder")
@@ -225,11 +233,11 @@ def find_utterance(root: Path | str) -> Path:
     for path, _ in _walk(root):
         is_utterance = re.fullmatch(r"id\d+", path.absolute().parts[-3]) is not None
         if path.suffix.casefold() in AUDIO_SUFFIXES and is_utterance:
-            return _with_meta(root, path)
+            return _with_meta(root, path) if needs_meta else path
         frames = frames or (path if is_utterance and path.suffix == ".txt" else None)
         media = media or (path if path.suffix.casefold() in AUDIO_SUFFIXES else None)
         if frames and media:
-            return _with_meta(root, frames)
+            return _with_meta(root, frames) if needs_meta else frames
     raise ValueError(f"{root}: {'frame files but no audio' if frames else 'no cuts and no frame files'} below it")
 
 

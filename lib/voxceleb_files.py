@@ -79,7 +79,7 @@ def read_voxceleb_meta(path: Path) -> pd.DataFrame:
     """
     lines = Path(path).read_text(encoding="utf-8-sig", errors="replace").replace("\r\n", "\n").split("\n")
     separator = "\t" if "\t" in lines[0] else ","
-    header, *rows = [[cell.strip() for cell in line.split(separator)] for line in lines if line.strip()]
+    header, *rows = [[cell.strip() for cell in line.split(separator)] for line in lines if line.strip()] or [[]]
     patterns = {
         "speaker": r"VoxCeleb\d? ?ID", "gender_raw": "Gender", "split": "Set", "name": "Name|VGGFace1 ID",
         "nationality": "Nationality",

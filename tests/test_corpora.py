@@ -53,7 +53,10 @@ def test_sources_that_are_there_pass_and_missing_ones_say_what_to_do(both):
     text = str(caught.value)
     for word in (
         "MDC_API_KEY",
-        "agree to the terms",
+        "agree to its terms",
+        "download.datasets",
+        "download.youtube",
+        "download.age_labels",
         "openslr.org",
         "vox1_meta.csv",
         "own_data.csv",

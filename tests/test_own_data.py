@@ -39,7 +39,7 @@ def test_full_table_is_read_with_any_separator(tmp_path, separator, end):
 
 
 def test_path_alone_is_enough_and_each_file_is_its_own_speaker(tmp_path):
-    with pytest.warns(UserWarning, match="name no speaker"):
+    with pytest.warns(UserWarning, match="without a speaker: 2"):
         clips, ledger = read_own_data(make(tmp_path, "path\na.wav\nb.wav\n") / "own_data.csv")
     check_sum(clips, ledger, 2)
     assert clips["speaker_id"].nunique() == 2

@@ -48,11 +48,23 @@ def test_both_halves_keep_ids_as_text_and_their_official_split(tmp_path, suffix,
     assert all((tmp_path / path).is_file() for path in clips["path"])
 
 
+def test_speakers_come_from_spk2utt_where_utt2spk_does_not_say(tmp_path):
+    make_half(tmp_path, "train", {"0001": ("m", "6"), "0005": ("f", "43")})
+    make_half(tmp_path, "test", {"0003": ("f", "15")})
+    (tmp_path / "train" / "utt2spk").write_text("000010001 0001\n")
+    (tmp_path / "train" / "spk2utt").write_text("0001 000010001 000010002\n")
+    clips, ledger = read_speechocean762(tmp_path)
+    check_sum(clips, ledger, 6)
+    assert clips["speaker_id"].value_counts().to_dict() == {"speechocean762:0001": 2, "speechocean762:0003": 2}
+    assert ledger["reason"].tolist() == ["no speaker"] * 2
+
+
 def test_an_absent_half_is_a_warning(tmp_path):
     make_half(tmp_path, "test", {"0003": ("f", "15")})
-    with pytest.warns(UserWarning, match="train half is not there"):
+    with pytest.warns(UserWarning, match="train half is not there") as caught:
         clips, ledger = read_speechocean762(tmp_path)
     check_sum(clips, ledger, 2)
+    assert str(tmp_path) not in str(caught[0].message)
     with pytest.warns(UserWarning, match="train half"):
         half, _ = read_speechocean762(tmp_path / "test")
     assert all((tmp_path / "test" / path).is_file() for path in half["path"])

@@ -77,6 +77,9 @@ def test_meta_without_its_columns_or_with_two_answers_is_refused(tmp_path):
     path.write_text("VoxCeleb1 ID\tGender\tSet\nid1\tm\tdev\nid1\tf\tdev\n")
     with pytest.raises(ValueError, match="id1 stands there twice"):
         read_voxceleb_meta(path)
+    path.write_text("")
+    with pytest.raises(ValueError, match=r"m\.csv: needs columns"):
+        read_voxceleb_meta(path)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -172,6 +175,10 @@ def test_what_cannot_be_cut_is_named_in_the_ledger(tmp_path):
         "00004": "no audio", "00005": "unreadable video", "00009": "empty file",
     }  # fmt: skip
     assert clips["end_s"].tolist() == [5.0]
+    details = dict(zip(ledger["item"].str[-5:], ledger["detail"]))
+    assert details["00002"] == f"txt/id10270/{VIDEO}/00002.txt: no frame rows"
+    assert details["00005"].startswith("audio/AAAAAAAAAAA.m4a: neither")
+    assert not ledger["detail"].str.contains(str(tmp_path), regex=False).any()
 
 
 def test_speakers_of_one_video_stay_apart_but_share_the_recording(tmp_path):
