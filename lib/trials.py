@@ -260,10 +260,12 @@ def plot_epochs(epochs: pd.DataFrame) -> Figure:
         ax.plot(
             scores["epoch"], scores["unseen_uar"], color=colour, marker="o", markersize=4, label="unseen recordings"
         )
-        ax.plot(scores["epoch"], scores["validation_uar"], color=colour, linestyle="--", label="validation")
+        ax.plot(scores["epoch"], scores["validation_uar"], color=colour, linestyle="--")
         chosen = scores.loc[scores["chosen"], "epoch"].iloc[0]
-        ax.axvline(chosen, color=MUTED, linewidth=0.9, linestyle=":", label=f"chosen: epoch {chosen}")
-        ax.set(title=task, xlabel="epoch", ylabel="UAR" if ax is axes[0, 0] else "")
+        ax.axvline(chosen, color=MUTED, linewidth=0.9, linestyle=":")
+        ax.set(title=f"{task}: epoch {chosen} was chosen", xlabel="epoch", ylabel="UAR" if ax is axes[0, 0] else "")
         ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.legend(loc="lower right")
+    styles = {"unseen recordings": {"marker": "o", "markersize": 4}, "validation": {"linestyle": "--"}}
+    handles = [plt.Line2D([], [], color=MUTED, label=name, **style) for name, style in styles.items()]
+    fig.legend(handles=handles, loc="outside lower center", ncols=2)
     return fig

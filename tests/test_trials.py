@@ -58,7 +58,8 @@ def test_the_chosen_epoch_scores_as_the_answers_of_its_model_do(trained):
         assert row.unseen_accuracy == pytest.approx(scores.loc[row.task, "accuracy"])
         assert row.unseen_uar == pytest.approx(scores.loc[row.task, "UAR"])
     figure = trials.plot_epochs(epochs)
-    assert [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes] == ["gender", "age"]
+    titles = [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes]
+    assert titles == [f"{fit.task}: epoch {fit.best_epoch} was chosen" for fit in fits.itertuples()]
 
 
 def test_heads_are_traced_to_their_trainings_by_hash(trained):
