@@ -132,3 +132,70 @@ def _vectors(embeddings: Any, rows: np.ndarray) -> np.ndarray:
     """[n, D]; embeddings of more axes are averaged over the second (frames or layers)."""
     values = np.asarray(embeddings[rows], np.float32)
     return values.mean(axis=1) if values.ndim == 3 else values
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The audit of a run
+
+
+def audit_corpora(
+    splits: pd.DataFrame, store: Any, tasks: list[Any], protocol: str, draws: int, seed: int
+) -> tuple[pd.DataFrame, list[str]]:
+    """Every check of this module on a run's splits (of its first fold): records, and the lines a reader must not miss.
+
+    Parameters
+    ----------
+    splits: task, protocol, fold, window_id, corpus, target, split, speaker_id. store: a `lib.store.Store`.
+
+    Records carry `check`: "corpus only", "across corpora" or "corpus probe". With a single corpus there are none, and
+    the line says so.
+    """
+    records, notes = [], []
+    for task in tasks:
+        rows = splits[(splits["task"] == task.name) & (splits["protocol"] == protocol) & (splits["fold"] == 0)]
+        corpora, split, target = (rows[name].to_numpy() for name in ("corpus", "split", "target"))
+        voices, context = rows["speaker_id"].to_numpy(), {"task": task.name, "protocol": protocol}
+        if len(set(corpora)) < 2:
+            notes.append(
+                f"{task.name}: all its labels come from {corpora[0]}, so no shortcut through the corpus is possible."
+            )
+            continue
+        options = {"draws": draws, "seed": seed, "context": context}
+        only = score_corpus_only(target, corpora, split, task.classes, voices, **options)
+        line = warn_confounded(only, task.classes)
+        notes.append(
+            f"{task.name}: {line}" if line else f"{task.name}: knowing the corpus alone scores no better than chance."
+        )
+        layers = store.features("layers", rows["window_id"])
+        across = score_across_corpora(layers, target, corpora, split, task.classes, voices, **options)
+        probe = score_corpus_probe(layers, corpora, split, voices, **(options | {"context": {"protocol": protocol}}))
+        named = {"corpus only": only, "across corpora": across, "corpus probe": probe.assign(labels_of=task.name)}
+        records += [found.assign(check=check) for check, found in named.items()]
+    return (pd.concat(records, ignore_index=True) if records else pd.DataFrame()), notes
+
+
+def tabulate_audit(records: pd.DataFrame) -> pd.DataFrame:
+    """The audit for a page: UAR of each check, with what was learned from and tested on."""
+    columns = [
+        "check",
+        "labels of",
+        "learned from",
+        "tested on",
+        "UAR",
+        "low",
+        "high",
+        "windows",
+        "speakers",
+        "why not",
+    ]
+    if records.empty:
+        return pd.DataFrame(columns=columns)
+    rows = records[records["metric"] == "uar"]
+    blank = pd.Series("", index=rows.index)
+    told = rows["labels_of"].fillna("").where(rows["task"] == "corpus", rows["task"])
+    table = pd.DataFrame({
+        "check": rows["check"], "labels of": told, "learned from": rows.get("train_corpus", blank),
+        "tested on": rows.get("test_corpus", blank), "UAR": rows["value"], "low": rows["low"], "high": rows["high"],
+        "windows": rows["n"], "speakers": rows["speakers"], "why not": rows.get("reason", blank),
+    })  # fmt: skip
+    return table.fillna({"learned from": "all", "tested on": "all", "why not": ""}).reset_index(drop=True)

@@ -1,102 +1,129 @@
-"""From windows to scores: one table a task, every network of a run trained, every checkpoint asked, baselines beside it."""
+"""From windows to trained networks: every task split under every protocol, checked for leaks, every network trained."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lib import paths, tables
-from lib.labels import assign_age_class
+from lib import paths
 from lib.networks import build_network
-from lib.splits import assign_splits, audit_leakage, require_no_leakage
+from lib.splits import assign_splits, audit_leakage, require_no_leakage, split_folds
 from lib.stages import Stage
 from lib.store import Store
+from lib.tasks import Task, make_tasks, task_table  # noqa: F401 (notebooks take tasks from here)
 from lib.training import Fit, fit_network, load_model, predict_log_probabilities
 
-
-@dataclass(frozen=True)
-class Task:
-    """What is told apart: "gender", or "age" with the classes and bounds of the run file."""
-
-    name: str
-    classes: list[str]
-    bounds: list[int] = field(default_factory=list)
-
-
-def make_tasks(names: list[str], age_classes: list[str], age_bounds: list[int]) -> list[Task]:
-    """The tasks of a run, in order. ValueError names the choices when one is not known."""
-    known = {"gender": Task("gender", tables.GENDERS), "age": Task("age", age_classes, age_bounds)}
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ValueError(f"tasks: {unknown} not known; choose from {list(known)}")
-    return [known[name] for name in names]
-
-
-def task_table(windows: pd.DataFrame, clips: pd.DataFrame, task: Task) -> pd.DataFrame:
-    """One row a window that has a class for this task: the window's columns, its clip's, and `target` (class number).
-
-    Windows without a class are left out; `attrs["unlabelled"]` counts them.
-    """
-    if task.name == "gender":
-        target = clips["gender"].map({name: number for number, name in enumerate(task.classes)}).astype("Int64")
-    else:
-        target = assign_age_class(clips, task.classes, task.bounds)["age_class"].astype("Int64")
-    kept = ["clip_id", "corpus", "recording_id", "language", "gender", "age_years", "age_decade", "official_split"]
-    joined = windows.merge(clips[kept].assign(target=target), on="clip_id", how="left", validate="many_to_one")
-    table = joined[joined["target"].notna()].astype({"target": "int64"}).reset_index(drop=True)
-    table.attrs["unlabelled"] = len(joined) - len(table)
-    return table
+KEYS = ["task", "protocol", "network", "fold", "seed"]  # what tells one training from another
+CURVES = ["train_loss", "validation_loss", "validation_accuracy", "validation_uar", "validation_macro_f1"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained; the values of `paper.yaml` are the paper's."""
+    """How a network is trained; the values of `paper.yaml` are the paper's.
+
+    `epochs` and `width` are the paper's networks'; the heads, which cost next to nothing, get `head_epochs` and their
+    full width. `arithmetic`: "fp32", or "bf16" for the paper's networks (faster where the processor has it).
+    """
 
     epochs: int
+    head_epochs: int
     learning_rate: float
     batch: int
     width: float
     patience: int
     normalisation: str
     class_weights: str
-    precision: str = "fp32"
+    arithmetic: str = "fp32"
     selection: str = "uar"
 
 
+# ------------------------------------------------------------------------------------------------------------- splits
+
+
 def split_tasks(
-    windows: pd.DataFrame, clips: pd.DataFrame, tasks: list[Task], protocols: list[str], seed: int
+    windows: pd.DataFrame, clips: pd.DataFrame, tasks: list[Task], protocols: list[str], seed: int, folds: int = 0
 ) -> pd.DataFrame:
-    """Split every task's windows under every protocol: task, protocol, window_id, split, target and what audits need."""
+    """Split every task's windows under every protocol: task, protocol, fold, window_id, split, target and more.
+
+    `folds`: 0 = one split a protocol; else "speaker" is split so many times, and every speaker is tested once.
+    """
     parts = []
     for task in tasks:
         table = task_table(windows, clips, task)
         for protocol in protocols:
-            split = assign_splits(table, protocol, "target", seed)
-            parts.append(table.assign(task=task.name, protocol=protocol, split=split.to_numpy()))
+            for fold, split in enumerate(_split(table, protocol, seed, folds)):
+                facts = {"task": task.name, "protocol": protocol, "fold": fold}
+                parts.append(table.assign(**facts, split=split.to_numpy()))
     return pd.concat(parts, ignore_index=True)
+
+
+def _split(table: pd.DataFrame, protocol: str, seed: int, folds: int) -> list[pd.Series]:
+    if protocol == "speaker" and folds:
+        return split_folds(table, "target", seed, folds)
+    return [assign_splits(table, protocol, "target", seed)]
+
+
+def main_protocol(protocols: list[str]) -> str:
+    """The protocol that headlines stand on: the first that keeps speakers apart, "paper" only where there is no other."""
+    return next((name for name in protocols if name != "paper"), protocols[0])
 
 
 def audit_splits(splits: pd.DataFrame, store: Store) -> pd.DataFrame:
     """What the parts of every split share; see `lib.splits.audit_leakage`."""
     audits = []
-    for (task, protocol), table in splits.groupby(["task", "protocol"], sort=False):
+    for (task, protocol, fold), table in splits.groupby(["task", "protocol", "fold"], sort=False):
         averages = store.features("layers", table["window_id"]).all().reshape(len(table), -1)
         audit = audit_leakage(table, table.set_index("window_id")["split"], averages)
-        audits.append(audit.assign(task=task, protocol=protocol))
+        audits.append(audit.assign(task=task, protocol=protocol, fold=fold))
     return pd.concat(audits, ignore_index=True)
 
 
 def stop_on_leakage(audit: pd.DataFrame) -> None:
     """Raise ValueError naming the ids when parts of a split other than the paper's share what they must not."""
-    for (task, protocol), rows in audit.groupby(["task", "protocol"]):
+    for (task, protocol, fold), rows in audit.groupby(["task", "protocol", "fold"]):
         if protocol != "paper":
             try:
                 require_no_leakage(rows)
             except ValueError as error:
-                raise ValueError(f"task {task}, protocol {protocol}: {error}") from error
+                raise ValueError(f"task {task}, protocol {protocol}, fold {fold}: {error}") from error
+
+
+def summarise_audit(audit: pd.DataFrame) -> pd.DataFrame:
+    """The audit for a page: counts added up over folds and pairs of parts, one row a task, protocol and kind."""
+    groups = audit.groupby(["protocol", "kind", "task"], sort=False)
+    table = groups.agg(hard=("hard", "first"), shared=("count", "sum"), examples=("examples", "first")).reset_index()
+    return table.assign(examples=[text.split(", ")[0] for text in table["examples"]])
+
+
+def count_splits(splits: pd.DataFrame, tasks: list[Task]) -> pd.DataFrame:
+    """Windows and speakers of each part by task, protocol and class; of a cross-validation the first fold."""
+    splits = splits[splits["fold"] == 0]
+    classes = {task.name: task.classes for task in tasks}
+    names = [classes[task][target] for task, target in zip(splits["task"], splits["target"])]
+    rows = splits.assign(**{"class": names}).groupby(["task", "protocol", "class", "split"], sort=False)
+    counts = rows.agg(windows=("window_id", "size"), speakers=("speaker_id", "nunique")).unstack("split").fillna(0)
+    ordered = [(kind, part) for part in ("train", "validation", "test") for kind in ("windows", "speakers")]
+    counts = counts.reindex(columns=ordered).astype(int)
+    counts.columns = [f"{part} {kind}" for kind, part in ordered]
+    return counts.reset_index()
+
+
+def save_splits(stage: Stage, splits: pd.DataFrame) -> None:
+    """Keep the splits beside the trainings: task, protocol, fold, ids, split and target of every window."""
+    with paths.write_whole(stage.path("splits.parquet")) as partial:
+        splits.drop(columns="content_hash").to_parquet(partial, index=False)
+
+
+def load_splits(stage: Stage) -> pd.DataFrame:
+    """The splits that `save_splits` wrote."""
+    return pd.read_parquet(stage.path("splits.parquet"))
+
+
+# ----------------------------------------------------------------------------------------------------------- trainings
 
 
 def train_networks(
@@ -108,29 +135,22 @@ def train_networks(
     seeds: list[int],
     recipe: Recipe,
 ) -> pd.DataFrame:
-    """Train every network for every task, protocol and seed; a killed run goes on at the epoch after the last.
+    """Train every network for every task, protocol, fold and seed; a killed run goes on at the epoch after the last.
 
-    Returns one row a training: task, protocol, network, seed, best_epoch, folder (within the stage's), and scores.
+    Returns one row a training: `KEYS`, best_epoch, epochs, its validation scores, folder (within the stage's).
     """
     fits = []
-    for task in tasks:
-        for protocol, table in splits[splits["task"] == task.name].groupby("protocol", sort=False):
-            for network in networks:
-                for seed in seeds:
-                    folder = Path(task.name, protocol, network, f"seed-{seed}")
-                    fit = train_network(stage.path(str(folder)), table, store, task, network, seed, recipe)
-                    chosen = fit.history.set_index("epoch").loc[fit.best_epoch]
-                    facts = {"task": task.name, "protocol": protocol, "network": network, "seed": seed}
-                    scores = {name: chosen[name] for name in ("validation_uar", "validation_macro_f1")}
-                    fits.append(
-                        {
-                            **facts,
-                            "best_epoch": fit.best_epoch,
-                            "epochs": len(fit.history),
-                            **scores,
-                            "folder": str(folder),
-                        }
-                    )
+    known = {task.name: task for task in tasks}
+    for (task, protocol, fold), table in splits.groupby(["task", "protocol", "fold"], sort=False):
+        for network in networks:
+            for seed in seeds:
+                folder = Path(task, protocol, network, f"fold-{fold}", f"seed-{seed}")
+                fit = train_network(stage.path(str(folder)), table, store, known[task], network, seed, recipe)
+                chosen = fit.history.set_index("epoch").loc[fit.best_epoch]
+                row = dict(zip(KEYS, (task, protocol, network, fold, seed)))
+                row |= {"best_epoch": fit.best_epoch, "epochs": len(fit.history)}
+                row |= {name: chosen[name] for name in ("validation_uar", "validation_macro_f1")}
+                fits.append(row | {"folder": str(folder)})
     table = pd.DataFrame(fits)
     with paths.write_whole(stage.path("fits.csv")) as partial:
         table.to_csv(partial, index=False)
@@ -142,18 +162,19 @@ def train_network(
 ) -> Fit:
     """Train one network on the table's training part; `folder` gets its history and one checkpoint an epoch."""
     features = store.features(tensor_of(network), table["window_id"])
+    name, published = network.removesuffix("_layers"), network == "paper"
     model = build_network(
-        network.removesuffix("_layers"),
+        name,
         task.classes,
         *features.shape[1:],
         task=task.name,
         layers=network.endswith("_layers"),
-        width=recipe.width,
-        normalisation=normalisation_of(recipe.normalisation, task),
+        width=recipe.width if published else 1.0,
+        normalisation=normalisation_of(recipe.normalisation, task) if published else "standard",
         seed=seed,
     )
     rows = {part: np.flatnonzero(table["split"] == part) for part in ("train", "validation")}
-    options = {key: value for key, value in asdict(recipe).items() if key not in ("width", "normalisation", "patience")}
+    short = published and recipe.arithmetic == "bf16"
     return fit_network(
         model,
         features,
@@ -163,8 +184,15 @@ def train_network(
         classes=task.classes,
         seed=seed,
         folder=folder,
+        epochs=recipe.epochs if published else recipe.head_epochs,
         patience=recipe.patience or None,
-        **options,
+        class_weights=None if recipe.class_weights == "none" else recipe.class_weights,
+        learning_rate=recipe.learning_rate,
+        batch=recipe.batch,
+        selection=recipe.selection,
+        precision="bf16" if short else "fp32",
+        channels_last=short,
+        progress=False,
     )
 
 
@@ -180,14 +208,33 @@ def tensor_of(network: str) -> str:
     return "layers" if network.endswith("_layers") else "frames"
 
 
+def load_fits(stage: Stage) -> pd.DataFrame:
+    """The table of trainings that `train_networks` wrote."""
+    return pd.read_csv(stage.path("fits.csv"))
+
+
 def load_history(stage: Stage, fits: pd.DataFrame) -> pd.DataFrame:
-    """The histories of all trainings as one table, one row an epoch, with task, protocol, network and seed."""
+    """The histories of all trainings as one table, one row an epoch, with `KEYS` and whether the epoch was chosen."""
     parts = []
     for fit in fits.itertuples(index=False):
         history = pd.read_csv(stage.path(fit.folder) / "history.csv")
-        facts = {"task": fit.task, "protocol": fit.protocol, "network": fit.network, "seed": fit.seed}
-        parts.append(history.assign(**facts))
+        facts = {key: getattr(fit, key) for key in KEYS}
+        parts.append(history.assign(**facts, chosen=history["epoch"] == fit.best_epoch))
     return pd.concat(parts, ignore_index=True)
+
+
+def summarise_fits(fits: pd.DataFrame) -> pd.DataFrame:
+    """One row a task, protocol and network: trainings, median chosen epoch, validation scores and their spread."""
+    groups = fits.groupby(["task", "protocol", "network"], sort=False)
+    table = groups.agg(
+        trainings=("seed", "size"),
+        seeds=("seed", "nunique"),
+        chosen_epoch=("best_epoch", "median"),
+        validation_uar=("validation_uar", "mean"),
+        spread=("validation_uar", lambda values: float(np.std(values))),
+        validation_macro_f1=("validation_macro_f1", "mean"),
+    )
+    return table.reset_index()
 
 
 def ask_checkpoint(path: Path, store: Store, window_ids: pd.Series, network: str) -> np.ndarray:
@@ -197,41 +244,39 @@ def ask_checkpoint(path: Path, store: Store, window_ids: pd.Series, network: str
     return np.exp(predict_log_probabilities(model, features, np.arange(len(features))).astype(np.float64))
 
 
-def count_splits(splits: pd.DataFrame, tasks: list[Task]) -> pd.DataFrame:
-    """Windows and speakers of each part by task, protocol and class."""
-    classes = {task.name: task.classes for task in tasks}
-    names = [classes[task][target] for task, target in zip(splits["task"], splits["target"])]
-    rows = splits.assign(**{"class": names}).groupby(["task", "protocol", "class", "split"], sort=False)
-    counts = rows.agg(windows=("window_id", "size"), speakers=("speaker_id", "nunique")).unstack("split").fillna(0)
-    ordered = [(kind, part) for part in ("train", "validation", "test") for kind in ("windows", "speakers")]
-    counts = counts.reindex(columns=ordered).astype(int)
-    counts.columns = [f"{part} {kind}" for kind, part in ordered]
-    return counts.reset_index()
+def plot_trainings(history: pd.DataFrame, task: str, protocol: str) -> tuple[Any, pd.DataFrame]:
+    """Validation loss (train: dashed) and UAR of every network at each epoch; returns (figure, numbers).
 
+    Thin lines are single trainings (folds and seeds), thick ones their mean; a dot is an epoch that was chosen.
+    """
+    import matplotlib.pyplot as plt
 
-def save_splits(stage: Stage, splits: pd.DataFrame) -> None:
-    """Keep the splits beside the trainings: task, protocol, ids, split and target of every window."""
-    with paths.write_whole(stage.path("splits.parquet")) as partial:
-        splits.drop(columns="content_hash").to_parquet(partial, index=False)
+    from lib.display import colours_for
 
-
-def load_splits(stage: Stage) -> pd.DataFrame:
-    """The splits that `save_splits` wrote."""
-    return pd.read_parquet(stage.path("splits.parquet"))
-
-
-def load_fits(stage: Stage) -> pd.DataFrame:
-    """The table of trainings that `train_networks` wrote."""
-    return pd.read_csv(stage.path("fits.csv"))
-
-
-def plot_first_history(history: pd.DataFrame, fits: pd.DataFrame, task: str) -> tuple:
-    """The curves of the first network and seed of a task under its first protocol; returns (figure, numbers)."""
-    from lib.figures import plot_history
-
-    fit = fits[fits["task"] == task].iloc[0]
-    keys = ["task", "protocol", "network", "seed"]
-    rows = history[(history[keys] == fit[keys]).all(axis=1)]
-    shown = ["epoch", "train_loss", "validation_loss", "validation_accuracy", "validation_uar", "validation_macro_f1"]
-    title = f"Training the {fit['network']} network for {task}, protocol {fit['protocol']}"
-    return plot_history(rows[shown], int(fit["best_epoch"]), title), rows
+    rows = history[(history["task"] == task) & (history["protocol"] == protocol)]
+    figure, axes = plt.subplots(1, 2, figsize=(7.5, 3.3))
+    panels = (
+        (axes[0], ["validation_loss", "train_loss"], "loss (nats)"),
+        (axes[1], ["validation_uar"], "validation UAR"),
+    )
+    names = list(dict.fromkeys(rows["network"]))
+    for name, colour in zip(names, colours_for([f"network {name}" for name in names]).values()):
+        of_network = rows[rows["network"] == name]
+        trainings = [part for _, part in of_network.groupby(["fold", "seed"])]
+        for ax, metrics, _ in panels:
+            for metric in metrics:
+                style = {"color": colour, "linestyle": "--" if metric.startswith("train") else "-"}
+                for part in trainings if len(trainings) > 1 else []:
+                    ax.plot(part["epoch"], part[metric], linewidth=0.6, alpha=0.4, **style)
+                mean = of_network.groupby("epoch")[metric].mean()
+                label = name if metric.startswith("validation") else None
+                ax.plot(mean.index, mean, linewidth=2, label=label, **style)
+            dots = of_network[of_network["chosen"]]
+            ax.scatter(dots["epoch"], dots[metrics[0]], color=colour, s=26, zorder=3)
+    for ax, _, label in panels:
+        ax.set(xlabel="epoch", ylabel=label)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.grid(axis="y")
+    axes[1].legend(loc="lower right", fontsize=8)
+    figure.suptitle(f"Training for {task}, protocol {protocol}", x=0.01, ha="left", fontweight="bold", fontsize=11)
+    return figure, rows[["network", "fold", "seed", "epoch", "chosen", *CURVES]]

@@ -179,6 +179,7 @@ def make_predictions(
     seed: int,
     split: str | np.ndarray,
     epoch: int = 0,
+    fold: int = 0,
 ) -> pd.DataFrame:
     """A predictions table (`lib.tables.PREDICTIONS`) for `windows`, whose rows the other arrays follow.
 
@@ -186,10 +187,13 @@ def make_predictions(
     ----------
     windows: `window_id, clip_id, speaker_id`. probabilities: [n, C] in the order of `classes`.
     split: one part for all rows, or [n]. epoch: of the checkpoint; 0 for a baseline.
+    fold: of a cross-validation; 0 for a fixed split.
     """
     targets, probabilities = _checked(targets, probabilities, classes)
     table = windows[["window_id", "clip_id", "speaker_id"]].reset_index(drop=True)
-    table = table.assign(task=task, model=model, protocol=protocol, seed=seed, split=split, target=targets, epoch=epoch)
+    table = table.assign(
+        task=task, model=model, protocol=protocol, seed=seed, split=split, target=targets, epoch=epoch, fold=fold
+    )
     for k, name in enumerate(classes):
         table[f"p_{name}"] = probabilities[:, k].astype(np.float64)
     return table
@@ -198,7 +202,7 @@ def make_predictions(
 def aggregate_predictions(predictions: pd.DataFrame, level: str) -> pd.DataFrame:
     """Average the probabilities of windows up to "clip" or "speaker" ("window" changes nothing).
 
-    Rows are kept apart by task, model, protocol, seed, split, epoch and target, so a speaker recorded at two ages counts
+    Rows are kept apart by task, model, protocol, seed, split, fold, epoch and target, so a speaker recorded at two ages counts
     once for each. `windows` tells how many were averaged.
     """
     if level not in LEVELS:
@@ -206,7 +210,7 @@ def aggregate_predictions(predictions: pd.DataFrame, level: str) -> pd.DataFrame
     if level == "window":
         return predictions.assign(windows=1)
     keys = ["task", "model", "protocol", "seed", "split", "epoch", "target", "speaker_id"]
-    keys = keys + ["clip_id"] if level == "clip" else keys
+    keys = keys + ["fold"] * ("fold" in predictions) + ["clip_id"] * (level == "clip")
     columns = probability_columns(predictions)
     grouped = predictions.groupby(keys, sort=False)
     return grouped[columns].mean().assign(windows=grouped.size()).reset_index()

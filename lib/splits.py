@@ -59,6 +59,25 @@ def split_speakers(table: pd.DataFrame, target: str, seed: int, parts: dict[str,
     return split
 
 
+def split_folds(table: pd.DataFrame, target: str, seed: int, folds: int) -> list[pd.Series]:
+    """Split `folds` times so that every speaker is tested exactly once; each like `split_speakers`, on other speakers.
+
+    The test parts are equal shares; 15 % of the rest, by speaker, is validation. ValueError for fewer than 3 folds, and
+    when a class has too few speakers for every fold.
+    """
+    if folds < 3:
+        raise ValueError(f"folds = {folds}: take 3 or more, or 0 for one fixed split")
+    names = [f"fold-{k}" for k in range(folds)]
+    dealt = split_speakers(table, target, seed, dict.fromkeys(names, 1 / folds))
+    splits = []
+    for name in names:
+        split = dealt.where(dealt != name, "test")
+        rest = table[(split != "test").to_numpy()]
+        split.update(split_speakers(rest, target, seed, {"train": 0.85, "validation": 0.15}))
+        splits.append(split.rename("split"))
+    return splits
+
+
 def split_paper(table: pd.DataFrame, seed: int) -> pd.Series:
     """Split random windows 68 / 20 / 12 % (train / test / validation) as the paper's code does.
 

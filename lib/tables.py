@@ -92,6 +92,7 @@ PREDICTIONS = pa.DataFrameSchema(
         "split": _text(checks=pa.Check.isin(["train", "validation", "test"])),
         "target": pa.Column("int64", coerce=True),  # index into the task's classes
         "epoch": pa.Column("int64", coerce=True),
+        "fold": pa.Column("int64", pa.Check.ge(0), coerce=True, required=False),  # of a cross-validation; else 0
         r"p_.+": pa.Column(float, pa.Check.in_range(-1e-6, 1 + 1e-6), nullable=True, regex=True, coerce=True),  # NaN: another task
     },
     strict=True,

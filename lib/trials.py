@@ -13,13 +13,13 @@ from lib import paths
 from lib.audio import UnreadableAudio
 from lib.bundles import Bundle
 from lib.display import MUTED, colours_for
-from lib.experiments import Task
-from lib.labels import assign_age_class
+from lib.experiments import main_protocol
 from lib.predict import embed_stream, has_speech, list_recordings
 from lib.scores import confusion_counts, confusion_metrics
 from lib.sources import resolve_root
 from lib.stages import Stage, file_checksum, fingerprint_of
 from lib.streams import WindowStream, stream_waveform
+from lib.tasks import Task, assign_targets
 from lib.training import checkpoint_path, list_checkpoints, load_model, predict_log_probabilities
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def obtain_recordings(
     Parameters
     ----------
     unseen: a folder or a CSV list; "" = render `count` new ones when `synthetic`, else up to `count` test clips, drawn by
-        `seed` from the protocol "speaker" (or the run's only one).
+        `seed` from the main protocol's first fold.
     splits, clips, roots: what 04 Train and 01 Download left; used for the test clips alone.
     """
     if unseen:
@@ -59,27 +59,35 @@ def obtain_recordings(
         folder = paths.DATA / "corpora" / f"unseen-{count}-seed{seed}"
         render_unseen(folder, seed, count)
         return list_recordings(folder / "labels.csv"), RENDERED
-    protocols = list(splits["protocol"].unique())
-    protocol = "speaker" if "speaker" in protocols else protocols[0]
-    tested = splits[(splits["protocol"] == protocol) & (splits["split"] == "test")]["clip_id"].unique()
+    tested = tested_clips(splits)["clip_id"].unique()
     drawn = clips[clips["clip_id"].isin(tested)]
     drawn = drawn.sample(min(count, len(drawn)), random_state=seed).sort_values("clip_id", ignore_index=True)
     files = [roots[clip.corpus] / clip.path for clip in drawn.itertuples(index=False)]
     return drawn.assign(name=drawn["clip_id"], path=files, fault=""), TESTED
 
 
-def label_recordings(recordings: pd.DataFrame, tasks: list[Task]) -> pd.DataFrame:
-    """name and one column a task: its class number, or <NA> where the label is not known. A list without labels has none."""
+def tested_clips(splits: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the splits that a model folder's heads were tested on: the main protocol's first fold."""
+    protocol = main_protocol(list(splits["protocol"].unique()))
+    return splits[(splits["protocol"] == protocol) & (splits["fold"] == 0) & (splits["split"] == "test")]
+
+
+def label_recordings(recordings: pd.DataFrame, tasks: list[Task], splits: pd.DataFrame | None = None) -> pd.DataFrame:
+    """name and one column a task: its class number, or <NA> where the label is not known. A list without labels has none.
+
+    `splits`: given where the recordings are a run's own clips; a clip that a task's head learned from gets no label for
+    it, since every task has its own split.
+    """
     targets = pd.DataFrame({"name": recordings["name"]})
     for task in tasks:
         if "gender" not in recordings:
             targets[task.name] = pd.array([pd.NA] * len(recordings), dtype="Int64")
-        elif task.name == "gender":
-            numbers = {name: number for number, name in enumerate(task.classes)}
-            targets[task.name] = recordings["gender"].map(numbers).astype("Int64")
         else:
-            aged = recordings.assign(age_decade=recordings["age_decade"].astype("Int16"))
-            targets[task.name] = assign_age_class(aged, task.classes, task.bounds)["age_class"].astype("Int64")
+            known = recordings.assign(age_decade=recordings["age_decade"].astype("Int16"))
+            targets[task.name] = assign_targets(known, task)
+        if splits is not None and "clip_id" in recordings:
+            tested = tested_clips(splits[splits["task"] == task.name])["clip_id"]
+            targets[task.name] = targets[task.name].where(recordings["clip_id"].isin(tested).to_numpy())
     return targets
 
 

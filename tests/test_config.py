@@ -54,7 +54,7 @@ def test_parameters_of_the_demo_are_what_its_notebooks_declare():
         ("  batch: 50", "  batch: 50.5", "train.batch = 50.5"),
         ("synthetic: true", 'synthetic: "yes"', "run.synthetic = 'yes'"),
         ("\nsegment:", "\nsegments:", "unknown section 'segments'; missing section 'segment'"),
-        ('tasks: ["gender", "age"]', "tasks: gender", "train.tasks = 'gender'"),
+        ('tasks: ["gender", "age", "age_decades"]', "tasks: gender", "train.tasks = 'gender'"),
         ("  seed: 0", "  seed: 0\n  seed: 1", "key written twice: \\['seed'\\]"),
         ("seeds: [0]", "seeds: [0, one]", r"train.seeds.1 = 'one'"),
         ("train:", "train: none\nother:", "section 'train' must hold keys"),

@@ -96,6 +96,7 @@ def test_without_new_recordings_test_clips_are_drawn_and_called_what_they_are(tm
     splits = pd.DataFrame(
         {
             "clip_id": [f"c:{n}" for n in range(6)] * 2,
+            "fold": 0,
             "protocol": ["paper"] * 6 + ["speaker"] * 6,
             "split": ["test"] * 6 + ["test", "test", "test", "train", "train", "validation"],
         }

@@ -1,0 +1,195 @@
+"""What a run's probabilities are worth: temperatures, thresholds and silence, chosen on validation, scored on test.
+
+Under a cross-validation every fold has its own temperature and thresholds, from its own validation part.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lib.calibration import (
+    Calibration,
+    answer_with_threshold,
+    apply_calibration,
+    choose_coverage,
+    choose_threshold,
+    coverage_table,
+    fit_temperature,
+    score_calibration,
+)
+from lib.evaluation import select_answers
+from lib.scores import aggregate_predictions, score_answers
+from lib.tasks import YEARS, Task
+
+LEAST_COVERAGE = 0.8  # a model that may stay silent must still answer for this share of the validation clips
+
+
+def fit_reliability(
+    predictions: pd.DataFrame, splits: pd.DataFrame, tasks: list[Task], protocol: str, networks: list[str]
+) -> pd.DataFrame:
+    """Temperature and thresholds of every network, from validation alone: one row a task, model and fold (first seed).
+
+    `silence`: the confidence of a clip from which to answer (0 = always). `rare`: the class with the fewest training
+    windows, `rare_threshold`: the calibrated probability of it from which a window is told as such.
+    """
+    rows = []
+    for task in tasks:
+        here = splits[(splits["task"] == task.name) & (splits["protocol"] == protocol) & (splits["split"] == "train")]
+        rare = int(here["target"].value_counts().reindex(range(len(task.classes)), fill_value=0).idxmin())
+        columns = [f"p_{name}" for name in task.classes]
+        for network in networks:
+            answers = select_answers(predictions, task, network, protocol, "validation")
+            for fold, part in answers.groupby("fold"):
+                calibration = fit_temperature(part[columns].to_numpy(), part["target"].to_numpy())
+                told = part.assign(**_columns(apply_calibration(part[columns].to_numpy(), calibration), columns))
+                clips = aggregate_predictions(told, "clip")
+                silence = choose_coverage(
+                    clips["target"].to_numpy(), clips[columns].to_numpy(), task.classes, LEAST_COVERAGE
+                )
+                known = (part["target"] == rare).any()
+                threshold = (
+                    choose_threshold(told["target"].to_numpy(), told[columns].to_numpy(), rare) if known else np.nan
+                )
+                facts = {"task": task.name, "model": network, "protocol": protocol, "fold": int(fold)}
+                facts |= {"temperature": calibration.temperature, "silence": silence}
+                rows.append(facts | {"rare": task.classes[rare], "rare_threshold": threshold})
+    return pd.DataFrame(rows)
+
+
+def _columns(values: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
+    return {name: values[:, k] for k, name in enumerate(names)}
+
+
+def find_settings(settings: pd.DataFrame, models: dict[str, str], fold: int = 0) -> tuple[dict, dict]:
+    """For a model folder: the calibration and the threshold of silence by task, of one fold."""
+    here = settings[settings["fold"] == fold].set_index(["task", "model"])
+    rows = {task: here.loc[(task, model)] for task, model in models.items()}
+    calibrations = {task: Calibration(float(row["temperature"])) for task, row in rows.items()}
+    return calibrations, {task: float(row["silence"]) for task, row in rows.items()}
+
+
+def calibrate_answers(answers: pd.DataFrame, settings: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """One model's answers with calibrated probabilities and its fold's `silence`, `rare_threshold` beside them."""
+    columns, parts = [f"p_{name}" for name in task.classes], []
+    known = settings[settings["task"] == task.name].set_index(["model", "fold"])
+    for (model, fold), part in answers.groupby(["model", "fold"], sort=False):
+        row = known.loc[(model, fold)]
+        values = apply_calibration(part[columns].to_numpy(), Calibration(float(row["temperature"])))
+        kept = {"silence": row["silence"], "rare_threshold": row["rare_threshold"]}
+        parts.append(part.assign(**_columns(values, columns), **kept))
+    return pd.concat(parts, ignore_index=True)
+
+
+def score_reliability(
+    predictions: pd.DataFrame, settings: pd.DataFrame, tasks: list[Task], protocol: str, draws: int, seed: int
+) -> pd.DataFrame:
+    """Records of ece, brier and nll as trained, and of ece_tempered, brier_tempered, nll_tempered; window and clip."""
+    records = []
+    for task in tasks:
+        columns = [f"p_{name}" for name in task.classes]
+        for network in settings.loc[settings["task"] == task.name, "model"].unique():
+            raw = select_answers(predictions, task, network, protocol, "test")
+            for suffix, answers in (("", raw), ("_tempered", calibrate_answers(raw, settings, task))):
+                for level in ("window", "clip"):
+                    table = aggregate_predictions(answers, level)
+                    context = {
+                        "task": task.name,
+                        "model": network,
+                        "protocol": protocol,
+                        "split": "test",
+                        "level": level,
+                    }
+                    arrays = (table["target"].to_numpy(), table[columns].to_numpy(), table["speaker_id"].to_numpy())
+                    found = score_calibration(*arrays, draws=draws, seed=seed, context=context)
+                    records.append(found.assign(metric=found["metric"] + suffix))
+    return pd.concat(records, ignore_index=True)
+
+
+def score_choices(
+    predictions: pd.DataFrame, settings: pd.DataFrame, tasks: list[Task], models: dict[str, str], protocol: str,
+    draws: int, seed: int,
+) -> pd.DataFrame:  # fmt: skip
+    """What the two thresholds from validation do on the test part, for each task's main model: records with `rule`.
+
+    rule "most probable class" and "threshold for <class>" are by window, "may stay silent" and "always answers" by clip;
+    `coverage` is the share answered.
+    """
+    records = []
+    for task in tasks:
+        columns, model = [f"p_{name}" for name in task.classes], models[task.name]
+        raw = select_answers(predictions, task, model, protocol, "test")
+        windows = calibrate_answers(raw, settings, task)
+        silence = settings[(settings["task"] == task.name) & (settings["model"] == model)].set_index("fold")["silence"]
+        clips = aggregate_predictions(windows.drop(columns=["silence", "rare_threshold"]), "clip")
+        rare = task.classes.index(settings.loc[settings["task"] == task.name, "rare"].iloc[0])
+        best = {"window": windows[columns].to_numpy().argmax(axis=1), "clip": clips[columns].to_numpy().argmax(axis=1)}
+        rules = [("most probable class", "window", windows, best["window"], np.ones(len(windows), bool))]
+        if task.name != YEARS:
+            told = answer_with_threshold(
+                windows[columns].to_numpy(), rare, windows["rare_threshold"].fillna(2).to_numpy()
+            )
+            rules.append((f"threshold for {task.classes[rare]}", "window", windows, told, np.ones(len(windows), bool)))
+        sure = clips[columns].to_numpy().max(axis=1) >= clips["fold"].map(silence).to_numpy()
+        rules.append(("always answers", "clip", clips, best["clip"], np.ones(len(clips), bool)))
+        rules.append(("may stay silent", "clip", clips, best["clip"], sure))
+        for rule, level, table, answers, kept in rules:
+            if kept.any():
+                context = {"task": task.name, "model": model, "protocol": protocol, "split": "test", "level": level}
+                context |= {"rule": rule, "coverage": float(kept.mean())}
+                arrays = (
+                    table["target"].to_numpy()[kept],
+                    answers[kept],
+                    task.classes,
+                    table["speaker_id"].to_numpy()[kept],
+                )
+                records.append(score_answers(*arrays, draws=draws, seed=seed, context=context))
+    return pd.concat(records, ignore_index=True)
+
+
+def plot_reliability_of(
+    predictions: pd.DataFrame, settings: pd.DataFrame, task: Task, model: str, protocol: str
+) -> tuple[Any, pd.DataFrame]:
+    """Stated probability against truth on the test windows, as trained and after temperature: (figure, numbers)."""
+    from lib.calibration import reliability_table
+    from lib.figures import plot_calibration
+
+    columns = [f"p_{name}" for name in task.classes]
+    raw = select_answers(predictions, task, model, protocol, "test")
+    named = {"as trained": raw, "after temperature": calibrate_answers(raw, settings, task)}
+    pairs, tables = {}, []
+    for name, answers in named.items():
+        values, target = answers[columns].to_numpy(), answers["target"].to_numpy()
+        pairs[name] = (values.max(axis=1), values.argmax(axis=1) == target)
+        tables.append(reliability_table(target, values, 15).assign(probabilities=name))
+    ax = plot_calibration(pairs, 15, title=f"{task.name}: does 80 % mean 80 %?")
+    return ax.figure, pd.concat(tables, ignore_index=True)
+
+
+def plot_choices(
+    predictions: pd.DataFrame, settings: pd.DataFrame, task: Task, model: str, protocol: str
+) -> tuple[Any, pd.DataFrame]:
+    """Macro F1 against the share of clips answered (left), precision and recall of each class (right): (figure, numbers)."""
+    import matplotlib.pyplot as plt
+
+    from lib.display import MUTED
+    from lib.figures import plot_precision_recall
+
+    columns = [f"p_{name}" for name in task.classes]
+    windows = calibrate_answers(select_answers(predictions, task, model, protocol, "test"), settings, task)
+    chosen = settings[(settings["task"] == task.name) & (settings["model"] == model)]
+    clips = aggregate_predictions(windows.drop(columns=["silence", "rare_threshold"]), "clip")
+    curve = coverage_table(clips["target"].to_numpy(), clips[columns].to_numpy(), task.classes)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.5, 3.5))
+    left.plot(100 * curve["coverage"], curve["macro_f1"], color="#0072B2", label="macro F1")
+    left.plot(100 * curve["coverage"], curve["accuracy"], color="#E69F00", linestyle="--", label="accuracy")
+    confidence = clips[columns].to_numpy().max(axis=1)
+    sure = confidence >= clips["fold"].map(chosen.set_index("fold")["silence"]).to_numpy()
+    left.axvline(100 * sure.mean(), color=MUTED, linewidth=1, linestyle=":", label="threshold from validation")
+    left.set(xlabel="clips answered (%)", ylabel="score of the answered", title=f"{task.name}: if it may stay silent")
+    left.set_ylim(0, 1.02)
+    left.legend(loc="lower left", fontsize=8)
+    plot_precision_recall(windows["target"].to_numpy(), windows[columns].to_numpy(), task.classes, ax=right)
+    return figure, curve

@@ -1,0 +1,113 @@
+"""What is told apart: gender, and age in four forms. A task gives every clip a class number, or none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from lib import tables
+from lib.labels import SCHEMES, assign_age_class
+from lib.scores import make_year_bins
+
+YEARS = "age_years"
+FORMS = {
+    "age_four": "four_decades",
+    "age_decades": "nine_decades",
+}  # further forms of age, and their schemes in lib.labels
+TASKS = ["gender", "age", *FORMS, YEARS]
+YEAR_BINS = 6  # classes of years that the networks of `age_years` learn; the answer is their expected age
+LEAST_SPEAKERS = 3  # a class of a further form of age with fewer could not stand in train, validation and test
+FROM_CLIPS = ["corpus", "recording_id", "language", "gender", "age_years", "age_decade", "official_split"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A name, the classes in their fixed order, and for ages the bounds in years (see `lib.labels.AgeScheme`).
+
+    `scheme`: all classes that the bounds part, where some have too few speakers to be asked for; empty = `classes`.
+    """
+
+    name: str
+    classes: list[str]
+    bounds: list[float] = field(default_factory=list)
+    scheme: list[str] = field(default_factory=list)
+
+
+def make_tasks(
+    names: list[str], age_classes: list[str], age_bounds: list[float], clips: pd.DataFrame, least: int = LEAST_SPEAKERS
+) -> tuple[list[Task], list[str]]:
+    """The tasks of a run, in order, and notes that name every class and every form of age that is left out, and why.
+
+    Parameters
+    ----------
+    age_classes, age_bounds: of the task "age". clips: those that have windows.
+    least: speakers that a class of "age_four" and "age_decades" must have; with folds, at least as many as folds.
+
+    "gender" and "age" are what a run is about: without labels for them it stops with a ValueError. A further form of
+    age that the corpus cannot support is skipped with a note. ValueError names the choices when a task is not known.
+    """
+    unknown = [name for name in names if name not in TASKS]
+    if unknown or not names:
+        raise ValueError(f"tasks: {unknown or names} not known; choose from {TASKS}")
+    plain = {"gender": Task("gender", tables.GENDERS), "age": Task("age", list(age_classes), list(age_bounds))}
+    found, notes = [], []
+    for name in names:
+        task, note = (plain[name], "") if name in plain else _make_form(name, clips, least)
+        notes += [note] * bool(note)
+        if task is not None and assign_targets(clips, task).nunique() < 2:
+            labelled = int(assign_targets(clips, task).notna().sum())
+            raise ValueError(
+                f"task {name}: {labelled} of {len(clips)} clips have one of {task.classes}, and not two of them; give labels "
+                f"(such as an age table), or take {name} out of train.tasks"
+            )
+        found += [task] * (task is not None)
+    return found, notes
+
+
+def _make_form(name: str, clips: pd.DataFrame, least: int) -> tuple[Task | None, str]:
+    """A further form of age, or None, and a note on what is left out."""
+    if name == YEARS:
+        known = clips["age_years"].dropna()
+        if known.nunique() < YEAR_BINS:
+            return (
+                None,
+                f"age_years: skipped, {known.nunique()} different ages in years are known (it takes {YEAR_BINS})",
+            )
+        bounds, _, classes = make_year_bins(known.to_numpy(), YEAR_BINS)
+        return Task(name, classes, [float(bound) for bound in bounds]), ""
+    scheme = SCHEMES[FORMS[name]]
+    ages = assign_age_class(clips, scheme.classes, scheme.bounds)["age_class"]
+    speakers = clips.groupby(ages)["speaker_id"].nunique().reindex(range(len(scheme.classes)), fill_value=0)
+    kept = [word for word, count in zip(scheme.classes, speakers) if count >= least]
+    left = [f"{word} ({count})" for word, count in zip(scheme.classes, speakers) if count < least]
+    if len(kept) < 2:
+        return None, f"{name}: skipped, fewer than two of its classes have {least} speakers ({', '.join(left)})"
+    note = f"{name}: left out for having fewer than {least} speakers: {', '.join(left)}" if left else ""
+    return Task(name, kept, list(scheme.bounds), scheme.classes), note
+
+
+def assign_targets(clips: pd.DataFrame, task: Task) -> pd.Series:
+    """Class number (Int64) of every clip for this task, <NA> = none; `clips` has gender, age_years and age_decade."""
+    if task.name == "gender":
+        return clips["gender"].map({name: number for number, name in enumerate(task.classes)}).astype("Int64")
+    if task.name == YEARS:
+        clips = clips.assign(age_decade=pd.array([pd.NA] * len(clips), dtype="Int16"))
+    scheme = task.scheme or task.classes
+    found = assign_age_class(clips, scheme, task.bounds)["age_class"]
+    numbers = {scheme.index(name): number for number, name in enumerate(task.classes)}
+    return found.map(numbers).astype("Int64")
+
+
+def task_table(windows: pd.DataFrame, clips: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """One row a window that has a class for this task: the window's columns, its clip's, and `target` (class number).
+
+    Windows without a class are left out; `attrs["unlabelled"]` counts them.
+    """
+    joined = windows.merge(
+        clips[["clip_id", *FROM_CLIPS]].assign(target=assign_targets(clips, task)),
+        on="clip_id", how="left", validate="many_to_one",
+    )  # fmt: skip
+    table = joined[joined["target"].notna()].astype({"target": "int64"}).reset_index(drop=True)
+    table.attrs["unlabelled"] = len(joined) - len(table)
+    return table
