@@ -16,8 +16,8 @@ Statistic = Callable[[np.ndarray], dict[str, np.ndarray]]  # sums [..., K] -> {m
 
 
 def sum_by_speaker(values: np.ndarray, speakers: np.ndarray) -> np.ndarray:
-    """Sum the rows of [n, K] by speaker: [S, K]."""
-    codes, names = pd.factorize(np.asarray(speakers))
+    """Sum the rows of [n, K] by speaker, speakers sorted, so that equal speakers are drawn alike everywhere: [S, K]."""
+    codes, names = pd.factorize(np.asarray(speakers), sort=True)
     values = np.asarray(values, np.float64)
     return np.stack([np.bincount(codes, weights=column, minlength=len(names)) for column in values.T], axis=1)
 

@@ -66,6 +66,12 @@ def tabulate_scores(scores: pd.DataFrame, metrics: list[str], level: str, protoc
     return table.assign(model=table["model"].map(model_name)).rename(columns=named).reset_index(drop=True)
 
 
+def keep_ordered(scores: pd.DataFrame) -> pd.DataFrame:
+    """The records of tasks whose classes are in order and more than two, or that answer in years."""
+    ordered = scores.loc[scores["metric"].isin(["mace", "mae_years"]), "task"].unique()
+    return scores[scores["task"].isin(ordered)]
+
+
 def tabulate_f1(scores: pd.DataFrame, classes: list[str], task: str, level: str, protocol: str) -> pd.DataFrame:
     """F1 of each class of one task, weighted and macro F1 and accuracy, one row a model."""
     metrics = [f"f1_{name}" for name in classes] + ["macro_f1", "weighted_f1", "accuracy"]

@@ -196,10 +196,10 @@ def tabulate_groups(slices: pd.DataFrame, task: str, column: str) -> pd.DataFram
 
 
 def collect_errors(answers: dict[str, pd.DataFrame], tasks: list[Any], count: int) -> pd.DataFrame:
-    """The most confident wrong windows of each task's (calibrated) answers: task, ids, truth, told, confidence."""
+    """The most confident wrong windows of each task's (calibrated) answers: task, window_id, clip_id, truth, told, confidence."""
     parts = [list_errors(answers[task.name], task.classes, count).assign(task=task.name) for task in tasks]
     table = pd.concat(parts, ignore_index=True)
-    return table[["task", *[name for name in table.columns if name != "task"]]]
+    return table[["task", "window_id", "clip_id", "truth", "told", "confidence"]]
 
 
 def play_errors(
