@@ -120,9 +120,10 @@ def check_sources(names: Sequence[str], root: Path | str, tables_come: bool = Fa
     missing = []
     for name in names:
         folder = corpus_root(name, root)
-        problem = _find_problem(name, Path(root) if Path(root).is_file() else folder, tables_come)
+        target = folder if folder.name == name else folder / name
+        place = Path(root) if Path(root).is_file() else folder if folder.is_dir() else target
+        problem = _find_problem(name, place, tables_come)
         if problem:
-            target = folder if folder.name == name else folder / name
             steps = "".join(f"\n  - {step.format(folder=target)}" for step in ADVICE[name])
             missing.append(f"{name}: {problem}\n  To do:{steps}")
     if missing:

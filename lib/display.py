@@ -331,7 +331,7 @@ def _cell(value: Any, numeric: bool, digits: int, percent: bool) -> str:
 
 def format_value(value: Any, digits: int = 3, percent: bool = False) -> str:
     """Text of one value: "–" where nothing is known, thousands apart, shares as percentages when asked."""
-    if value is None or (np.isscalar(value) and pd.isna(value)):
+    if value is None or value is pd.NA or (np.isscalar(value) and pd.isna(value)):
         return "–"
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"

@@ -43,7 +43,7 @@ AGE_VALUES: list[tuple[str, str, str, int | None]] = [
     ("common_voice", "1-25", "twenties", 20),
     ("common_voice", "1-25", "thirties", 30),
     ("common_voice", "1-25", "fourties", 40),
-    ("common_voice", "none", "forties", 40),
+    ("common_voice", "(by hand)", "forties", 40),
     ("common_voice", "1-25", "fifties", 50),
     ("common_voice", "1-25", "sixties", 60),
     ("common_voice", "1-25", "seventies", 70),
@@ -239,7 +239,8 @@ def count_labels(clips: pd.DataFrame, classes: Sequence[str], bounds: Sequence[f
         tables += [
             level.groupby(keys)["speaker_id"].agg(clips="size", speakers="nunique").reset_index() for level in levels
         ]
-    return pd.concat(tables, ignore_index=True).drop_duplicates(keys).sort_values(keys, ignore_index=True)
+    counts = pd.concat(tables, ignore_index=True).drop_duplicates(keys)
+    return counts.sort_values(keys, ascending=[True, False, True, True, True], ignore_index=True)  # before, then after
 
 
 def find_confounds(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -211,8 +212,46 @@ def read_clips(
         },
         "voxceleb": {"ages": resolve_root(age_labels) if age_labels else None},
     }
-    clips, ledger, _ = read_corpora(names, folder, **{name: options[name] for name in names if name in options})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # `describe_reading` shows them
+        clips, ledger, _ = read_corpora(names, folder, **{name: options[name] for name in names if name in options})
     return clips, ledger
+
+
+NOTICED = {  # what readers leave in `clips.attrs`, in words
+    "tables": "tables whose rows were read",
+    "halves": "halves that were read",
+    "meta": "meta files that were read",
+    "ages": "age tables that were read",
+    "filled": "blank labels filled from the same speaker's other, agreeing rows",
+    "conflicting_speakers": "speakers whose own rows disagree (their blanks stay blank)",
+    "unknown_labels": "words that the label contract does not know",
+    "extra_files": "files on disk that no table names",
+    "speakers_without_meta": "speakers in no meta file",
+    "videos_without_segments": "long recordings without a frame file",
+    "ages_disagreeing": "ages left out because their tables disagree",
+    "files_without_speaker": "files that count as a speaker of their own",
+}
+
+
+def describe_reading(clips: pd.DataFrame) -> list[dict[str, str]]:
+    """What the readers noticed, one record (corpus, noticed, what) each; takes the clips as `read_clips` returns them."""
+    records = []
+    for corpus, facts in clips.attrs["by_corpus"].items():
+        told = {words: _in_words(facts[key]) for key, words in NOTICED.items() if key in facts}
+        records += [{"corpus": corpus, "noticed": words, "what": what} for words, what in told.items() if what]
+        records += [{"corpus": corpus, "noticed": "WARNING", "what": text} for text in facts["warnings"]]
+    return records
+
+
+def _in_words(fact: Any) -> str:
+    """A count, a list of names or counts by name as text; "" when there is nothing to tell."""
+    if isinstance(fact, dict):
+        parts = {name: _in_words(value) for name, value in fact.items()}
+        return ", ".join(f"{name}: {value}" for name, value in parts.items() if value)
+    if isinstance(fact, list):
+        return ", ".join(fact[:12]) + (f" and {len(fact) - 12} more" if len(fact) > 12 else "")
+    return f"{fact:,}" if fact else ""
 
 
 def count_ledger(clips: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
