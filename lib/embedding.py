@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from lib.audio import RATE_HZ, UnreadableAudio
 from lib.encoders import Encoder, frames_of
-from lib.engines import BATCH, Engine, load_engine, torch_threads  # noqa: F401
+from lib.engines import BATCH, CALIBRATION, Choice, Engine, load_engine, torch_threads  # noqa: F401 - BATCH is predict's
 from lib.stages import fingerprint_of
 from lib.store import Store, finish_store, missing_shards, save_shard, shard_ids
 from lib.windows import Windowing, clip_waveform, cut_window
@@ -97,7 +97,7 @@ def batch_sizes(windows: int, batch: int) -> list[int]:
 
 def encode_batch(encoder: Encoder, waveforms: np.ndarray, feature: str, dtype: str) -> dict[str, np.ndarray]:
     """What the heads see of waveforms (B, samples), in the store's precision: frames, layers and conv of each window."""
-    return fit_dtype(load_engine(encoder, feature, library="torch", precision="float32").run(waveforms), dtype)
+    return fit_dtype(load_engine(encoder, feature).run(waveforms), dtype)
 
 
 def embed_batch(engine: Engine, waveforms: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
@@ -142,6 +142,12 @@ class Work:
         """Ids of all windows, in order."""
         return self.windows["window_id"].tolist()
 
+    def calibration(self) -> np.ndarray:
+        """Waveforms (n, samples) of some windows, spread evenly over all: the speech that int8 is calibrated on."""
+        rows = np.unique(np.linspace(0, len(self.windows) - 1, CALIBRATION).astype(int))
+        drawn = self.windows.iloc[rows]
+        return np.concatenate(list(waveform_batches(drawn, self.clips, self.roots, self.samples, [len(drawn)])))
+
     def made_by(self, engine: Engine) -> str:
         """Fingerprint of whatever changes a stored value."""
         return fingerprint_of(engine.identity, self.dtype, self.samples)
@@ -158,16 +164,26 @@ def embed_windows(
     samples: int = 3 * RATE_HZ,
     shard_windows: int = 512,
     dtype: str = "float16",
-    engine: Engine | None = None,
+    choice: Choice | None = None,
+    workers: int = 0,
+    address: str = "",
 ) -> int:
     """Fill the store in `folder` with these windows' embeddings; return the number of shards made now.
 
-    Windows must be in an order that keeps those of one clip together (as `cut_windows` writes them). `engine` is what
-    does the computing, from `lib.engines.load_engine` for this encoder and feature; None = torch in float32.
+    Parameters
+    ----------
+    windows: in an order that keeps those of one clip together (as `cut_windows` writes them).
+    choice: what computes, from `lib.engines.choose_engine`; None = torch in float32, here.
+    workers: batches computed at once, or Ray's actors; 0 = one a core.
+    address: of a Ray cluster; empty = one started here. Only read when the choice says Ray.
     """
     work = Work(windows, clips, roots, samples, shard_windows, dtype)
-    engine = engine or load_engine(encoder, feature, library="torch", precision="float32")
-    return fill_store(folder, work, engine)
+    if choice and choice.place == "ray":
+        from lib.ray_engine import fill_store_on_ray
+
+        return fill_store_on_ray(folder, work, encoder, feature, choice, workers, address)
+    options = {"samples": samples, "streams": workers, "calibration": work.calibration}
+    return fill_store(folder, work, load_engine(encoder, feature, choice, **options))
 
 
 def fill_store(folder: Path, work: Work, engine: Engine) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,33 +31,31 @@ class Tap(torch.nn.Module):
     """A wav2vec2 that also gives what lies below its output, from the one pass that makes the output.
 
     `forward` takes waveforms (B, samples) and returns the model's own output, the hidden states before the first and
-    after every transformer layer, L tensors (B, T, D'), and the convolutional features (B, T, C). They are caught by
-    hooks on the way, a list for each thread, so that several threads may share one model.
+    after every transformer layer, L tensors (B, T, D'), and the convolutional features (B, T, C). It spells out
+    `torchaudio.models.Wav2Vec2Model.forward`, the same modules in the same order, and gives the same bits.
     """
 
     def __init__(self, model: torch.nn.Module):
         super().__init__()
-        self.model = model
-        self._local = threading.local()
         wav2vec2 = inner_model(model)
-        layers = wav2vec2.encoder.transformer.layers
-        wav2vec2.feature_extractor.register_forward_hook(lambda module, args, out: self._catch("conv", out))
-        layers[0].register_forward_pre_hook(lambda module, args: self._catch("hidden", args))
-        for layer in layers:  # WavLM's layers return (hidden, position bias)
-            layer.register_forward_hook(lambda module, args, out: self._catch("hidden", out))
-
-    def _catch(self, kind: str, out: torch.Tensor | tuple) -> None:
-        if getattr(self._local, "caught", None) is not None:
-            self._local.caught[kind].append(_first(out))
+        self.feature_extractor = wav2vec2.feature_extractor
+        self.feature_projection = wav2vec2.encoder.feature_projection
+        self.transformer = wav2vec2.encoder.transformer
+        self.aux = wav2vec2.aux
+        self.log_softmax = getattr(model, "apply_log_softmax", False)
 
     def forward(self, waveforms: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
         """Emission (B, T, D), hidden states L x (B, T, D'), convolutional features (B, T, C) of (B, samples)."""
-        self._local.caught = caught = {"hidden": [], "conv": []}
-        try:
-            emission = _first(self.model(waveforms))
-        finally:
-            self._local.caught = None
-        return emission, caught["hidden"], caught["conv"][0]
+        conv, _ = self.feature_extractor(waveforms, None)
+        x = self.transformer._preprocess(self.feature_projection(conv))
+        hidden, position_bias = [x], None  # the bias is WavLM's
+        for layer in self.transformer.layers:
+            x, position_bias = layer(x, None, position_bias=position_bias)
+            hidden.append(x)
+        if not self.transformer.layer_norm_first:
+            x = self.transformer.layer_norm(x)
+        emission = x if self.aux is None else self.aux(x)
+        return torch.log_softmax(emission, dim=-1) if self.log_softmax else emission, hidden, conv
 
 
 @dataclass(frozen=True)
@@ -104,10 +101,6 @@ class Encoder:
         with torch.inference_mode():
             emission, hidden, conv = self.tap(normalize_windows(waveforms) if self.normalize else waveforms)
             return {"emission": emission, "hidden": torch.stack(hidden, dim=1), "conv": conv}
-
-
-def _first(out):
-    return out[0] if isinstance(out, tuple) else out
 
 
 def inner_model(model: torch.nn.Module) -> torch.nn.Module:

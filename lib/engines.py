@@ -1,24 +1,57 @@
 """Engines: the same encoder computed by torch, OpenVINO or ONNX Runtime, in float32, bfloat16 or int8.
 
 Every engine gives what the store keeps of a window and nothing more: the frames that `feature` names, every layer's
-average over time, and the average of the convolutional features.
+average over time, and the average of the convolutional features. torch is always there and is the reference; OpenVINO
+(with NNCF for int8) and ONNX Runtime are extras: `pip install -r requirements-speed.txt`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
+import importlib
 import os
+import platform
+import queue
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
+from lib import paths
 from lib.encoders import Encoder, Tap, layer_number, normalize_windows
+from lib.stages import fingerprint_of
 
-SMALL = 10_000_000  # weights: an encoder below this is computed in larger batches
+PLACES = ["local", "ray"]  # where the work is done: `engine: local` leaves the choice of a library to this module
+LIBRARIES = {"torch": ["float32", "bfloat16"], "openvino": ["float32", "bfloat16", "int8"]}
+LIBRARIES["onnxruntime"] = ["float32", "int8"]
+PRECISIONS = ["auto", "float32", "bfloat16", "int8"]
+PACKAGES = {"openvino": ["openvino"], "onnxruntime": ["onnxruntime", "onnx", "onnxscript"]}
+EXTRAS = "pip install -r requirements-speed.txt"
+SMALL = 10_000_000  # weights: an encoder below this gains nothing from another engine than torch
 BATCH = {"small": 16, "large": 4}  # windows a call, by what stays in the processor's cache; measured by `make bench`
+CALIBRATION = 32  # windows that int8 is calibrated on
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which library computes in which precision, where, and why; made by `choose_engine`."""
+
+    library: str
+    precision: str
+    place: str  # "local" or "ray"
+    note: str
+
+    def describe(self) -> pd.DataFrame:
+        """What a reader should know, as a table of two columns."""
+        facts = {"engine": self.library, "precision": self.precision, "where": self.place, "why": self.note}
+        return pd.DataFrame({"fact": facts.keys(), "value": facts.values()})
 
 
 @dataclass(frozen=True)
@@ -30,31 +63,98 @@ class Engine:
     """
 
     encoder: str
-    weights_sha256: str
     feature: str
-    library: str
-    precision: str
+    choice: Choice
+    identity: list[str]  # whatever changes a value beyond rounding
     streams: int
     threads: int
     batch: int
-    note: str  # why this library and precision
     run: Callable[[np.ndarray], dict[str, np.ndarray]]
-
-    @property
-    def identity(self) -> list[str]:
-        """Whatever changes a value beyond rounding."""
-        return [self.weights_sha256, self.feature, self.library, self.precision]
 
     def describe(self) -> dict[str, Any]:
         """For the store's description and the report."""
-        return {
-            "encoder": self.encoder,
-            "weights_sha256": self.weights_sha256,
-            "feature": self.feature,
-            "engine": self.library,
-            "precision": self.precision,
-            "note": self.note,
-        }
+        about = {"encoder": self.encoder, "weights_sha256": self.identity[0], "feature": self.feature}
+        return {**about, "engine": self.choice.library, "precision": self.choice.precision, "note": self.choice.note}
+
+
+# ------------------------------------------------------------------------------------------------------------ choosing
+
+
+def choose_engine(encoder: Encoder, engine: str = "local", precision: str = "auto") -> Choice:
+    """Choose library and precision by the encoder's size and by what the processor and this environment have.
+
+    Parameters
+    ----------
+    engine: "local" or "ray" (the library chosen here), "torch", "openvino", "onnxruntime", or "ray:" and one of these.
+    precision: "float32" (exact), "bfloat16", "int8", or "auto": bfloat16 for a full-size encoder where the processor
+        multiplies in it, else float32; int8 only by request.
+
+    A library that is not installed, or that lacks the precision, is replaced by torch, and the note says so. ValueError
+    for a name that is none of these.
+    """
+    place, _, library = (
+        engine.partition(":") if engine in PLACES or engine.startswith("ray:") else ("local", "", engine)
+    )
+    if (library and library not in LIBRARIES) or precision not in PRECISIONS:
+        raise ValueError(
+            f"engine {engine!r}, precision {precision!r}: engine must be one of {[*PLACES, *LIBRARIES]} or 'ray:torch' and "
+            f"so on, precision one of {PRECISIONS}"
+        )
+    notes, small = [], encoder.parameters < SMALL
+    if precision == "auto":
+        has_bfloat16 = processor_flags() & {"avx512_bf16", "amx_bf16"}
+        precision = "bfloat16" if has_bfloat16 and not small else "float32"
+        why = "the encoder is small" if small else f"the processor {'has' if has_bfloat16 else 'lacks'} bfloat16"
+        notes.append(f"{precision} because {why}")
+    if not library:
+        library = "torch" if small and precision != "int8" else "openvino"
+        notes.append("torch because the encoder is small" if library == "torch" else "OpenVINO is the fastest here")
+    missing = missing_package(library, precision)
+    if missing or precision not in LIBRARIES[library]:
+        why = f"{missing} is not installed ({EXTRAS})" if missing else f"{library} has no {precision}"
+        notes.append(f"{why}: torch instead")
+        library, precision = "torch", "bfloat16" if precision == "int8" else precision
+    return Choice(library, precision, place, "; ".join(notes) or "as the run file says")
+
+
+@functools.cache
+def missing_package(library: str, precision: str) -> str | None:
+    """Name of the first package that is not there or cannot be imported; None when nothing is missing."""
+    wanted = PACKAGES.get(library, []) + (["nncf"] if (library, precision) == ("openvino", "int8") else [])
+    for name in wanted:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            return name
+    return None
+
+
+@functools.cache
+def processor_flags() -> set[str]:
+    """Instruction sets of the processor as Linux lists them; elsewhere what torch knows of."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith(("flags", "Features"))]
+        return set(lines[0].split(":", 1)[1].split()) if lines else set()
+    known = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_bf16": "_is_amx_tile_supported"}
+    return {flag for flag, name in known.items() if getattr(torch.cpu, name, bool)()}
+
+
+def processor_name() -> str:
+    """The processor's name, for reports."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line] if (
+        cpuinfo.exists()
+    ) else []  # fmt: skip
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# ------------------------------------------------------------------------------------------------------------- loading
 
 
 class Kept(torch.nn.Module):
@@ -69,7 +169,49 @@ class Kept(torch.nn.Module):
         """Frames (B, T, D), layers (B, L, D') and conv (B, C)."""
         emission, hidden, conv = self.tap(normalize_windows(waveforms) if self.normalize else waveforms)
         frames = conv if self.feature == "conv" else emission if self.number is None else hidden[self.number]
-        return frames, torch.stack([layer.mean(dim=1) for layer in hidden], dim=1), conv.mean(dim=1)
+        averages = torch.stack([layer.float().mean(dim=1) for layer in hidden], dim=1)
+        return frames.float(), averages, conv.float().mean(dim=1)
+
+
+TENSORS = ["frames", "layers", "conv"]  # in the order in which `Kept` gives them
+
+
+def load_engine(
+    encoder: Encoder,
+    feature: str,
+    choice: Choice | None = None,
+    *,
+    samples: int = 48_000,
+    streams: int = 0,
+    batch: int = 0,
+    calibration: Callable[[], np.ndarray] | None = None,
+    model: Path | None = None,
+) -> Engine:
+    """Make an engine for this encoder and feature.
+
+    Parameters
+    ----------
+    choice: from `choose_engine`; None = torch in float32, here.
+    samples: of every window; OpenVINO and ONNX Runtime are compiled for this length.
+    streams: windows' batches computed at once, each on its share of the cores; 0 = one a core, which is the fastest.
+    batch: windows a call; 0 = by the encoder's size.
+    calibration: gives waveforms (n, samples) of real speech, on which int8 is calibrated; asked only when needed.
+    model: the folder of a converted model, from `converted_model`; None = converted now, or found in the cache.
+    """
+    choice = choice or Choice("torch", "float32", "local", "the reference")
+    streams = streams or cores()
+    threads = max(1, cores() // streams)
+    batch = batch or BATCH["small" if encoder.parameters < SMALL else "large"]
+    kept = Kept(encoder.tap, feature, encoder.layers, encoder.normalize).eval()
+    identity = [encoder.weights_sha256, feature, choice.library, choice.precision]
+    if choice.library == "torch":
+        run = _torch_runner(kept, choice.precision)
+    else:
+        model = model or converted_model(encoder, feature, choice, samples, calibration)
+        identity.append(model.name if choice.precision == "int8" else "")
+        load = {"openvino": _openvino_runner, "onnxruntime": _onnxruntime_runner}[choice.library]
+        run = load(model, choice.precision, samples, batch, streams, threads)
+    return Engine(encoder.name, feature, choice, identity, streams, threads, batch, run)
 
 
 @contextlib.contextmanager
@@ -83,23 +225,121 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def load_engine(
-    encoder: Encoder, feature: str, *, library: str = "torch", precision: str = "float32", streams: int | None = None
-) -> Engine:
-    """Make an engine for this encoder and feature."""
-    kept = Kept(encoder.tap, feature, encoder.layers, encoder.normalize)
+def _torch_runner(kept: Kept, precision: str) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+    if (device, precision) != ("cpu", "float32"):
+        kept = copy.deepcopy(kept).to(device, dtype)
 
     def run(waveforms: np.ndarray) -> dict[str, np.ndarray]:
         with torch.inference_mode():
-            frames, layers, conv = kept(torch.from_numpy(waveforms))
-        return {"frames": frames.float().numpy(), "layers": layers.float().numpy(), "conv": conv.float().numpy()}
+            found = kept(torch.from_numpy(waveforms).to(device, dtype))
+        return {name: tensor.cpu().numpy() for name, tensor in zip(TENSORS, found)}
 
-    streams = streams or cores()
-    batch = BATCH["small" if encoder.parameters < SMALL else "large"]
-    about = (encoder.name, encoder.weights_sha256, feature)
-    return Engine(*about, library, precision, streams, cores() // streams, batch, "", run)
+    return run
+
+
+# ------------------------------------------------------------------------------------------------- OpenVINO, ONNX Runtime
+
+
+def converted_model(
+    encoder: Encoder,
+    feature: str,
+    choice: Choice,
+    samples: int,
+    calibration: Callable[[], np.ndarray] | None = None,
+) -> Path:
+    """Folder of the encoder in the library's own format, converted when the cache has none; its name tells all that made it.
+
+    int8 is calibrated by what `calibration` gives: NNCF post-training quantisation with its transformer preset for
+    OpenVINO (SmoothQuant, Xiao et al. 2023, arXiv 2211.10438; fast bias correction), dynamic quantisation of the matrix
+    products for ONNX Runtime, which needs no calibration. ValueError when int8 lacks its speech.
+    """
+    heard, what = None, ""
+    if (choice.library, choice.precision) == ("openvino", "int8"):
+        if calibration is None:
+            raise ValueError(
+                "int8 is calibrated on real speech: give `calibration`, or set compute.precision to bfloat16"
+            )
+        heard = calibration()
+        what = fingerprint_of(heard.astype("<f4").tobytes().hex())
+    kind = "int8" if choice.precision == "int8" else "float32"  # OpenVINO turns float32 to bfloat16 when it compiles
+    version = importlib.import_module(choice.library).__version__
+    name = fingerprint_of(encoder.weights_sha256, feature, choice.library, version, kind, samples, what)
+    target = paths.cache_folder() / "engines" / f"{choice.library}-{kind}-{name}"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            new = Path(folder) / "model"
+            new.mkdir()
+            kept = Kept(encoder.tap, feature, encoder.layers, encoder.normalize).eval()
+            save = {"openvino": _save_openvino, "onnxruntime": _save_onnx}[choice.library]
+            with torch_threads(1):
+                save(new, kept, kind, samples, heard)
+            paths.replace_folder(new, target)
+    return target
+
+
+def _save_openvino(folder: Path, kept: Kept, kind: str, samples: int, heard: np.ndarray | None) -> None:
+    import openvino
+
+    with torch.no_grad():
+        model = openvino.convert_model(kept, example_input=torch.zeros(2, samples))
+    model.reshape([1, samples])
+    if kind == "int8":
+        import nncf
+
+        dataset = nncf.Dataset([window[None] for window in heard])
+        model = nncf.quantize(model, dataset, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(heard))
+    openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+
+
+def _openvino_runner(model: Path, precision: str, samples: int, batch: int, streams: int, threads: int) -> Callable:
+    """Compile for batches of exactly `batch` windows: a smaller one is filled up."""
+    import openvino
+
+    core = openvino.Core()
+    network = core.read_model(model / "model.xml")
+    network.reshape([batch, samples])
+    options = {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams * threads, "ENABLE_CPU_PINNING": False}
+    hint = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16" if "avx512_bf16" in processor_flags() else "f32"}
+    compiled = core.compile_model(network, "CPU", {**options, "INFERENCE_PRECISION_HINT": hint[precision]})
+    requests: queue.SimpleQueue = queue.SimpleQueue()
+    for _ in range(streams):
+        requests.put(compiled.create_infer_request())
+
+    def run(waveforms: np.ndarray) -> dict[str, np.ndarray]:
+        count, request = len(waveforms), requests.get()
+        try:
+            request.infer([np.resize(waveforms, (batch, samples))])
+            return {name: request.get_output_tensor(k).data[:count].copy() for k, name in enumerate(TENSORS)}
+        finally:
+            requests.put(request)
+
+    return run
+
+
+def _save_onnx(folder: Path, kept: Kept, kind: str, samples: int, heard: np.ndarray | None) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    plain = folder / ("float.onnx" if kind == "int8" else "model.onnx")
+    names = {"input_names": ["waveforms"], "output_names": TENSORS}
+    axes = {"waveforms": {0: "windows"}}
+    with torch.no_grad():
+        torch.onnx.export(kept, (torch.zeros(2, samples),), plain, dynamo=False, dynamic_axes=axes, **names)
+    if kind == "int8":
+        quantize_dynamic(plain, folder / "model.onnx", weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul"])
+        plain.unlink()
+
+
+def _onnxruntime_runner(model: Path, precision: str, samples: int, batch: int, streams: int, threads: int) -> Callable:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(model / "model.onnx", options, providers=["CPUExecutionProvider"])
+
+    def run(waveforms: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(TENSORS, session.run(TENSORS, {"waveforms": waveforms})))
+
+    return run

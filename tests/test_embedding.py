@@ -10,11 +10,13 @@ from test_windows import cut, make_clips
 from lib import embedding
 from lib.baselines import baseline_features
 from lib.embedding import (
+    Work,
     batch_sizes,
     embed_batch,
     embed_windows,
     encode_batch,
     example_layers,
+    fill_store,
     fit_dtype,
     project_windows,
     run_ahead,
@@ -91,14 +93,9 @@ def test_a_killed_run_makes_only_what_is_missing_and_ends_with_the_same_bytes(wo
             raise KeyboardInterrupt
         return engine.run(waveforms)
 
+    work = Work(*world, shard_windows=3)
     with pytest.raises(KeyboardInterrupt):
-        embed_windows(
-            tmp_path / "cut",
-            *world,
-            encoder,
-            shard_windows=3,
-            engine=dataclasses.replace(engine, run=stumble, streams=1),
-        )
+        fill_store(tmp_path / "cut", work, dataclasses.replace(engine, run=stumble, streams=1))
     assert not (tmp_path / "cut" / "store.json").exists()
     left = len(list((tmp_path / "cut").glob("shard-*")))
     assert 1 <= left <= 2
