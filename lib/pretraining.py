@@ -41,7 +41,6 @@ WEIGHTS = {
     "summary": 0.5,
     "heard": 1.0,
     "contrast": 0.2,
-    "spread": 0.2,
 }
 WARM_UP = 150  # steps
 INVARIANT = 3  # stages at the top whose averages content, channel and noise should not move; those below are free
@@ -60,11 +59,35 @@ class Recipe:
     rate: float = 1.0e-3  # learning rate: a warm-up, then constant, then to zero
     mask_share: float = 0.4  # of the frames of a masked view; every other view is masked
     mask_frames: int = 10
-    turn: int = 1000  # step from which more views are left as they are, and lower stages also tell the voice as heard
-    plain_before: float = 0.25  # share of views left as they are
-    plain_after: float = 0.5
+    turn: int = 1000  # first step of the second phase, see PHASES
+    settle: int = 2000  # and of the third
     hold_out: int = 0  # speakers kept out of the training, for a test of the recipe
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What views are like: at first altered so much that only the voice stays, later more and more as they will be used."""
+
+    plain: tuple[float, float, float]  # share of first, second, third views without another room, channel or noise
+    still: float  # share of utterances whose first two views keep their pitch and formants
+    still_third: float  # and of third views
+    heard: (
+        str  # scale in which lower stages tell the voice as heard: that of "soiled" or of "plain" views; "": not asked
+    )
+    spread: float = 0.2  # weight of that loss
+
+
+PHASES = (
+    Phase((0.25, 0.25, 0.25), 0.25, 0.25, ""),
+    Phase((0.5, 0.5, 0.5), 0.25, 0.25, "soiled"),
+    Phase((0.9, 0.2, 0.5), 0.5, 0.0, "plain", spread=0.6),
+)
+
+
+def phase_at(step: int, recipe: Recipe) -> Phase:
+    """The phase that a step belongs to."""
+    return PHASES[(step >= recipe.turn) + (step >= recipe.settle)]
 
 
 @dataclass(frozen=True)
@@ -76,7 +99,7 @@ class Targets:
     scale: Tensor  # (39,)
     pitch: Tensor  # (2,): mean and deviation of the log pitch
     summary: Tensor  # (2, SUMMARY): mean and deviation of what `summarise` returns
-    heard: Tensor  # (2, HEARD): and of `summarise_heard`
+    heard: dict[str, Tensor]  # (2, HEARD): and of `summarise_heard`, over "soiled" and over "plain" views
 
     def features_of(self, waveform: Tensor) -> Tensor:
         """Standardised MFCC and slopes: (B, samples) -> (B, T, 39)."""
@@ -154,10 +177,11 @@ def summarise_heard(features: Tensor, pitch: Tensor) -> Tensor:
 
 
 def fit_targets(speech: Speech, recipe: Recipe, batches: int = 60) -> Targets:
-    """Units and scales from some batches of clean views."""
+    """Units and scales from some batches of views of the first phase."""
+    first = PHASES[0]
     stream, samples = iterate_rows(len(speech.rows), recipe.batch, recipe.seed + 1), round(recipe.view_s * RATE_HZ)
     drawn = [
-        draw_views(speech, *next(stream), samples, recipe.plain_before)
+        draw_views(speech, *next(stream), samples, first.plain, first.still, first.still_third)
         for _ in tqdm(range(batches), desc="draw views for units")
     ]
     frames = torch.cat([with_deltas(mfcc(views.clean)) for views in drawn])  # (n, T, 39)
@@ -167,15 +191,23 @@ def fit_targets(speech: Speech, recipe: Recipe, batches: int = 60) -> Targets:
     frames, octave = (frames - mean) / scale, torch.log(pitch[pitch > 0])
     centroids = torch.from_numpy(fit_units(frames.flatten(0, 1).numpy(), recipe.units, recipe.seed))
     told = summarise(frames, pitch)[is_told(pitch)]
-    heard = summarise_heard((soiled - mean) / scale, pitch)[is_told(pitch)]
+    soiled = (soiled - mean) / scale
+    heard = {
+        key: moments(summarise_heard(x, pitch)[is_told(pitch)]) for key, x in (("soiled", soiled), ("plain", frames))
+    }
     return Targets(
         centroids,
         mean,
         scale,
-        torch.stack([octave.mean(), octave.std()]),
-        torch.stack([told.mean(0), told.std(0).clamp(min=1e-3)]),
-        torch.stack([heard.mean(0), heard.std(0).clamp(min=1e-3)]),
+        moments(octave),
+        moments(told),
+        heard,
     )
+
+
+def moments(values: Tensor) -> Tensor:
+    """Mean and deviation over the first dimension: (n, ...) -> (2, ...)."""
+    return torch.stack([values.mean(0), values.std(0).clamp(min=1e-3)])
 
 
 def is_told(pitch: Tensor) -> Tensor:
@@ -245,9 +277,9 @@ def train_step(
     targets: Targets,
     recipe: Recipe,
     rng: np.random.Generator,
-    turned: bool = True,
+    phase: Phase = PHASES[-1],
 ) -> dict[str, Tensor]:
-    """Every loss of one batch, by name, and `total`. `turned`: also ask the lower stages for the voice as heard."""
+    """Every loss of one batch, by name, and `total`."""
     frames = views.pitch.shape[1]
     mask = draw_mask(len(views.noisy), frames, recipe.mask_share, recipe.mask_frames, rng)
     # plain attention: a fifth faster here, forward and backward, than the flash kernel for the CPU
@@ -258,14 +290,17 @@ def train_step(
     losses = frame_losses(heads, sources, views, features, mask, targets)
     averages = [source.mean(1) for source in (conv, *layers, emission)]
     losses |= pooled_losses(heads, averages, views, features, targets)
-    losses["heard"] = heard_loss(heads, averages[:-INVARIANT], views, targets) if turned else torch.zeros(())
-    return losses | {"total": sum(WEIGHTS[key] * value for key, value in losses.items())}
+    lower = averages[:-INVARIANT]
+    scale = targets.heard.get(phase.heard)
+    losses["heard"] = torch.zeros(()) if scale is None else heard_loss(heads, lower, views, targets, scale)
+    weights = WEIGHTS | {"spread": phase.spread}
+    return losses | {"total": sum(weights[key] * value for key, value in losses.items())}
 
 
-def heard_loss(heads: Heads, pooled: list[Tensor], views: Views, targets: Targets) -> Tensor:
+def heard_loss(heads: Heads, pooled: list[Tensor], views: Views, targets: Targets, scale: Tensor) -> Tensor:
     """How badly the time averages (B, D) of the lower stages tell `summarise_heard` of the very view that was encoded."""
     heard = summarise_heard(targets.features_of(views.noisy), views.pitch)
-    heard = ((heard - targets.heard[0]) / targets.heard[1]).clamp(-5, 5)
+    heard = ((heard - scale[0]) / scale[1]).clamp(-5, 5)
     enough, losses = is_told(views.pitch)[:, None].float(), []
     for head, average in zip(heads.heard, pooled, strict=True):
         told = head(functional.batch_norm(average, None, None, training=True))
@@ -397,10 +432,10 @@ def run_steps(model, heads, optimizer, speech, targets, recipe, folder, done, hi
     bar = tqdm(range(done, recipe.steps), initial=done, total=recipe.steps, desc="train", mininterval=5)
     for step in bar:
         rows, rng = next(stream)
-        turned = step >= recipe.turn
-        plain = recipe.plain_after if turned else recipe.plain_before
-        views = draw_views(speech, rows, rng, round(recipe.view_s * RATE_HZ), plain)
-        losses = train_step(model, heads, views, targets, recipe, rng, turned)
+        phase = phase_at(step, recipe)
+        samples = round(recipe.view_s * RATE_HZ)
+        views = draw_views(speech, rows, rng, samples, phase.plain, phase.still, phase.still_third)
+        losses = train_step(model, heads, views, targets, recipe, rng, phase)
         optimizer.param_groups[0]["lr"] = rate_at(step, recipe)
         optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()

@@ -175,33 +175,41 @@ def soil(
 
 
 def draw_views(
-    speech: Speech, chosen: np.ndarray, rng: np.random.Generator, samples: int, plain: float = 0.25
+    speech: Speech,
+    chosen: np.ndarray,
+    rng: np.random.Generator,
+    samples: int,
+    plain: tuple[float, float, float] = (0.25, 0.25, 0.25),
+    still: float = 0.25,
+    still_third: float = 0.25,
 ) -> Views:
     """Three views of each chosen utterance (rows, U of them): two with one warp, one with another; B = 3 U, view-major.
 
-    `plain` is the share of views that are warped but not soiled.
+    `plain` is the share of first, second and third views that are not soiled; `still` of first pairs, `still_third` of third views, not warped.
     """
     copies, warps, cuts = len(speech.audio), [], []
-    first = draw_warps(len(chosen), copies, rng)
-    plans = [first, first, draw_warps(len(chosen), copies, rng)]
+    first = draw_warps(len(chosen), copies, rng, still)
+    plans = [first, first, draw_warps(len(chosen), copies, rng, still_third)]
     for speeds, picked in plans:
         for row, speed, copy in zip(chosen, speeds, picked):
             cuts.append(cut_view(speech, row, copy, speed, samples, rng))
             factor = speech.rows[f"factor_{copy}"].iloc[row]
             warps.append((np.log(speed), np.log(speed * factor)))
     spectra = np.stack([spectrum for spectrum, _ in cuts])
-    noisy = np.stack([soil(spectrum, spectra[i - 1], samples, rng, plain) for i, spectrum in enumerate(spectra)])
+    noisy = np.stack(
+        [soil(spectrum, spectra[i - 1], samples, rng, plain[i // len(chosen)]) for i, spectrum in enumerate(spectra)]
+    )
     clean = fft.irfft(spectra, samples, axis=1).astype(np.float32)
     noisy = (noisy - noisy.mean(1, keepdims=True)) / (noisy.std(1, keepdims=True) + 1e-6)
     pitch = np.stack([pitch for _, pitch in cuts]).astype(np.float32)
     return Views(*(torch.from_numpy(np.asarray(value, dtype=np.float32)) for value in (noisy, clean, pitch, warps)))
 
 
-def draw_warps(count: int, copies: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Random speeds and formant copies, each (count,); one in four is the recording as it is."""
-    plain = rng.random(count) < 0.25
+def draw_warps(count: int, copies: int, rng: np.random.Generator, still: float) -> tuple[np.ndarray, np.ndarray]:
+    """Random speeds and formant copies, each (count,); a share `still` keeps the recording's own."""
+    kept = rng.random(count) < still
     speeds = np.exp(rng.uniform(*np.log(SPEED_RANGE), count))
-    return np.where(plain, 1.0, speeds), np.where(plain, 0, rng.integers(copies, size=count))
+    return np.where(kept, 1.0, speeds), np.where(kept, 0, rng.integers(copies, size=count))
 
 
 def iterate_rows(

@@ -14,7 +14,7 @@ from lib.paths import load_json, save_json
 from lib.pretraining import CONFIG, Recipe
 
 RATE_HZ = units.RATE_HZ
-SMALL = Recipe(steps=4, batch=2, view_s=0.5, units=4, copies=2, turn=2)
+SMALL = Recipe(steps=4, batch=2, view_s=0.5, units=4, copies=2, turn=2, settle=3)
 
 
 def make_voice(pitch_hz: float, seconds: float = 1.0, seed: int = 0) -> np.ndarray:
