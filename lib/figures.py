@@ -106,6 +106,7 @@ def plot_ledger(ledger: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.legend(title="corpus", loc="lower right")
     if counts.empty:
         ax.text(0.5, 0.5, "nothing was dropped", ha="center", va="center", transform=ax.transAxes, color=MUTED)
+        ax.set(xticks=[], yticks=[])
     return ax
 
 

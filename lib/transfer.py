@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from tqdm import tqdm
 
@@ -122,9 +122,8 @@ def _fetch_rest(url: str, part: Path, size: int | None, is_checked: bool, progre
 
     have, headers = _resume_headers(url, part, is_checked)
     try:
-        with requests.get(url, headers=headers, stream=True, timeout=(15, 60)) as response:
-            for step in [*response.history, response]:
-                check_url(step.url)
+        hooks = {"response": _check_redirect}
+        with requests.get(url, headers=headers, stream=True, timeout=(15, 60), hooks=hooks) as response:
             if response.status_code == 416 and have and _whole_size(response, have) == have:
                 return have
             _check_status(response, part)
@@ -144,6 +143,12 @@ def _fetch_rest(url: str, part: Path, size: int | None, is_checked: bool, progre
     if total is not None and part.stat().st_size < total:
         raise Interrupted(f"the connection ended at {part.stat().st_size:,} of {total:,} bytes")
     return total
+
+
+def _check_redirect(response: Any, **_: Any) -> None:
+    """Refuse an address that is not https before it is asked."""
+    if response.is_redirect:
+        check_url(urljoin(response.url, response.headers["Location"]))
 
 
 def _resume_headers(url: str, part: Path, is_checked: bool) -> tuple[int, dict[str, str]]:

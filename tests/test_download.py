@@ -145,6 +145,7 @@ def test_a_redirect_away_from_https_is_refused(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match="only https"):
             fetch(site, tmp_path / "f")
     assert "f" not in left_over(tmp_path)
+    assert [path for _, path, _ in site.requests] == ["/file.bin"]
 
 
 def download_refusal(url):
