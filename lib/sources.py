@@ -104,9 +104,13 @@ def obtain_corpora(
         from lib.download import download_speechocean762
 
         download_speechocean762(folder)
+    stopped = ""
     if "voxceleb" in names and (download or youtube):
-        _fetch_voxceleb(corpus_root("voxceleb", folder) if root else folder / "voxceleb", youtube)
-    check_sources(names, folder)
+        stopped = _fetch_voxceleb(corpus_root("voxceleb", folder) if root else folder / "voxceleb", youtube)
+    try:
+        check_sources(names, folder)
+    except ValueError as error:
+        raise ValueError(f"{error}\nYouTube: {stopped}" if stopped else str(error)) from error
     return folder
 
 
@@ -137,8 +141,11 @@ def _fetch_common_voice(
             paths.save_json(done, {"archive": Path(archive).name})
 
 
-def _fetch_voxceleb(folder: Path, youtube: bool) -> None:
-    """Fetch VoxCeleb1's meta, frame files and age table where missing; with `youtube` the audio of its videos too."""
+def _fetch_voxceleb(folder: Path, youtube: bool) -> str:
+    """Fetch VoxCeleb1's meta, frame files and age table where missing; with `youtube` the audio of its videos too.
+
+    Returns why YouTube stopped the run, with advice, or "".
+    """
     from lib import download
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,7 +163,9 @@ def _fetch_voxceleb(folder: Path, youtube: bool) -> None:
         from lib.voxceleb import list_utterances
         from lib.youtube import download_videos
 
-        download_videos(sorted(list_utterances(folder)["video"].unique()), folder, allowed=True)
+        status = download_videos(sorted(list_utterances(folder)["video"].unique()), folder, allowed=True)
+        return status.attrs["stopped"]
+    return ""
 
 
 def data_checksum(roots: dict[str, Path]) -> str:

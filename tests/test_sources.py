@@ -3,8 +3,10 @@
 import tarfile
 
 import pytest
+import yt_dlp
 from test_common_voice import V1, V17, make_locale, row
-from test_voxceleb import VIDEO, write_audio, write_meta
+from test_voxceleb import VIDEO, write_audio, write_frames, write_meta
+from yt_dlp.utils import ExtractorError
 
 from lib import config, paths, sources
 from lib.common_voice import read_common_voice
@@ -101,3 +103,20 @@ def test_single_words_leave_the_archive_when_they_are_asked_for(tmp_path):
     folder = sources.obtain_corpora(["common_voice"], root, False, 0, datasets=[archive], keep_benchmark=True)
     clips, ledger = read_common_voice(folder / "common_voice", keep_benchmark=True)
     assert (len(clips), len(ledger)) == (2, 0)
+
+
+def test_when_youtube_stops_the_run_before_any_video_its_advice_is_in_the_error(tmp_path, monkeypatch):
+    folder = tmp_path / "corpora" / "voxceleb"
+    write_meta(folder)
+    write_frames(folder)
+    (folder / "final_dataframe_extended.csv").write_text("VoxCeleb_ID,video_id,speaker_age\n")
+
+    def robot(self, url):
+        raise ExtractorError("Sign in to confirm you\u2019re not a bot", expected=True)
+
+    monkeypatch.setattr(yt_dlp.extractor.youtube.YoutubeIE, "_real_extract", robot)
+    with (
+        pytest.warns(UserWarning, match="stopped at video 1 of 1"),
+        pytest.raises(ValueError, match=r"(?s)frame files but no audio.*takes this connection for a robot"),
+    ):
+        sources.obtain_corpora(["voxceleb"], str(tmp_path / "corpora"), False, 0, youtube=True)
