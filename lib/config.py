@@ -50,8 +50,15 @@ _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _m
 
 
 def section_of(notebook: str) -> str:
-    """Section name of a notebook: "03_embed" -> "embed"."""
-    return notebook.split("_", 1)[1]
+    """Section name of a notebook: "03_embed" -> "embed"; one outside the chain has its own name, "encoders"."""
+    number, _, verb = notebook.partition("_")
+    return verb if number.isdigit() else notebook
+
+
+def notebook_path(notebook: str) -> Path:
+    """Where a notebook lies: in `notebooks/`, or in `notebooks/extra/` when it is outside the chain."""
+    extra = paths.NOTEBOOKS / "extra" / f"{notebook}.ipynb"
+    return extra if extra.exists() else paths.NOTEBOOKS / f"{notebook}.ipynb"
 
 
 def declared_parameters(path: Path) -> dict[str, tuple[type, Any]]:
@@ -118,7 +125,7 @@ RUN_KEYS = {
 
 
 def _validate_run(content: dict, notebooks: list[str], path: Path) -> dict[str, dict[str, Any]]:
-    by_notebook = {name: declared_parameters(paths.NOTEBOOKS / f"{name}.ipynb") for name in notebooks}
+    by_notebook = {name: declared_parameters(notebook_path(name)) for name in notebooks}
     expected: dict[str, dict] = {"run": dict(RUN_KEYS)}
     for name, declared in by_notebook.items():
         for key, (kind, _) in declared.items():
@@ -160,6 +167,6 @@ def _explain(section: str, problem: dict) -> str:
 
 def parameters_for(notebook: str, run: str, sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The parameters that papermill hands to one notebook: its own section and the shared keys that it declares."""
-    declared = declared_parameters(paths.NOTEBOOKS / f"{notebook}.ipynb")
+    declared = declared_parameters(notebook_path(notebook))
     values = {**sections.get("compute", {}), **sections["run"], **sections.get(section_of(notebook), {}), "run": run}
     return {key: values[key] for key in declared}

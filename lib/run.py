@@ -74,7 +74,7 @@ def execute_notebook(name: str, run: str, parameters: dict[str, Any]) -> Path:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             papermill.execute_notebook(
-                str(paths.NOTEBOOKS / f"{name}.ipynb"),
+                str(config.notebook_path(name)),
                 str(partial),
                 parameters,
                 kernel_name="python3",
@@ -185,8 +185,9 @@ def build_run_report(run: str, sections: dict[str, dict]) -> Path:
     executed = folder / "report-notebooks"
     shutil.rmtree(executed, ignore_errors=True)
     executed.mkdir(parents=True)
-    for name in sections["run"]["notebooks"]:
-        shutil.copy2(folder / "executed" / f"{name}.ipynb", executed)
+    for number, name in enumerate(sections["run"]["notebooks"], start=1):
+        page = name if name[:1].isdigit() else f"{number:02d}_{name}"
+        shutil.copy2(folder / "executed" / f"{name}.ipynb", executed / f"{page}.ipynb")
     figures = _gather(folder / "figures", folder / "report-figures", sections["run"]["notebooks"])
     roots = _private_roots(folder)
     reports.build_report(run, executed, figures, metrics, record, paths.REPORTS / run, private_roots=roots)
