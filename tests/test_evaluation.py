@@ -1,0 +1,219 @@
+"""From trainings to tables: a made-up corpus split in folds, trained, asked, scored, calibrated and sliced."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from learning_fixture import make_corpus, make_stage, make_store
+
+from lib import audits, evaluation, experiments, paths, published, reliability, slices, tables
+from lib import result_tables as results
+from lib.experiments import Recipe
+
+CLIPS, WINDOWS = make_corpus()
+NETWORKS = ["linear_layers", "attentive_layers"]
+DRAWS = 200
+
+
+class Run:
+    """Everything that the notebooks 04 and 05 hold of the made-up run."""
+
+    def __init__(self, folder):
+        self.tasks, _ = experiments.make_tasks(["gender", "age", "age_years"], ["child", "adult"], [16], CLIPS)
+        self.store = make_store(folder / "store", WINDOWS, CLIPS)
+        self.splits = experiments.split_tasks(WINDOWS, CLIPS, self.tasks, ["speaker", "paper"], seed=0, folds=3)
+        self.stage = make_stage(folder / "trained")
+        recipe = Recipe(2, 3, 0.05, 25, 0.1, 0, "standard", "balanced")
+        arrays = (self.stage, self.splits, self.store, self.tasks, NETWORKS, [0, 1], recipe)
+        self.fits = experiments.train_networks(*arrays)
+        self.predictions = evaluation.predict_all(self.stage, self.fits, self.splits, self.store, self.tasks)
+        self.models = evaluation.choose_models(self.fits, "speaker")
+        self.scores = evaluation.score_all(self.predictions, self.splits, self.tasks, DRAWS, 0)
+        self.settings = reliability.fit_reliability(self.predictions, self.splits, self.tasks, "speaker", NETWORKS)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return Run(tmp_path_factory.mktemp("run"))
+
+
+def value_of(scores, **wanted):
+    rows = results.select_scores(scores, **wanted)
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+def test_every_window_is_answered_by_every_model_and_baseline(run):
+    table = tables.validate_table(run.predictions, "predictions")
+    tested = table[(table["protocol"] == "speaker") & (table["split"] == "test") & (table["task"] == "gender")]
+    assert set(tested["model"]) == {
+        *NETWORKS,
+        "majority",
+        "baseline: mean F0",
+        "baseline: duration and level",
+        "baseline: MFCC",
+    }
+    assert (tested.groupby(["model", "seed"])["window_id"].nunique() == len(WINDOWS)).all()
+    assert not tested.duplicated(["model", "seed", "window_id"]).any()
+
+
+def test_folds_are_pooled_and_seeds_averaged_with_their_spread(run):
+    row = value_of(run.scores, task="gender", model="linear_layers", protocol="speaker", level="window", metric="uar")
+    assert (row["n"], row["speakers"], row["seeds"]) == (len(WINDOWS), 30, 2)
+    assert row["seed_std"] >= 0
+    assert row["low"] <= row["value"] <= row["high"]
+    assert row["low"] > 0.5
+
+
+def test_levels_count_windows_clips_and_speakers(run):
+    sizes = {
+        level: value_of(run.scores, task="gender", model="majority", protocol="speaker", level=level, metric="uar")["n"]
+        for level in ("window", "clip", "speaker")
+    }
+    assert sizes == {"window": 180, "clip": 90, "speaker": 30}
+
+
+def test_years_stand_beside_the_constant_and_the_model_that_hears_age_is_nearer(run):
+    wanted = {"task": "age_years", "protocol": "speaker", "level": "clip", "metric": "mae_years"}
+    model = value_of(run.scores, model=run.models["age_years"], **wanted)
+    constant = value_of(run.scores, model=evaluation.CONSTANT, **wanted)
+    years = CLIPS["age_years"].to_numpy()
+    assert model["value"] < constant["value"]
+    assert constant["value"] == pytest.approx(np.abs(years - np.median(years)).mean(), rel=0.1)
+    assert model["n"] == constant["n"] == len(CLIPS)
+    differences = evaluation.compare_ages(
+        evaluation.answer_years(run.predictions, run.splits, run.tasks[2]), "speaker", DRAWS, 0
+    )
+    row = value_of(differences, model=run.models["age_years"], level="clip")
+    assert row["value"] == pytest.approx(model["value"] - constant["value"])
+    assert row["high"] < 0
+
+
+def test_differences_pair_every_network_with_every_baseline(run):
+    found = evaluation.compare_all(run.predictions, run.tasks[:2], "speaker", NETWORKS, DRAWS, 0)
+    assert len(found) == 2 * len(NETWORKS) * 4 * 3 * 3
+    row = value_of(
+        found, task="gender", model="linear_layers", against="majority", level="window", metric="uar_difference"
+    )
+    own = value_of(run.scores, task="gender", model="linear_layers", protocol="speaker", level="window", metric="uar")
+    assert row["value"] == pytest.approx(own["value"] - 0.5)
+    table = results.tabulate_differences(found, "uar", "window")
+    assert table["minus majority"].iloc[0].endswith("*")
+
+
+def test_the_main_model_is_the_best_on_validation_or_the_one_named(run):
+    means = run.fits[run.fits["protocol"] == "speaker"].groupby(["task", "network"])["validation_uar"].mean()
+    assert all(means[task, model] == means[task].max() for task, model in run.models.items())
+    assert set(evaluation.choose_models(run.fits, "speaker", NETWORKS[1]).values()) == {NETWORKS[1]}
+    with pytest.raises(ValueError, match="'paper' was not trained; choose one of"):
+        evaluation.choose_models(run.fits, "speaker", "paper")
+
+
+def test_temperatures_come_from_validation_of_each_fold_and_change_no_answer(run):
+    assert len(run.settings) == 3 * len(NETWORKS) * 3
+    swapped = run.predictions.assign(
+        target=run.predictions["target"].where(run.predictions["split"] != "test", 0)
+    )  # another truth on the test part must not be noticed
+    again = reliability.fit_reliability(swapped, run.splits, run.tasks, "speaker", NETWORKS)
+    pd.testing.assert_frame_equal(run.settings, again)
+    raw = evaluation.select_answers(run.predictions, run.tasks[0], "linear_layers", "speaker", "test")
+    told = reliability.calibrate_answers(raw, run.settings, run.tasks[0]).set_index("window_id").loc[raw["window_id"]]
+    columns = ["p_male", "p_female"]
+    assert (told[columns].to_numpy().argmax(axis=1) == raw[columns].to_numpy().argmax(axis=1)).all()
+
+
+def test_thresholds_and_silence_are_scored_with_what_they_leave_out(run):
+    choices = reliability.score_choices(run.predictions, run.settings, run.tasks, run.models, "speaker", DRAWS, 0)
+    table = results.tabulate_choices(choices)
+    assert {"most probable class", "always answers", "may stay silent"} <= set(table["rule"])
+    assert table.loc[table["rule"] == "threshold for child", "task"].tolist() == ["age"]
+    assert table["answered"].between(0, 1).all()
+    silent = table[table["rule"] == "may stay silent"]
+    assert (silent["n"] <= 90).all()
+    scored = reliability.score_reliability(run.predictions, run.settings, run.tasks, "speaker", 0, 0)
+    assert {"ece", "ece_tempered", "brier", "brier_tempered"} <= set(scored["metric"])
+    figure, numbers = reliability.plot_choices(
+        run.predictions, run.settings, run.tasks[1], run.models["age"], "speaker"
+    )
+    assert numbers["coverage"].iloc[-1] == 1
+    assert len(figure.axes) == 2
+
+
+def test_gender_is_scored_within_age_groups_for_every_model(run):
+    found = slices.slice_all(run.predictions, run.splits, run.tasks, run.models, "speaker", DRAWS, 0)
+    table = slices.tabulate_groups(found, "gender", "age group")
+    assert set(table.columns) == {"model", "child", "adult"}
+    assert len(table) == len(NETWORKS) + 4
+    majority = found[(found["model"] == "majority") & (found["subset"] == "age group=child")].iloc[0]
+    assert majority["value"] == 0.5
+    worst = slices.worst_slices(found, run.models)
+    assert worst["task"].tolist() == ["gender", "age", "age_years"]
+    assert not found.loc[found["task"] == "age", "subset"].str.contains("age group").any()
+
+
+def test_the_leak_is_random_windows_minus_unseen_speakers(run):
+    table = results.tabulate_leak(run.scores, "window", "speaker")
+    row = table[(table["task"] == "gender") & (table["metric"] == "UAR")].iloc[0]
+    pair = [
+        value_of(run.scores, task="gender", model="majority", protocol=p, level="window", metric="uar")["value"]
+        for p in ("paper", "speaker")
+    ]
+    assert row["leak"] == pytest.approx(pair[0] - pair[1])
+    assert results.tabulate_leak(run.scores, "window", "paper").empty
+
+
+def test_a_label_that_follows_the_corpus_is_called_out(run):
+    records, lines = audits.audit_corpora(run.splits, run.store, run.tasks[:1], "speaker", DRAWS, 0)
+    assert set(records["check"]) == {"corpus only", "across corpora", "corpus probe"}
+    assert "no better than chance" in lines[0] or "CONFOUNDED" in lines[0]
+    told = run.splits["target"].map({0: "a", 1: "b"})
+    _, lines = audits.audit_corpora(run.splits.assign(corpus=told), run.store, run.tasks[:1], "speaker", DRAWS, 0)
+    assert lines[0].startswith("gender: CONFOUNDED")
+    alone, lines = audits.audit_corpora(run.splits.assign(corpus="a"), run.store, run.tasks[:1], "speaker", DRAWS, 0)
+    assert alone.empty
+    assert "no shortcut through the corpus" in lines[0]
+    assert audits.tabulate_audit(alone).empty
+
+
+def test_the_papers_figures_stand_beside_a_guess_that_beats_them_on_age(run):
+    table = published.compare_paper(run.scores, run.models, "speaker")
+    age = table[table["task"] == "age"].set_index("who")
+    assert age.loc["a majority guess on the paper's data", "accuracy"] == pytest.approx(44_434 / 47_552)
+    assert age.loc["a majority guess on the paper's data", "accuracy"] > age.loc["the paper", "accuracy"]
+    assert {"this run, majority"} <= set(age.index)
+
+
+def test_voices_of_other_corpora_are_never_played(run, tmp_path):
+    answers = {
+        task.name: evaluation.select_answers(run.predictions, task, "majority", "speaker", "test") for task in run.tasks
+    }
+    errors = slices.collect_errors(answers, run.tasks, 5)
+    assert len(errors) == 15
+    shown = slices.play_errors(errors, CLIPS, WINDOWS, {"a": tmp_path, "b": tmp_path}, tmp_path, 12, synthetic=False)
+    assert "audio" not in shown.data
+    assert "Not played" in shown.data
+
+
+def test_metrics_json_keeps_full_precision_and_no_nan(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "DATA", tmp_path)
+    confusions = evaluation.confusion_tables(run.predictions, run.tasks, "window")
+    found = slices.slice_all(run.predictions, run.splits, run.tasks, run.models, "speaker", 0, 0)
+    joined = evaluation.join_records(run.scores, found)
+    path = evaluation.save_metrics("made-up", joined, confusions, trainings=run.fits, notes=["a note"])
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    assert saved["scores"][0]["value"] == run.scores["value"].iloc[0]
+    assert saved["trainings"][0]["network"] == "linear_layers"
+    assert len(saved["scores"]) == len(joined)
+    one = evaluation.find_confusion(confusions, "gender", "majority", "speaker")
+    assert np.sum(one["counts"]) == len(WINDOWS)
+
+
+def test_a_model_folder_takes_the_first_fold_with_its_own_temperature(run):
+    chosen = {task: run.models[task] for task in ("gender", "age")}
+    found = evaluation.main_checkpoints(run.stage, run.fits, list(chosen), chosen, "speaker")
+    assert all("fold-0" in str(path) and path.exists() for path in found.values())
+    calibrations, thresholds = reliability.find_settings(run.settings, chosen)
+    row = run.settings.set_index(["task", "model", "fold"]).loc[("age", chosen["age"], 0)]
+    assert calibrations["age"].temperature == row["temperature"]
+    assert thresholds["age"] == row["silence"]
