@@ -150,7 +150,12 @@ class Work:
 
     def made_by(self, engine: Engine) -> str:
         """Fingerprint of whatever changes a stored value."""
-        return fingerprint_of(engine.identity, self.dtype, self.samples)
+        return made_by(engine, self.dtype, self.samples)
+
+
+def made_by(engine: Engine, dtype: str, samples: int) -> str:
+    """Fingerprint of whatever changes a stored value: encoder, feature, library, precision, type and window."""
+    return fingerprint_of(engine.identity, dtype, samples)
 
 
 def embed_windows(

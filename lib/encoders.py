@@ -119,7 +119,7 @@ def fold_weight_norm(model: torch.nn.Module) -> None:
 
 def normalize_windows(waveforms: torch.Tensor) -> torch.Tensor:
     """Each window (B, samples) to zero mean and unit variance by itself; torchaudio's wrapper takes a batch as one."""
-    return torch.nn.functional.layer_norm(waveforms, waveforms.shape[-1:])
+    return torch.nn.functional.layer_norm(waveforms, [int(waveforms.shape[-1])])
 
 
 def load_encoder(name: str) -> Encoder:

@@ -95,7 +95,7 @@ def choose_engine(encoder: Encoder, engine: str = "local", precision: str = "aut
     place, _, library = (
         engine.partition(":") if engine in PLACES or engine.startswith("ray:") else ("local", "", engine)
     )
-    if (library and library not in LIBRARIES) or precision not in PRECISIONS:
+    if (library not in LIBRARIES and engine not in PLACES) or precision not in PRECISIONS:
         raise ValueError(
             f"engine {engine!r}, precision {precision!r}: engine must be one of {[*PLACES, *LIBRARIES]} or 'ray:torch' and "
             f"so on, precision one of {PRECISIONS}"
@@ -183,6 +183,7 @@ def load_engine(
     *,
     samples: int = 48_000,
     streams: int = 0,
+    threads: int = 0,
     batch: int = 0,
     calibration: Callable[[], np.ndarray] | None = None,
     model: Path | None = None,
@@ -193,14 +194,15 @@ def load_engine(
     ----------
     choice: from `choose_engine`; None = torch in float32, here.
     samples: of every window; OpenVINO and ONNX Runtime are compiled for this length.
-    streams: windows' batches computed at once, each on its share of the cores; 0 = one a core, which is the fastest.
+    streams: batches computed at once; 0 = one a core, which is the fastest.
+    threads: cores that each stream computes on; 0 = its share of them.
     batch: windows a call; 0 = by the encoder's size.
     calibration: gives waveforms (n, samples) of real speech, on which int8 is calibrated; asked only when needed.
     model: the folder of a converted model, from `converted_model`; None = converted now, or found in the cache.
     """
     choice = choice or Choice("torch", "float32", "local", "the reference")
     streams = streams or cores()
-    threads = max(1, cores() // streams)
+    threads = threads or max(1, cores() // streams)
     batch = batch or BATCH["small" if encoder.parameters < SMALL else "large"]
     kept = Kept(encoder.tap, feature, encoder.layers, encoder.normalize).eval()
     identity = [encoder.weights_sha256, feature, choice.library, choice.precision]
