@@ -49,7 +49,7 @@ def tabulate_scores(scores: pd.DataFrame, metrics: list[str], level: str, protoc
     keys = ["task", "model"]
     wide = cells.pivot_table(index=keys, columns="metric", values="cell", aggfunc="first", sort=False)
     wide = wide.reindex(columns=[name for name in metrics if name in wide])
-    first = here[here["metric"] == here["metric"].iloc[0]].set_index(keys) if len(here) else here.set_index(keys)
+    first = here.drop_duplicates(keys).set_index(keys)
     sizes = first[["n", "speakers"]].rename(columns={"n": f"{level}s"} if level != "speaker" else {"n": "answers"})
     table = wide.join(sizes).reset_index()
     if "seeds" in here and (here["seeds"] > 1).any():

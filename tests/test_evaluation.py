@@ -82,6 +82,9 @@ def test_years_stand_beside_the_constant_and_the_model_that_hears_age_is_nearer(
     assert model["value"] < constant["value"]
     assert constant["value"] == pytest.approx(np.abs(years - np.median(years)).mean(), rel=0.1)
     assert model["n"] == constant["n"] == len(CLIPS)
+    table = results.tabulate_scores(run.scores, ["mae_years", "mace"], "clip", "speaker")
+    assert (table["clips"] == len(CLIPS)).all()
+    assert table["model"].str.contains("constant age").sum() == 1
     differences = evaluation.compare_ages(
         evaluation.answer_years(run.predictions, run.splits, run.tasks[2]), "speaker", DRAWS, 0
     )

@@ -46,7 +46,7 @@ def test_the_gate_lets_unseen_speakers_pass_and_names_shared_ones(splits, store)
     audit = experiments.audit_splits(splits, store)
     experiments.stop_on_leakage(audit)
     assert audit.loc[(audit["protocol"] == "paper") & (audit["kind"] == "speaker"), "count"].gt(0).all()
-    with pytest.raises(ValueError, match="task age, protocol speaker, fold 0: .*speaker"):
+    with pytest.raises(ValueError, match=r"task age, protocol speaker, fold 0: .*speaker"):
         experiments.stop_on_leakage(audit.assign(protocol=audit["protocol"].replace("paper", "speaker")))
 
 
