@@ -51,7 +51,7 @@ DECAY_SHARE = 0.3  # of the steps, at the end
 class Recipe:
     """Everything that decides the weights, next to the corpus."""
 
-    steps: int = 6000
+    steps: int = 3400
     batch: int = 8  # utterances a step, three views each
     view_s: float = 2.0
     units: int = 128
