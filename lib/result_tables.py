@@ -79,7 +79,7 @@ def tabulate_f1(scores: pd.DataFrame, classes: list[str], task: str, level: str,
 
 
 def tabulate_leak(
-    scores: pd.DataFrame, level: str, protocol: str, metrics: tuple[str, ...] = ("accuracy", "uar")
+    scores: pd.DataFrame, level: str, protocol: str, metrics: tuple[str, ...] = ("accuracy", "uar", "macro_f1")
 ) -> pd.DataFrame:
     """What random windows claimed beside what unseen speakers show: one row a task, model and metric; `leak` = claimed minus shown."""
     rows = []

@@ -55,7 +55,9 @@ def test_scores_of_both_tasks_stand_beside_the_majority_on_speakers_apart(first,
     for task in ("gender", "age"):
         models = {row["model"] for row in metrics["scores"] if (row["task"], row["protocol"]) == (task, "speaker")}
         assert {"paper", "majority"} <= models
-    majority = [r for r in metrics["scores"] if r["model"] == "majority" and r["metric"] == "uar"]
+    majority = [
+        r for r in metrics["scores"] if r["model"] == "majority" and r["metric"] == "uar" and r["task"] != "age_decades"
+    ]
     assert all(row["value"] == 0.5 for row in majority)
 
 
