@@ -23,12 +23,12 @@ from lib.engines import Choice, converted_model, cores, load_engine
 from lib.store import finish_store, missing_shards, save_shard, shard_ids
 
 ADVICE = "the engine 'ray' needs Ray: pip install -r requirements-ray.txt, or set compute.engine to local"
+STARTS = 4  # tries to start Ray
 SHARE = 0.5  # of the CPUs that actors may book: tasks that feed them need the rest, or the job waits for ever
 
 
 def import_ray() -> Any:
     """The module ray with its data library; ValueError with what to do when it is not installed."""
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")  # on a busy machine Ray's own processes start slowly
     try:
         import ray
         import ray.data
@@ -46,16 +46,31 @@ def ray_session(address: str = "", workers: int = 0) -> Iterator[tuple[Any, int]
     ray = import_ray()
     joined = ray.is_initialized()
     if not joined:
-        passed = {name: os.environ[name] for name in ("VOICE_CACHE", "VOICE_DATA", "TORCH_HOME") if name in os.environ}
-        options: dict[str, Any] = {"runtime_env": {"env_vars": {**passed, "OMP_NUM_THREADS": "1"}}}
-        patience = {"agent_register_timeout_ms": 180_000}  # for the same reason
-        here = {"num_cpus": max(2, cores()), "include_dashboard": False, "_system_config": patience}
-        ray.init(address=address or "local", log_to_driver=False, **options, **({} if address else here))
+        _start_ray(ray, address)
     try:
         yield ray, workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
     finally:
         if not joined:
             ray.shutdown()
+
+
+def _start_ray(ray: Any, address: str) -> None:
+    """Join or start a cluster. On a busy machine Ray's own processes miss its deadline of 15 s: a few tries."""
+    passed = {name: os.environ[name] for name in ("VOICE_CACHE", "VOICE_DATA", "TORCH_HOME") if name in os.environ}
+    options: dict[str, Any] = {"runtime_env": {"env_vars": {**passed, "OMP_NUM_THREADS": "1"}}, "log_to_driver": False}
+    if not address:
+        options |= {"num_cpus": max(2, cores()), "include_dashboard": False}
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(address=address or "local", **options)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if not left:
+                raise ValueError(
+                    f"Ray did not start at {address or 'this machine'} ({error}); is the address right, or the machine "
+                    "too busy? Set compute.engine to local to do without"
+                ) from error
 
 
 def fill_store_on_ray(

@@ -13,7 +13,7 @@ from test_windows import cut, make_clips
 from lib.embedding import embed_windows
 from lib.encoders import UNTRAINED, load_encoder
 from lib.engines import choose_engine
-from lib.ray_engine import import_ray
+from lib.ray_engine import import_ray, ray_session
 from lib.store import Store
 
 needs_ray = pytest.mark.skipif(
@@ -55,8 +55,15 @@ def kill_one_worker(store: Path, killed: list[int]) -> None:
         time.sleep(0.05)
 
 
+@pytest.fixture(scope="module")
+def session():
+    """One Ray session for the whole file, two logical CPUs: starting one takes longer than the tests."""
+    with ray_session() as (ray, _):
+        yield ray
+
+
 @needs_ray
-def test_two_workers_of_which_one_is_killed_write_the_very_same_store(world, encoder, tmp_path):
+def test_two_workers_of_which_one_is_killed_write_the_very_same_store(session, world, encoder, tmp_path):
     embed_windows(tmp_path / "here", *world, encoder, shard_windows=4, dtype="float32")
     killed: list[int] = []
     killer = threading.Thread(target=kill_one_worker, args=(tmp_path / "ray", killed))
@@ -76,7 +83,7 @@ def test_two_workers_of_which_one_is_killed_write_the_very_same_store(world, enc
 
 
 @needs_ray
-def test_a_failure_of_an_actor_reaches_the_caller_by_name(world, encoder, tmp_path):
+def test_a_failure_of_an_actor_reaches_the_caller_by_name(session, world, encoder, tmp_path):
     windows, clips, _ = world
     with pytest.raises(Exception, match=r"clip tones:clip00.wav was cut, but clip00.wav: no such file"):
         embed_windows(
