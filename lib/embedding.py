@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from lib import paths
 from lib.audio import RATE_HZ, UnreadableAudio
 from lib.encoders import Encoder, frames_of
 from lib.engines import BATCH, CALIBRATION, Choice, Engine, load_engine, torch_threads  # noqa: F401 - BATCH is predict's
@@ -277,12 +278,15 @@ def project_windows(
 ) -> pd.DataFrame:
     """Place windows on a plane by t-SNE of their time-averaged layers (standardised, 30 principal components).
 
-    Returns window_id, x, y, gender, corpus of at most `most` windows, drawn at random.
+    Returns window_id, x, y, gender, corpus of at most `most` windows, drawn at random; kept beside the store's shards.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
     from sklearn.preprocessing import StandardScaler
 
+    kept = Path(store.folder) / f"projection-{seed}-{most}.parquet"
+    if kept.exists():
+        return pd.read_parquet(kept)
     drawn = windows.sample(min(most, len(windows)), random_state=seed)
     averages = store.features("layers", drawn["window_id"]).all().reshape(len(drawn), -1)
     components = PCA(min(30, *averages.shape), random_state=seed)
@@ -290,7 +294,7 @@ def project_windows(
     perplexity = min(30.0, max(2.0, (len(drawn) - 1) / 4))
     points = TSNE(2, perplexity=perplexity, init="pca", random_state=seed, max_iter=500).fit_transform(reduced)
     facts = clips.set_index("clip_id").loc[drawn["clip_id"], ["gender", "corpus"]]
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "window_id": drawn["window_id"].to_numpy(),
             "x": points[:, 0],
@@ -299,3 +303,6 @@ def project_windows(
             "corpus": facts["corpus"].to_numpy(),
         }
     )
+    with paths.write_whole(kept) as partial:
+        table.to_parquet(partial, index=False)
+    return table

@@ -41,10 +41,11 @@ def write_whole(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def save_json(path: Path, content: Any) -> Path:
-    """Write `content` as indented JSON, whole or not at all; NaN is refused because JSON has none."""
+def save_json(path: Path, content: Any, indent: int | None = 2) -> Path:
+    """Write `content` as JSON, whole or not at all; NaN is refused because JSON has none. `indent` None: on one line."""
+    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
     with write_whole(path) as partial:
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        partial.write_text(text + "\n", encoding="utf-8")
     return Path(path)
 
 
@@ -53,7 +54,9 @@ def load_json(path: Path) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); delete it and run the stage that wrote it again") from error
+        raise ValueError(
+            f"{path}: not valid JSON ({error}); delete it and run the stage that wrote it again"
+        ) from error
 
 
 def replace_folder(new: Path, target: Path) -> None:

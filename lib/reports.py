@@ -63,7 +63,7 @@ def build_report(
         refuse_repeated_figures(made)
         write_pages(folder, run, made, metrics, record)
         for name, content in (("metrics.json", metrics), ("run.json", record)):
-            paths.save_json(folder / name, mask_values(content, private))
+            paths.save_json(folder / name, mask_values(content, private), indent=None if name == "metrics.json" else 2)
         refuse_private_paths(folder, run, private_roots)
         paths.replace_folder(folder, target)
     return target

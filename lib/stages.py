@@ -139,14 +139,15 @@ def peak_memory_mb() -> int:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch, and ask torch for deterministic algorithms."""
+    """Seed Python, NumPy and, where it is loaded, torch, and ask torch for deterministic algorithms."""
     import random
 
     import numpy as np
-    import torch
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    if "torch" in sys.modules:  # loading it takes seconds, and a notebook without it draws nothing from it
+        torch = sys.modules["torch"]
+        torch.manual_seed(seed)
+        torch.use_deterministic_algorithms(True, warn_only=True)
