@@ -8,6 +8,7 @@ the same, errors are those of random weights, and the tables say so.
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import json
 import math
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from tqdm import tqdm
 
 from lib import paths
 from lib.audio import RATE_HZ, read_waveform
@@ -181,64 +183,63 @@ def run_stage(engine: Engine, work: Work) -> None:
         fill_store(Path(folder), work, engine)
 
 
-def measure_errors(engine: Engine, waveforms: np.ndarray, exact: dict[str, np.ndarray]) -> dict[str, float]:
-    """Largest and root-mean-square difference from torch in float32, relative to the largest and to the RMS value."""
-    parts = [engine.run(waveforms[k : k + engine.batch]) for k in range(0, len(waveforms), engine.batch)]
+def measure_errors(found: dict[str, np.ndarray], exact: dict[str, np.ndarray]) -> dict[str, float]:
+    """Largest difference from torch in float32, and the root mean square of it over that of the values."""
     errors = {}
     for name in ("frames", "layers"):
-        found, true = np.concatenate([part[name] for part in parts]), exact[name]
-        errors[f"{name}_max"] = float(np.abs(found - true).max())
-        errors[f"{name}_rms"] = float(np.sqrt(np.mean((found - true) ** 2) / np.mean(true**2)))
+        errors[f"{name}_max"] = float(np.abs(found[name] - exact[name]).max())
+        errors[f"{name}_rms"] = float(np.sqrt(np.mean((found[name] - exact[name]) ** 2) / np.mean(exact[name] ** 2)))
     return errors
 
 
 def measure_engines(encoder: Encoder, work: Work, tries: int) -> list[dict[str, Any]]:
-    """One record an engine: seconds a window bare and for the whole stage, ratios to the paper's loop, errors."""
+    """One record an engine: seconds a window bare and for the whole stage, ratios to the paper's loop, errors.
+
+    The rounds go through all of them in turn, so that what else the machine does falls on all alike.
+    """
     waveforms = np.concatenate(
         list(waveform_batches(work.windows, work.clips, work.roots, SAMPLES, [len(work.windows)]))
     )
-    count = len(waveforms)
-    with torch_threads(cores()):
-        loop_s = best_of(tries, lambda: paper_loop(encoder, work)) / count
-        rows = [{"engine": "the paper's loop", "precision": "float32", "streams": 1, "batch": 1, "stage_s": loop_s}]
-        if peer := transformers_loop(waveforms):
-            peer()
-            rows.append({"engine": "transformers, one window a call", "precision": "float32", "streams": 1, "batch": 1})
-            rows[-1]["bare_s"] = best_of(tries, peer) / count
-    few = waveforms[: min(16, count)]
-    reference = load_engine(encoder, "emission", streams=1, batch=1)
-    exact = [reference.run(few[k : k + 1]) for k in range(len(few))]
-    exact = {name: np.concatenate([part[name] for part in exact]) for name in exact[0]}
+    rows, jobs = [], []  # a job: its row, what it measures, and the work
+    loop: dict[str, Any] = {"engine": "the paper's loop", "precision": "float32", "streams": 1, "batch": 1}
+    rows.append(loop)
+    jobs.append((loop, "stage_s", lambda: paper_loop(encoder, work)))
+    if peer := transformers_loop(waveforms):
+        rows.append({**loop, "engine": "transformers, one window a call"})
+        jobs.append((rows[-1], "bare_s", peer))
+    few = waveforms[: min(16, len(waveforms))]
+    exact = run_all(load_engine(encoder, "emission", streams=1, batch=1), few)
     for library, precision, streams, batch in ENGINES:
-        row: dict[str, Any] = {"engine": library, "precision": precision, "streams": streams or cores(), "batch": batch}
+        row = {"engine": library, "precision": precision, "streams": streams or cores(), "batch": batch}
+        rows.append(row)
         if missing := missing_package(library, precision):
-            rows.append({**row, "note": f"{missing} is not installed"})
+            row["note"] = f"{missing} is not installed"
             continue
         options = {"streams": streams, "batch": batch, "calibration": work.calibration}
         engine = load_engine(encoder, "emission", Choice(library, precision, "local", "bench"), **options)
-        run_bare(engine, waveforms[: 2 * batch * engine.streams])  # so that nothing is compiled while the clock runs
-        row["bare_s"] = best_of(tries, lambda engine=engine: run_bare(engine, waveforms)) / count
-        row["stage_s"] = best_of(tries, lambda engine=engine: run_stage(engine, work)) / count
-        row |= measure_errors(engine, few, exact)
-        rows.append(row)
-        show_row(row, loop_s)
-        del engine
+        row |= measure_errors(run_all(engine, few), exact)
+        jobs.append((row, "bare_s", lambda engine=engine: run_bare(engine, waveforms)))
+        jobs.append((row, "stage_s", lambda engine=engine: run_stage(engine, work)))
+    for turn in range(tries):
+        for row, name, job in jobs:
+            with torch_threads(cores()):
+                row[name] = min(row.get(name, math.inf), best_of(1, job) / len(waveforms))
+        print(f"  round {turn + 1} of {tries}, load {os.getloadavg()[0]:.1f}", flush=True)
     for row in rows:
         row |= {
-            f"{name}_ratio": round(loop_s / row[f"{name}_s"], 2) for name in ("bare", "stage") if f"{name}_s" in row
+            f"{name}_ratio": round(loop["stage_s"] / row[f"{name}_s"], 2)
+            for name in ("bare", "stage")
+            if f"{name}_s" in row
         }
         if "bare_s" in row and "stage_s" in row:
             row["stage_over_bare"] = round(row["stage_s"] / row["bare_s"], 3)
     return rows
 
 
-def show_row(row: dict[str, Any], loop_s: float) -> None:
-    """A line of progress: such a bench takes minutes."""
-    print(
-        f"  {row['engine']} {row['precision']}, {row['streams']} x {row['batch']}: bare {loop_s / row['bare_s']:.2f}, "
-        f"stage {loop_s / row['stage_s']:.2f}, layers off by {row['layers_rms']:.1e}",
-        flush=True,
-    )
+def run_all(engine: Engine, waveforms: np.ndarray) -> dict[str, np.ndarray]:
+    """What an engine gives for all waveforms, batch by batch."""
+    parts = [engine.run(waveforms[k : k + engine.batch]) for k in range(0, len(waveforms), engine.batch)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def measure_probes(encoder: Encoder, work: Work) -> list[dict[str, Any]]:
@@ -388,14 +389,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lib.bench", description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", type=Path, default=Path(corpora) / "speechocean762" if corpora else None,
                         help="speechocean762's folder (default: that of CORPORA, else synthetic voices)")  # fmt: skip
-    parser.add_argument("--windows", type=int, default=96, help="windows for the full-size encoder")
+    parser.add_argument("--windows", type=int, default=48, help="windows for the full-size encoder")
     parser.add_argument("--probes", type=int, default=600, help="windows for the probes' UAR by precision; 0 = none")
-    parser.add_argument("--tries", type=int, default=2, help="the fastest of so many tries counts")
+    parser.add_argument("--tries", type=int, default=3, help="the fastest of so many tries counts")
     parser.add_argument("--quick", action="store_true", help="no growth, no probes, no Ray")
     parser.add_argument("--grow", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=paths.REPORTS / "bench.json", help="where the numbers go")
     asked = parser.parse_args(arguments)
-    os.environ["TQDM_DISABLE"] = "1"
+    tqdm.__init__ = functools.partialmethod(tqdm.__init__, disable=True)  # bars would be drawn into the tables
     if asked.grow:
         print(json.dumps(grow_once(asked.corpus, asked.grow)))
         return 0

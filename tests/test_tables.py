@@ -60,9 +60,14 @@ def test_empty_tables_are_valid(kind, tmp_path):
 def test_a_writer_that_fails_leaves_the_old_file(tmp_path):
     target = tmp_path / "a.json"
     paths.save_json(target, {"good": 1})
-    with pytest.raises(RuntimeError), paths.write_whole(target) as partial:
-        partial.write_text("half")
-        raise RuntimeError
+
+    def write_half():
+        with paths.write_whole(target) as partial:
+            partial.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert paths.load_json(target) == {"good": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
