@@ -422,10 +422,12 @@ def run_bench(asked: argparse.Namespace) -> dict[str, Any]:
         assert sum(batch_sizes(len(work.windows), 4)) == asked.windows
         found = {"about": about, "full_size": measure_engines(encoder, work, asked.tries)}
         many, _ = make_work(asked.corpus, Path(folder) / "many", 1000)
+        paths.save_json(asked.out, found)  # what a later part cannot lose
         found["small"] = measure_small(many, asked.tries)
         if not asked.quick:
-            found["growth"] = measure_growth(asked.corpus, GROWTH)
             found["ray"] = measure_ray(many)
+            found["growth"] = measure_growth(asked.corpus, GROWTH)
+            paths.save_json(asked.out, found)
             if asked.probes and asked.corpus:
                 found["probes"] = measure_probes(
                     encoder, make_work(asked.corpus, Path(folder) / "probes", asked.probes)[0]
