@@ -56,6 +56,14 @@ function compareValues(a, b) {
   return String(a).localeCompare(String(b), "en", { numeric: true });
 }
 
+// A box that holds more than it shows gets a frame, so that one sees where to scroll.
+function frameBoxes() {
+  document.querySelectorAll(".table-box").forEach((box) => {
+    const more = box.scrollWidth > box.clientWidth + 1 || box.scrollHeight > box.clientHeight + 1;
+    box.classList.toggle("scrolls", more);
+  });
+}
+
 function sortTable(table, column, descending) {
   const body = table.tBodies[0];
   const rows = [...body.rows].map((row) => [valueOf(row, column), row]);
@@ -117,3 +125,5 @@ showPlace();
 startFolding();
 startSorting();
 startChoice();
+frameBoxes();
+addEventListener("resize", frameBoxes);
