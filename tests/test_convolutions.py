@@ -24,7 +24,9 @@ def test_fast_form_rounds_no_worse_than_autocast(kind):
             out = network(features).float()
         (out * torch.linspace(-1, 1, out.shape[1])).sum().backward()
         found[form] = out.detach(), [parameter.grad.flatten() for parameter in network.parameters()]
-    torch.testing.assert_close(found["fast"][0], found["fp32"][0], atol=0.05, rtol=0.05)
+    exact = found["fp32"][0]
+    apart = {form: (found[form][0] - exact).square().mean().sqrt() / exact.std() for form in ("autocast", "fast")}
+    assert apart["fast"] < max(0.02, 1.5 * apart["autocast"])  # relative RMS: single values depend on the threads
     for exact, autocast, fast in zip(*(found[form][1] for form in ("fp32", "autocast", "fast"))):
         alike = [torch.nn.functional.cosine_similarity(exact, other, dim=0) for other in (autocast, fast)]
         assert alike[1] > max(0.85, alike[0] - 0.05)

@@ -10,6 +10,7 @@ import nbformat
 import pytest
 from chain_runner import places_of, small_parameters
 from lab_server import running_lab
+from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from lib import config, paths
@@ -34,7 +35,7 @@ def lab(first, folders, tmp_path_factory):
     """Address of JupyterLab on a folder with the six notebooks, their parameters those of the small demo run."""
     folder = tmp_path_factory.mktemp("lab")
     for name, parameters in small_parameters().items():
-        notebook = nbformat.read(paths.NOTEBOOKS / f"{name}.ipynb", as_version=4)
+        notebook = load_notebook_node(str(paths.NOTEBOOKS / f"{name}.ipynb"))
         nbformat.write(parameterize_notebook(notebook, parameters), folder / f"{name}.ipynb")
     with running_lab(folder, places_of(folders)) as address:
         yield address
