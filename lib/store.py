@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import functools
 import json
+import mmap
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,10 @@ from lib.stages import file_checksum
 
 DESCRIPTION = "store.json"
 DTYPES = {"F16": "<f2", "F32": "<f4", "I64": "<i8", "I32": "<i4"}  # safetensors' names of what a shard may hold
-MAPS = 64  # shards kept open at once: each takes a file handle, of which a process has about a thousand
+MAPS = 256  # shards kept open at once: each takes a file handle, of which a process has about a thousand
+LET_GO = (
+    64_000_000  # bytes read (as float32) before the maps are closed: what they have read counts as this process' memory
+)
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
@@ -93,7 +98,7 @@ def finish_store(folder: Path, shards: int, extra: dict[str, Any] | None = None)
     for shard in range(shards):
         path = shard_path(folder, shard)
         header = read_header(path)
-        ids, _ = shard_facts(path)
+        ids, _ = shard_facts(path, header)
         frames.append(pd.DataFrame({"window_id": ids, "shard": shard, "row": np.arange(len(ids))}))
         shapes = {
             name: [entry["dtype"], entry["shape"][1:]] for name, entry in header.items() if name != "__metadata__"
@@ -132,10 +137,10 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
-def shard_facts(path: Path) -> tuple[list[str], str]:
-    """Window ids of a shard and what made it; ValueError when the file is no shard of ours."""
+def shard_facts(path: Path, header: dict[str, Any] | None = None) -> tuple[list[str], str]:
+    """Window ids of a shard and what made it; ValueError when the file is no shard of ours. `header`: None = read it."""
     try:
-        facts = json.loads(read_header(path)["__metadata__"]["store"])
+        facts = json.loads((header or read_header(path))["__metadata__"]["store"])
         return facts["window_ids"], facts["made"]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: no shard of a store (no {error}); delete it and run the stage again") from error
@@ -143,14 +148,34 @@ def shard_facts(path: Path) -> tuple[list[str], str]:
 
 def map_tensor(path: Path, name: str) -> np.ndarray:
     """Memory map of one tensor of a shard, read-only."""
-    header = read_header(path)
+    return find_tensor(path, read_header(path), name).map()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one tensor lies: all that a map needs, so that a shard's header is parsed once and not at every read."""
+
+    path: Path
+    dtype: str
+    offset: int
+    shape: tuple[int, ...]
+
+    def map(self) -> np.ndarray:
+        """Memory map of the tensor, read-only; NumPy's own `memmap` does the same in twice the time."""
+        with open(self.path, "rb") as stream:
+            content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.ndarray(self.shape, self.dtype, content, self.offset)
+
+
+def find_tensor(path: Path, header: dict[str, Any], name: str) -> Place:
+    """Place of one tensor of a shard; ValueError naming those there are, or the types that can be read."""
     if name not in header or name == "__metadata__":
         raise ValueError(f"{path}: no tensor '{name}' in it, there are {sorted(set(header) - {'__metadata__'})}")
     entry = header[name]
     if entry["dtype"] not in DTYPES:
         raise ValueError(f"{path}: tensor '{name}' is stored as {entry['dtype']}, known are {list(DTYPES)}")
     offset = int(header["__metadata__"]["data_starts"]) + entry["data_offsets"][0]
-    return np.memmap(path, DTYPES[entry["dtype"]], mode="r", offset=offset, shape=tuple(entry["shape"]))
+    return Place(path, DTYPES[entry["dtype"]], offset, tuple(entry["shape"]))
 
 
 class Store:
@@ -163,6 +188,7 @@ class Store:
         self.description = paths.load_json(self.folder / DESCRIPTION)
         self.index = tables.load_table(self.folder / "index.parquet", "index")
         self._position = pd.Series(np.arange(len(self.index)), index=self.index["window_id"])
+        self._places: list[dict[str, Place]] = []  # of each shard, by tensor
         self.verify(checksums)
 
     def verify(self, checksums: bool = False) -> None:
@@ -174,16 +200,16 @@ class Store:
                 f"{self.folder}: index and description part ({len(self.index)} and {self.description['windows']} "
                 f"windows, {len(listed)} and {len(names)} shards); run the stage again"
             )
-        for shard, name in enumerate(names):
-            self._verify_shard(self.folder / name, listed[shard])
+        self._places = [self._verify_shard(self.folder / name, listed[shard]) for shard, name in enumerate(names)]
+        for name in names:
             if checksums and file_checksum(self.folder / name) != self.description["sha256"][name]:
                 raise ValueError(
                     f"{self.folder / name}: its bytes have changed since it was written; delete it, run the stage again"
                 )
 
-    def _verify_shard(self, path: Path, listed: list[str]) -> None:
+    def _verify_shard(self, path: Path, listed: list[str]) -> dict[str, Place]:
         header = read_header(path)
-        ids, _ = shard_facts(path)
+        ids, _ = shard_facts(path, header)
         if ids != listed:
             raise ValueError(
                 f"{path}: {len(ids)} windows, the index has {len(listed)}, or others; delete it, run the stage again"
@@ -194,6 +220,7 @@ class Store:
                 raise ValueError(
                     f"{path}: tensor '{tensor}' is {found['dtype']} {found['shape']}, not {dtype} {[len(ids), *shape]}"
                 )
+        return {tensor: find_tensor(path, header, tensor) for tensor in self.description["tensors"]}
 
     def __len__(self) -> int:
         return len(self.index)
@@ -218,20 +245,22 @@ class Store:
                 f"{self.folder}: {len(missing)} windows have no embedding, e.g. {missing[0]}; run 03_embed again"
             )
         where = self.index.iloc[position.to_numpy(dtype=np.int64)]
-        shards = [self.folder / shard for shard in sorted(self.description["sha256"])]
         shape = tuple(self.description["tensors"][name][1])
-        return Features(shards, name, shape, where["shard"].to_numpy(), where["row"].to_numpy())
+        places = [shard[name] for shard in self._places]
+        return Features(places, shape, where["shard"].to_numpy(), where["row"].to_numpy())
 
 
 class Features:
     """Rows of one tensor, spread over shards: `features[rows]` gives float32 (len(rows), ...); `len` gives the rows.
 
-    `rows` is one number, a slice, or an array of numbers or booleans. At most `MAPS` shards are open at a time.
+    `rows` is one number, a slice, or an array of numbers or booleans. At most `MAPS` shards are open at a time, and all
+    are closed after every `LET_GO` bytes, so that an epoch's memory does not grow with the store. Opening one anew costs
+    little: its header was parsed when the store was opened.
     """
 
-    def __init__(self, shards: list[Path], name: str, shape: tuple[int, ...], shard: np.ndarray, row: np.ndarray):
+    def __init__(self, places: list[Place], shape: tuple[int, ...], shard: np.ndarray, row: np.ndarray):
         self._shard, self._row, self._shape = shard, row, shape
-        self._map = functools.lru_cache(MAPS)(lambda number: map_tensor(shards[number], name))
+        self._map, self._read = functools.lru_cache(MAPS)(lambda number: places[number].map()), 0
 
     def __len__(self) -> int:
         return len(self._row)
@@ -251,6 +280,10 @@ class Features:
         for number in np.unique(shard):
             here = np.flatnonzero(shard == number)
             out[here] = self._map(int(number))[self._row[rows[here]]]
+        self._read += out.nbytes
+        if self._read > LET_GO:
+            self._map.cache_clear()
+            self._read = 0
         return out
 
     def all(self) -> np.ndarray:

@@ -1,10 +1,12 @@
 import json
+import mmap
 import resource
 
 import numpy as np
 import pytest
 from safetensors import safe_open
 
+from lib import store as store_module
 from lib.store import (
     MAPS,
     Store,
@@ -62,7 +64,7 @@ def test_reading_a_row_maps_the_file_and_does_not_load_it(tmp_path):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert features[0].sum() == 5 * width
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # kB, of 80 MB on disk
-    assert isinstance(map_tensor(shard_path(tmp_path, 0), "frames"), np.memmap)
+    assert isinstance(map_tensor(shard_path(tmp_path, 0), "frames").base, mmap.mmap)
 
 
 def test_more_shards_than_a_process_may_open_are_read(tmp_path):
@@ -76,6 +78,19 @@ def test_more_shards_than_a_process_may_open_are_read(tmp_path):
         assert features.all()[:, 0, 0].tolist() == list(range(len(ids)))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_each_header_is_parsed_once_however_rows_are_drawn(tmp_path, monkeypatch):
+    ids = [f"w{k}" for k in range(200)]
+    make_store(tmp_path, ids=ids, size=2)
+    parsed = []
+    monkeypatch.setattr(store_module, "MAPS", 8)  # far fewer than there are shards: maps come and go
+    monkeypatch.setattr(store_module, "read_header", lambda path: parsed.append(path.name) or read_header(path))
+    features = Store(tmp_path).features("frames", ids)
+    order = np.random.default_rng(0).permutation(200)
+    found = [features[order[first : first + 10]][:, 0, 0] for first in range(0, 200, 10)]
+    assert np.array_equal(np.concatenate(found), order)
+    assert sorted(parsed) == [shard_path(tmp_path, shard).name for shard in range(100)]
 
 
 def test_the_files_are_plain_safetensors(tmp_path):
