@@ -6,6 +6,7 @@ Every representation, ours and what one would otherwise reach for, goes through 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ from torch import nn
 from tqdm import tqdm
 
 from lib.paths import write_whole
+from lib.stages import fingerprint_of
+from lib.store import Store
+from lib.tasks import Task, assign_targets
 from lib.units import RATE_HZ, RECEPTIVE, mfcc, track_pitch, with_deltas
 from lib.views import read_speech, read_utterances
 
@@ -203,9 +207,9 @@ def predict_folds(
 def score_uar(
     labels: np.ndarray, predicted: np.ndarray, speakers: np.ndarray, draws: int = 2000, seed: int = 0
 ) -> dict[str, float]:
-    """Unweighted average recall of 0/1 labels with a 95 % interval from a bootstrap over speakers: uar, low, high, n, speakers."""
+    """Unweighted average recall of labels 0 to C - 1 with a 95 % interval from a bootstrap over speakers: uar, low, high, n, speakers."""
     names, places = np.unique(speakers, return_inverse=True)
-    counts = np.zeros((len(names), 2, 2))  # speaker, class, (all, right)
+    counts = np.zeros((len(names), int(labels.max()) + 1, 2))  # speaker, class, (all, right)
     np.add.at(counts, (places, labels, 0), 1)
     np.add.at(counts, (places, labels, 1), labels == predicted)
 
@@ -280,6 +284,71 @@ def best_scores(scores: pd.DataFrame) -> pd.DataFrame:
     return best.sort_values(["task", "uar"], ascending=[True, False], ignore_index=True)
 
 
+# --------------------------------------------------------------------------------------------------------- layers of a store
+
+
+def study_layers(
+    store: Store,
+    windows: pd.DataFrame,
+    clips: pd.DataFrame,
+    tasks: list[Task],
+    encoder: str,
+    seed: int,
+    most: int = 1500,
+) -> pd.DataFrame:
+    """UAR of the logistic probe on a store's clips, by task and stage ("conv", "layer 0" ...), speakers kept apart in folds.
+
+    A clip is the mean of its windows; of each task at most `most` clips are drawn; a class of one speaker is left out, and a
+    task without two classes. Mean pitch stands beside the stages, and
+    the majority, which says the same of everyone. Columns as of `score_representations`; kept beside the store's shards.
+    """
+    kept = (
+        Path(store.folder) / f"layers-{fingerprint_of(encoder, seed, most, [asdict(task) for task in tasks])}.parquet"
+    )
+    if kept.exists():
+        return pd.read_parquet(kept)
+    scores = []
+    for task in tasks:
+        targets = assign_targets(clips, task)
+        drawn = clips.assign(target=targets)[targets.notna() & clips.clip_id.isin(windows.clip_id)]
+        drawn = drawn.sample(min(most, len(drawn)), random_state=seed)
+        enough = drawn.groupby("target").speaker_id.nunique().loc[lambda count: count > 1]
+        if len(enough) < 2:
+            continue
+        drawn = drawn[drawn.target.isin(enough.index)]
+        labels, speakers = enough.index.get_indexer(drawn.target), drawn.speaker_id.to_numpy()
+        folds = int(min(5, enough.min()))
+        stages = {"majority": np.zeros((len(drawn), 1))} | average_stages(store, windows, drawn.clip_id, encoder)
+        for name, values in tqdm(stages.items(), desc=f"layers, {task.name}"):
+            kind = name if name == "majority" else "logistic"
+            predicted = predict_folds(values, labels, speakers, kind, folds, seed)
+            score = score_uar(labels, predicted, speakers, seed=seed)
+            scores.append({"feature": name, "task": task.name, "probe": kind, **score})
+    table = pd.DataFrame(scores, columns=["feature", "task", "probe", "uar", "low", "high", "n", "speakers"])
+    with write_whole(kept) as partial:
+        table.to_parquet(partial, index=False)
+    return table
+
+
+def average_stages(store: Store, windows: pd.DataFrame, clip_ids: pd.Series, encoder: str) -> dict[str, np.ndarray]:
+    """Time averages of every stage that a store holds, one row a clip: "mean F0" (n, 1), "encoder | layer 0" (n, D) ..."""
+    rows = windows[windows.clip_id.isin(clip_ids)]
+    place = pd.Index(clip_ids).get_indexer(rows.clip_id)
+    counts = np.bincount(place, minlength=len(clip_ids))
+
+    def by_clip(tensor: str) -> np.ndarray:
+        values = np.nan_to_num(store.features(tensor, rows.window_id).all())
+        sums = np.zeros((len(clip_ids), *values.shape[1:]))
+        np.add.at(sums, place, values)
+        return sums / counts.reshape(-1, *[1] * (values.ndim - 1))
+
+    found = {"mean F0": by_clip("acoustics")[:, :1]} if "acoustics" in store.description["tensors"] else {}
+    if "conv" in store.description["tensors"]:
+        found[f"{encoder} | conv"] = by_clip("conv")
+    layers = by_clip("layers")
+    return found | {f"{encoder} | layer {k}": layers[:, k] for k in range(layers.shape[1])}
+
+
 # ------------------------------------------------------------------------------------------------------------------- figures
 
 
@@ -288,17 +357,19 @@ def plot_layers(scores: pd.DataFrame, task: str, ax=None):
     import matplotlib.pyplot as plt
 
     ax = ax or plt.subplots(figsize=(6, 3.5))[1]
-    chosen = scores[(scores.task == task) & scores.feature.str.contains(" | ", regex=False)]
-    chosen = chosen[~chosen.feature.str.endswith("mean+std")]
+    known = scores[scores.task == task]
+    chosen = known[known.feature.str.contains(" | ", regex=False) & ~known.feature.str.endswith("mean+std")]
+    others = known[~known.feature.str.contains(" | ", regex=False)].groupby("feature", sort=False).uar.max()
     parts = chosen.feature.str.split(" | ", regex=False, expand=True)
     chosen = chosen.assign(encoder=parts[0], stage=parts[1])
     chosen = chosen.loc[chosen.groupby(["encoder", "stage"], sort=False).uar.idxmax()]
     for colour, (name, rows) in zip((BLUE, ORANGE, "#009E73", "#CC79A7"), chosen.groupby("encoder", sort=False)):
         bars = np.abs(rows[["low", "high"]].to_numpy().T - rows.uar.to_numpy())
         ax.errorbar(rows.stage, rows.uar, bars, marker="o", capsize=3, color=colour, label=name)
-    ax.axhline(0.5, color="grey", linestyle=":", label="chance")
+    for (name, uar), style in zip(others.items(), (":", "--", "-.", (0, (5, 1)), (0, (1, 3)), (0, (3, 5)))):
+        ax.axhline(uar, color="grey", linestyle=style, linewidth=1.2, label=name)
     ax.set(
-        title=f"{task}, by stage of the encoder", xlabel="stage", ylabel="UAR (better probe of two)", ylim=(0.4, 1.0)
+        title=f"{task}, by stage", xlabel="stage of the encoder", ylabel="UAR", ylim=(min(0.4, others.min() - 0.1), 1.0)
     )
     ax.tick_params(axis="x", rotation=30)
     ax.legend(frameon=False)
@@ -310,8 +381,10 @@ def plot_all_layers(scores: pd.DataFrame):
     import matplotlib.pyplot as plt
 
     tasks = list(dict.fromkeys(scores.task))
-    figure, axes = plt.subplots(1, len(tasks), figsize=(4.2 * len(tasks), 3.8), sharey=True, squeeze=False)
-    for ax, task in zip(axes[0], tasks, strict=True):
+    figure, axes = plt.subplots(1, len(tasks) or 1, figsize=(3.9 * (len(tasks) or 1), 3.8), sharey=True, squeeze=False)
+    if not tasks:
+        axes[0, 0].set(title="No task has two classes of two speakers")
+    for ax, task in zip(axes[0], tasks):
         plot_layers(scores, task, ax)
     return figure
 

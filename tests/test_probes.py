@@ -150,3 +150,58 @@ def test_only_adults_of_known_gender_are_taken():
         "age_years": pd.array([30, None, 40, None], dtype="Int64"), "age_decade": pd.array([None, 20, None, 10], dtype="Int64"),
     })  # fmt: skip
     assert probes.known_adults(clips, "/corpus").path.tolist() == ["/corpus/a", "/corpus/b"]
+
+
+@pytest.fixture
+def layered(tmp_path, table):
+    """A store of two windows a clip whose layer 1 tells gender and whose layer 0 tells nothing; its windows and clips."""
+    from lib.store import Store, finish_store, save_shard
+
+    clips = table.assign(
+        clip_id=[f"clip-{row}" for row in table.index], age_decade=pd.array([pd.NA] * len(table), dtype="Int16")
+    )
+    windows = pd.DataFrame({"clip_id": np.repeat(clips.clip_id, 2)}).reset_index(drop=True)
+    windows["window_id"] = [f"window-{row}" for row in windows.index]
+    rng = np.random.default_rng(0)
+    female = np.repeat(clips.gender == "female", 2).to_numpy()
+    layers = rng.normal(0, 1, (len(windows), 2, 4)).astype(np.float32)
+    layers[:, 1, 0] += 5 * female
+    acoustics = np.where(rng.random((len(windows), 1)) < 0.1, np.nan, 200).astype(np.float32)
+    tensors = {"layers": layers, "conv": layers[:, 0], "acoustics": acoustics}
+    save_shard(tmp_path, 0, windows.window_id.tolist(), tensors)
+    finish_store(tmp_path, 1)
+    return Store(tmp_path), windows, clips
+
+
+def test_the_layer_that_knows_is_found_and_kept_beside_the_shards(layered):
+    from lib.tasks import Task
+
+    store, windows, clips = layered
+    tasks = [Task("gender", ["male", "female"]), Task("age", ["child", "adult"], [16])]
+    scores = probes.study_layers(store, windows, clips, tasks, "net", seed=0)
+    uar = scores.set_index(["task", "feature"]).uar
+    assert uar["gender", "net | layer 1"] > 0.95
+    assert uar["gender", "net | layer 0"] < 0.7
+    assert uar["age", "net | layer 1"] < 0.7
+    assert uar["gender", "majority"] == 0.5 and "mean F0" in uar["gender"].index
+    again = probes.study_layers(store, windows.iloc[:0], clips, tasks, "net", seed=0)
+    pd.testing.assert_frame_equal(again, scores)
+
+
+def test_a_task_without_two_classes_of_two_speakers_is_left_out_of_the_layers(layered):
+    from lib.tasks import Task
+
+    store, windows, clips = layered
+    one_child = clips.age_years.where((clips.age_years > 16) | (clips.speaker_id == "0"), 30)
+    scores = probes.study_layers(store, windows, clips.assign(age_years=one_child), [Task("age", ["child", "adult"], [16])], "net", 0)  # fmt: skip
+    assert scores.empty
+    assert "No task" in probes.plot_all_layers(scores).axes[0].get_title()
+
+
+def test_clips_are_means_of_their_windows_in_the_order_asked(layered):
+    store, windows, clips = layered
+    asked = clips.clip_id.iloc[[7, 3]]
+    found = probes.average_stages(store, windows, asked, "net")
+    layers = store.features("layers", windows.window_id).all()
+    wanted = [layers[(windows.clip_id == clip).to_numpy(), 1].mean(0) for clip in asked]
+    np.testing.assert_allclose(found["net | layer 1"], wanted, rtol=1e-5)
