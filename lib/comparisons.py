@@ -14,18 +14,34 @@ from lib.display import format_value
 
 
 def compare_scores(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row a task and metric, each run by its main model: {task, metric, kind, by_run}."""
+    """One row a task and fact or metric, each run by its main model: {task, metric, kind, by_run}; a run without the
+    task is missing from `by_run`."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def put(run: dict[str, Any], task: str, key: str, metric: str, kind: str, value: Any) -> None:
+        row = rows.setdefault((task, key), {"task": task, "metric": metric, "kind": kind, "by_run": {}})
+        row["by_run"][run["name"]] = value
+
     for run in runs:
+        heads = {head["name"]: head for head in run["headlines"]}
         for table in headlines.make_tables(run["metrics"]):
-            main = next((row for row in table["rows"] if row["main"]), None)
-            for column in table["columns"] if main else []:
-                key = (table["name"], column["metric"])
-                row = rows.setdefault(
-                    key, {"task": key[0], "metric": column["name"], "kind": column["kind"], "by_run": {}}
+            main, head = next((row for row in table["rows"] if row["main"]), None), heads.get(table["name"])
+            if main is None:
+                continue
+            put(run, table["name"], "model", "model", "text", main["model"])
+            if head:
+                put(run, table["name"], "classes", "classes", "text", " / ".join(head["classes"]))
+                tested = (
+                    f"{head['score']['n'] or 0:,.0f} {table['unit']} of {head['score']['speakers'] or 0:,.0f} speakers"
                 )
-                row["by_run"][run["name"]] = main["scores"][column["metric"]]
-    return sorted(rows.values(), key=lambda row: list(dict.fromkeys(key[0] for key in rows)).index(row["task"]))
+                put(run, table["name"], "tested", "tested on", "text", tested)
+            for column in sorted(table["columns"], key=lambda column: column["metric"] != "uar"):
+                value = main["scores"][column["metric"]]
+                put(run, table["name"], column["metric"], column["name"], column["kind"], value)
+            for one in head["baselines"] if head else []:
+                put(run, table["name"], one["name"], f"{head['short']} of {one['name']}", "share", one)
+    tasks = list(dict.fromkeys(task for task, _ in rows))
+    return sorted(rows.values(), key=lambda row: tasks.index(row["task"]))
 
 
 def compare_parameters(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -46,7 +62,7 @@ def collect_answers(predictions: pd.DataFrame, level: str = "clip") -> list[dict
 
     `predictions`: the predictions table; of several networks the first is taken, of several seeds the smallest.
     """
-    from lib.figures import is_baseline
+    from lib.records import is_baseline
     from lib.scores import aggregate_predictions
 
     rows = predictions[(predictions["split"] == "test") & (predictions["protocol"] != "paper")]

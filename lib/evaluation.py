@@ -12,7 +12,7 @@ from lib import paths
 from lib.baselines import fit_baselines, fit_constant_age
 from lib.bootstrap import bootstrap_speakers
 from lib.experiments import KEYS, ask_checkpoint
-from lib.figures import is_baseline
+from lib.records import is_baseline
 from lib.scores import (
     LEVELS,
     aggregate_predictions,

@@ -251,7 +251,7 @@ def plot_trainings(history: pd.DataFrame, task: str, protocol: str) -> tuple[Any
     """
     import matplotlib.pyplot as plt
 
-    from lib.display import colours_for
+    from lib.style import colours_for
 
     rows = history[(history["task"] == task) & (history["protocol"] == protocol)]
     figure, axes = plt.subplots(1, 2, figsize=(7.5, 3.3))

@@ -1,96 +1,37 @@
-"""From tidy score records to what a reader is told: the main model, its numbers in words, tables, leaks and slices."""
+"""What a reader is told of score records: the headline in words, tables, confusion matrices, leaks and slices."""
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pandas as pd
 
-from lib.figures import is_baseline, metric_name
-from lib.scores import LEVELS, RECORD
+from lib.records import (
+    HEARD,
+    UNITS,
+    classes_of,
+    first_score,
+    is_baseline,
+    main_view,
+    metric_name,
+    model_name,
+    read_scores,
+    select_scores,
+    tasks_of,
+)
+from lib.scores import LEVELS
 
-UNITS = {"window": "windows", "clip": "clips", "speaker": "speakers"}
-HEARD = {
-    "speaker": "speakers never heard in training",
-    "official": "the corpus's own test part",
-    "paper": "random windows, speakers shared with training",
-}
+WHOSE = {"speaker": " of unseen speakers", "official": " of unseen speakers", "paper": " of speakers heard in training"}
 SHARES = ("accuracy", "uar", "macro_f1", "weighted_f1")  # shown for every task, where scored
 ERRORS = ("mae_years", "mace", "ece", "brier")  # shown where scored
 
-MODEL_NAMES = {"paper": "the paper's network", "attentive": "attentive network", "linear": "linear model",
-               "majority": "majority (a guess)"}  # fmt: skip
 
+def make_headlines(metrics: dict[str, Any], settings: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """One entry a task: the number, its interval, what baselines score, and all of it in words.
 
-def model_name(model: str) -> str:
-    """A model's name as pages show it; "<name>_layers" reads the time averages of all layers."""
-    stem = model.removesuffix("_layers")
-    return MODEL_NAMES.get(stem, stem) + (" on all layers" if stem != model else "")
-
-
-def read_scores(metrics: dict[str, Any]) -> pd.DataFrame:
-    """The records of `metrics["scores"]` with every standard column; what a record leaves out takes its usual value."""
-    usual = {"protocol": "speaker", "split": "test", "level": "clip", "subset": "all", "task": "", "model": ""}
-    scores = pd.DataFrame(metrics.get("scores") or [], columns=None)
-    for name in RECORD:
-        if name not in scores:
-            scores[name] = usual.get(name)
-    for name in ("value", "low", "high", "n", "speakers"):
-        scores[name] = pd.to_numeric(scores[name])
-    return scores.fillna({name: value for name, value in usual.items() if name not in ("task", "model")})
-
-
-def select_scores(scores: pd.DataFrame, **wanted: str) -> pd.DataFrame:
-    """Rows whose columns have the wanted values."""
-    for name, value in wanted.items():
-        scores = scores[scores[name] == value]
-    return scores
-
-
-def first_score(scores: pd.DataFrame, **wanted: str) -> dict[str, Any] | None:
-    """The first record that has the wanted values, None where nothing was scored; unknown numbers are None."""
-    rows = select_scores(scores, **wanted)
-    rows = rows[rows["value"].notna()]
-    if rows.empty:
-        return None
-    return {name: None if pd.isna(value) else value for name, value in rows.iloc[0].to_dict().items()}
-
-
-def main_view(metrics: dict[str, Any], scores: pd.DataFrame, task: str) -> dict[str, str] | None:
-    """Which model, protocol and level speak for a task: those that `metrics["headline"][task]` names, else the first
-    model that is no baseline, on speakers never heard, at the level of the confusion matrices (else by clip). None when
-    the task has no test score."""
-    rows = select_scores(scores, task=task, split="test", subset="all")
-    if rows.empty:
-        return None
-    chosen = dict((metrics.get("headline") or {}).get(task) or {})
-    protocols = [name for name in ("speaker", "official", "paper") if name in set(rows["protocol"])]
-    chosen.setdefault("protocol", protocols[0] if protocols else rows["protocol"].iloc[0])
-    rows = select_scores(rows, protocol=chosen["protocol"])
-    models = list(dict.fromkeys(rows["model"]))
-    chosen.setdefault("model", next((name for name in models if not is_baseline(name)), models[0] if models else ""))
-    counted = [entry.get("level") for entry in metrics.get("confusions") or [] if entry.get("task") == task]
-    levels = [name for name in (*counted[:1], "clip", "window", "speaker") if name in set(rows["level"])]
-    chosen.setdefault("level", levels[0] if levels else "clip")
-    return {"task": task, "split": "test", "subset": "all", **chosen}
-
-
-def classes_of(metrics: dict[str, Any], scores: pd.DataFrame, task: str) -> list[str]:
-    """The task's classes in their fixed order, as its confusion matrices or its F1 records name them."""
-    for confusion in metrics.get("confusions") or []:
-        if confusion.get("task") == task:
-            return list(confusion["classes"])
-    names = select_scores(scores, task=task)["metric"]
-    return list(dict.fromkeys(name[3:] for name in names if name.startswith("f1_")))
-
-
-def tasks_of(scores: pd.DataFrame) -> list[str]:
-    """Tasks in the order of their first record."""
-    return [task for task in dict.fromkeys(scores["task"]) if task]
-
-
-def make_headlines(metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    """One entry a task: the number, its interval, what a guess scores, and all of it in words."""
+    `settings`: the run file's section `run`, whose age bounds stand beside the classes; None = classes by name alone.
+    """
     scores, found = read_scores(metrics), []
     for task in tasks_of(scores):
         view = main_view(metrics, scores, task)
@@ -99,30 +40,59 @@ def make_headlines(metrics: dict[str, Any]) -> list[dict[str, Any]]:
         metric = "uar" if first_score(scores, **view, metric="uar") else "accuracy"
         score = first_score(scores, **view, metric=metric)
         if score is not None:
-            found.append(_headline(metrics, scores, view, metric, score))
+            found.append(_headline(metrics, scores, view, metric, score, settings or {}))
     return found
 
 
-def _headline(metrics: dict, scores: pd.DataFrame, view: dict, metric: str, score: dict) -> dict[str, Any]:
+def _headline(
+    metrics: dict, scores: pd.DataFrame, view: dict, metric: str, score: dict, settings: dict
+) -> dict[str, Any]:
     classes = classes_of(metrics, scores, view["task"])
-    majority = first_score(scores[scores["model"].map(is_baseline)], **{**view, "model": "majority"}, metric=metric)
-    guess = majority["value"] if majority else (1 / len(classes) if metric == "uar" and classes else None)
-    short = "UAR" if metric == "uar" else metric_name(metric)
-    label = "balanced accuracy (UAR)" if metric == "uar" else metric_name(metric)
+    beside = _baselines(scores, view, metric)
+    guess = beside.get("majority", {}).get("value") or (1 / len(classes) if metric == "uar" and classes else None)
     name = view["task"].replace("_", " ").capitalize()
-    heard = HEARD.get(view["protocol"], view["protocol"])
-    size = (
-        f"{int(score['n']):,} {UNITS.get(view['level'], view['level'])}" if score["n"] else "all " + view["level"] + "s"
-    )
-    speakers = f" of {int(score['speakers']):,} speakers" if score["speakers"] and view["level"] != "speaker" else ""
+    label = "balanced accuracy (UAR)" if metric == "uar" else metric_name(metric)
     spread = f", interval {_percent(score['low'])} to {_percent(score['high'])}" if score["low"] is not None else ""
     return {
-        "task": view["task"], "name": name, "classes": classes, "score": score, "guess": guess, "view": view,
-        "label": label, "short": short, "verdict": _verdict(score, guess),
-        "words": _words(score, guess, classes, metric, UNITS.get(view["level"], view["level"])),
-        "basis": f"Model: {model_name(view['model'])}; scored on {size}{speakers}; {heard}." + _seeds(scores, view, score),
+        "task": view["task"], "name": name, "classes": describe_classes(classes, settings), "score": score, "guess": guess,
+        "view": view, "label": label, "short": "UAR" if metric == "uar" else metric_name(metric),
+        "baselines": [{"name": model_name(model), **found} for model, found in beside.items()],
+        "verdict": _verdict(score, guess, _differences(metrics, view, metric)),
+        "words": _words(score, classes, metric, view), "basis": _basis(scores, view, score),
         "alt": f"{name}: {label} {_percent(score['value'])}{spread}" + (f"; a guess scores {_percent(guess)}" if guess else ""),
     }  # fmt: skip
+
+
+def describe_classes(classes: list[str], settings: dict[str, Any]) -> list[str]:
+    """Class names, those of age with their bounds in years where the run file (its section `run`) sets them."""
+    bounds = [f"{bound:g}" for bound in settings.get("age_bounds") or []]
+    if classes != settings.get("age_classes") or len(bounds) not in (len(classes) - 1, len(classes)) or not bounds:
+        return classes
+    spans = [f"under {bounds[0]}", *(f"{low} to under {high}" for low, high in itertools.pairwise(bounds))]
+    spans += [f"{bounds[-1]} and over"] * (len(bounds) < len(classes))
+    return [f"{name} ({span})" for name, span in zip(classes, spans)]
+
+
+def _baselines(scores: pd.DataFrame, view: dict, metric: str) -> dict[str, dict[str, Any]]:
+    """Each baseline's score in the same view, the majority guess first."""
+    names = [model for model in dict.fromkeys(scores["model"]) if is_baseline(model)]
+    found = {model: first_score(scores, **{**view, "model": model}, metric=metric) for model in names}
+    return {model: score for model, score in found.items() if score}
+
+
+def _differences(metrics: dict, view: dict, metric: str) -> dict[str, dict[str, Any]]:
+    """What the main model scores more than each baseline on the same clips: baseline -> record with its interval."""
+    wanted = {**view, "metric": f"{metric}_difference"}
+    rows = [row for row in metrics.get("differences") or [] if all(row.get(key) == wanted[key] for key in wanted)]
+    return {row["against"]: row for row in rows if is_baseline(row["against"]) and row.get("low") is not None}
+
+
+def _basis(scores: pd.DataFrame, view: dict, score: dict) -> str:
+    """Which model was scored on how much."""
+    heard, unit = HEARD.get(view["protocol"], view["protocol"]), UNITS.get(view["level"], view["level"])
+    size = f"{int(score['n']):,} {unit}" if score["n"] else "all " + unit
+    speakers = f" of {int(score['speakers']):,} speakers" if score["speakers"] and view["level"] != "speaker" else ""
+    return f"Model: {model_name(view['model'])}; scored on {size}{speakers}; {heard}." + _seeds(scores, view, score)
 
 
 def _seeds(scores: pd.DataFrame, view: dict, score: dict) -> str:
@@ -142,27 +112,33 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def _verdict(score: dict, guess: float | None) -> str:
+def _verdict(score: dict, guess: float | None, differences: dict[str, dict]) -> str:
+    """Whether the intervals show it better than a guess and, pair by pair, than the other baselines."""
     if guess is None or score["low"] is None:
         return ""
-    if score["low"] > guess:
-        return "Better than a guess."
     if score["high"] < guess:
         return "Worse than a guess."
-    return "Not shown to be better than a guess."
+    if score["low"] <= guess:
+        return "Not shown to be better than a guess."
+    others = {model: row for model, row in differences.items() if model != "majority"}
+    level = [model_name(model).removeprefix("baseline: ") for model, row in others.items() if row["low"] <= 0]
+    if not others:
+        return "Better than a guess."
+    if not level:
+        return "Better than a guess and than every simpler baseline."
+    return f"Better than a guess, not shown to be better than the simpler baseline {' or '.join(level)}."
 
 
-def _words(score: dict, guess: float | None, classes: list[str], metric: str, unit: str) -> str:
+def _words(score: dict, classes: list[str], metric: str, view: dict) -> str:
     """The number as a reader would say it: so many of 100."""
-    of_hundred = f"{100 * score['value']:.0f} of 100 {unit}"
-    if metric == "uar" and classes:
-        names = " and ".join([", ".join(classes[:-1]), classes[-1]]) if len(classes) > 1 else classes[0]
-        text = f"If {names} were equally common, about {of_hundred} would be told right"
-    else:
-        text = f"About {of_hundred} are told right"
+    unit, whose = UNITS.get(view["level"], view["level"]), WHOSE.get(view["protocol"], "")
+    what = "unseen speakers" if view["level"] == "speaker" and whose else f"{unit}{whose}"
+    equally = f", as many {', '.join(classes[:-1])} as {classes[-1]}," if metric == "uar" and len(classes) > 1 else ""
+    text = f"Of 100 {what}{equally} about {100 * score['value']:.0f} are told right"
     if score["low"] is not None:
-        text += f"; with this many speakers anything from {100 * score['low']:.0f} to {100 * score['high']:.0f} is plausible"
-    return text + (f". Always giving the most frequent answer gets {100 * guess:.0f}." if guess is not None else ".")
+        tested = f"with {int(score['speakers']):,} speakers tested " if score["speakers"] else ""
+        text += f"; {tested}anything from {100 * score['low']:.0f} to {100 * score['high']:.0f} is plausible"
+    return text + "."
 
 
 def make_tables(metrics: dict[str, Any]) -> list[dict[str, Any]]:
@@ -182,7 +158,15 @@ def make_tables(metrics: dict[str, Any]) -> list[dict[str, Any]]:
         models = sorted(dict.fromkeys(rows["model"]), key=lambda name: (name != view["model"], is_baseline(name)))
         caption = f"Test part, by {view['level']}: {HEARD.get(view['protocol'], view['protocol'])}"
         entries = [row for model in models for row in _table_rows(rows[rows["model"] == model], columns, view)]
-        tables.append({"name": task.capitalize(), "columns": columns, "rows": entries, "caption": caption})
+        tables.append(
+            {
+                "name": task.capitalize(),
+                "columns": columns,
+                "rows": entries,
+                "caption": caption,
+                "unit": UNITS.get(view["level"], view["level"]),
+            }
+        )
     return tables
 
 
@@ -253,6 +237,22 @@ def make_leaks(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def leak_words(rows: list[dict[str, Any]]) -> str:
+    """The leak table in a sentence, by UAR: what the random split shows more, and whether that could be chance."""
+    parts = []
+    for row in rows:
+        low, high = row["speaker"]["low"], row["speaker"]["high"]
+        if row["metric"] == "UAR":
+            inside = low is not None and low <= row["paper"]["value"] <= high
+            which = "more" if row["difference"] >= 0 else "fewer"
+            doubt = ", within the interval of the score on unheard speakers" if inside else ""
+            parts.append(
+                f"for {row['task']}, random windows show {100 * abs(row['difference']):.1f} points {which}{doubt}"
+            )
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
 def make_slices(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     """One entry a task: the main model's UAR (else accuracy) for every subset, the worst one marked."""
     scores, found = read_scores(metrics), []
@@ -273,7 +273,7 @@ def make_slices(metrics: dict[str, Any]) -> list[dict[str, Any]]:
         overall = first_score(scores, **{**view, "level": levels[0]}, metric=metric)
         found.append({
             "name": task.capitalize(), "metric": _column_name(metric), "unit": UNITS[levels[0]],
-            "rows": [{**row, "worst": row is worst and len(rows) > 1} for row in rows],
+            "rows": [{**row, "subset": row["subset"].replace("=", ": "), "worst": row is worst and len(rows) > 1} for row in rows],
             "overall": overall["value"] if overall else None,
             "caption": f"Model: {model_name(view['model'])}, by {levels[0]}; the thin line is the value for all" + _too_small(parts),
         })  # fmt: skip
@@ -283,4 +283,4 @@ def make_slices(metrics: dict[str, Any]) -> list[dict[str, Any]]:
 def _too_small(parts: pd.DataFrame) -> str:
     """Name the subsets that hold too few cases or speakers to be scored; "" when all are scored."""
     names = parts.loc[parts["value"].isna(), "subset"].unique()
-    return f". Too few to score: {'; '.join(names)}" if len(names) else ""
+    return f". Too few to score: {'; '.join(names).replace('=', ': ')}" if len(names) else ""

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from lib import paths
-from lib.headlines import main_view, model_name, read_scores, select_scores, tasks_of
+from lib.records import main_view, model_name, read_scores, select_scores, tasks_of
 
 START, END = "<!-- headline: written by `make readme` from reports/ -->", "<!-- end of headline -->"
 RUNS = ["speechocean762", "demo"]  # real speech first

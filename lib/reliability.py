@@ -174,8 +174,8 @@ def plot_choices(
     """Macro F1 against the share of clips answered (left), precision and recall of each class (right): (figure, numbers)."""
     import matplotlib.pyplot as plt
 
-    from lib.display import MUTED
     from lib.figures import plot_precision_recall
+    from lib.style import MUTED
 
     columns = [f"p_{name}" for name in task.classes]
     windows = calibrate_answers(select_answers(predictions, task, model, protocol, "test"), settings, task)

@@ -104,14 +104,16 @@ def write_pages(folder: Path, run: str, made: list[pages.Page], metrics: dict, r
 
 def run_content(metrics: dict, record: dict, made: list[pages.Page]) -> dict[str, Any]:
     """Everything that the run's index shows; a part that the run does not have is empty and left out."""
-    heads = headlines.make_headlines(metrics)
+    heads = headlines.make_headlines(metrics, run_settings(record))
+    leaks = headlines.make_leaks(metrics)
     published = pd.DataFrame([row for row in metrics.get("paper") or [] if isinstance(row, dict)])
     scores = pd.DataFrame(metrics.get("scores") or [])
     return {
         "headlines": heads,
         "tables": headlines.make_tables(metrics) if heads else [],
         "confusions": headlines.make_confusions(metrics),
-        "leaks": headlines.make_leaks(metrics),
+        "leaks": leaks,
+        "leak_words": headlines.leak_words(leaks),
         "slices": headlines.make_slices(metrics),
         "notes": metrics.get("notes") or [],
         "published": table_html(published, "Published numbers", limit=100) if len(published) else "",
@@ -133,10 +135,27 @@ def shown_record(record: dict[str, Any], run: str) -> dict[str, Any]:
         "title": record.get("title") or run,
         "question": record.get("question") or "",
         "synthetic": bool(record.get("synthetic")),
-        "encoder": {"name": encoder.get("name", "not stated"), "note": encoder.get("note", "")},
+        "encoder": shown_encoder(encoder, record.get("corpora") or []),
         "made": shown_time(record.get("made_at", "")),
         "git_commit": record.get("git_commit") or "",
     }
+
+
+def shown_encoder(encoder: dict[str, Any], corpora: Sequence[str]) -> dict[str, str]:
+    """Name and note of the encoder, the name once; `heard` says when its unlabelled training had the run's own speakers."""
+    name = encoder.get("name", "not stated")
+    note = encoder.get("note", "").removeprefix(f"{name}, ")
+    card = paths.ASSETS / f"{name}.json"
+    known = paths.load_json(card).get("heard", []) if card.exists() else []
+    heard = (
+        "It heard the audio of this run's speakers, test speakers included, without their labels; no classifier did."
+    )
+    return {"name": name, "note": note, "heard": heard if set(known) & set(corpora) else ""}
+
+
+def run_settings(record: dict[str, Any]) -> dict[str, Any]:
+    """Section `run` of the run file; empty where the record has none."""
+    return (record.get("parameters") or {}).get("run") or {}
 
 
 def shown_time(text: str) -> str:
@@ -150,13 +169,14 @@ def shown_time(text: str) -> str:
 def list_facts(record: dict[str, Any]) -> list[tuple[str, str]]:
     """Names and values of the "how it was made" list; what is not known is left out."""
     encoder = record.get("encoder") if isinstance(record.get("encoder"), dict) else {}
+    shown = shown_encoder(encoder, record.get("corpora") or [])
     machine = record.get("machine") or {}
     sized = f"{machine['system']} {machine['processor']}, {machine['cores']} cores" if len(machine) >= 3 else ""
     facts = {
         "Made": shown_time(record.get("made_at", "")),
         "Seed": record.get("seed"),
         "Code": record.get("git_commit"),
-        "Encoder": " — ".join(filter(None, [encoder.get("name"), encoder.get("note")])),
+        "Encoder": ". ".join(filter(None, [", ".join(filter(None, [shown["name"], shown["note"]])), shown["heard"]])),
         "Encoder's weights (SHA-256)": (encoder.get("weights_sha256") or "")[:16],
         "Data (checksum)": str(record.get("data_checksum") or "")[:16],
         "Machine": sized,
@@ -198,7 +218,7 @@ def read_runs(reports_folder: Path) -> list[dict[str, Any]]:
             continue
         metrics = paths.load_json(folder / "metrics.json")
         record = shown_record(paths.load_json(folder / "run.json"), folder.name)
-        heads = headlines.make_headlines(metrics)
+        heads = headlines.make_headlines(metrics, run_settings(record))
         runs.append({"name": folder.name, "record": record, "metrics": metrics, "headlines": heads})
     return sorted(runs, key=lambda run: (run["record"]["synthetic"], run["name"]))
 

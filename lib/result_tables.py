@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib.figures import is_baseline
-from lib.headlines import HEARD, model_name
+from lib.records import HEARD, is_baseline, model_name
 
 NAMES = {
     "accuracy": "accuracy",

@@ -12,13 +12,13 @@ from tqdm import tqdm
 from lib import paths
 from lib.audio import UnreadableAudio
 from lib.bundles import Bundle
-from lib.display import MUTED, colours_for
 from lib.experiments import main_protocol
 from lib.predict import embed_stream, has_speech, list_recordings
 from lib.scores import confusion_counts, confusion_metrics
 from lib.sources import resolve_root
 from lib.stages import Stage, file_checksum, fingerprint_of
 from lib.streams import WindowStream, stream_waveform
+from lib.style import MUTED, colours_for
 from lib.tasks import Task, assign_targets
 from lib.training import checkpoint_path, list_checkpoints, load_model, predict_log_probabilities
 

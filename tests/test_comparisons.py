@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
+from report_fixture import make_metrics
 
-from lib import comparisons, reports
+from lib import comparisons, headlines, paths, reports
 
 
 def run_of(name, predicted, clips=None, **parameters):
@@ -51,6 +53,26 @@ def test_answers_are_those_of_the_network_on_unheard_test_speakers():
     ]  # fmt: skip
     (answers,) = comparisons.collect_answers(pd.DataFrame(rows))
     assert (answers["task"], answers["level"], answers["targets"], answers["predicted"]) == ("age", "clip", "1", "0")
+
+
+def test_a_run_without_a_task_is_left_blank_in_its_rows(tmp_path):
+    full, part = make_metrics("full"), make_metrics("part")
+    part["scores"] = [row for row in part["scores"] if row["task"] == "gender"]
+    runs = [
+        {"name": name, "record": reports.shown_record({}, name), "metrics": metrics,
+         "headlines": headlines.make_headlines(metrics)}
+        for name, metrics in (("full", full), ("part", part))
+    ]  # fmt: skip
+    rows = comparisons.compare_scores(runs)
+    assert {row["task"]: set(row["by_run"]) for row in rows} == {"Gender": {"full", "part"}, "Age": {"full"}}
+    assert [row["metric"] for row in rows][:4] == ["model", "classes", "tested on", "UAR"]
+    for name, metrics in (("full", full), ("part", part)):
+        for file, content in (("metrics.json", metrics), ("run.json", {"title": name}), ("index.html", {})):
+            paths.save_json(tmp_path / name / file, content)
+    reports.build_comparison(tmp_path)
+    page = BeautifulSoup((tmp_path / "compare.html").read_text(encoding="utf-8"), "html.parser")
+    blank = page.select('td[data-run="part"]')
+    assert {cell.get_text() == "–" for cell in blank if cell.find_previous("h3").get_text() == "Age"} == {True}
 
 
 def test_parameters_are_shown_only_where_runs_differ():

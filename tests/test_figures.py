@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from lib import display, figures
+from lib import display, figures, style
 
 RATE_HZ = 16_000
 CLASSES = ["male", "female"]
@@ -157,7 +157,7 @@ def test_the_leak_is_written_in_points():
 
 
 def test_classes_keep_their_colours_whatever_is_drawn_beside_them():
-    first, second = display.colours_for(["female", "new"]), display.colours_for(["other", "male", "female"])
+    first, second = style.colours_for(["female", "new"]), style.colours_for(["other", "male", "female"])
     assert first["female"] == second["female"] == "#D55E00"
     assert len(set(second.values())) == 3
 

@@ -99,7 +99,10 @@ def test_the_index_tells_the_headline_with_interval_baseline_and_words(site):
     head = headlines.make_headlines(make_metrics())[0]
     assert f"{100 * head['score']['value']:.1f} %" in text
     assert f"{100 * head['score']['low']:.1f}–{100 * head['score']['high']:.1f} %" in text
-    assert "If male and female were equally common, about 78 of 100 clips would be told right" in text
+    assert (
+        "Of 100 clips of unseen speakers, as many male as female, about 78 are told right; with 40 speakers tested"
+        in text
+    )
     assert "majority" in text
     assert NOTE in text
 
@@ -241,11 +244,54 @@ def test_the_verdict_follows_the_interval(low, high, verdict):
     assert headlines.make_headlines({"scores": scores})[0]["verdict"].startswith(verdict)
 
 
+def test_the_verdict_names_the_baselines_that_it_was_not_shown_to_beat():
+    metrics = make_metrics()
+    view = {"task": "gender", "model": "cnn", "protocol": "speaker", "split": "test", "level": "clip", "subset": "all"}
+    pair = {**view, "metric": "uar_difference", "value": 0.1, "high": 0.2, "against": "baseline: mean F0"}
+    verdicts = [
+        headlines.make_headlines({**metrics, "differences": [{**pair, "low": low}]})[0]["verdict"]
+        for low in (-0.1, 0.05)
+    ]
+    assert verdicts == [
+        "Better than a guess, not shown to be better than the simpler baseline mean F0.",
+        "Better than a guess and than every simpler baseline.",
+    ]
+
+
+def test_a_headline_holds_every_baseline_with_its_interval():
+    head = headlines.make_headlines(make_metrics())[0]
+    assert [one["name"] for one in head["baselines"]] == ["majority (a guess)", "baseline: mean F0"]
+    assert all(one["low"] < one["value"] < one["high"] for one in head["baselines"])
+
+
+@pytest.mark.parametrize(
+    ("bounds", "shown"),
+    [([16], ["child (under 16)", "adult (16 and over)"]), ([16, 70], ["child (under 16)", "adult (16 to under 70)"])],
+)
+def test_age_classes_stand_with_their_bounds(bounds, shown):
+    settings = {"age_classes": ["child", "adult"], "age_bounds": bounds}
+    assert headlines.describe_classes(["child", "adult"], settings) == shown
+    assert headlines.describe_classes(["male", "female"], settings) == ["male", "female"]
+
+
+@pytest.mark.parametrize(("corpora", "heard"), [(["speechocean762"], True), (["voxceleb"], False)])
+def test_a_run_on_speakers_that_the_encoder_heard_says_so(corpora, heard):
+    record = make_record(corpora=corpora)
+    shown = reports.shown_record(record, "run")["encoder"]
+    assert ("test speakers included" in shown["heard"]) == heard
+
+
+def test_the_leak_is_told_in_words():
+    words = headlines.leak_words(headlines.make_leaks(make_metrics()))
+    assert words.startswith("For gender, random windows show ")
+    assert "points more" in words
+
+
 def test_a_score_without_interval_or_majority_is_told_plainly():
     scores = [{"task": "gender", "model": "cnn", "metric": "uar", "value": 0.8, "low": None, "high": None, "n": None}]
     head = headlines.make_headlines({"scores": scores})[0]
     assert head["verdict"] == ""
-    assert head["words"] == "About 80 of 100 clips are told right."
+    assert head["words"] == "Of 100 clips of unseen speakers about 80 are told right."
 
 
 def test_the_leak_is_paper_minus_speaker():
