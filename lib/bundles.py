@@ -189,6 +189,10 @@ def load_bundle(folder: Path, encoder: Encoder | None = None) -> Bundle:
         f"{name} {made} there, {here[name]} here" for name, made in found["versions"].items() if here[name] != made
     ]
     warnings = [f"made with other versions: {', '.join(other)}"] if other else []
+    engine = found["about"].get("engine") or {"precision": "float32"}
+    if engine["precision"] != "float32":
+        made = f"{engine['library']} in {engine['precision']}"
+        warnings.append(f"trained on embeddings by {made}; answers here come from the exact ones, by torch in float32")
     return Bundle(found["name"], heads, encoder, windowing, found["feature"], found["dtype"], found, warnings)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import importlib
+import importlib.util
 import os
 import platform
 import queue
@@ -33,6 +33,7 @@ LIBRARIES = {"torch": ["float32", "bfloat16"], "openvino": ["float32", "bfloat16
 LIBRARIES["onnxruntime"] = ["float32", "int8"]
 PRECISIONS = ["auto", "float32", "bfloat16", "int8"]
 PACKAGES = {"openvino": ["openvino"], "onnxruntime": ["onnxruntime", "onnx", "onnxscript"]}
+RAY_ADVICE = "the engine 'ray' needs Ray: pip install -r requirements-ray.txt, or set compute.engine to local"
 EXTRAS = "pip install -r requirements-speed.txt"
 SMALL = 10_000_000  # weights: an encoder below this gains nothing from another engine than torch
 BATCH = {"small": 16, "large": 4}  # windows a call, by what stays in the processor's cache; measured by `make bench`
@@ -81,6 +82,25 @@ class Engine:
 # ------------------------------------------------------------------------------------------------------------ choosing
 
 
+def check_engine(engine: str, precision: str) -> None:
+    """Raise ValueError for names that are none, and for Ray where it is not installed, before a notebook has begun."""
+    if _parse_engine(engine, precision)[0] == "ray" and importlib.util.find_spec("ray") is None:
+        raise ValueError(RAY_ADVICE)
+
+
+def _parse_engine(engine: str, precision: str) -> tuple[str, str]:
+    """(place, library) of a run file's `engine`; "" for a library that is still to be chosen."""
+    place, _, library = (
+        engine.partition(":") if engine in PLACES or engine.startswith("ray:") else ("local", "", engine)
+    )
+    if (library not in LIBRARIES and engine not in PLACES) or precision not in PRECISIONS:
+        raise ValueError(
+            f"engine {engine!r}, precision {precision!r}: engine must be one of {[*PLACES, *LIBRARIES]} or 'ray:torch' and "
+            f"so on, precision one of {PRECISIONS}"
+        )
+    return place, library
+
+
 def choose_engine(encoder: Encoder, engine: str = "local", precision: str = "auto") -> Choice:
     """Choose library and precision by the encoder's size and by what the processor and this environment have.
 
@@ -93,14 +113,7 @@ def choose_engine(encoder: Encoder, engine: str = "local", precision: str = "aut
     A library that is not installed, or that lacks the precision, is replaced by torch, and the note says so. ValueError
     for a name that is none of these.
     """
-    place, _, library = (
-        engine.partition(":") if engine in PLACES or engine.startswith("ray:") else ("local", "", engine)
-    )
-    if (library not in LIBRARIES and engine not in PLACES) or precision not in PRECISIONS:
-        raise ValueError(
-            f"engine {engine!r}, precision {precision!r}: engine must be one of {[*PLACES, *LIBRARIES]} or 'ray:torch' and "
-            f"so on, precision one of {PRECISIONS}"
-        )
+    place, library = _parse_engine(engine, precision)
     notes, small = [], encoder.parameters < SMALL
     if precision == "auto":
         has_bfloat16 = processor_flags() & {"avx512_bf16", "amx_bf16"}

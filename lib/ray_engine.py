@@ -19,10 +19,9 @@ from tqdm import tqdm
 
 from lib.embedding import Work, embed_shards, made_by
 from lib.encoders import Encoder, load_encoder
-from lib.engines import Choice, converted_model, cores, load_engine
+from lib.engines import RAY_ADVICE, Choice, converted_model, cores, load_engine
 from lib.store import finish_store, missing_shards, save_shard, shard_ids
 
-ADVICE = "the engine 'ray' needs Ray: pip install -r requirements-ray.txt, or set compute.engine to local"
 STARTS = 4  # tries to start Ray
 SHARE = 0.5  # of the CPUs that actors may book: tasks that feed them need the rest, or the job waits for ever
 
@@ -33,7 +32,7 @@ def import_ray() -> Any:
         import ray
         import ray.data
     except ImportError as error:
-        raise ValueError(f"{ADVICE} ({error})") from error
+        raise ValueError(f"{RAY_ADVICE} ({error})") from error
     return ray
 
 

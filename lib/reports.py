@@ -170,6 +170,7 @@ def list_facts(record: dict[str, Any]) -> list[tuple[str, str]]:
     """Names and values of the "how it was made" list; what is not known is left out."""
     encoder = record.get("encoder") if isinstance(record.get("encoder"), dict) else {}
     shown = shown_encoder(encoder, record.get("corpora") or [])
+    engine = record.get("engine") or {}
     machine = record.get("machine") or {}
     sized = f"{machine['system']} {machine['processor']}, {machine['cores']} cores" if len(machine) >= 3 else ""
     facts = {
@@ -178,6 +179,7 @@ def list_facts(record: dict[str, Any]) -> list[tuple[str, str]]:
         "Code": record.get("git_commit"),
         "Encoder": ". ".join(filter(None, [", ".join(filter(None, [shown["name"], shown["note"]])), shown["heard"]])),
         "Encoder's weights (SHA-256)": (encoder.get("weights_sha256") or "")[:16],
+        "Engine": f"{engine['library']}, {engine['precision']} ({engine['why']})" if engine else "",
         "Data (checksum)": str(record.get("data_checksum") or "")[:16],
         "Machine": sized,
     }

@@ -204,6 +204,10 @@ def main(arguments: list[str] | None = None) -> int:
         notebooks = select_notebooks(sections["run"]["notebooks"], asked.first, asked.only)
         if "download" in sections:
             check_run(sections["download"], sections["run"]["synthetic"])
+        if "compute" in sections:
+            from lib.engines import check_engine  # takes torch along, two seconds
+
+            check_engine(sections["compute"]["engine"], sections["compute"]["precision"])
     except ValueError as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2

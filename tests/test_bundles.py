@@ -28,6 +28,16 @@ def test_a_folder_travels_and_gives_the_same_heads(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_model_of_rounded_embeddings_says_so_when_it_is_loaded_and_in_its_card(tmp_path):
+    engine = {"library": "openvino", "precision": "bfloat16", "why": "the processor has bfloat16"}
+    make_bundle(tmp_path / "model", about={"engine": engine})
+    told = load_bundle(tmp_path / "model").warnings
+    assert any("trained on embeddings by openvino in bfloat16; answers here" in line for line in told)
+    assert "library: openvino, precision: bfloat16" in (tmp_path / "model/README.md").read_text()
+    make_bundle(tmp_path / "exact", about={"engine": engine | {"precision": "float32"}})
+    assert load_bundle(tmp_path / "exact").warnings == []
+
+
 def test_the_card_says_what_a_voice_does_not_tell(tmp_path):
     make_bundle(tmp_path / "model", about={"synthetic": True, "corpora": ["own_data"]})
     card = (tmp_path / "model/README.md").read_text()

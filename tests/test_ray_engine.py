@@ -14,6 +14,7 @@ from lib.embedding import embed_windows
 from lib.encoders import UNTRAINED, load_encoder
 from lib.engines import choose_engine
 from lib.ray_engine import import_ray, ray_session
+from lib.run import main
 from lib.store import Store
 
 needs_ray = pytest.mark.skipif(
@@ -98,11 +99,15 @@ def test_a_failure_of_an_actor_reaches_the_caller_by_name(session, world, encode
     assert not (tmp_path / "ray" / "store.json").exists()
 
 
-def test_without_ray_the_message_says_what_to_install(world, encoder, tmp_path, monkeypatch):
+def test_without_ray_the_message_says_what_to_install(world, encoder, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(
         ValueError, match=r"needs Ray: pip install -r requirements-ray.txt, or set compute.engine to local"
     ):
         import_ray()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    call = ["params/demo.yaml", "--set", "compute.engine=ray"]
+    assert main(call) == 2  # before any notebook has begun
+    assert "refused: the engine 'ray' needs Ray: pip install" in capsys.readouterr().err
     with pytest.raises(ValueError, match="needs Ray"):
         embed_windows(tmp_path / "ray", *world, encoder, choice=choose_engine(encoder, "ray"))
