@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lib import paths
-from lib.baselines import fit_baselines, fit_constant_age
+from lib.baselines import fit_baselines, fit_constant_age, fit_majority, predict_constant
 from lib.bootstrap import bootstrap_speakers
 from lib.experiments import KEYS, ask_checkpoint
 from lib.records import is_baseline
@@ -58,9 +58,23 @@ def predict_all(
 
 
 def _ask_baselines(table: pd.DataFrame, store: Store, task: Task) -> dict[str, np.ndarray]:
-    acoustics = store.features("acoustics", table["window_id"]).all()
     rows_train, rows = np.flatnonzero(table["split"] == "train"), np.flatnonzero(table["split"].isin(ASKED))
+    if not has_sound(store):  # the guess alone
+        shares = fit_majority(table["target"].to_numpy()[rows_train], len(task.classes))
+        return {"majority": predict_constant(shares, len(rows))}
+    acoustics = store.features("acoustics", table["window_id"]).all()
     return fit_baselines(acoustics, table["target"].to_numpy(), rows_train, rows, task.classes)
+
+
+def has_sound(store: Store) -> bool:
+    """Whether the windows were measured too: an imported store holds embeddings alone."""
+    return "acoustics" in store.description["tensors"]
+
+
+def list_left_out(store: Store) -> list[str]:
+    """What a run without sound cannot show, for its pages."""
+    left = "baselines that listen (pitch, level, MFCC), sounds of errors, model folders and 06_predict"
+    return [] if has_sound(store) else [f"Its embeddings were imported without their sound; left out: {left}."]
 
 
 def _predictions(asked: pd.DataFrame, answers: np.ndarray, task: Task, **named) -> pd.DataFrame:

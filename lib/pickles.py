@@ -4,7 +4,9 @@ The paper's embeddings come as pickled lists of sets {tensor[1, 149, 32], age wo
 DeepLearningSound). A pickle is a program, and Python's own reader runs it. Here its instructions are interpreted by a
 machine that knows only how to put values into containers; the one thing it can build is a tensor from bytes in the file.
 
-    python -m lib.pickles FOLDER --run authors        then: python -m lib.run params/<...>.yaml --only 04_train
+    python -m lib.pickles FOLDER        then: make reports RUN=authors
+
+There is no sound in them: baselines that listen, sounds of errors, model folders and 06_predict are left out, and said so.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from lib.labels import ages_of, genders_of, is_known_age, is_known_gender
 from lib.store import finish_store, save_shard
 
 CORPUS = "pickles"
+IMPORTED = "as published"  # the encoder of such a store: none that could be asked about new recordings
 BIGGEST = 2_000_000_000  # bytes of a file; the published ones are of 1 to 2 MB
 VALUES = 10_000_000  # most numbers in one tensor
 STORAGES = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2"}
@@ -352,7 +355,7 @@ def import_pickles(files: Iterable[Path], run: str, shard_items: int = 512) -> d
         raise ValueError(f"{len(files)} files, some of the same name: give at least one, and each name once")
     found = [stages.open_stage("01_download", run, {"pickles": [stages.file_checksum(file) for file in files]}, 1)]
     found.append(stages.open_stage("02_segment", run, {"window_s": 3.0, "step_s": 2.0}, 1, found[:1]))
-    found.append(stages.open_stage("03_embed", run, {"encoder": "as published", "feature": "emission"}, 1, found[:2]))
+    found.append(stages.open_stage("03_embed", run, {"encoder": IMPORTED, "feature": "emission"}, 1, found[:2]))
     rows, dropped, shards, waiting = [], [], 0, []
     for file in tqdm(files, desc="reading pickles", unit="file"):
         for number, item in read_items(file):
@@ -368,12 +371,26 @@ def import_pickles(files: Iterable[Path], run: str, shard_items: int = 512) -> d
                 shards = _save(found[2].folder, shards, waiting)
     if not rows:
         raise ValueError(f"none of {len(dropped)} entries can be used, e.g. {dropped[:1]}")
-    finish_store(found[2].folder, _save(found[2].folder, shards, waiting), {"encoder": "as published"})
+    finish_store(found[2].folder, _save(found[2].folder, shards, waiting), {"encoder": IMPORTED})
     counts = {"files": len(files), "windows": len(rows), "dropped": len(dropped)}
     _save_tables(found, rows, dropped)
     for stage in found:
         stages.finish_stage(stage, counts)
+    note = "embeddings as the paper's authors published them: no sound, no speakers' names, a file counts as a speaker"
+    encoder = {"name": "WAV2VEC2_ASR_BASE_960H", "note": note, "weights_sha256": ""}
+    checksum = stages.fingerprint_of(found[0].parameters["pickles"])
+    stages.note_run(run, encoder=encoder, corpora=[CORPUS], data_checksum=checksum, confounds=[])
     return counts
+
+
+def check_imported(run: str) -> None:
+    """Raise ValueError saying what to do first when no pickles were imported for a run."""
+    try:
+        stages.find_stage("03_embed", run)
+    except ValueError as error:
+        raise ValueError(
+            f"run '{run}' starts from imported pickles: python -m lib.pickles FOLDER --run {run}"
+        ) from error
 
 
 def _save(folder: Path, shards: int, waiting: list[tuple[str, np.ndarray]]) -> int:

@@ -204,6 +204,10 @@ def main(arguments: list[str] | None = None) -> int:
         notebooks = select_notebooks(sections["run"]["notebooks"], asked.first, asked.only)
         if "download" in sections:
             check_run(sections["download"], sections["run"]["synthetic"])
+        if "train" in sections and "embed" not in sections:
+            from lib.pickles import check_imported
+
+            check_imported(run)
         if "compute" in sections:
             from lib.engines import check_engine  # takes torch along, two seconds
 
