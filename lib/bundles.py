@@ -1,6 +1,7 @@
 """The model folder that travels: everything that an answer needs, in files that anyone can check.
 
-    model.json           names, classes, encoder and its hash, feature, windowing, calibration, thresholds, metrics, versions
+    model.json           names, classes, encoder and its hash, feature, windowing, calibration, thresholds, interval of
+                         years, metrics, versions
     <task>.safetensors   weights of a head, its normalisation included
     README.md            the model card
 
@@ -13,15 +14,15 @@ import importlib.metadata
 import platform
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from lib import paths
-from lib.calibration import Calibration
-from lib.cards import write_card
+from lib.calibration import Calibration, Years
+from lib.cards import describe_thresholds, write_card
 from lib.embedding import DTYPES
 from lib.encoders import Encoder, load_encoder
 from lib.networks import Model
@@ -32,6 +33,8 @@ from lib.windows import Windowing
 FORMAT = 1  # raised when a folder of the old kind can no longer be read
 DESCRIPTION = "model.json"
 CARD = "README.md"
+KEYS = {"name", "encoder", "feature", "dtype", "windowing", "heads", "metrics", "about", "versions"}
+SYNTHETIC = "trained on synthetic voices, invented by a program: a demonstration, not a model of people"
 RECORDED_VERSIONS = ["torch", "torchaudio", "numpy", "soundfile", "silero-vad", "safetensors"]
 
 
@@ -45,6 +48,10 @@ class Head:
     tensor: str  # what it reads of a window: "frames" or "layers"
     calibration: Calibration  # chosen on validation; its default changes nothing
     threshold: float  # a recording whose best class stays below it is "unsure"; 0 = always answered
+    rare: tuple[str, float] | None = (
+        None  # rare class and the probability from which it is told by threshold; None = none
+    )
+    years: Years | None = None  # how it tells an age in years; None = it tells classes alone
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class Bundle:
     feature: str
     dtype: str  # the precision in which embeddings were stored when the heads were trained
     description: dict[str, Any]
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # what a user should know first
 
     @property
     def fingerprint(self) -> str:
@@ -67,13 +74,13 @@ class Bundle:
         return fingerprint_of(made)
 
     def describe(self) -> pd.DataFrame:
-        """One row a head: task, classes, network, normalisation, epoch, temperature, unsure below, hash."""
+        """One row a head: task, classes, network, normalisation, epoch, temperature, thresholds, interval, hash."""
         rows = []
         for task, head in self.description["heads"].items():
             facts = {name: head[name] for name in ("network", "normalisation", "epoch")}
             rows.append(
                 {"task": task, "classes": ", ".join(head["classes"]), **facts}
-                | {"temperature": head["calibration"]["temperature"], "unsure below": head["threshold"]}
+                | {"temperature": head["calibration"]["temperature"], **describe_thresholds(head)}
                 | {"SHA-256": head["sha256"][:12] + "..."}
             )
         return pd.DataFrame(rows)
@@ -89,6 +96,8 @@ def save_bundle(
     *,
     calibrations: dict[str, Calibration] | None = None,
     thresholds: dict[str, float] | None = None,
+    rare: dict[str, tuple[str, float]] | None = None,
+    years: dict[str, Years] | None = None,
     metrics: list[dict[str, Any]] | None = None,
     about: dict[str, Any] | None = None,
 ) -> Path:
@@ -99,6 +108,8 @@ def save_bundle(
     checkpoints: {task: checkpoint written by `save_model`}; classes and normalisation are taken from the file itself.
     feature, dtype: of the embeddings that the heads were trained on.
     calibrations, thresholds: by task, chosen on validation; None or a missing task = as trained, always answered.
+    rare: by task, the rare class and the clip's probability from which it is told by threshold, chosen on validation.
+    years: by task, how an age in years is told, and its interval.
     metrics: tidy score records of the test part, shown in the card.
     about: for the card: run, title, synthetic, corpora, protocol, seed, speakers, languages, whatever JSON can hold.
     """
@@ -110,6 +121,8 @@ def save_bundle(
         for task, head in heads.items():
             head["calibration"] = (calibrations or {}).get(task, Calibration()).as_json()
             head["threshold"] = float((thresholds or {}).get(task, 0.0))
+            head["rare"] = list(rare[task]) if rare and task in rare else None
+            head["years"] = asdict(years[task]) if years and task in years else None
         description = {
             "format": FORMAT,
             "name": folder.name,
@@ -160,7 +173,7 @@ def load_bundle(folder: Path, encoder: Encoder | None = None) -> Bundle:
     """Load a model folder and check it: its format, the hash of every file, the encoder's weights.
 
     `encoder`: one that is loaded already, None = load the one it names. Raises ValueError saying what differs and what to
-    do; a library of another version is no error but a warning in `Bundle.warnings`.
+    do; a library of another version, or voices that were invented, is no error but a warning in `Bundle.warnings`.
     """
     folder = Path(folder)
     if not (folder / DESCRIPTION).is_file():
@@ -172,6 +185,9 @@ def load_bundle(folder: Path, encoder: Encoder | None = None) -> Bundle:
         raise ValueError(
             f"{folder}: written in format {found.get('format')}, this version reads {FORMAT}; run its notebooks again"
         )
+    missing = KEYS - found.keys()
+    if missing:
+        raise ValueError(f"{folder}: {DESCRIPTION} lacks {sorted(missing)}; copy the whole folder again")
     if found["dtype"] not in DTYPES:
         raise ValueError(f"{folder}: dtype {found['dtype']!r} must be one of {list(DTYPES)}")
     heads = {task: _load_head(folder, task, head) for task, head in found["heads"].items()}
@@ -193,6 +209,8 @@ def load_bundle(folder: Path, encoder: Encoder | None = None) -> Bundle:
     if engine["precision"] != "float32":
         made = f"{engine['library']} in {engine['precision']}"
         warnings.append(f"trained on embeddings by {made}; answers here come from the exact ones, by torch in float32")
+    if found["about"].get("synthetic"):
+        warnings.insert(0, SYNTHETIC)
     return Bundle(found["name"], heads, encoder, windowing, found["feature"], found["dtype"], found, warnings)
 
 
@@ -208,4 +226,7 @@ def _load_head(folder: Path, task: str, head: dict[str, Any]) -> Head:
     model, _ = load_model(path)
     if model.settings["classes"] != head["classes"]:
         raise ValueError(f"{path}: its classes are {model.settings['classes']}, {DESCRIPTION} says {head['classes']}")
-    return Head(task, head["classes"], model, head["tensor"], Calibration(**head["calibration"]), head["threshold"])
+    years = Years(**head["years"]) if head.get("years") else None
+    rare = tuple(head["rare"]) if head.get("rare") else None
+    calibration = Calibration(**head["calibration"])
+    return Head(task, head["classes"], model, head["tensor"], calibration, head["threshold"], rare, years)

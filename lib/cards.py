@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-METRICS = ("accuracy", "uar", "macro_f1")
+from lib.calibration import Years
+
+METRICS = ("accuracy", "uar", "macro_f1", "mae_years")
+BASELINES = ("majority", "baseline: constant age")
 SLICE_METRICS = ("accuracy", "uar")
 
 INTENDED = """\
@@ -12,7 +15,7 @@ Research and teaching: studying how much a few seconds of voice tell, describing
 checking other systems for bias. Every answer comes with its probability, and may be no answer at all.
 
 Not for decisions about a person: not for access, employment, policing, medicine, insurance, advertising, nor for telling
-whether someone is of age. Not for identifying anyone: it holds no voiceprint and knows no names, and must not be made to."""
+whether someone is of age. Not for identifying anyone."""
 
 IDENTITY = """\
 **Voice does not reveal gender identity.** "male" and "female" here are the words that speakers, or those who described
@@ -25,7 +28,8 @@ ETHICS = """\
 - **Consent.** Ask people before you run this on their voices, and tell them what it guesses. In many countries a voice is
   personal data, and guessing traits from it is profiling.
 - **Misuse.** Sorting or scoring people by a guessed trait harms them whether the guess is right or wrong.
-- **Privacy.** Everything runs on the machine in front of you. No audio, no embedding and no answer leaves it, nothing is
+- **No identification.** It tells no one from anyone else: it holds no voiceprint, and must not be made into one.
+- **Privacy.** Audio never leaves the machine. Everything runs on the machine in front of you. No audio, no embedding and no answer leaves it, nothing is
   reported home, and what is uploaded or recorded in the notebook's page is deleted as soon as it is answered."""
 
 LIMITS = """\
@@ -33,6 +37,15 @@ LIMITS = """\
 - Music, several speakers at once, whispering, singing, illness and synthetic or altered voices were not studied.
 - A recording of one to three seconds is repeated until it fills a window, and is answered with a warning.
 - The probabilities are fitted on the validation speakers; on other material they are likely to be too sure."""
+
+
+THRESHOLDS = """\
+Temperature and thresholds were chosen on the validation speakers. A recording whose best class stays below "unsure below"
+gets no answer; "rare class" is the probability from which that class has its best F1, told beside the answer."""
+
+INTERVAL = """\
+An age in years is the mean age over the classes, with an interval: the conformal quantile of the validation recordings'
+errors, every speaker weighing the same. It is wide where the model knows little, and holds for speakers like those alone."""
 
 
 def write_card(description: dict[str, Any]) -> str:
@@ -75,16 +88,34 @@ def _machinery(description: dict[str, Any], encoder: dict[str, Any]) -> str:
         "the head of each task. A recording's probabilities are the mean over its windows.",
         "",
     ]
-    header = ["task", "classes", "network", "normalisation", "epoch", "temperature", "unsure below"]
+    header = [
+        "task",
+        "classes",
+        "network",
+        "normalisation",
+        "epoch",
+        "temperature",
+        "unsure below",
+        "rare class",
+        "years",
+    ]
     rows = [
         [task, ", ".join(head["classes"]), head["network"], head["normalisation"], head["epoch"]]
-        + [
-            f"{head['calibration']['temperature']:.3f}",
-            f"{head['threshold']:.3f}" if head["threshold"] else "always answers",
-        ]
+        + [f"{head['calibration']['temperature']:.3f}", *describe_thresholds(head).values()]
         for task, head in description["heads"].items()
     ]
-    return "\n".join([*lines, _table(header, rows)])
+    lines += [_table(header, rows), "", THRESHOLDS]
+    return "\n".join(lines + ["", INTERVAL] * any(head.get("years") for head in description["heads"].values()))
+
+
+def describe_thresholds(head: dict[str, Any]) -> dict[str, str]:
+    """A head of `model.json` in words: unsure below, rare class from, interval of years where it tells years."""
+    rare, years = head.get("rare"), head.get("years")
+    return {
+        "unsure below": f"{head['threshold']:.3f}" if head["threshold"] else "always answers",
+        "rare class": f"{rare[0]} from {rare[1]:.3f}" if rare else "",
+        "years": Years(**years).describe() if years else "",
+    }
 
 
 def _facts(about: dict[str, Any]) -> str:
@@ -111,11 +142,11 @@ def _slices(description: dict[str, Any]) -> str:
 
 
 def _own_records(description: dict[str, Any]) -> list[dict[str, Any]]:
-    """Test scores of this model and of the majority guess, under the protocol that keeps speakers apart."""
+    """Test scores of this model and of what a guess scores, under the protocol that keeps speakers apart."""
     return [
         row
         for row in description["metrics"]
-        if row.get("model", "") in (description["name"], "majority")
+        if row.get("model", "") in (description["name"], *BASELINES)
         and row.get("protocol") != "paper"
         and row.get("split", "test") == "test"
         and (row["metric"] in METRICS or row["metric"].startswith("f1_"))

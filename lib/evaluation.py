@@ -31,6 +31,7 @@ from lib.training import checkpoint_path
 
 ASKED = ["validation", "test"]  # parts that the models answer for
 CONSTANT = "baseline: constant age"
+TOLD = ["gender", "age", YEARS]  # tasks that go into a model folder; the finer classes of age are for study
 COMPARED = ["accuracy_difference", "uar_difference", "macro_f1_difference"]
 
 
@@ -148,25 +149,29 @@ def compare_everything(
     return pd.concat(parts, ignore_index=True)
 
 
-def answer_years(predictions: pd.DataFrame, splits: pd.DataFrame, task: Task) -> pd.DataFrame:
-    """Every test answer of the task in years, the constant's too: model, protocol, seed, fold, ids, years, told_years.
+def answer_years(predictions: pd.DataFrame, splits: pd.DataFrame, task: Task, split: str = "test") -> pd.DataFrame:
+    """Every answer of the task in years, the constant's too: model, protocol, seed, fold, ids, years, told_years.
 
     A network tells the expected age over its classes, whose mean ages come from the training part of its own fold; the
     constant is that part's median.
     """
-    rows = predictions[(predictions["task"] == task.name) & (predictions["split"] == "test")]
+    rows = predictions[(predictions["task"] == task.name) & (predictions["split"] == split)]
     train = splits[(splits["task"] == task.name) & (splits["split"] == "train")]
     of_clip = splits[splits["task"] == task.name].drop_duplicates("clip_id").set_index("clip_id")["age_years"]
     columns, parts = [f"p_{name}" for name in task.classes], []
     for (protocol, fold), part in rows.groupby(["protocol", "fold"], sort=False):
         heard = train[(train["protocol"] == protocol) & (train["fold"] == fold)]
-        centres = heard.groupby("target")["age_years"].mean().reindex(range(len(task.classes)))
-        told = expected_years(part[columns].to_numpy(), centres.to_numpy())
+        told = expected_years(part[columns].to_numpy(), year_centres(heard, task))
         once = part.drop_duplicates("window_id").assign(model=CONSTANT, seed=0)
         parts += [part.assign(told_years=told), once.assign(told_years=fit_constant_age(heard["age_years"].to_numpy()))]
     table = pd.concat(parts, ignore_index=True)
     kept = ["model", "protocol", "seed", "fold", "window_id", "clip_id", "speaker_id", "years", "told_years"]
     return table.assign(years=table["clip_id"].map(of_clip))[kept]
+
+
+def year_centres(heard: pd.DataFrame, task: Task) -> list[float]:
+    """Mean age [C] of each class of years among the training windows `heard`."""
+    return heard.groupby("target")["age_years"].mean().reindex(range(len(task.classes))).tolist()
 
 
 def average_years(table: pd.DataFrame, level: str) -> pd.DataFrame:
@@ -295,11 +300,21 @@ def main_answers(predictions: pd.DataFrame, models: dict[str, str], protocol: st
     return here[here["model"] == here["task"].map(models)]
 
 
+def describe_data(clips: pd.DataFrame, splits: pd.DataFrame, protocol: str) -> dict[str, Any]:
+    """For the card of a model folder: how many clips and speakers, in which languages, and who trained and tested it."""
+    here = splits[(splits["protocol"] == protocol) & (splits["fold"] == 0)]
+    voices = here.groupby(["split", "task"], sort=False)["speaker_id"].nunique()
+    parts = {f"{part}_speakers": voices[part].to_dict() for part in ("train", "validation", "test") if part in voices}
+    languages = clips.groupby(clips["language"].replace("", "not known"))["speaker_id"].nunique().sort_values(ascending=False)
+    return {"clips": len(clips), "speakers": int(clips["speaker_id"].nunique()),
+            "speakers_by_language": languages.to_dict()} | parts  # fmt: skip
+
+
 def own_scores(
     scores: pd.DataFrame, parts: pd.DataFrame, name: str, models: dict[str, str], protocol: str, level: str
 ) -> list[dict[str, Any]]:
-    """Records for the card of a model folder `name`, whose heads are `models`, and of the majority beside it."""
+    """Records for the card of a model folder `name`, whose heads are `models`, and of what guesses score."""
     rows = join_records(scores, parts)
     rows = rows[(rows["protocol"] == protocol) & (rows["level"] == level) & rows["task"].isin(models)]
     own = rows[rows["model"] == rows["task"].map(models)].assign(model=name)
-    return list_records(pd.concat([own, rows[rows["model"] == "majority"]], ignore_index=True))
+    return list_records(pd.concat([own, rows[rows["model"].isin(["majority", CONSTANT])]], ignore_index=True))

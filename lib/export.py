@@ -9,6 +9,7 @@ import argparse
 import shutil
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,15 @@ from lib.predict import ask_head
 from lib.stages import file_checksum
 
 EXAMPLE = paths.ASSETS / "onnx_example.py"
+CENTURY = 100.0  # years, so that the gap of an age is measured on the scale of a probability
 LARGEST_GAP = 1e-3  # between torch and onnxruntime: half-precision frames round either way at their last digit
 
 
 class Chain(nn.Module):
-    """Encoder, precision of the store, heads and calibration as one module: (B, samples) -> one (B, C) a task."""
+    """Encoder, precision of the store, heads and calibration as one module: (B, samples) -> one (B, C) a task.
+
+    A task in years has one output more, (B, 1): the expected age over its probabilities as trained.
+    """
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
@@ -38,16 +43,24 @@ class Chain(nn.Module):
         self.heads = nn.ModuleDict({task: head.model for task, head in bundle.heads.items()})
         self.tensors = {task: head.tensor for task, head in bundle.heads.items()}
         self.calibrations = {task: head.calibration for task, head in bundle.heads.items()}
+        self.centres = {task: head.years.centres for task, head in bundle.heads.items() if head.years}
         self.feature, self.half = bundle.feature, bundle.dtype == "float16"
 
     def forward(self, waveforms: Tensor) -> tuple[Tensor, ...]:
-        """Waveforms (B, samples) at 16 kHz -> probabilities (B, C) of each task, in the order of the bundle."""
+        """Waveforms (B, samples) at 16 kHz -> what `output_names` says: probabilities (B, C), ages in years (B, 1)."""
         encoded = self.encoder.encode(waveforms)
         seen = {"frames": frames_of(encoded, self.feature), "layers": encoded["hidden"].mean(dim=2)}
         if self.half:
             seen = {name: tensor.half().float() for name, tensor in seen.items()}
         answers = {task: head(seen[self.tensors[task]]) for task, head in self.heads.items()}
-        return tuple(calibrate_tensor(answer, self.calibrations[task]) for task, answer in answers.items())
+        told = [calibrate_tensor(answer, self.calibrations[task]) for task, answer in answers.items()]
+        years = [answers[task].exp() @ torch.tensor(centres)[:, None] for task, centres in self.centres.items()]
+        return (*told, *years)
+
+
+def output_names(bundle: Bundle) -> list[str]:
+    """Names of the outputs: the tasks, then "<task>:years" for a task in years."""
+    return [*bundle.heads, *(f"{task}:years" for task, head in bundle.heads.items() if head.years)]
 
 
 def calibrate_tensor(log_probabilities: Tensor, calibration: Calibration) -> Tensor:
@@ -59,8 +72,8 @@ def calibrate_tensor(log_probabilities: Tensor, calibration: Calibration) -> Ten
 def export_onnx(bundle: Bundle, folder: Path) -> dict[str, Any]:
     """Write `model.onnx`, its description and the example into `folder`; return the description.
 
-    The description holds classes, samples of a window, thresholds, hashes, and `largest_difference` between onnxruntime and
-    `lib.predict` on seeded noise. ValueError when onnx is not installed, or when the two differ by more than LARGEST_GAP.
+    The description holds classes, samples of a window, thresholds, intervals, hashes, and `largest_difference` between
+    onnxruntime and `lib.predict` on seeded noise (of ages, as a share of a century). ValueError when onnx is not installed, or when the two differ by more than LARGEST_GAP.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,6 +91,8 @@ def export_onnx(bundle: Bundle, folder: Path) -> dict[str, Any]:
         "input": {"name": "waveforms", "shape": ["batch", size], "rate_hz": 16_000},
         "outputs": {task: head.classes for task, head in bundle.heads.items()},
         "thresholds": {task: head.threshold for task, head in bundle.heads.items()},
+        "rare": {task: head.rare for task, head in bundle.heads.items() if head.rare},
+        "years": {task: asdict(head.years) for task, head in bundle.heads.items() if head.years},
         "windowing": vars(bundle.windowing),
         "largest_difference": gap,
     }
@@ -101,7 +116,7 @@ def _trace(bundle: Bundle, size: int, path: Path) -> None:
             dynamo=True,
             external_data=False,
             input_names=["waveforms"],
-            output_names=list(bundle.heads),
+            output_names=output_names(bundle),
             dynamic_shapes={"waveforms": {0: torch.export.Dim("batch")}},
             verbose=False,
         )
@@ -114,8 +129,10 @@ def measure_gap(bundle: Bundle, path: Path, count: int = 5) -> float:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     waveforms = np.concatenate([seeded_noise(bundle.windowing.samples, seed) for seed in range(count)])
     tensors = encode_batch(bundle.encoder, waveforms, bundle.feature, bundle.dtype)
-    expected = [ask_head(head, tensors) for head in bundle.heads.values()]
-    found = session.run(list(bundle.heads), {"waveforms": waveforms})
+    asked = [ask_head(head, tensors) for head in bundle.heads.values()]
+    expected = [told for told, _ in asked] + [years[:, None] / CENTURY for _, years in asked if len(years)]
+    found = session.run(output_names(bundle), {"waveforms": waveforms})
+    found = [values / CENTURY if ":" in name else values for name, values in zip(output_names(bundle), found)]
     return max(float(np.abs(one - two).max()) for one, two in zip(found, expected))
 
 

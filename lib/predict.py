@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,17 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from lib.answers import Answer, Prediction, count_states, predictions_table
+from lib.answers import Prediction, conclude, count_states, join_tracks, predictions_table
 from lib.audio import RATE_HZ, UnreadableAudio
 from lib.bundles import Bundle, Head, load_bundle
 from lib.calibration import Calibration, apply_calibration
 from lib.embedding import BATCH, encode_batch
+from lib.engines import SMALL, cores, torch_threads
 from lib.paths import write_whole
-from lib.streams import SHORTEST_S, WindowStream, array_blocks, stream_waveform
+from lib.scores import expected_years
+from lib.streams import WindowStream, array_blocks, stream_waveform
 from lib.training import predict_log_probabilities
-from lib.windows import VAD_BATCH, VAD_CHUNK, cut_window, speech_probabilities, speech_ratio
-
-LEAST_SPEECH = 0.1  # a recording whose best window has a smaller share of speech holds none
-
+from lib.windows import VAD_BATCH, cut_window, speech_probabilities, speech_ratio
 
 # ----------------------------------------------------------------------------------------------------- one recording
 
@@ -79,13 +78,16 @@ def _answer(name: str, blocks: Iterable[np.ndarray], bundle: Bundle, bar: tqdm) 
     for found, probabilities, tensors in embed_stream(stream, bundle):
         asked = [number for number, row in enumerate(found) if row.pop("asked")]
         for head in bundle.heads.values():
-            for number, values in zip(asked, ask_head(head, tensors) if asked else []):
+            told, years = ask_head(head, tensors) if asked else ([], [])
+            for number, values in zip(asked, told):
                 found[number] |= {f"p_{head.task}_{name}": value for name, value in zip(head.classes, values)}
+            for number, value in zip(asked, years):
+                found[number][head.task] = value
         rows += found
         tracks += [(row["start_s"], track) for row, track in zip(found, probabilities)]
         bar.update(stream.samples / RATE_HZ - bar.n)
     bar.update(stream.samples / RATE_HZ - bar.n)
-    return _conclude(name, stream.samples / RATE_HZ, rows, join_tracks(tracks), bundle)
+    return conclude(name, stream.samples / RATE_HZ, rows, join_tracks(tracks), bundle)
 
 
 def embed_stream(
@@ -96,19 +98,31 @@ def embed_stream(
     Yields (rows, speech, tensors): a row a window (start_s, duration_s, speech_ratio, asked), its speech probability each
     32 ms, and the tensors [asked windows, ...] of those with enough speech, as the store would give them; {} for none.
     """
-    batch = BATCH["small" if bundle.encoder.parameters < 10_000_000 else "large"]
-    waiting = iter(windows)
-    with ThreadPoolExecutor(1) as ahead:  # decodes and listens for speech while the encoder works on the group before
-        coming = ahead.submit(_hear_group, waiting, bundle)
+    waiting, before = iter(windows), None
+    # One thread decodes and listens for speech, one a core encodes, with a group in hand; torch computes on one core in each
+    with torch_threads(1), ThreadPoolExecutor(1) as ears, ThreadPoolExecutor(cores()) as encoders:
+        coming = ears.submit(_hear_group, waiting, bundle)
         while found := coming.result():
-            coming = ahead.submit(_hear_group, waiting, bundle)
+            coming = ears.submit(_hear_group, waiting, bundle)
             rows, probabilities, heard = found
-            parts = [
-                encode_batch(bundle.encoder, np.stack(heard[first : first + batch]), bundle.feature, bundle.dtype)
-                for first in range(0, len(heard), batch)
-            ]
-            tensors = {name: np.concatenate([part[name] for part in parts]) for name in (parts or [{}])[0]}
-            yield rows, probabilities, tensors
+            now = (rows, probabilities, _encode_group(heard, bundle, encoders))
+            if before:
+                yield _join_group(*before)
+            before = now
+        if before:
+            yield _join_group(*before)
+
+
+def _encode_group(heard: list[np.ndarray], bundle: Bundle, encoders: ThreadPoolExecutor) -> list[Future]:
+    """Begin to encode waveforms in batches of the encoder's size."""
+    size = BATCH["small" if bundle.encoder.parameters < SMALL else "large"]
+    batches = [np.stack(heard[first : first + size]) for first in range(0, len(heard), size)]
+    return [encoders.submit(encode_batch, bundle.encoder, batch, bundle.feature, bundle.dtype) for batch in batches]
+
+
+def _join_group(rows: list, probabilities: list, parts: list[Future]) -> tuple[list, list, dict[str, np.ndarray]]:
+    done = [part.result() for part in parts]
+    return rows, probabilities, {name: np.concatenate([part[name] for part in done]) for name in (done or [{}])[0]}
 
 
 def _hear_group(waiting: Iterator[tuple[int, np.ndarray]], bundle: Bundle) -> tuple[list, list, list] | None:
@@ -127,69 +141,16 @@ def _hear_group(waiting: Iterator[tuple[int, np.ndarray]], bundle: Bundle) -> tu
     return rows, probabilities, [cut_window(piece, 0, size) for (_, piece), row in zip(group, rows) if row["asked"]]
 
 
-def ask_head(head: Head, tensors: dict[str, np.ndarray]) -> np.ndarray:
-    """Probabilities [n, C] of one head for windows' tensors, calibrated as its bundle says."""
+def ask_head(head: Head, tensors: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities [n, C] of one head for windows' tensors, calibrated as its bundle says, and ages in years.
+
+    Ages [n] are the expected ones over the classes' probabilities as trained, as 05 Evaluate scores them; [0] for a head
+    that was not trained on years.
+    """
     features = tensors[head.tensor]
     told = np.exp(predict_log_probabilities(head.model, features, np.arange(len(features))).astype(np.float64))
-    return told if head.calibration == Calibration() else apply_calibration(told, head.calibration)
-
-
-def join_tracks(tracks: list[tuple[float, np.ndarray]]) -> np.ndarray:
-    """One track of speech probability each 32 ms from (start_s, track) of overlapping windows; the later one counts."""
-    places = [round(start_s * RATE_HZ / VAD_CHUNK) for start_s, _ in tracks]
-    length = max((place + len(track) for place, (_, track) in zip(places, tracks)), default=0)
-    joined = np.full(length, np.nan, np.float32)
-    for place, (_, track) in zip(places, tracks):
-        joined[place : place + len(track)] = track
-    return joined
-
-
-def _conclude(name: str, duration_s: float, rows: list[dict], speech: np.ndarray, bundle: Bundle) -> Prediction:
-    if duration_s < SHORTEST_S:
-        reason = f"{duration_s:.2f} s of sound; at least {SHORTEST_S:g} s are needed"
-        return Prediction(name, "too short", reason, duration_s=duration_s)
-    windows = pd.DataFrame(rows)
-    share = float(np.mean(speech[~np.isnan(speech)] >= 0.5))
-    heard = {"duration_s": duration_s, "speech_ratio": share, "windows": windows, "speech": speech}
-    if not has_speech(windows["speech_ratio"], bundle):
-        best = f"the best of {len(windows)} windows holds {100 * windows['speech_ratio'].max():.0f} % of speech"
-        return Prediction(name, "no speech", best, **heard)
-    answers = {task: _aggregate(head, windows) for task, head in bundle.heads.items()}
-    sure = all(answer.state == "ok" for answer in answers.values())
-    return Prediction(
-        name, "ok" if sure else "unsure", _doubt(answers, bundle), _warn(duration_s, bundle), answers=answers, **heard
-    )
-
-
-def has_speech(ratios: Iterable[float], bundle: Bundle) -> bool:
-    """Whether any window holds enough speech to answer from; `ratios`: the share of speech of each window."""
-    return max(ratios, default=0.0) >= max(bundle.windowing.min_speech_ratio, LEAST_SPEECH)
-
-
-def _aggregate(head: Head, windows: pd.DataFrame) -> Answer:
-    """The mean over the windows that were asked."""
-    told = windows[[f"p_{head.task}_{name}" for name in head.classes]].mean().to_numpy()
-    best = int(told.argmax())
-    sure = told[best] >= head.threshold
-    probabilities = dict(zip(head.classes, told.tolist()))
-    return Answer(head.task, "ok" if sure else "unsure", head.classes[best] if sure else None, probabilities)
-
-
-def _doubt(answers: dict[str, Answer], bundle: Bundle) -> str:
-    doubts = [
-        f"{task}: best class at {100 * max(answer.probabilities.values()):.0f} %, answered from "
-        f"{100 * bundle.heads[task].threshold:.0f} %"
-        for task, answer in answers.items()
-        if answer.state == "unsure"
-    ]
-    return "; ".join(doubts)
-
-
-def _warn(duration_s: float, bundle: Bundle) -> str:
-    window_s = bundle.windowing.window_s
-    if duration_s >= window_s:
-        return ""
-    return f"only {duration_s:.1f} s of sound, repeated to fill a window of {window_s:g} s: less reliable"
+    years = expected_years(told, head.years.centres) if head.years else np.zeros(0)
+    return (told if head.calibration == Calibration() else apply_calibration(told, head.calibration)), years
 
 
 # --------------------------------------------------------------------------------------------------- many recordings
@@ -292,7 +253,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _write(found: list[Prediction], bundle: Bundle, asked: argparse.Namespace) -> None:
     table = predictions_table(found)
     if asked.json:
-        content = {"model": bundle.name, "predictions": [prediction.as_json() for prediction in found]}
+        about = {"model": bundle.name, "notes": bundle.warnings, "heads": bundle.describe().to_dict("records")}
+        content = about | {"predictions": [prediction.as_json() for prediction in found]}
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     else:
         text = table.to_csv(index=False) if asked.csv else _readable(table, len(found))

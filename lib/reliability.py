@@ -12,19 +12,22 @@ import pandas as pd
 
 from lib.calibration import (
     Calibration,
+    Years,
     answer_with_threshold,
     apply_calibration,
     choose_coverage,
     choose_threshold,
+    conformal_margin,
     coverage_table,
     fit_temperature,
     score_calibration,
 )
-from lib.evaluation import select_answers
+from lib.evaluation import answer_years, average_years, select_answers, year_centres
 from lib.scores import aggregate_predictions, score_answers
 from lib.tasks import YEARS, Task
 
 LEAST_COVERAGE = 0.8  # a model that may stay silent must still answer for this share of the validation clips
+YEARS_SHARE = 0.8  # of the recordings of new speakers that an interval of years is to hold
 
 
 def fit_reliability(
@@ -33,7 +36,8 @@ def fit_reliability(
     """Temperature and thresholds of every network, from validation alone: one row a task, model and fold (first seed).
 
     `silence`: the confidence of a clip from which to answer (0 = always). `rare`: the class with the fewest training
-    windows, `rare_threshold`: the calibrated probability of it from which a window is told as such.
+    windows, `rare_threshold`: the calibrated probability of it from which a window is told as such, `rare_clip_threshold`
+    from which a clip is; NaN where validation has none of it.
     """
     rows = []
     for task in tasks:
@@ -49,26 +53,70 @@ def fit_reliability(
                 silence = choose_coverage(
                     clips["target"].to_numpy(), clips[columns].to_numpy(), task.classes, LEAST_COVERAGE
                 )
-                known = (part["target"] == rare).any()
-                threshold = (
-                    choose_threshold(told["target"].to_numpy(), told[columns].to_numpy(), rare) if known else np.nan
-                )
                 facts = {"task": task.name, "model": network, "protocol": protocol, "fold": int(fold)}
-                facts |= {"temperature": calibration.temperature, "silence": silence}
-                rows.append(facts | {"rare": task.classes[rare], "rare_threshold": threshold})
+                facts |= {"temperature": calibration.temperature, "silence": silence, "rare": task.classes[rare]}
+                for name, table in (("rare_threshold", told), ("rare_clip_threshold", clips)):
+                    facts[name] = _threshold_of(table, columns, rare)
+                rows.append(facts)
     return pd.DataFrame(rows)
+
+
+def _threshold_of(table: pd.DataFrame, columns: list[str], rare: int) -> float:
+    targets = table["target"].to_numpy()
+    return choose_threshold(targets, table[columns].to_numpy(), rare) if (targets == rare).any() else float("nan")
 
 
 def _columns(values: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
     return {name: values[:, k] for k, name in enumerate(names)}
 
 
-def find_settings(settings: pd.DataFrame, models: dict[str, str], fold: int = 0) -> tuple[dict, dict]:
-    """For a model folder: the calibration and the threshold of silence by task, of one fold."""
+def find_settings(settings: pd.DataFrame, models: dict[str, str], fold: int = 0) -> dict[str, dict[str, Any]]:
+    """What `save_bundle` takes of one fold: calibrations, thresholds of silence, and rare classes with their thresholds.
+
+    An age in years has an interval in their place: it is never silent, and no class of it is rare.
+    """
     here = settings[settings["fold"] == fold].set_index(["task", "model"])
     rows = {task: here.loc[(task, model)] for task, model in models.items()}
-    calibrations = {task: Calibration(float(row["temperature"])) for task, row in rows.items()}
-    return calibrations, {task: float(row["silence"]) for task, row in rows.items()}
+    classed = {task: row for task, row in rows.items() if task != YEARS}
+    return {
+        "calibrations": {task: Calibration(float(row["temperature"])) for task, row in rows.items()},
+        "thresholds": {task: float(row["silence"]) for task, row in classed.items()},
+        "rare": {
+            task: (row["rare"], float(row["rare_clip_threshold"]))
+            for task, row in classed.items()
+            if pd.notna(row["rare_clip_threshold"])
+        },
+    }
+
+
+def fit_years(
+    predictions: pd.DataFrame, splits: pd.DataFrame, tasks: list[Task], models: dict[str, str], protocol: str
+) -> dict[str, Years]:
+    """{"age_years": how it tells an age}, where `models` have that task: of the first fold and the first seed.
+
+    The margin is the conformal quantile of the validation clips' absolute errors (`conformal_margin`); the coverages say
+    what became of it, on validation, where it was chosen, and on test.
+    """
+    task = next((task for task in tasks if task.name == YEARS and YEARS in models), None)
+    if task is None:
+        return {}
+    parts = {}
+    for split in ("validation", "test"):
+        told = average_years(answer_years(predictions, splits, task, split), "clip")
+        told = told[(told["model"] == models[YEARS]) & (told["protocol"] == protocol) & (told["fold"] == 0)]
+        told = told[told["seed"] == told["seed"].min()]
+        parts[split] = told.assign(error=(told["told_years"] - told["years"]).abs())
+    margin = conformal_margin(parts["validation"]["error"], parts["validation"]["speaker_id"], YEARS_SHARE)
+    heard = splits[(splits["task"] == YEARS) & (splits["protocol"] == protocol) & (splits["fold"] == 0)]
+    voices = {split: int(part["speaker_id"].nunique()) for split, part in parts.items()}
+    held = {} if margin is None else {f"{split}_coverage": _coverage(part, margin) for split, part in parts.items()}
+    centres = year_centres(heard[heard["split"] == "train"], task)
+    return {YEARS: Years(centres, margin, YEARS_SHARE, voices["validation"], test_speakers=voices["test"], **held)}
+
+
+def _coverage(told: pd.DataFrame, margin: float) -> float:
+    """Share of the clips within `margin`, averaged over speakers."""
+    return float((told["error"] <= margin + 1e-9).groupby(told["speaker_id"]).mean().mean())
 
 
 def calibrate_answers(answers: pd.DataFrame, settings: pd.DataFrame, task: Task) -> pd.DataFrame:

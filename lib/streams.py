@@ -40,12 +40,14 @@ def stream_waveform(
 def array_blocks(samples: np.ndarray, rate_hz: int, block_s: float = BLOCK_S) -> Iterator[np.ndarray]:
     """The blocks of samples in memory: shape (samples,), or two axes of which the shorter one counts channels.
 
-    Whole numbers are divided by the largest of their type. ValueError for anything that is no sound.
+    Whole numbers are divided by the largest of their type, unsigned ones (8-bit wav) shifted first. ValueError for
+    anything that is no sound.
     """
     samples = np.asarray(samples)
-    if samples.dtype.kind == "i":
-        samples = samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
-    if samples.dtype.kind != "f" or samples.ndim not in (1, 2) or rate_hz <= 0:
+    if samples.dtype.kind in "iu":
+        middle = 0 if samples.dtype.kind == "i" else np.iinfo(samples.dtype).max // 2 + 1
+        samples = (samples.astype(np.float32) - middle) / (np.iinfo(samples.dtype).max - middle + 1)
+    if samples.dtype.kind != "f" or samples.ndim not in (1, 2) or not rate_hz > 0 or int(rate_hz) != rate_hz:
         raise ValueError(f"samples of type {samples.dtype}, shape {samples.shape}, {rate_hz} Hz: not a waveform")
     if samples.ndim == 2:
         samples = samples.mean(axis=int(np.argmin(samples.shape)))

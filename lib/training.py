@@ -288,7 +288,7 @@ def read_batches(
             release()
 
 
-def predict_log_probabilities(model: nn.Module, features: Any, rows: np.ndarray, batch: int = 256) -> np.ndarray:
+def predict_log_probabilities(model: nn.Module, features: Any, rows: np.ndarray, batch: int = 64) -> np.ndarray:
     """Log-probabilities [len(rows), C], float32, of the model in evaluation mode."""
     model.eval()
     with torch.inference_mode():

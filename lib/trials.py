@@ -10,16 +10,17 @@ import pandas as pd
 from tqdm import tqdm
 
 from lib import paths
+from lib.answers import has_speech
 from lib.audio import UnreadableAudio
 from lib.bundles import Bundle
 from lib.experiments import main_protocol
-from lib.predict import embed_stream, has_speech, list_recordings
+from lib.predict import embed_stream, list_recordings
 from lib.scores import confusion_counts, confusion_metrics
 from lib.sources import resolve_root
 from lib.stages import Stage, file_checksum, fingerprint_of
 from lib.streams import WindowStream, stream_waveform
 from lib.style import MUTED, colours_for
-from lib.tasks import Task, assign_targets
+from lib.tasks import YEARS, Task, assign_targets
 from lib.training import checkpoint_path, list_checkpoints, load_model, predict_log_probabilities
 
 if TYPE_CHECKING:
@@ -136,6 +137,24 @@ def score_answers(answers: pd.DataFrame, targets: pd.DataFrame, tasks: list[Task
             row |= {"macro F1": float(scores["macro_f1"])}
         rows.append(row)
     return pd.DataFrame(rows).rename(columns={"uar": "UAR"})
+
+
+def score_years(answers: pd.DataFrame, recordings: pd.DataFrame) -> pd.DataFrame:
+    """Ages in years against the truth, one row: recordings with both, mean absolute error, share inside the interval.
+
+    `answers`: of `predictions_table`, with age_years, age_years_low and age_years_high; `recordings`: with age_years where
+    they are known.
+    """
+    columns = ["name", *(name for name in (YEARS, f"{YEARS}_low", f"{YEARS}_high") if name in answers)]
+    truth = recordings[["name"]].assign(truth=recordings.get(YEARS, np.nan))
+    both = answers[columns].merge(truth, on="name").dropna()
+    row: dict[str, float] = {"answered and known": len(both)}
+    if len(both):
+        row["mean absolute error, years"] = float((both[YEARS] - both["truth"]).abs().mean())
+    if len(both) and f"{YEARS}_low" in both:
+        row["inside the interval"] = float(both["truth"].between(both[f"{YEARS}_low"], both[f"{YEARS}_high"]).mean())
+        row["mean width, years"] = float((both[f"{YEARS}_high"] - both[f"{YEARS}_low"]).mean())
+    return pd.DataFrame([row])
 
 
 def pick_longest(answers: pd.DataFrame) -> str:

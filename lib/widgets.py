@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lib import paths
-from lib.answers import Prediction
+from lib.answers import Answer, Prediction
 from lib.audio import RATE_HZ, UnreadableAudio
 from lib.bundles import Bundle
 from lib.predict import predict
@@ -112,7 +112,7 @@ class AnswerPage:
         self.predictions.append(found)
         self.tasks.layout.display = "" if found.answers and len(self.bundle.heads) > 1 else "none"
         self._draw()
-        self.told.value = answer_html(found)
+        self.told.value = answer_html(found, self.bundle.warnings)
         self.recorder.send({"kind": "say", "text": f"{name}: {found.state}"})
         return found
 
@@ -158,19 +158,32 @@ def _unheard(found: Prediction) -> str:
     return f"The last {rest_s:.1f} s do not fill a window and were not heard." if rest_s >= 0.5 else ""
 
 
-def answer_html(found: Prediction) -> str:
-    """The answer in words: state, best class of each task with its share, and what to mind."""
+def _sentences(notes: list[str]) -> list[str]:
+    return [f"This model was {note}." for note in notes]
+
+
+def _aside(answer: Answer) -> str:
+    """What is told beside a label: the interval of an age in years, another class by its own threshold; or nothing."""
+    if answer.low_years is not None:
+        return f", probably between {answer.low_years:.0f} and {answer.high_years:.0f}"
+    if answer.by_threshold not in (None, answer.label):
+        return f"; {html.escape(answer.by_threshold)} where that class is told from its own threshold"
+    return ""
+
+
+def answer_html(found: Prediction, notes: list[str] | None = None) -> str:
+    """The answer in words: state, best class of each task with its share, and what to mind; `notes` on the model last."""
     lines = [f"<h3 style='margin:0.4em 0'>{html.escape(found.name)}: {found.state}</h3>"]
     for task, answer in found.answers.items():
         shares = ", ".join(f"{html.escape(name)} {100 * share:.0f} %" for name, share in answer.probabilities.items())
         said = f"sounds like <b>{html.escape(answer.label)}</b>" if answer.label else "<b>unsure</b>"
+        said += _aside(answer)
         lines.append(f"<p style='margin:0.2em 0'>{html.escape(task)}: {said} ({shares})</p>")
     if not np.isnan(found.speech_ratio):
         lines.append(f"<p style='margin:0.2em 0'>{found.duration_s:.1f} s, {100 * found.speech_ratio:.0f} % speech</p>")
     texts = [text for text in (_unheard(found), found.warning, found.reason) if text]
     lines += [f"<p style='margin:0.2em 0'>{html.escape(text)}</p>" for text in texts]
     if found.answers:
-        lines.append(
-            "<p style='margin:0.2em 0'>A guess about how a voice sounds; it does not reveal who someone is.</p>"
-        )
+        minds = ["A guess about how a voice sounds; it does not reveal who someone is.", *_sentences(notes or [])]
+        lines += [f"<p style='margin:0.2em 0'>{html.escape(text)}</p>" for text in minds]
     return f"<div style='max-width:760px;line-height:1.45'>{''.join(lines)}</div>"

@@ -2,10 +2,10 @@ import json
 
 import pytest
 import torch
-from recordings_fixture import CLASSES, make_bundle
+from recordings_fixture import CENTRES, CLASSES, make_bundle
 
 from lib.bundles import load_bundle
-from lib.calibration import Calibration
+from lib.calibration import Calibration, Years
 
 
 def change(folder, **values):
@@ -51,6 +51,37 @@ def test_the_card_says_what_a_voice_does_not_tell(tmp_path):
         "synthetic voices",
     ]:
         assert words in card
+
+
+def test_a_model_of_synthetic_voices_says_so_when_loaded(tmp_path):
+    bundle = make_bundle(tmp_path / "model", about={"synthetic": True})
+    assert "synthetic voices" in bundle.warnings[0]
+    assert make_bundle(tmp_path / "real", about={"synthetic": False}).warnings == []
+
+
+def test_thresholds_and_intervals_travel_and_are_told_in_words(tmp_path):
+    years = Years(CENTRES, 8.25, speakers=11, validation_coverage=0.85, test_coverage=0.79, test_speakers=19)
+    tasks = (*CLASSES, "age_years")
+    bundle = make_bundle(tmp_path / "model", tasks=tasks, rare={"age": ("teen", 0.375)}, years={"age_years": years})
+    assert bundle.heads["age"].rare == ("teen", 0.375)
+    assert bundle.heads["age_years"].years == years
+    assert bundle.heads["gender"].rare is bundle.heads["gender"].years is None
+    card = (tmp_path / "model/README.md").read_text()
+    words = "8.2 years each way for 80 %, from 11 validation speakers; held 79 % of the recordings of 19 test speakers"
+    assert words in card
+    assert words in bundle.describe()["years"].tolist()
+    assert "teen from 0.375" in card
+
+
+def test_a_description_that_lacks_a_part_is_refused(tmp_path):
+    make_bundle(tmp_path / "model")
+    path = tmp_path / "model/model.json"
+    path.write_text(json.dumps({"format": 1, "dtype": "float16", "heads": {}}))
+    with pytest.raises(ValueError, match=r"lacks \['about', 'encoder'"):
+        load_bundle(tmp_path / "model")
+    path.write_text("{")
+    with pytest.raises(ValueError, match="not valid JSON"):
+        load_bundle(tmp_path / "model")
 
 
 def test_a_changed_weight_file_is_refused(tmp_path):

@@ -9,6 +9,7 @@ from lib.calibration import (
     apply_calibration,
     choose_coverage,
     choose_threshold,
+    conformal_margin,
     coverage_table,
     fit_temperature,
     precision_recall_table,
@@ -111,6 +112,25 @@ def test_answering_less_is_right_more_often_and_the_threshold_transfers():
     unseen = score_coverage(*make_probabilities(seed=1), list("abc"), threshold)
     assert unseen["coverage"] == pytest.approx(0.7, abs=0.05)
     assert unseen["macro_f1"] > table["macro_f1"].iloc[-1] + 0.03
+
+
+def test_a_conformal_margin_holds_new_speakers_at_its_share():
+    rng, held = np.random.default_rng(0), []
+    for _ in range(400):
+        voices = rng.normal(0, 6, 13)  # each voice errs in its own way, in each of its recordings
+        errors, speakers = zip(
+            *[(voice + rng.normal(0, 2), k) for k, voice in enumerate(voices) for _ in range(1 + k % 5)]
+        )
+        margin = conformal_margin(np.array(errors[1:]), np.array(speakers[1:]), 0.8)  # the first speaker is the new one
+        held.append(abs(errors[0]) <= margin)
+    assert 0.77 < np.mean(held) < 0.9
+
+
+def test_a_margin_takes_enough_speakers_not_enough_recordings():
+    errors = np.arange(12.0)
+    assert conformal_margin(errors, np.arange(12) % 3, 0.8) is None
+    assert conformal_margin(errors, np.arange(12) % 4, 0.8) == 11
+    assert conformal_margin(-errors, np.arange(12), 0.8) == conformal_margin(errors, np.arange(12), 0.8) == 10
 
 
 def test_always_answering_is_chosen_where_silence_buys_nothing():

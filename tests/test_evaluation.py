@@ -216,7 +216,31 @@ def test_a_model_folder_takes_the_first_fold_with_its_own_temperature(run):
     chosen = {task: run.models[task] for task in ("gender", "age")}
     found = evaluation.main_checkpoints(run.stage, run.fits, list(chosen), chosen, "speaker")
     assert all("fold-0" in str(path) and path.exists() for path in found.values())
-    calibrations, thresholds = reliability.find_settings(run.settings, chosen)
+    found = reliability.find_settings(run.settings, {**chosen, "age_years": run.models["age_years"]})
     row = run.settings.set_index(["task", "model", "fold"]).loc[("age", chosen["age"], 0)]
-    assert calibrations["age"].temperature == row["temperature"]
-    assert thresholds["age"] == row["silence"]
+    assert found["calibrations"]["age"].temperature == row["temperature"]
+    assert found["thresholds"]["age"] == row["silence"]
+    assert found["rare"]["age"] == (row["rare"], row["rare_clip_threshold"])
+    assert found["thresholds"].keys() == found["rare"].keys() == {"gender", "age"}
+
+
+def test_an_interval_of_years_is_chosen_on_validation_and_scored_on_test(run):
+    years = run.tasks[2]
+    chosen = {"age_years": run.models["age_years"]}
+    found = reliability.fit_years(run.predictions, run.splits, run.tasks, chosen, "speaker")["age_years"]
+    assert reliability.fit_years(run.predictions, run.splits, run.tasks, {"age": "linear_layers"}, "speaker") == {}
+    assert len(found.centres) == len(years.classes)
+    assert sorted(found.centres) == found.centres
+    told = evaluation.average_years(evaluation.answer_years(run.predictions, run.splits, years, "validation"), "clip")
+    told = told.query("model == @chosen['age_years'] and protocol == 'speaker' and fold == 0 and seed == 0")
+    errors = (told["told_years"] - told["years"]).abs()
+    inside = (errors <= found.margin + 1e-9).groupby(told["speaker_id"]).mean()
+    assert found.validation_coverage == pytest.approx(inside.mean())
+    assert found.validation_coverage >= found.share
+    assert errors.isin([found.margin]).any()
+    assert 0 <= found.test_coverage <= 1
+    swapped = run.predictions.copy()  # the test part must not matter
+    tested = swapped["split"] == "test"
+    columns = [name for name in swapped if name.startswith("p_")]
+    swapped.loc[tested, columns] = swapped.loc[tested, columns[::-1]].to_numpy()
+    assert reliability.fit_years(swapped, run.splits, run.tasks, chosen, "speaker")["age_years"].margin == found.margin

@@ -7,11 +7,11 @@ import sys
 import numpy as np
 import pytest
 import soundfile
-from recordings_fixture import make_bundle
+from recordings_fixture import CENTRES, CLASSES, make_bundle
 
 from lib import export
 from lib.audio import RATE_HZ
-from lib.calibration import Calibration, apply_calibration
+from lib.calibration import Calibration, Years, apply_calibration
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
 pytest.importorskip("onnxscript", reason="the extra 'onnx' is not installed")
@@ -19,10 +19,16 @@ pytest.importorskip("onnxscript", reason="the extra 'onnx' is not installed")
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    """One head on frames, the paper's network with a temperature; one on layers, with a bias."""
+    """One head on frames, the paper's network with a temperature; one on layers, with a bias; one for years."""
     options = {
-        "calibrations": {"gender": Calibration(0.4), "age": Calibration(1.5, [0.7, 0.0])},
+        "tasks": (*CLASSES, "age_years"),
+        "calibrations": {
+            "gender": Calibration(0.4),
+            "age": Calibration(1.5, [0.7, 0.0]),
+            "age_years": Calibration(2.0),
+        },
         "thresholds": {"age": 0.6},
+        "years": {"age_years": Years(CENTRES, 7.5)},
     }
     networks = {"gender": ["paper"], "age": ["attentive", True]}
     return make_bundle(tmp_path_factory.mktemp("models") / "model", networks, **options)
@@ -44,7 +50,8 @@ def test_onnxruntime_gives_the_probabilities_of_torch(exported, bundle):
         gender, age = session.run(["gender", "age"], {"waveforms": waveforms})
         assert gender.shape == age.shape == (count, 2)
         np.testing.assert_allclose(gender.sum(axis=1), 1, atol=1e-5)
-    assert about["outputs"] == {"gender": ["male", "female"], "age": ["teen", "adult"]}
+    assert list(about["outputs"]) == ["gender", "age", "age_years"]
+    assert about["outputs"]["age"] == ["teen", "adult"]
     assert about["thresholds"]["age"] == 0.6
 
 
@@ -76,8 +83,9 @@ def test_the_example_answers_without_torch(exported, bundle, tmp_path):
     pieces = [(start, sound[start : start + 48_000]) for start in (0, 32_000, 64_000)]
     tensors = export.encode_batch(bundle.encoder, np.stack([piece for _, piece in pieces]), "emission", "float16")
     for task, head in bundle.heads.items():
-        expected = export.ask_head(head, tensors).mean(axis=0)
-        np.testing.assert_allclose(list(told[task].values()), expected, atol=2e-4)
+        expected, years = export.ask_head(head, tensors)
+        np.testing.assert_allclose(list(told[task].values()), expected.mean(axis=0), atol=2e-4)
+    assert told["age_years:years"] == {"years": pytest.approx(years.mean(), abs=0.06), "give or take": 7.5}
 
 
 def test_command_line_writes_the_files_and_refuses_what_is_no_model(bundle, tmp_path, capsys):

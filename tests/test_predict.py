@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from recordings_fixture import WINDOWING, make_bundle, spoken  # noqa: F401
+from recordings_fixture import CENTRES, CLASSES, WINDOWING, YEAR_CLASSES, make_bundle, spoken  # noqa: F401
 
 from lib import predict as predicting
 from lib.audio import RATE_HZ, read_waveform
-from lib.calibration import Calibration
+from lib.calibration import Calibration, Years
 from lib.embedding import embed_windows
 from lib.experiments import ask_checkpoint
 from lib.own_data import read_own_data
@@ -128,6 +128,45 @@ def test_a_threshold_makes_it_unsure_and_a_temperature_makes_it_modest(voice, bu
     assert 0.5 <= max(answer.probabilities.values()) < max(sure.probabilities.values())
     assert found.answers["age"].state == "ok"
     assert found.row()["gender"] == "unsure"
+
+
+def test_years_are_the_expected_age_as_trained_with_the_bundles_interval(voice, tmp_path):
+    options = {"tasks": (*CLASSES, *YEAR_CLASSES), "calibrations": {"age_years": Calibration(temperature=3.0)}}
+    bundle = make_bundle(tmp_path / "years", years={"age_years": Years(CENTRES, 11.5, speakers=9)}, **options)
+    plain = make_bundle(tmp_path / "plain", years={"age_years": Years(CENTRES, None)}, tasks=options["tasks"])
+    found = predict(voice, RATE_HZ, model=bundle)
+    answer = found.answers["age_years"]
+    raw = list(predict(voice, RATE_HZ, model=plain).answers["age_years"].probabilities.values())
+    assert answer.years == pytest.approx(np.dot(raw, CENTRES))
+    assert answer.years == pytest.approx(found.windows["age_years"].mean())
+    assert list(answer.probabilities.values()) != pytest.approx(raw)
+    assert (answer.low_years, answer.high_years) == (max(0, answer.years - 11.5), answer.years + 11.5)
+    assert answer.label == f"{answer.years:.0f} years"
+    assert list(found.timeline("age")) == ["start_s", "duration_s", "p_teen", "p_adult"]
+    row = found.row()
+    assert (row["age_years"], row["age_years_high"]) == (answer.years, answer.high_years)
+    assert json.loads(json.dumps(found.as_json()))["answers"]["age_years"]["low_years"] == answer.low_years
+    assert predict(voice, RATE_HZ, model=plain).answers["age_years"].low_years is None
+
+
+def test_a_rare_class_is_told_from_its_own_threshold_beside_the_label(voice, bundle, tmp_path):
+    told = predict(voice, RATE_HZ, model=bundle).answers["gender"]
+    assert told.by_threshold is None
+    rarer = min(told.probabilities, key=told.probabilities.get)
+    for threshold, expected in ((0.0, rarer), (1.1, told.label)):
+        model = make_bundle(
+            tmp_path / f"rare-{threshold}", {"age": ["attentive", True]}, rare={"gender": (rarer, threshold)}
+        )
+        answer = predict(voice, RATE_HZ, model=model).answers["gender"]
+        assert (answer.label, answer.by_threshold) == (told.label, expected)
+        assert predict(voice, RATE_HZ, model=model).row()["gender_by_threshold"] == expected
+
+
+def test_eight_bit_samples_are_answered_like_their_file(voice, bundle, tmp_path):
+    whole = np.round(voice * 127 + 128).clip(0, 255).astype(np.uint8)
+    soundfile.write(tmp_path / "voice.wav", (whole.astype(np.float32) - 128) / 128, RATE_HZ, subtype="PCM_U8")
+    from_file, from_samples = (predict(*asked, model=bundle) for asked in ((tmp_path / "voice.wav",), (whole, RATE_HZ)))
+    assert from_samples.answers["gender"].probabilities == from_file.answers["gender"].probabilities
 
 
 def test_a_cut_of_a_file_is_answered_like_the_same_samples(voice, bundle, tmp_path):

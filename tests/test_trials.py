@@ -80,6 +80,19 @@ def test_confusion_joins_by_name_and_leaves_unsure_ones_out():
     assert nothing["answered"] == 0
 
 
+def test_ages_in_years_are_scored_where_both_are_known():
+    answers = pd.DataFrame(
+        {"name": list("abcd"), "age_years": [20.0, 30.0, None, 50.0], "age_years_low": [10.0, 25.0, None, 40.0], "age_years_high": [30.0, 35.0, None, 60.0]}
+    )  # fmt: skip
+    recordings = pd.DataFrame({"name": list("abcd"), "age_years": [24.0, 44.0, 20.0, None]})
+    row = trials.score_years(answers, recordings).iloc[0]
+    assert row.tolist() == [2, 9.0, 0.5, 15.0]
+    assert trials.score_years(answers, recordings[["name"]])["answered and known"].tolist() == [0]
+    assert trials.score_years(answers[["name", "age_years"]], recordings).columns.tolist()[1:] == [
+        "mean absolute error, years"
+    ]
+
+
 def test_the_choice_is_judged_against_the_best_epoch():
     epochs = pd.DataFrame(
         {"task": "age", "epoch": [1, 2, 3, 4], "unseen_uar": [0.5, 0.7, 0.9, 0.8], "chosen": [False, True, False, False], "recordings": 9}

@@ -1,0 +1,123 @@
+"""Speed, memory and parity of prediction: `python tests/bench_predict.py [MODEL] [--minutes 60] [--file FILE]`.
+
+Repeats a few invented speakers to an hour of stereo FLAC at 44.1 kHz (or takes FILE), asks MODEL about it in a fresh
+process, and prints one line of JSON: seconds, times real time, processor seconds, peak memory with everything loaded, and
+how far the answers are from those of the same sound held in memory. With the run's tables at hand it also predicts every
+test clip from its file and prints the largest difference from 05 Evaluate's own row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import soundfile
+
+from lib import evaluation, experiments, paths, reliability, stages, tables
+from lib.acoustics import resample
+from lib.audio import RATE_HZ, read_waveform
+from lib.bundles import Bundle, load_bundle
+from lib.predict import predict
+from lib.scores import aggregate_predictions
+
+CHECKED_S = 300.0  # of the file are asked again from memory
+
+
+def make_recording(folder: Path, minutes: float, rate_hz: int = 44_100) -> Path:
+    """Write `minutes` of repeated invented speakers as stereo FLAC, ten minutes at a time."""
+    from lib.synthesis import render_unseen
+
+    render_unseen(folder, seed=0, count=12)
+    sounds = [read_waveform(path) for path in sorted((folder / "recordings").glob("2*"))]
+    speech = resample(np.concatenate(sounds), RATE_HZ, rate_hz)
+    speech = np.stack([speech, 0.7 * speech], axis=1)
+    target, left = folder / "long.flac", round(minutes * 60 * rate_hz)
+    with soundfile.SoundFile(target, "w", rate_hz, 2) as file:
+        while left > 0:
+            file.write(speech[:left])
+            left -= len(speech)
+    return target
+
+
+def measure(bundle: Bundle, file: Path) -> dict[str, float | str]:
+    """Ask about the file once; memory is this process's peak."""
+    start, busy = time.perf_counter(), time.process_time()
+    found = predict(file, model=bundle)
+    seconds, cpu = time.perf_counter() - start, time.process_time() - busy
+    peak_mb = stages.peak_memory_mb()
+    whole = read_waveform(file, 0.0, CHECKED_S)
+    again = predict(whole, RATE_HZ, model=bundle).windows
+    columns = [name for name in again if name not in ("start_s", "duration_s")]
+    gap = float((found.windows[columns].iloc[: len(again)] - again[columns]).abs().max(axis=None))
+    return {"model": bundle.name, "encoder": bundle.encoder.name, "state": found.state, "minutes": found.duration_s / 60,
+            "windows": len(found.windows), "seconds": round(seconds, 1), "times_real_time": round(found.duration_s / seconds, 1),
+            "cpu_seconds": round(cpu, 1), "peak_mb": peak_mb, "gap_from_memory": gap}  # fmt: skip
+
+
+def measure_parity(bundle: Bundle) -> dict[str, float | int]:
+    """Predict the files of all test clips of the bundle's run; largest difference from the rows of 05 Evaluate."""
+    about = bundle.description["about"]
+    run, protocol = about["run"], about["protocol"]
+    names = ("01_download", "04_train", "05_evaluate")
+    downloaded, trained, evaluated = (stages.find_stage(name, run) for name in names)
+    roots = {name: Path(folder) for name, folder in paths.load_json(downloaded.path("roots.json")).items()}
+    clips = tables.load_table(downloaded.path("clips.parquet"), "clips").set_index("clip_id")
+    predictions = tables.load_table(evaluated.path("predictions.parquet"), "predictions")
+    (settings,) = evaluation.load_frames(evaluated, "settings")
+    fits = experiments.load_fits(trained)
+    models = evaluation.choose_models(fits, protocol, "" if bundle.name == "best" else bundle.name)
+    expected = {}
+    for fields in trained.parameters["tasks"]:
+        task = experiments.Task(**fields)
+        if task.name in bundle.heads:
+            rows = evaluation.select_answers(predictions, task, models[task.name], protocol, "test").query("fold == 0")
+            rows = reliability.calibrate_answers(rows, settings, task).drop(columns=["silence", "rare_threshold"])
+            told = aggregate_predictions(rows, "clip").set_index("clip_id")
+            expected[task.name] = told[[f"p_{name}" for name in task.classes]]
+    return {"test_clips": 0, "parity_error": float("nan")} | _compare(expected, clips, roots, bundle)
+
+
+def _compare(expected: dict[str, pd.DataFrame], clips: pd.DataFrame, roots: dict[str, Path], bundle: Bundle) -> dict:
+    gaps = []
+    asked = sorted(set().union(*(rows.index for rows in expected.values())))
+    for clip_id in asked:
+        clip = clips.loc[clip_id]
+        found = predict(
+            roots[clip["corpus"]] / clip["path"], model=bundle, start_s=clip["start_s"], end_s=clip["end_s"]
+        )
+        for task, rows in expected.items():
+            if clip_id in rows.index:
+                told = list(found.answers[task].probabilities.values())
+                gaps.append(np.abs(rows.loc[clip_id].to_numpy() - told).max())
+    return {"test_clips": len(asked), "parity_error": float(np.max(gaps))}
+
+
+def main() -> None:
+    """Make the recording and measure in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path, nargs="?", default=paths.DATA / "demo" / "models" / "best")
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--file", type=Path, help="a recording of your own in place of the invented one")
+    parser.add_argument("--measure", action="store_true", help="only ask about FILE, in this process")
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(load_bundle(options.model), options.file)))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        file = options.file or make_recording(Path(name), options.minutes)
+        call = [sys.executable, __file__, str(options.model), "--measure", "--file", str(file)]
+        print(subprocess.run(call, stdout=subprocess.PIPE, text=True, check=True).stdout.strip(), flush=True)
+    bundle = load_bundle(options.model)
+    if bundle.description["about"].get("run"):
+        print(json.dumps(measure_parity(bundle)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
