@@ -1,10 +1,24 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 from test_windows import cut, make_clips
 
-from lib.bench import measure_errors, paper_loop, probe_uar, repeat_work, run_all, run_bare, run_stage
+from lib import bench, encoder_speed
+from lib.bench import main, repeat_work
 from lib.embedding import Work
+from lib.encoder_speed import (
+    measure_batches,
+    measure_engines,
+    measure_errors,
+    measure_probes,
+    paper_loop,
+    probe_uar,
+    run_all,
+    run_bare,
+    run_stage,
+)
 from lib.encoders import UNTRAINED, load_encoder
 from lib.engines import load_engine
 
@@ -54,3 +68,62 @@ def test_a_probe_finds_what_is_there_and_nothing_where_nothing_is():
     vectors = rng.normal(0, 1, (200, 8))
     assert 0.3 < probe_uar(vectors, target, speakers) < 0.7
     assert probe_uar(vectors + 3 * target[:, None], target, speakers) > 0.95
+
+
+def test_every_contestant_has_its_seconds_or_says_what_is_missing(work, monkeypatch):
+    monkeypatch.setattr(encoder_speed, "compiled_loop", lambda *arguments: lambda: None)  # takes a minute
+    encoder = load_encoder(UNTRAINED)
+    table = {(row["engine"], row["precision"], row["streams"], row["batch"]): row
+             for row in measure_engines(encoder, work, tries=1)}  # fmt: skip
+    names = {name for name, *_ in table}
+    assert {
+        "the paper's loop",
+        "transformers, one window a call",
+        "torch",
+        "openvino",
+        "onnxruntime",
+        "eGeMAPS",
+    } <= names
+    assert {"torch.compile", "torch, weight norm in every pass", "torch, one process a core"} <= names
+    for row in table.values():
+        assert row.get("bare_s", 0) > 0 or row.get("stage_s", 0) > 0 or row["note"], row
+    exact = table["torch", "float32", 1, 4]
+    assert exact["stage_over_bare"] > 0
+    assert exact["frames_max"] < 1e-4
+    assert table["torch, one process a core", "float32", encoder_speed.cores(), 4]["bare_ratio"] > 0
+
+
+def test_a_missing_extra_is_a_note_in_its_row(work, monkeypatch):
+    monkeypatch.setattr(encoder_speed, "missing_package", lambda library, precision: {"torch": None}.get(library, "it"))
+    rows = measure_batches(load_encoder(UNTRAINED), work, tries=1)
+    assert [row["batch"] for row in rows] == encoder_speed.BATCHES * 3
+    assert all(("note" in row) == (row["engine"] == "openvino") for row in rows)
+    assert all(row["bare_s"] > 0 for row in rows if row["engine"] == "torch")
+
+
+def test_probes_compare_every_precision_with_float32(work, monkeypatch):
+    monkeypatch.setattr(encoder_speed, "PROBED", [("torch", "float32"), ("torch", "bfloat16")])
+    monkeypatch.setattr(encoder_speed, "probe_uar", lambda vectors, *rest: round(float(np.abs(vectors).mean()) % 1, 4))
+    windows, clips = repeat_work(work.windows, work.clips, 6)
+    clips = clips.assign(age_years=np.arange(len(clips)) * 10.0, gender="male")
+    rows = measure_probes(load_encoder(UNTRAINED), Work(windows, clips, work.roots))
+    assert [row["precision"] for row in rows] == ["float32"] * 3 + ["bfloat16"] * 3
+    assert all(row["largest_change_points"] == 0 for row in rows[:3])
+    assert all(row["largest_change_points"] > 0 for row in rows[3:])
+
+
+def test_a_part_that_fails_leaves_a_note_and_the_next_is_measured_and_saved(tmp_path, monkeypatch, capsys):
+    def fail(work):
+        raise ImportError("no Ray here")
+
+    monkeypatch.setattr(bench, "load_full_size", lambda: (load_encoder(UNTRAINED), True))
+    monkeypatch.setattr(bench, "measure_gemm", lambda: {"float32": 1.0})
+    monkeypatch.setattr(bench, "make_work", lambda corpus, folder, count: (None, None))
+    monkeypatch.setattr(bench, "measure_ray", fail)
+    monkeypatch.setattr(bench, "measure_training", lambda rounds: [{"form": "plain loop", "ratio": 1.0}])
+    assert main(["--only", "ray", "training", "--out", str(tmp_path / "bench.json")]) == 0
+    saved = json.loads((tmp_path / "bench.json").read_text())
+    assert saved["ray"] == [{"note": "ImportError: no Ray here"}]
+    assert saved["training"][0]["ratio"] == 1.0
+    assert set(saved["about"]["seconds"]) == {"ray", "training"}
+    assert "no Ray here" in capsys.readouterr().out
