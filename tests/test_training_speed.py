@@ -1,6 +1,8 @@
 import numpy as np
+import pandas as pd
+import pytest
 
-from lib.training_speed import compare_losses, measure_speed
+from lib.training_speed import compare_losses, measure_memory, measure_speed
 
 
 def test_every_form_is_measured_against_the_plain_loop():
@@ -13,3 +15,12 @@ def test_every_form_is_measured_against_the_plain_loop():
 def test_loss_of_the_fast_form_follows_fp32():
     table = compare_losses(steps=12, batch=16, width=0.1)
     np.testing.assert_allclose(table["bf16, channels last"], table["fp32"], atol=0.02)
+
+
+def test_memory_is_measured_on_a_store_that_training_streams_from_disk(tmp_path):
+    found = measure_memory(tmp_path, 700, steps=3, width=0.05)
+    assert found["windows"] == 700
+    assert found["store_gb"] == pytest.approx(700 * 149 * 32 * 2 / 1e9, rel=0.05)
+    assert len(list(tmp_path.glob("shard-*.safetensors"))) == 2
+    assert found["peak_gb"] >= found["peak_after_writing_gb"] > 0
+    assert len(pd.read_csv(tmp_path / "training" / "history.csv")) == 1
