@@ -245,38 +245,38 @@ def ask_checkpoint(path: Path, store: Store, window_ids: pd.Series, network: str
 
 
 def plot_trainings(history: pd.DataFrame, task: str, protocol: str) -> tuple[Any, pd.DataFrame]:
-    """Validation loss (train: dashed) and UAR of every network at each epoch; returns (figure, numbers).
+    """Loss, accuracy, UAR and macro F1 of every network at each epoch; returns (figure, every number of the history).
 
-    Thin lines are single trainings (folds and seeds), thick ones their mean; a dot is an epoch that was chosen.
+    Validation whole, training dashed (loss only). Thin lines are single trainings (folds and seeds), thick ones their
+    mean over the trainings that were still going on; a dot is an epoch that was chosen.
     """
     import matplotlib.pyplot as plt
 
     from lib.style import colours_for
 
     rows = history[(history["task"] == task) & (history["protocol"] == protocol)]
-    figure, axes = plt.subplots(1, 2, figsize=(7.5, 3.3))
-    panels = (
-        (axes[0], ["validation_loss", "train_loss"], "loss (nats)"),
-        (axes[1], ["validation_uar"], "validation UAR"),
-    )
+    figure, axes = plt.subplots(2, 2, figsize=(7.5, 5.6), sharex=True)
+    shown = {"loss": "loss (nats)", "accuracy": "accuracy", "uar": "UAR", "macro_f1": "macro F1"}
+    panels = [(ax, metric, label) for ax, (metric, label) in zip(axes.flat, shown.items())]
     names = list(dict.fromkeys(rows["network"]))
     for name, colour in zip(names, colours_for([f"network {name}" for name in names]).values()):
         of_network = rows[rows["network"] == name]
         trainings = [part for _, part in of_network.groupby(["fold", "seed"])]
-        for ax, metrics, _ in panels:
-            for metric in metrics:
-                style = {"color": colour, "linestyle": "--" if metric.startswith("train") else "-"}
-                for part in trainings if len(trainings) > 1 else []:
-                    ax.plot(part["epoch"], part[metric], linewidth=0.6, alpha=0.4, **style)
-                mean = of_network.groupby("epoch")[metric].mean()
-                label = name if metric.startswith("validation") else None
-                ax.plot(mean.index, mean, linewidth=2, label=label, **style)
-            dots = of_network[of_network["chosen"]]
-            ax.scatter(dots["epoch"], dots[metrics[0]], color=colour, s=26, zorder=3)
-    for ax, _, label in panels:
-        ax.set(xlabel="epoch", ylabel=label)
+        dots = of_network[of_network["chosen"]]
+        for ax, metric, _ in panels:
+            for part in ["validation", "train"] if metric == "loss" else ["validation"]:
+                column, style = f"{part}_{metric}", {"color": colour, "linestyle": "--" if part == "train" else "-"}
+                for one in trainings if len(trainings) > 1 else []:
+                    ax.plot(one["epoch"], one[column], linewidth=0.6, alpha=0.3, **style)
+                mean = of_network.groupby("epoch")[column].mean()
+                ax.plot(mean.index, mean, linewidth=2, label=name if part == "validation" else None, **style)
+            ax.scatter(dots["epoch"], dots[f"validation_{metric}"], color=colour, s=20, zorder=3)
+    for ax, metric, label in panels:
+        ax.set(xlabel="epoch" if metric in ("uar", "macro_f1") else "", ylabel=label)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.grid(axis="y")
-    axes[1].legend(loc="lower right", fontsize=8)
+    axes[1, 1].legend(loc="lower right", fontsize=8)
     figure.suptitle(f"Training for {task}, protocol {protocol}", x=0.01, ha="left", fontweight="bold", fontsize=11)
-    return figure, rows[["network", "fold", "seed", "epoch", "chosen", *CURVES]]
+    numbers = rows.dropna(axis="columns", how="all").drop(columns=["task", "protocol"])
+    first = ["network", "fold", "seed", "epoch", "chosen"]
+    return figure, numbers[[*first, *numbers.columns.drop(first)]]

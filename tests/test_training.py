@@ -36,14 +36,17 @@ def test_training_learns_and_the_history_has_every_score(tmp_path):
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "history.csv"), found.history)
 
 
-@pytest.mark.parametrize("name", ["paper", "attentive"])
-def test_same_seed_gives_the_same_numbers_to_the_last_digit(tmp_path, name):
-    one, first = fit(tmp_path / "a", name, epochs=2)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("paper", {}), ("paper", {"precision": "bf16", "channels_last": True}), ("attentive", {}), ("linear", {})],
+)
+def test_same_seed_gives_the_same_numbers_to_the_last_digit(tmp_path, name, options):
+    one, first = fit(tmp_path / "a", name, epochs=2, **options)
     torch.rand(3)
-    two, second = fit(tmp_path / "b", name, epochs=2)
+    two, second = fit(tmp_path / "b", name, epochs=2, **options)
     pd.testing.assert_frame_equal(first.history, second.history, check_exact=True)
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values()))
-    _, third = fit(tmp_path / "c", name, epochs=2, seed=8)
+    _, third = fit(tmp_path / "c", name, epochs=2, **{**options, "seed": 8})
     assert not first.history.equals(third.history)
 
 
