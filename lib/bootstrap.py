@@ -54,6 +54,32 @@ def bootstrap_speakers(
     return bootstrap_sums(sum_by_speaker(values, speakers), statistic, draws, seed)
 
 
+def bootstrap_trainings(
+    values: np.ndarray,
+    speakers: np.ndarray,
+    trainings: np.ndarray | None,
+    statistic: Statistic,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> dict[str, tuple[float, float, float]]:
+    """The same for the rows of several trainings of one model ([n] seeds): the mean over them, equal speakers drawn for all."""
+    if trainings is None:
+        return bootstrap_speakers(values, speakers, statistic, draws, seed)
+    trainings, width = np.asarray(trainings), np.shape(values)[1]
+    tables = [
+        pd.DataFrame(values[trainings == one]).groupby(np.asarray(speakers)[trainings == one]).sum()
+        for one in np.unique(trainings)
+    ]
+    voices = sorted(set().union(*(table.index for table in tables)))
+    sums = np.concatenate([table.reindex(voices, fill_value=0).to_numpy(np.float64) for table in tables], axis=1)
+
+    def mean(sums: np.ndarray) -> dict[str, np.ndarray]:
+        found = [statistic(sums[..., k * width : (k + 1) * width]) for k in range(len(tables))]
+        return {name: np.mean([one[name] for one in found], axis=0) for name in found[0]}
+
+    return bootstrap_sums(sums, mean, draws, seed)
+
+
 def bootstrap_sums(
     sums: np.ndarray, statistic: Statistic, draws: int = DRAWS, seed: int = 0
 ) -> dict[str, tuple[float, float, float]]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib.bootstrap import DRAWS, bootstrap_speakers
+from lib.bootstrap import DRAWS, bootstrap_trainings
 from lib.scores import confusion_counts, confusion_metrics, make_records
 
 BINS = 15
@@ -136,12 +136,13 @@ def score_calibration(
     probabilities: np.ndarray,
     speakers: np.ndarray,
     *,
+    trainings: np.ndarray | None = None,
     bins: int = BINS,
     draws: int = DRAWS,
     seed: int = 0,
     context: dict[str, Any] | None = None,
 ) -> pd.DataFrame:
-    """Records of ece, brier and nll with their intervals over speakers.
+    """Records of ece, brier and nll with their intervals over speakers; `trainings` [n]: seeds to take the mean over.
 
     ece: expected calibration error over `bins` equal ranges of the told class's probability. brier: sum over classes of
     the squared distance from the truth (0 to 2). nll: mean negative log-likelihood in nats. Few rows bias ece upwards,
@@ -162,7 +163,9 @@ def score_calibration(
         gaps = np.abs(sums[..., :bins]).sum(axis=-1)
         return {"ece": gaps / n, "brier": sums[..., bins + 1] / n, "nll": sums[..., bins + 2] / n}
 
-    return make_records(bootstrap_speakers(values, speakers, statistic, draws, seed), speakers, context)
+    found = bootstrap_trainings(values, speakers, trainings, statistic, draws, seed)
+    count = 1 if trainings is None else len(np.unique(trainings))
+    return make_records(found, speakers, context).assign(n=len(targets) // count, seeds=count)
 
 
 def reliability_table(targets: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from lib.scores import (
     LEVELS,
     aggregate_predictions,
     compare_models,
+    compare_protocols,
     confusion_counts,
     expected_years,
     make_predictions,
@@ -97,12 +98,12 @@ def choose_models(fits: pd.DataFrame, protocol: str, model: str = "") -> dict[st
 
 
 def select_answers(
-    predictions: pd.DataFrame, task: Task, model: str, protocol: str, split: str, seed: int | None = None
+    predictions: pd.DataFrame, task: Task, model: str, protocol: str, split: str, first_seed: bool = False
 ) -> pd.DataFrame:
-    """One model's answers; `seed`: None = the smallest. Columns of other tasks' classes are left out."""
+    """One model's answers, of all training seeds or the first alone. Columns of other tasks' classes are left out."""
     asked = {"task": task.name, "model": model, "protocol": protocol, "split": split}
     rows = predictions[(predictions[list(asked)] == pd.Series(asked)).all(axis=1)]
-    rows = rows[rows["seed"] == (rows["seed"].min() if seed is None else seed)]
+    rows = rows[rows["seed"] == rows["seed"].min()] if first_seed else rows
     others = [name for name in rows if name.startswith("p_") and name[2:] not in task.classes]
     return rows.drop(columns=others).reset_index(drop=True)
 
@@ -134,6 +135,13 @@ def compare_all(
             for other in filter(is_baseline, rows["model"].unique()):
                 found = compare_models(rows, task.classes, network, other, draws=draws, seed=seed)
                 parts.append(found[found["metric"].isin(COMPARED)])
+    return pd.concat(parts, ignore_index=True)
+
+
+def score_leaks(predictions: pd.DataFrame, tasks: list[Task], protocol: str, draws: int, seed: int) -> pd.DataFrame:
+    """`lib.scores.compare_protocols` for every task: what random windows claim over what `protocol` shows."""
+    rows = {task.name: predictions[predictions["task"] == task.name] for task in tasks}
+    parts = [compare_protocols(rows[t.name], t.classes, protocol, draws=draws, seed=seed) for t in tasks]
     return pd.concat(parts, ignore_index=True)
 
 

@@ -195,45 +195,55 @@ def _column_name(metric: str) -> str:
 
 def make_confusions(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     """The confusion matrix of each task's main view, at the nearest level that was counted; the first of several seeds."""
-    scores, found = read_scores(metrics), {}
+    scores, found, seeds, keys = read_scores(metrics), {}, {}, ("model", "protocol", "level")
     views = {task: main_view(metrics, scores, task) for task in tasks_of(scores)}
     for entry in metrics.get("confusions") or []:
         task, view = entry.get("task", ""), views.get(entry.get("task")) or {}
         fits = all(entry.get(key, view.get(key)) == view.get(key) for key in ("model", "protocol", "split"))
         rank = (not fits, entry.get("level") != view.get("level"))
+        seeds.setdefault((task, *map(entry.get, keys)), set()).add(entry.get("seed"))
         if task not in found or rank < found[task][0]:
             found[task] = (rank, entry)
-    return [_confusion(entry) for _, entry in found.values()]
+    return [_confusion(one, len(seeds[task, *map(one.get, keys)])) for task, (_, one) in found.items()]
 
 
-def _confusion(entry: dict[str, Any]) -> dict[str, Any]:
+def _confusion(entry: dict[str, Any], seeds: int) -> dict[str, Any]:
     rows = []
     for name, counts in zip(entry["classes"], entry["counts"]):
         total = sum(counts)
         cells = [{"count": count, "share": count / total if total else 0.0} for count in counts]
         rows.append({"name": name, "total": total, "cells": cells})
     title = f"{entry.get('task', '').capitalize()}, {model_name(entry.get('model', ''))}".strip(", ")
+    title += f" (first of {seeds} seeds)" * (seeds > 1)
     unit = UNITS.get(entry.get("level"), "cases")
     return {"title": title, "classes": entry["classes"], "rows": rows, "unit": unit}
 
 
 def make_leaks(metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the leak table: one score of the main model, split by speaker and split by window as in the paper."""
+    """Rows of the leak table: one score of the main model on speakers kept apart (by the main protocol) and on random windows.
+
+    `difference` is a record, with its interval where `metrics["leak"]` knows one.
+    """
     scores, rows = read_scores(metrics), []
+    known = [row for row in metrics.get("leak") or [] if {"level", "value", "low", "high"} <= set(row)]
     for task in tasks_of(scores):
         view = main_view(metrics, scores, task)
-        if view is None:
+        if view is None or view["protocol"] == "paper":
             continue
         table = select_scores(scores, task=task, split="test", subset="all", model=view["model"])
         for metric in ("accuracy", "uar", "macro_f1"):
+            names = (view["protocol"], "paper")
             pairs = {
-                level: [first_score(table, metric=metric, level=level, protocol=name) for name in ("speaker", "paper")]
+                level: [first_score(table, metric=metric, level=level, protocol=name) for name in names]
                 for level in ("window", *LEVELS)
             }
-            level, (speaker, paper) = next(((k, v) for k, v in pairs.items() if all(v)), ("", (None, None)))
-            if speaker and paper:
-                rows.append({"task": task, "metric": _column_name(metric), "level": level, "speaker": speaker, "paper": paper,
-                             "difference": paper["value"] - speaker["value"]})  # fmt: skip
+            level, (apart, paper) = next(((k, v) for k, v in pairs.items() if all(v)), ("", (None, None)))
+            if apart and paper:
+                asked = {"task": task, "model": view["model"], "metric": metric, "level": level}
+                usual = {"value": paper["value"] - apart["value"], "low": None, "high": None}
+                difference = next((row for row in known if asked.items() <= row.items()), usual)
+                rows.append({"task": task, "metric": _column_name(metric), "level": level, "apart": apart, "paper": paper,
+                             "heard": HEARD.get(view["protocol"], view["protocol"]), "difference": difference})  # fmt: skip
     return rows
 
 
@@ -241,14 +251,15 @@ def leak_words(rows: list[dict[str, Any]]) -> str:
     """The leak table in a sentence, by UAR: what the random split shows more, and whether that could be chance."""
     parts = []
     for row in rows:
-        low, high = row["speaker"]["low"], row["speaker"]["high"]
         if row["metric"] == "UAR":
-            inside = low is not None and low <= row["paper"]["value"] <= high
-            which = "more" if row["difference"] >= 0 else "fewer"
-            doubt = ", within the interval of the score on unheard speakers" if inside else ""
-            parts.append(
-                f"for {row['task']}, random windows show {100 * abs(row['difference']):.1f} points {which}{doubt}"
-            )
+            leak, apart = row["difference"], row["apart"]
+            which = "more" if leak["value"] >= 0 else "fewer"
+            if leak["low"] is not None:
+                doubt = ", which may be chance" if leak["low"] <= 0 <= leak["high"] else ", which is more than chance"
+            else:
+                inside = apart["low"] is not None and apart["low"] <= row["paper"]["value"] <= apart["high"]
+                doubt = ", within the interval of the score on unheard speakers" if inside else ""
+            parts.append(f"for {row['task']}, random windows show {100 * abs(leak['value']):.1f} points {which}{doubt}")
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}." if text else ""
 

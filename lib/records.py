@@ -30,6 +30,8 @@ MODEL_NAMES = {"paper": "the paper's network", "attentive": "attentive network",
 
 def model_name(model: str) -> str:
     """A model's name as pages show it; "<name>_layers" reads the time averages of all layers."""
+    if model == "attentive_layers":  # layers come averaged over time: there are no frames to attend to
+        return "learned mix of all layers"
     stem = model.removesuffix("_layers")
     return MODEL_NAMES.get(stem, stem) + (" on all layers" if stem != model else "")
 

@@ -1,6 +1,6 @@
 """What a run's probabilities are worth: temperatures, thresholds and silence, chosen on validation, scored on test.
 
-Under a cross-validation every fold has its own temperature and thresholds, from its own validation part.
+Every training has its own temperature and thresholds, from the validation part of its own fold; scores are means over seeds.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from lib.calibration import (
     conformal_margin,
     coverage_table,
     fit_temperature,
+    precision_recall_table,
     score_calibration,
 )
 from lib.evaluation import answer_years, average_years, select_answers, year_centres
-from lib.scores import aggregate_predictions, score_answers
+from lib.scores import aggregate_predictions, score_trainings
 from lib.tasks import YEARS, Task
 
 LEAST_COVERAGE = 0.8  # a model that may stay silent must still answer for this share of the validation clips
@@ -33,7 +34,7 @@ YEARS_SHARE = 0.8  # of the recordings of new speakers that an interval of years
 def fit_reliability(
     predictions: pd.DataFrame, splits: pd.DataFrame, tasks: list[Task], protocol: str, networks: list[str]
 ) -> pd.DataFrame:
-    """Temperature and thresholds of every network, from validation alone: one row a task, model and fold (first seed).
+    """Temperature and thresholds of every network, from validation alone: one row a task, model, fold and seed.
 
     `silence`: the confidence of a clip from which to answer (0 = always). `rare`: the class with the fewest training
     windows, `rare_threshold`: the calibrated probability of it from which a window is told as such, `rare_clip_threshold`
@@ -46,14 +47,15 @@ def fit_reliability(
         columns = [f"p_{name}" for name in task.classes]
         for network in networks:
             answers = select_answers(predictions, task, network, protocol, "validation")
-            for fold, part in answers.groupby("fold"):
+            for (fold, seed), part in answers.groupby(["fold", "seed"]):
                 calibration = fit_temperature(part[columns].to_numpy(), part["target"].to_numpy())
                 told = part.assign(**_columns(apply_calibration(part[columns].to_numpy(), calibration), columns))
                 clips = aggregate_predictions(told, "clip")
                 silence = choose_coverage(
                     clips["target"].to_numpy(), clips[columns].to_numpy(), task.classes, LEAST_COVERAGE
                 )
-                facts = {"task": task.name, "model": network, "protocol": protocol, "fold": int(fold)}
+                facts = {"task": task.name, "model": network, "protocol": protocol}
+                facts |= {"fold": int(fold), "seed": int(seed)}
                 facts |= {"temperature": calibration.temperature, "silence": silence, "rare": task.classes[rare]}
                 for name, table in (("rare_threshold", told), ("rare_clip_threshold", clips)):
                     facts[name] = _threshold_of(table, columns, rare)
@@ -71,11 +73,12 @@ def _columns(values: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
 
 
 def find_settings(settings: pd.DataFrame, models: dict[str, str], fold: int = 0) -> dict[str, dict[str, Any]]:
-    """What `save_bundle` takes of one fold: calibrations, thresholds of silence, and rare classes with their thresholds.
+    """What `save_bundle` takes of one fold, its first seed: calibrations, thresholds of silence, and rare classes with their thresholds.
 
     An age in years has an interval in their place: it is never silent, and no class of it is rare.
     """
-    here = settings[settings["fold"] == fold].set_index(["task", "model"])
+    here = settings[settings["fold"] == fold].sort_values("seed").drop_duplicates(["task", "model"])
+    here = here.set_index(["task", "model"])
     rows = {task: here.loc[(task, model)] for task, model in models.items()}
     classed = {task: row for task, row in rows.items() if task != YEARS}
     return {
@@ -120,11 +123,11 @@ def _coverage(told: pd.DataFrame, margin: float) -> float:
 
 
 def calibrate_answers(answers: pd.DataFrame, settings: pd.DataFrame, task: Task) -> pd.DataFrame:
-    """One model's answers with calibrated probabilities and its fold's `silence`, `rare_threshold` beside them."""
+    """One model's answers with calibrated probabilities and each training's `silence`, `rare_threshold` beside them."""
     columns, parts = [f"p_{name}" for name in task.classes], []
-    known = settings[settings["task"] == task.name].set_index(["model", "fold"])
-    for (model, fold), part in answers.groupby(["model", "fold"], sort=False):
-        row = known.loc[(model, fold)]
+    known = settings[settings["task"] == task.name].set_index(["model", "fold", "seed"])
+    for key, part in answers.groupby(["model", "fold", "seed"], sort=False):
+        row = known.loc[key]
         values = apply_calibration(part[columns].to_numpy(), Calibration(float(row["temperature"])))
         kept = {"silence": row["silence"], "rare_threshold": row["rare_threshold"]}
         parts.append(part.assign(**_columns(values, columns), **kept))
@@ -151,7 +154,8 @@ def score_reliability(
                         "level": level,
                     }
                     arrays = (table["target"].to_numpy(), table[columns].to_numpy(), table["speaker_id"].to_numpy())
-                    found = score_calibration(*arrays, draws=draws, seed=seed, context=context)
+                    options = {"draws": draws, "seed": seed, "context": context}
+                    found = score_calibration(*arrays, trainings=table["seed"].to_numpy(), **options)
                     records.append(found.assign(metric=found["metric"] + suffix))
     return pd.concat(records, ignore_index=True)
 
@@ -170,8 +174,7 @@ def score_choices(
         columns, model = [f"p_{name}" for name in task.classes], models[task.name]
         raw = select_answers(predictions, task, model, protocol, "test")
         windows = calibrate_answers(raw, settings, task)
-        silence = settings[(settings["task"] == task.name) & (settings["model"] == model)].set_index("fold")["silence"]
-        clips = aggregate_predictions(windows.drop(columns=["silence", "rare_threshold"]), "clip")
+        clips = aggregate_predictions(windows, "clip")
         rare = task.classes.index(settings.loc[settings["task"] == task.name, "rare"].iloc[0])
         best = {"window": windows[columns].to_numpy().argmax(axis=1), "clip": clips[columns].to_numpy().argmax(axis=1)}
         rules = [("most probable class", "window", windows, best["window"], np.ones(len(windows), bool))]
@@ -180,27 +183,29 @@ def score_choices(
                 windows[columns].to_numpy(), rare, windows["rare_threshold"].fillna(2).to_numpy()
             )
             rules.append((f"threshold for {task.classes[rare]}", "window", windows, told, np.ones(len(windows), bool)))
-        sure = clips[columns].to_numpy().max(axis=1) >= clips["fold"].map(silence).to_numpy()
+        sure = _is_sure(clips, settings, columns)
         rules.append(("always answers", "clip", clips, best["clip"], np.ones(len(clips), bool)))
         rules.append(("may stay silent", "clip", clips, best["clip"], sure))
         for rule, level, table, answers, kept in rules:
             if kept.any():
                 context = {"task": task.name, "model": model, "protocol": protocol, "split": "test", "level": level}
                 context |= {"rule": rule, "coverage": float(kept.mean())}
-                arrays = (
-                    table["target"].to_numpy()[kept],
-                    answers[kept],
-                    task.classes,
-                    table["speaker_id"].to_numpy()[kept],
-                )
-                records.append(score_answers(*arrays, draws=draws, seed=seed, context=context))
+                arrays = (table[kept], task.classes, answers[kept])
+                records.append(score_trainings(*arrays, draws=draws, seed=seed, context=context))
     return pd.concat(records, ignore_index=True)
+
+
+def _is_sure(clips: pd.DataFrame, settings: pd.DataFrame, columns: list[str]) -> np.ndarray:
+    """Whether each calibrated answer reaches the threshold of silence of its own training."""
+    silence = settings.set_index(["task", "model", "fold", "seed"])["silence"]
+    keys = pd.MultiIndex.from_frame(clips[["task", "model", "fold", "seed"]])
+    return clips[columns].to_numpy().max(axis=1) >= silence.loc[keys].to_numpy()
 
 
 def plot_reliability_of(
     predictions: pd.DataFrame, settings: pd.DataFrame, task: Task, model: str, protocol: str
 ) -> tuple[Any, pd.DataFrame]:
-    """Stated probability against truth on the test windows, as trained and after temperature: (figure, numbers)."""
+    """Stated probability against truth on the test windows, as trained and after temperature; all seeds pooled: (figure, numbers)."""
     from lib.calibration import reliability_table
     from lib.figures import plot_calibration
 
@@ -219,7 +224,10 @@ def plot_reliability_of(
 def plot_choices(
     predictions: pd.DataFrame, settings: pd.DataFrame, task: Task, model: str, protocol: str
 ) -> tuple[Any, pd.DataFrame]:
-    """Macro F1 against the share of clips answered (left), precision and recall of each class (right): (figure, numbers)."""
+    """Macro F1 against the share of clips answered (left), precision and recall of each class (right), all seeds pooled.
+
+    Returns (figure, numbers): the points of both curves, told apart by `curve`.
+    """
     import matplotlib.pyplot as plt
 
     from lib.figures import plot_precision_recall
@@ -227,17 +235,20 @@ def plot_choices(
 
     columns = [f"p_{name}" for name in task.classes]
     windows = calibrate_answers(select_answers(predictions, task, model, protocol, "test"), settings, task)
-    chosen = settings[(settings["task"] == task.name) & (settings["model"] == model)]
-    clips = aggregate_predictions(windows.drop(columns=["silence", "rare_threshold"]), "clip")
+    clips = aggregate_predictions(windows, "clip")
     curve = coverage_table(clips["target"].to_numpy(), clips[columns].to_numpy(), task.classes)
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.5, 3.5))
     left.plot(100 * curve["coverage"], curve["macro_f1"], color="#0072B2", label="macro F1")
     left.plot(100 * curve["coverage"], curve["accuracy"], color="#E69F00", linestyle="--", label="accuracy")
-    confidence = clips[columns].to_numpy().max(axis=1)
-    sure = confidence >= clips["fold"].map(chosen.set_index("fold")["silence"]).to_numpy()
-    left.axvline(100 * sure.mean(), color=MUTED, linewidth=1, linestyle=":", label="threshold from validation")
+    answered = _is_sure(clips, settings, columns).mean()
+    left.axvline(100 * answered, color=MUTED, linewidth=1, linestyle=":", label="threshold from validation")
     left.set(xlabel="clips answered (%)", ylabel="score of the answered", title=f"{task.name}: if it may stay silent")
     left.set_ylim(0, 1.02)
     left.legend(loc="lower left", fontsize=8)
     plot_precision_recall(windows["target"].to_numpy(), windows[columns].to_numpy(), task.classes, ax=right)
-    return figure, curve
+    tables = [curve.assign(curve="coverage")]
+    for k in np.flatnonzero(np.bincount(windows["target"], minlength=len(columns))):
+        table = precision_recall_table(windows["target"].to_numpy(), windows[columns].to_numpy(), k)
+        thinned = table.iloc[:: max(1, len(table) // 100)]
+        tables.append(thinned.assign(curve=f"precision, recall of {task.classes[k]}"))
+    return figure, pd.concat(tables, ignore_index=True)

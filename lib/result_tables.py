@@ -31,13 +31,12 @@ def select_scores(scores: pd.DataFrame, **wanted: str) -> pd.DataFrame:
     return scores.reset_index(drop=True)
 
 
-def with_interval(row: Any, digits: int = 3) -> str:
-    """A score and its interval as people read it: "0.913 (0.871 to 0.948)"; "" where nothing was scored."""
+def with_interval(row: Any, digits: int = 3, sign: str = "") -> str:
+    """A score and its interval as people read it: "0.913 (0.871 to 0.948)"; "" where nothing was scored; sign "+": always signed."""
     if pd.isna(row.value):
         return ""
-    if pd.isna(row.low):
-        return f"{row.value:.{digits}f}"
-    return f"{row.value:.{digits}f} ({row.low:.{digits}f} to {row.high:.{digits}f})"
+    form = f"{sign}.{digits}f"
+    return f"{row.value:{form}}" + (f" ({row.low:{form}} to {row.high:{form}})" if not pd.isna(row.low) else "")
 
 
 def tabulate_scores(scores: pd.DataFrame, metrics: list[str], level: str, protocol: str, **wanted: str) -> pd.DataFrame:
@@ -77,25 +76,22 @@ def tabulate_f1(scores: pd.DataFrame, classes: list[str], task: str, level: str,
     return tabulate_scores(scores, metrics, level, protocol, task=task)
 
 
-def tabulate_leak(
-    scores: pd.DataFrame, level: str, protocol: str, metrics: tuple[str, ...] = ("accuracy", "uar", "macro_f1")
-) -> pd.DataFrame:
-    """What random windows claimed beside what unseen speakers show: one row a task, model and metric; `leak` = claimed minus shown."""
-    rows = []
-    here = select_scores(scores, level=level)
-    here = here[here["metric"].isin(metrics)]
-    for (task, model, metric), group in here.groupby(["task", "model", "metric"], sort=False):
-        by = group.drop_duplicates("protocol").set_index("protocol")
-        if protocol != "paper" and {"paper", protocol} <= set(by.index):
-            claimed, shown = by.loc["paper"], by.loc[protocol]
-            cells = {
-                "random windows claim": with_interval(claimed),
-                HEARD.get(protocol, protocol): with_interval(shown),
-            }
-            leak = float(claimed["value"] - shown["value"])
-            rows.append({"task": task, "model": model_name(model), "metric": NAMES[metric], **cells, "leak": leak})
-    columns = ["task", "model", "metric", "random windows claim", HEARD.get(protocol, protocol), "leak"]
-    return pd.DataFrame(rows, columns=columns)
+def tabulate_leak(leaks: pd.DataFrame, scores: pd.DataFrame, level: str, protocol: str) -> pd.DataFrame:
+    """What random windows claimed beside what unseen speakers show: one row a task, model and metric.
+
+    `leaks`: of `lib.scores.compare_protocols`; `leak` = claimed minus shown, with its interval over speakers.
+    """
+    heard = HEARD.get(protocol, protocol)
+    rows = leaks[(leaks["level"] == level) & leaks["metric"].isin(["accuracy", "uar"])]
+    here = select_scores(scores, level=level).itertuples(index=False)
+    cells = {(row.task, row.model, row.metric, row.protocol): with_interval(row) for row in here}
+    keys = list(zip(rows["task"], rows["model"], rows["metric"]))
+    table = pd.DataFrame({
+        "task": rows["task"], "model": rows["model"].map(model_name), "metric": rows["metric"].map(NAMES),
+        "random windows claim": [cells[*key, "paper"] for key in keys], heard: [cells[*key, protocol] for key in keys],
+        "leak": [with_interval(row, sign="+") for row in rows.itertuples(index=False)],
+    })  # fmt: skip
+    return table.reset_index(drop=True)
 
 
 def tabulate_levels(scores: pd.DataFrame, models: dict[str, str], protocol: str) -> pd.DataFrame:
@@ -112,9 +108,7 @@ def tabulate_differences(differences: pd.DataFrame, metric: str, level: str, dig
     """Paired differences of one metric: one row a task and network, one column a baseline; * = the interval leaves out 0."""
     here = differences[(differences["metric"] == f"{metric}_difference") & (differences["level"] == level)]
     text = [
-        f"{row.value:+.{digits}f} ({row.low:+.{digits}f} to {row.high:+.{digits}f})"
-        + "*" * (row.low > 0 or row.high < 0)
-        for row in here.itertuples(index=False)
+        with_interval(row, digits, "+") + "*" * (row.low > 0 or row.high < 0) for row in here.itertuples(index=False)
     ]
     wide = here.assign(cell=text).pivot_table(
         index=["task", "model"], columns="against", values="cell", aggfunc="first", sort=False

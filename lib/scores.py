@@ -234,6 +234,52 @@ def score_predictions(
     return pd.concat(records, ignore_index=True)
 
 
+def score_trainings(
+    table: pd.DataFrame,
+    classes: list[str],
+    answers: np.ndarray | None = None,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    context: dict[str, Any] | None = None,
+    metrics: list[str] | None = None,
+) -> pd.DataFrame:
+    """Records of one model's answers, averaged over its training seeds as in `score_predictions`.
+
+    Parameters
+    ----------
+    table: `target, speaker_id, p_<class>` and, for more than one training, `seed`; folds are pooled.
+    answers: [n] class numbers that are not simply the most probable; None = the most probable.
+    metrics: None = all of `confusion_metrics`.
+    """
+    found = _score_cells(_cells_by_seed(table, classes, answers), classes, context or {}, draws, seed)
+    return found if metrics is None else found[found["metric"].isin(metrics)].reset_index(drop=True)
+
+
+def compare_protocols(
+    predictions: pd.DataFrame, classes: list[str], protocol: str, *, draws: int = DRAWS, seed: int = 0
+) -> pd.DataFrame:
+    """The leak: every model's scores on random windows minus those of the same model under `protocol`, test part.
+
+    Records at the three levels with the columns `claimed` and `shown`; equal speakers are drawn for both, and seeds are
+    averaged. Empty when only one of the two protocols was run.
+    """
+    records = []
+    here = predictions[(predictions["split"] == "test") & predictions["protocol"].isin(["paper", protocol])]
+    for (task, model), rows in here.groupby(["task", "model"], sort=False):
+        if protocol == "paper" or rows["protocol"].nunique() < 2:
+            continue
+        for level in LEVELS:
+            table = aggregate_predictions(rows, level)
+            cells = [_cells_by_seed(table[table["protocol"] == name], classes) for name in ("paper", protocol)]
+            context = {"task": task, "model": model, "protocol": protocol, "split": "test", "level": level}
+            found = _score_cells(cells[0], classes, context, draws, seed, minus=cells[1])
+            apart = [_score_cells(one, classes, context, 0, seed)["value"].to_numpy() for one in cells]
+            names = found["metric"].str.removesuffix("_difference")
+            records.append(found.assign(metric=names, claimed=apart[0], shown=apart[1]).drop(columns="seed_std"))
+    return pd.concat(records, ignore_index=True) if records else pd.DataFrame(columns=[*RECORD, "claimed", "shown"])
+
+
 def compare_models(
     predictions: pd.DataFrame,
     classes: list[str],
@@ -261,15 +307,15 @@ def compare_models(
     return pd.concat(records, ignore_index=True)
 
 
-def _cells_by_seed(table: pd.DataFrame, classes: list[str]) -> list[pd.DataFrame]:
-    """For each training seed the confusion cells by speaker: a frame [S, C * C] indexed by speaker, with rows in attrs."""
-    found = []
-    for _, rows in table.groupby("seed", sort=True):
-        columns = [f"p_{name}" for name in classes]
-        targets, probabilities = _checked(rows["target"].to_numpy(), rows[columns].to_numpy(), classes)
-        cells = pd.DataFrame(_one_hot_cells(targets, probabilities.argmax(axis=1), len(classes)))
-        found.append(cells.groupby(rows["speaker_id"].to_numpy()).sum())
-    return found
+def _cells_by_seed(table: pd.DataFrame, classes: list[str], answers: np.ndarray | None = None) -> list[pd.DataFrame]:
+    """For each training seed the confusion cells by speaker: a frame [S, C * C] indexed by speaker."""
+    columns = [f"p_{name}" for name in classes]
+    targets, probabilities = _checked(table["target"].to_numpy(), table[columns].to_numpy(), classes)
+    told = probabilities.argmax(axis=1) if answers is None else np.asarray(answers)
+    cells = pd.DataFrame(_one_hot_cells(targets, told, len(classes)))
+    seeds = table["seed"].to_numpy() if "seed" in table else np.zeros(len(table), np.int64)
+    voices = table["speaker_id"].to_numpy()
+    return [cells[seeds == one].groupby(voices[seeds == one]).sum() for one in np.unique(seeds)]
 
 
 def _score_cells(

@@ -11,7 +11,7 @@ import pandas as pd
 
 from lib.audio import RATE_HZ
 from lib.bootstrap import DRAWS
-from lib.scores import make_records, score_answers
+from lib.scores import make_records, score_trainings
 
 
 def band_values(values: np.ndarray, edges: list[float], unit: str) -> np.ndarray:
@@ -39,24 +39,24 @@ def score_slices(
     Parameters
     ----------
     table: predictions of one model, with the columns of `by` joined to them; rows blank in one of them are left out.
+        Of several training seeds (column `seed`) the mean is taken.
     by: names of columns, or tuples of names for intersections.
     metric: of `confusion_metrics`; "uar" in a group of one class is the recall of that class.
     minimum, minimum_speakers: smaller groups keep their row and their n, but no value (NaN) and `enough` False.
     """
-    records = []
+    records, seeds = [], table["seed"].nunique() if "seed" in table else 1
     for names in by:
         names = [names] if isinstance(names, str) else list(names)
         known = table[(table[names].notna() & (table[names].astype(str) != "")).all(axis=1)]
         for key, rows in known.groupby(names, sort=True):
             voices = rows["speaker_id"].to_numpy()
-            enough = len(rows) >= minimum and len(set(voices)) >= minimum_speakers
+            size = len(rows) // seeds
+            enough = size >= minimum and len(set(voices)) >= minimum_speakers
             fixed = (context or {}) | {"subset": ", ".join(f"{n}={k}" for n, k in zip(names, key)), "enough": enough}
             if enough:
-                answers = rows[[f"p_{name}" for name in classes]].to_numpy().argmax(axis=1)
-                arrays = (rows["target"].to_numpy(), answers, classes, voices)
-                records.append(score_answers(*arrays, draws=draws, seed=seed, context=fixed, metrics=[metric]))
+                records.append(score_trainings(rows, classes, draws=draws, seed=seed, context=fixed, metrics=[metric]))
             else:
-                records.append(make_records({metric: (np.nan,) * 3}, voices, fixed))
+                records.append(make_records({metric: (np.nan,) * 3}, voices, fixed).assign(n=size, seeds=seeds))
     if not records:
         raise ValueError(f"no row of the table has a value in {by}; join those columns first")
     return pd.concat(records, ignore_index=True)

@@ -77,7 +77,8 @@ def measure_parity(bundle: Bundle) -> dict[str, float | int]:
     for fields in trained.parameters["tasks"]:
         task = experiments.Task(**fields)
         if task.name in bundle.heads:
-            rows = evaluation.select_answers(predictions, task, models[task.name], protocol, "test").query("fold == 0")
+            asked = (predictions, task, models[task.name], protocol, "test")
+            rows = evaluation.select_answers(*asked, first_seed=True).query("fold == 0")
             rows = reliability.calibrate_answers(rows, settings, task).drop(columns=["silence", "rare_threshold"])
             told = aggregate_predictions(rows, "clip").set_index("clip_id")
             expected[task.name] = told[[f"p_{name}" for name in task.classes]]

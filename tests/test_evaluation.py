@@ -113,17 +113,51 @@ def test_the_main_model_is_the_best_on_validation_or_the_one_named(run):
         evaluation.choose_models(run.fits, "speaker", "paper")
 
 
-def test_temperatures_come_from_validation_of_each_fold_and_change_no_answer(run):
-    assert len(run.settings) == 3 * len(NETWORKS) * 3
+def test_temperatures_come_from_validation_of_each_training_and_change_no_answer(run):
+    assert len(run.settings) == 3 * len(NETWORKS) * 3 * 2
     swapped = run.predictions.assign(
         target=run.predictions["target"].where(run.predictions["split"] != "test", 0)
     )  # another truth on the test part must not be noticed
     again = reliability.fit_reliability(swapped, run.splits, run.tasks, "speaker", NETWORKS)
     pd.testing.assert_frame_equal(run.settings, again)
     raw = evaluation.select_answers(run.predictions, run.tasks[0], "linear_layers", "speaker", "test")
-    told = reliability.calibrate_answers(raw, run.settings, run.tasks[0]).set_index("window_id").loc[raw["window_id"]]
-    columns = ["p_male", "p_female"]
-    assert (told[columns].to_numpy().argmax(axis=1) == raw[columns].to_numpy().argmax(axis=1)).all()
+    told = reliability.calibrate_answers(raw, run.settings, run.tasks[0]).set_index(["seed", "window_id"])
+    columns, keys = ["p_male", "p_female"], pd.MultiIndex.from_frame(raw[["seed", "window_id"]])
+    assert len(told) == 2 * len(WINDOWS)
+    assert (told.loc[keys, columns].to_numpy().argmax(axis=1) == raw[columns].to_numpy().argmax(axis=1)).all()
+
+
+def test_the_order_of_answers_and_the_names_of_seeds_change_no_score(run):
+    predictions = run.predictions.sample(frac=1, random_state=0)
+    predictions = predictions.assign(seed=predictions["seed"].map({0: 0, 1: 7}))
+    again = evaluation.score_all(predictions, run.splits, run.tasks[:2], DRAWS, 0)
+    keys = ["task", "model", "protocol", "level", "metric"]
+    first = run.scores[run.scores["task"] != "age_years"]
+    tables = [table.set_index(keys)[["value", "low", "high"]].sort_index() for table in (first, again)]
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_calibration_and_slices_are_means_over_seeds(run):
+    scored = reliability.score_reliability(run.predictions, run.settings, run.tasks[:1], "speaker", DRAWS, 0)
+    wanted = {"task": "gender", "model": NETWORKS[0], "level": "window"}
+    apart = []
+    for seed in (0, 1):
+        one = [table[table["seed"] == seed] for table in (run.predictions, run.settings)]
+        found = reliability.score_reliability(*one, run.tasks[:1], "speaker", 0, 0)
+        apart.append(value_of(found, **wanted, metric="ece_tempered")["value"])
+    mean = value_of(scored, **wanted, metric="ece_tempered")
+    assert mean["value"] == pytest.approx(np.mean(apart))
+    assert (mean["n"], mean["seeds"]) == (len(WINDOWS), 2)
+    models = {"gender": NETWORKS[0], "age": NETWORKS[0]}
+    keys = ["task", "model", "subset"]
+    groups = [
+        slices.slice_all(table, run.splits, run.tasks[:2], models, "speaker", 0, 0).set_index(keys)
+        for table in (run.predictions, *(run.predictions[run.predictions["seed"] == seed] for seed in (0, 1)))
+    ]
+    key = ("gender", NETWORKS[0], "age group=child")
+    assert groups[0].loc[key, "value"] == pytest.approx((groups[1].loc[key, "value"] + groups[2].loc[key, "value"]) / 2)
+    assert groups[0].loc[key, "n"] == groups[1].loc[key, "n"]
+    assert groups[0].loc[key, "seeds"] == 2
 
 
 def test_thresholds_and_silence_are_scored_with_what_they_leave_out(run):
@@ -139,7 +173,10 @@ def test_thresholds_and_silence_are_scored_with_what_they_leave_out(run):
     figure, numbers = reliability.plot_choices(
         run.predictions, run.settings, run.tasks[1], run.models["age"], "speaker"
     )
-    assert numbers["coverage"].iloc[-1] == 1
+    assert numbers.loc[numbers["curve"] == "coverage", "coverage"].iloc[-1] == 1
+    recalls = numbers.loc[numbers["curve"] == "precision, recall of child", ["threshold", "recall"]]
+    assert recalls["threshold"].is_monotonic_increasing
+    assert recalls["recall"].is_monotonic_decreasing
     assert len(figure.axes) == 2
 
 
@@ -156,14 +193,19 @@ def test_gender_is_scored_within_age_groups_for_every_model(run):
 
 
 def test_the_leak_is_random_windows_minus_unseen_speakers(run):
-    table = results.tabulate_leak(run.scores, "window", "speaker")
-    row = table[(table["task"] == "gender") & (table["metric"] == "UAR")].iloc[0]
-    pair = [
-        value_of(run.scores, task="gender", model="majority", protocol=p, level="window", metric="uar")["value"]
-        for p in ("paper", "speaker")
-    ]
-    assert row["leak"] == pytest.approx(pair[0] - pair[1])
-    assert results.tabulate_leak(run.scores, "window", "paper").empty
+    leaks = evaluation.score_leaks(run.predictions, run.tasks, "speaker", DRAWS, 0)
+    wanted = {"task": "gender", "model": NETWORKS[0], "level": "window", "metric": "accuracy"}
+    row = value_of(leaks, **wanted)
+    pair = [value_of(run.scores, **wanted, protocol=name)["value"] for name in ("paper", "speaker")]
+    assert (row["claimed"], row["shown"]) == tuple(pair)
+    assert row["value"] == pytest.approx(pair[0] - pair[1])
+    assert row["low"] <= row["value"] <= row["high"]
+    assert value_of(leaks, **{**wanted, "model": "majority", "metric": "uar"})["high"] == 0
+    table = results.tabulate_leak(leaks, run.scores, "window", "speaker")
+    assert len(table) == 3 * (len(NETWORKS) + 4) * 2
+    assert table["leak"].str.match(r"[+-]0\.\d{3} \([+-]0\.\d{3} to [+-]0\.\d{3}\)").all()
+    alone = evaluation.score_leaks(run.predictions, run.tasks, "paper", DRAWS, 0)
+    assert results.tabulate_leak(alone, run.scores, "window", "paper").empty
 
 
 def test_a_label_that_follows_the_corpus_is_called_out(run):
@@ -217,7 +259,7 @@ def test_a_model_folder_takes_the_first_fold_with_its_own_temperature(run):
     found = evaluation.main_checkpoints(run.stage, run.fits, list(chosen), chosen, "speaker")
     assert all("fold-0" in str(path) and path.exists() for path in found.values())
     found = reliability.find_settings(run.settings, {**chosen, "age_years": run.models["age_years"]})
-    row = run.settings.set_index(["task", "model", "fold"]).loc[("age", chosen["age"], 0)]
+    row = run.settings.set_index(["task", "model", "fold", "seed"]).loc[("age", chosen["age"], 0, 0)]
     assert found["calibrations"]["age"].temperature == row["temperature"]
     assert found["thresholds"]["age"] == row["silence"]
     assert found["rare"]["age"] == (row["rare"], row["rare_clip_threshold"])

@@ -296,8 +296,22 @@ def test_a_score_without_interval_or_majority_is_told_plainly():
 
 def test_the_leak_is_paper_minus_speaker():
     row = headlines.make_leaks(make_metrics())[0]
-    assert row["difference"] == pytest.approx(row["paper"]["value"] - row["speaker"]["value"])
+    assert row["difference"]["value"] == pytest.approx(row["paper"]["value"] - row["apart"]["value"])
     assert row["level"] == "window"
+
+
+def test_the_leak_is_told_for_a_corpus_that_has_its_own_split():
+    metrics = make_metrics()
+    official = [{**row, "protocol": row["protocol"].replace("speaker", "official")} for row in metrics["scores"]]
+    known = {"task": "gender", "model": "cnn", "metric": "uar", "level": "window"}
+    known |= {"value": 0.1, "low": 0.0, "high": 0.2}
+    headline = {task: {**view, "protocol": "official"} for task, view in (metrics.get("headline") or {}).items()}
+    rows = headlines.make_leaks({**metrics, "scores": official, "headline": headline, "leak": [known]})
+    assert rows[0]["heard"] == "the corpus's own test part"
+    assert next(row["difference"]["high"] for row in rows if row["metric"] == "UAR") == 0.2
+    assert "which may be chance" in headlines.leak_words(rows)
+    alone = [row for row in metrics["scores"] if row["protocol"] == "paper"]
+    assert headlines.make_leaks({**metrics, "scores": alone, "headline": {}}) == []
 
 
 def test_the_worst_slice_is_marked_and_small_groups_are_named():
@@ -316,6 +330,7 @@ def test_confusion_shares_are_of_the_row():
 def test_networks_are_called_by_names_that_a_reader_understands():
     assert headlines.model_name("paper") == "the paper's network"
     assert headlines.model_name("linear_layers") == "linear model on all layers"
+    assert headlines.model_name("attentive_layers") == "learned mix of all layers"
     assert headlines.model_name("baseline: MFCC") == "baseline: MFCC"
 
 
