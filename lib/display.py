@@ -98,6 +98,7 @@ def show_figure(
 def save_figure(fig: Figure, stem: Path, picture: bytes, described: dict[str, str], data: pd.DataFrame | None) -> None:
     """Write `<stem>.png`, `.svg` where it is small, `.csv` where there are numbers, and `.json`."""
     write_bytes(stem.with_suffix(".png"), picture)
+    fig.set_layout_engine("none")  # it is laid out: doing so again costs as much as the drawing
     vector = draw_svg(fig)
     if len(vector) <= SVG_LIMIT_BYTES:
         write_bytes(stem.with_suffix(".svg"), vector)
@@ -179,7 +180,7 @@ def draw_spectrogram(waveform: np.ndarray, rate_hz: int) -> bytes:
     shade = np.clip((level_db - (top - 70)) / 70, 0, 1)
     picture = Image.fromarray((colormaps["magma"](shade)[..., :3] * 255).astype(np.uint8)).resize((360, 96))
     small = io.BytesIO()
-    picture.quantize(128).save(small, format="PNG", optimize=True)
+    picture.quantize(48).save(small, format="PNG", optimize=True)
     return small.getvalue()
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from lib import paths
-from lib.networks import build_network
 from lib.splits import assign_splits, audit_leakage, require_no_leakage, split_folds
-from lib.stages import Stage
+from lib.stages import Stage, seed_everything
 from lib.store import Store
 from lib.tasks import Task, make_tasks, task_table  # noqa: F401 (notebooks take tasks from here)
-from lib.training import Fit, fit_network, load_model, predict_log_probabilities
+
+if TYPE_CHECKING:  # torch takes seconds to load, and a notebook whose trainings are all there needs none
+    from lib.training import Fit
 
 KEYS = ["task", "protocol", "network", "fold", "seed"]  # what tells one training from another
 CURVES = ["train_loss", "validation_loss", "validation_accuracy", "validation_uar", "validation_macro_f1"]
@@ -162,6 +163,10 @@ def train_network(
 ) -> Fit:
     """Train one network on the table's training part; `folder` gets its history and one checkpoint an epoch."""
     features = store.features(tensor_of(network), table["window_id"])
+    from lib.networks import build_network
+    from lib.training import fit_network
+
+    seed_everything(seed)  # torch too, which may just have been loaded
     name, published = network.removesuffix("_layers"), network == "paper"
     model = build_network(
         name,
@@ -239,6 +244,8 @@ def summarise_fits(fits: pd.DataFrame) -> pd.DataFrame:
 
 def ask_checkpoint(path: Path, store: Store, window_ids: pd.Series, network: str) -> np.ndarray:
     """Probabilities [n, C] of one checkpoint for these windows; the one path that evaluation and prediction share."""
+    from lib.training import load_model, predict_log_probabilities
+
     model, _ = load_model(path)
     features = store.features(tensor_of(network), window_ids)
     return np.exp(predict_log_probabilities(model, features, np.arange(len(features))).astype(np.float64))
