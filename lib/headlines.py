@@ -58,7 +58,7 @@ def _headline(
         "view": view, "label": label, "short": "UAR" if metric == "uar" else metric_name(metric),
         "baselines": [{"name": model_name(model), **found} for model, found in beside.items()],
         "verdict": _verdict(score, guess, _differences(metrics, view, metric)),
-        "words": _words(score, classes, metric, view), "basis": _basis(scores, view, score),
+        "words": _year_words(metrics, scores, view) or _words(score, classes, metric, view), "basis": _basis(scores, view, score),
         "alt": f"{name}: {label} {_percent(score['value'])}{spread}" + (f"; a guess scores {_percent(guess)}" if guess else ""),
     }  # fmt: skip
 
@@ -127,6 +127,21 @@ def _verdict(score: dict, guess: float | None, differences: dict[str, dict]) -> 
     if not level:
         return "Better than a guess and than every simpler baseline."
     return f"Better than a guess, not shown to be better than the simpler baseline {' or '.join(level)}."
+
+
+def _year_words(metrics: dict, scores: pd.DataFrame, view: dict) -> str:
+    """How far off an answer in years is, beside always telling the median age; "" for a task without years."""
+    own = first_score(scores, **view, metric="mae_years")
+    others = scores["model"].str.contains("constant age")
+    constant = first_score(scores[others], **{key: view[key] for key in view if key != "model"}, metric="mae_years")
+    if not own or not constant:
+        return ""
+    text = f"Its ages are {own['value']:.1f} years off on average"
+    text += f" ({own['low']:.1f} to {own['high']:.1f})" if own["low"] is not None else ""
+    text += f"; always telling the median age is {constant['value']:.1f} years off"
+    row = _differences(metrics, view, "mae_years").get(constant["model"])
+    shown = row is not None and (row["low"] > 0 or row["high"] < 0)
+    return text + ("." if row is None or shown else ", and the difference may be chance.")
 
 
 def _words(score: dict, classes: list[str], metric: str, view: dict) -> str:

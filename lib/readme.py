@@ -35,6 +35,9 @@ def _rows(label: str, metrics: dict) -> list[str]:
         for model in [view["model"], *[name for name in here["model"].unique() if name != view["model"]]]:
             of_model = here[here["model"] == model].set_index("metric")
             cells = [_cell(of_model.loc[metric]) for metric in SHOWN if metric in of_model.index]
+            if "mae_years" in of_model.index:
+                row = of_model.loc["mae_years"]
+                cells = [f"{row['value']:.1f} years off ({row['low']:.1f} to {row['high']:.1f})", "–"]
             if len(cells) == len(SHOWN):
                 name = f"**{model_name(model)}**" if model == view["model"] else model_name(model)
                 rows.append(

@@ -294,6 +294,22 @@ def test_a_score_without_interval_or_majority_is_told_plainly():
     assert head["words"] == "Of 100 clips of unseen speakers about 80 are told right."
 
 
+def test_an_age_in_years_is_told_in_years_beside_the_constant():
+    common = {"task": "age_years", "protocol": "speaker", "split": "test", "level": "clip", "low": 4.0, "high": 6.0}
+    scores = [
+        {**common, "model": "cnn", "metric": "uar", "value": 0.4, "low": 0.3, "high": 0.5, "n": 9, "speakers": 3},
+        {**common, "model": "cnn", "metric": "mae_years", "value": 5.0},
+        {**common, "model": "baseline: constant age", "metric": "mae_years", "value": 6.7},
+    ]
+    words = headlines.make_headlines({"scores": scores})[0]["words"]
+    assert (
+        words == "Its ages are 5.0 years off on average (4.0 to 6.0); always telling the median age is 6.7 years off."
+    )
+    row = {**common, "model": "cnn", "subset": "all", "against": "baseline: constant age", "low": -2.0, "high": 0.1}
+    doubtful = {"scores": scores, "differences": [{**row, "metric": "mae_years_difference", "value": -1.7}]}
+    assert headlines.make_headlines(doubtful)[0]["words"].endswith("and the difference may be chance.")
+
+
 def test_the_leak_is_paper_minus_speaker():
     row = headlines.make_leaks(make_metrics())[0]
     assert row["difference"]["value"] == pytest.approx(row["paper"]["value"] - row["apart"]["value"])
