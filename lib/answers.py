@@ -121,7 +121,7 @@ def join_tracks(tracks: list[tuple[float, np.ndarray]]) -> np.ndarray:
 def conclude(name: str, duration_s: float, rows: list[dict], speech: np.ndarray, bundle: Bundle) -> Prediction:
     """The prediction from all windows: `rows` of `lib.predict`, and the joined track of speech."""
     if duration_s < SHORTEST_S:
-        reason = f"{duration_s:.2f} s of sound; at least {SHORTEST_S:g} s are needed"
+        reason = f"{duration_s:.3f} s of sound; at least {SHORTEST_S:g} s are needed"
         return Prediction(name, "too short", reason, duration_s=duration_s)
     windows = pd.DataFrame(rows)
     share = float(np.mean(speech[~np.isnan(speech)] >= 0.5))

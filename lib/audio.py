@@ -67,7 +67,7 @@ def decode(path: Path, start_s: float = 0.0, end_s: float | None = None) -> tupl
         with soundfile.SoundFile(path) as file:
             rate_hz = file.samplerate
             first = round(start_s * rate_hz)
-            if first >= file.frames:
+            if first and first >= file.frames:
                 raise UnreadableAudio(
                     f"{path.name}: the cut starts at {start_s:g} s, the file ends at {file.frames / rate_hz:g} s"
                 )
@@ -83,7 +83,8 @@ def decode(path: Path, start_s: float = 0.0, end_s: float | None = None) -> tupl
 def check_file(path: Path) -> None:
     """Raise UnreadableAudio when the file is missing or holds no byte."""
     if not path.is_file():
-        raise UnreadableAudio(f"{path.name}: no such file")
+        what = "a folder, not a file" if path.is_dir() else "a link to nothing" if path.is_symlink() else "no such file"
+        raise UnreadableAudio(f"{path.name}: {what}")
     if path.stat().st_size == 0:
         raise UnreadableAudio(f"{path.name}: empty file (0 bytes)")
 
@@ -133,11 +134,14 @@ def _decode_with_ffmpeg(path: Path, start_s: float, end_s: float | None, cause: 
     ]
     done = subprocess.run(call, capture_output=True, check=False)
     if done.returncode or not done.stdout:
-        reason = cause or done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or "no audio in it"
-        raise UnreadableAudio(
-            f"{path.name}: {reason if isinstance(reason, str) else reason[0]}".replace(str(path), path.name)
-        )
+        raise UnreadableAudio(f"{path.name}: {undecodable(cause, done.stderr)}".replace(str(path), path.name))
     return _finite(np.frombuffer(done.stdout, "<f4").reshape(-1, 1).copy(), path), RATE_HZ
+
+
+def undecodable(cause: str, said: bytes) -> str:
+    """Why neither libsndfile (`cause`, "" = not asked) nor ffmpeg (`said` on stderr) could decode a file."""
+    lines = said.decode("utf-8", "replace").strip().splitlines()
+    return f"holds no audio that can be decoded ({cause or (lines[-1] if lines else 'ffmpeg finds none')})"
 
 
 def resample(waveform: np.ndarray, rate_hz: int) -> np.ndarray:

@@ -159,13 +159,13 @@ def ask_head(head: Head, tensors: dict[str, np.ndarray]) -> tuple[np.ndarray, np
 def list_recordings(source: Path | str) -> pd.DataFrame:
     """What to ask about: name, path, start_s, end_s, fault, and labels where a list gives them.
 
-    `source`: one file; a folder, of which every file counts but hidden ones, subfolders included; or a CSV as
+    `source`: one file; a folder, of which every file counts but hidden ones, broken links and subfolders included; or a CSV as
     `lib.own_data` describes it (`path`, and optionally speaker, gender, age, start_s, end_s). A line of the CSV that cannot
     be used stays as a row with its `fault`. ValueError when there is nothing of that name, or nothing in it.
     """
     source = Path(source)
     if source.is_dir():
-        files = sorted(path for path in source.rglob("*") if path.is_file() and not _is_hidden(path, source))
+        files = sorted(path for path in source.rglob("*") if not path.is_dir() and not _is_hidden(path, source))
         if not files:
             raise ValueError(f"{source}: no files in this folder")
         names = [path.relative_to(source).as_posix() for path in files]

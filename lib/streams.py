@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from lib.audio import FFMPEG_SUFFIXES, RATE_HZ, UnreadableAudio, check_file, ffmpeg_command, resample
+from lib.audio import FFMPEG_SUFFIXES, RATE_HZ, UnreadableAudio, check_file, ffmpeg_command, resample, undecodable
 from lib.windows import Windowing, window_starts
 
 BLOCK_S = 60.0  # seconds decoded at a time
@@ -95,7 +95,7 @@ def _soundfile_blocks(path: Path, start_s: float, end_s: float | None, block_s: 
         return
     with file:
         rate_hz, first = file.samplerate, round(start_s * file.samplerate)
-        if first >= file.frames:
+        if first and first >= file.frames:
             length_s = file.frames / rate_hz
             raise UnreadableAudio(f"{path.name}: the cut starts at {start_s:g} s, the file ends at {length_s:g} s")
         if first:
@@ -111,7 +111,7 @@ def _native_blocks(file: soundfile.SoundFile, path: Path, count: int | None, ste
         try:
             samples = file.read(step if count is None else min(step, count - heard), "float32", always_2d=True)
         except soundfile.LibsndfileError as error:
-            where = f"breaks off after {heard / file.samplerate:.0f} s"
+            where = f"breaks off soon after {heard / file.samplerate:.0f} s"
             raise UnreadableAudio(f"{path.name}: {where} (libsndfile: {error.error_string})") from error
         if not len(samples):
             break
@@ -140,10 +140,9 @@ def _ffmpeg_blocks(
             samples = np.frombuffer(data[: len(data) // 4 * 4], "<f4").copy()
             heard += len(samples)
             yield samples
-        said = process.stderr.read().decode("utf-8", "replace").strip().splitlines()
+        said = process.stderr.read()
     if not heard:
-        reason = cause or (said[-1] if said else "no audio in it")
-        raise UnreadableAudio(f"{path.name}: {reason}".replace(str(path), path.name))
+        raise UnreadableAudio(f"{path.name}: {undecodable(cause, said)}".replace(str(path), path.name))
 
 
 class WindowStream:
