@@ -90,25 +90,24 @@ def plot_timeline(
     speech: Sequence[tuple[float, float]] | None = None,
     title: str = "Probability of each class through the recording",
 ) -> Figure:
-    """Draw the probability of every class per window over time, above the waveform with its speech regions.
+    """Draw the waveform with its speech regions, and under it the probability of every class per window over time.
 
     `windows`: columns start_s, duration_s and p_<class>; `speech`: (start_s, end_s) pairs, None = not drawn.
     """
     import matplotlib.pyplot as plt
 
-    fig, (top, bottom) = plt.subplots(2, 1, figsize=(7.5, 3.9), sharex=True, height_ratios=[3, 2])
+    fig, (top, bottom) = plt.subplots(2, 1, figsize=(7.5, 4.4), sharex=True, height_ratios=[2, 3])
+    _draw_waveform(top, waveform, rate_hz)
+    for start_s, end_s in speech or []:
+        top.axvspan(start_s, end_s, color="#009E73", alpha=0.16, linewidth=0)
+    top.set(ylabel="amplitude", title="Waveform, speech shaded" if speech else "Waveform")
     colours = colours_for(classes)
     middles_s = windows["start_s"] + windows["duration_s"] / 2
     for name in classes:
-        top.plot(middles_s, windows[f"p_{name}"], color=colours[name], marker="o", markersize=4, label=name)
-    top.axhline(1 / len(classes), color=MUTED, linewidth=0.8, linestyle=":")
-    top.set(ylim=(-0.03, 1.03), ylabel="probability", title=title)
-    top.legend(ncols=len(classes), loc="upper right", bbox_to_anchor=(1, 1.16))
-    _draw_waveform(bottom, waveform, rate_hz)
-    for start_s, end_s in speech or []:
-        bottom.axvspan(start_s, end_s, color="#009E73", alpha=0.16, linewidth=0)
-    shade = "; speech is shaded" if speech else ""
-    bottom.set(xlabel=f"time (s){shade}", ylabel="amplitude")
+        bottom.plot(middles_s, windows[f"p_{name}"], color=colours[name], marker="o", markersize=4, label=name)
+    bottom.axhline(1 / len(classes), color=MUTED, linewidth=0.8, linestyle=":")
+    bottom.set(ylim=(-0.03, 1.03), ylabel="probability", xlabel="time (s)", title=title)
+    fig.legend(loc="outside lower center", ncols=min(len(classes), 6))
     return fig
 
 

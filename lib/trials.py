@@ -139,14 +139,15 @@ def score_answers(answers: pd.DataFrame, targets: pd.DataFrame, tasks: list[Task
     return pd.DataFrame(rows).rename(columns={"uar": "UAR"})
 
 
-def score_years(answers: pd.DataFrame, recordings: pd.DataFrame) -> pd.DataFrame:
+def score_years(answers: pd.DataFrame, recordings: pd.DataFrame, targets: pd.DataFrame) -> pd.DataFrame:
     """Ages in years against the truth, one row: recordings with both, mean absolute error, share inside the interval.
 
     `answers`: of `predictions_table`, with age_years, age_years_low and age_years_high; `recordings`: with age_years where
-    they are known.
+    they are known; `targets`: of `label_recordings`, which has no class of years for what the head learned from.
     """
     columns = ["name", *(name for name in (YEARS, f"{YEARS}_low", f"{YEARS}_high") if name in answers)]
     truth = recordings[["name"]].assign(truth=recordings.get(YEARS, np.nan))
+    truth = truth[truth["name"].isin(targets.loc[targets[YEARS].notna(), "name"])]
     both = answers[columns].merge(truth, on="name").dropna()
     row: dict[str, float] = {"answered and known": len(both)}
     if len(both):

@@ -131,7 +131,7 @@ class AnswerPage:
         regions = [(start, min(end, shown_s)) for start, end in found.speech_regions() if start < shown_s]
         title = f"Probability of each class: {task}"
         figure = plot_timeline(self._waveform, RATE_HZ, windows, self.bundle.heads[task].classes, regions, title)
-        alt = f"Probability of each class of {task} for each window, above the waveform with its speech shaded."
+        alt = f"The waveform with its speech shaded, and under it the probability of each class of {task} for each window."
         cut = f"The first {DRAWN_S:.0f} s of {found.duration_s:.0f} s." if shown_s < found.duration_s - 0.1 else ""
         self.picture.value = figure_html("answer", alt, draw_png(figure), cut)
         plt.close(figure)

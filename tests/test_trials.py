@@ -85,10 +85,13 @@ def test_ages_in_years_are_scored_where_both_are_known():
         {"name": list("abcd"), "age_years": [20.0, 30.0, None, 50.0], "age_years_low": [10.0, 25.0, None, 40.0], "age_years_high": [30.0, 35.0, None, 60.0]}
     )  # fmt: skip
     recordings = pd.DataFrame({"name": list("abcd"), "age_years": [24.0, 44.0, 20.0, None]})
-    row = trials.score_years(answers, recordings).iloc[0]
+    targets = pd.DataFrame({"name": list("abcde"), "age_years": pd.array([0, 1, 0, None, 1], dtype="Int64")})
+    row = trials.score_years(answers, recordings, targets).iloc[0]
     assert row.tolist() == [2, 9.0, 0.5, 15.0]
-    assert trials.score_years(answers, recordings[["name"]])["answered and known"].tolist() == [0]
-    assert trials.score_years(answers[["name", "age_years"]], recordings).columns.tolist()[1:] == [
+    assert trials.score_years(answers, recordings[["name"]], targets)["answered and known"].tolist() == [0]
+    heard = targets.assign(age_years=pd.array([None, 1, 0, None, 1], dtype="Int64"))  # the head learned from the first
+    assert trials.score_years(answers, recordings, heard)["answered and known"].tolist() == [1]
+    assert trials.score_years(answers[["name", "age_years"]], recordings, targets).columns.tolist()[1:] == [
         "mean absolute error, years"
     ]
 
