@@ -12,6 +12,7 @@ import csv
 import hashlib
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -417,10 +418,15 @@ def check_recipe(folder: Path, recipe: Recipe) -> None:
         raise ValueError(f"{folder}: holds a run of another recipe ({path}); choose a new --out or delete it")
 
 
+def draw_held_out(speakers: Iterable[str], recipe: Recipe) -> list[str]:
+    """The `recipe.hold_out` speakers that a training leaves out, drawn by the seed."""
+    return list(np.random.default_rng(recipe.seed).permutation(sorted(speakers))[: recipe.hold_out])
+
+
 def keep_speakers(speech: Speech, recipe: Recipe) -> Speech:
-    """Drop `recipe.hold_out` speakers, drawn by the seed."""
-    speakers = np.random.default_rng(recipe.seed).permutation(sorted(speech.rows.speaker_id.unique()))
-    kept = speech.rows[~speech.rows.speaker_id.isin(speakers[: recipe.hold_out])].reset_index(drop=True)
+    """The speech without the held-out speakers."""
+    out = draw_held_out(speech.rows.speaker_id.unique(), recipe)
+    kept = speech.rows[~speech.rows.speaker_id.isin(out)].reset_index(drop=True)
     return Speech(speech.audio, speech.pitch, kept)
 
 

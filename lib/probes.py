@@ -5,18 +5,21 @@ Every representation, ours and what one would otherwise reach for, goes through 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from safetensors.torch import load_file as load_weights
 from torch import nn
 from tqdm import tqdm
 
-from lib.paths import write_whole
-from lib.stages import fingerprint_of
+from lib.encoders import Encoder
+from lib.paths import load_json, write_whole
+from lib.stages import file_checksum, fingerprint_of
 from lib.store import Store
 from lib.tasks import Task, assign_targets
 from lib.units import RATE_HZ, RECEPTIVE, mfcc, track_pitch, with_deltas
@@ -127,39 +130,70 @@ def embed_layers(model: nn.Module, waveform: np.ndarray) -> dict[str, np.ndarray
 
 
 def embed_all(
-    paths: Iterable[str],
-    embedders: dict[str, Callable[[np.ndarray], np.ndarray]],
-    encoders: dict[str, nn.Module] | None = None,
+    paths: Sequence[str], embedders: dict[str, Callable[[np.ndarray], np.ndarray]], models: dict[str, nn.Module]
 ) -> dict[str, np.ndarray]:
-    """Read every file once and embed it in every way: name -> (n, D); an encoder gives "name | stage" and "... mean+std"."""
+    """Read every file once and embed it in every way: name -> (n, D); a model gives "name | stage" and "... mean+std"."""
     rows: dict[str, list[np.ndarray]] = {}
-    for path in tqdm(list(paths), desc="embed utterances"):
+    for path in tqdm(list(paths), desc=f"embed by {', '.join([*embedders, *models])}"):
         waveform = read_speech(path)
         waveform = np.pad(waveform, (0, max(0, 4 * RECEPTIVE - len(waveform))))
         for name, embed in embedders.items():
             rows.setdefault(name, []).append(embed(waveform))
-        for name, model in (encoders or {}).items():
+        for name, model in models.items():
             for stage, value in embed_layers(model, waveform).items():
                 rows.setdefault(f"{name} | {stage}", []).append(value[: len(value) // 2])
                 rows.setdefault(f"{name} | {stage} mean+std", []).append(value)
     return {name: np.nan_to_num(np.stack(values)).astype(np.float32) for name, values in rows.items()}
 
 
-def save_representations(path: Path, representations: dict[str, np.ndarray]) -> None:
-    """Write name -> (n, D) as safetensors, whole or not at all."""
-    from safetensors.numpy import save_file
+def represent(
+    folder: Path, table: pd.DataFrame, peers: Iterable[str], encoders: dict[str, Encoder]
+) -> dict[str, np.ndarray]:
+    """Every utterance of `table` (column path) by every peer and encoder, as `embed_all`; in the table's order.
 
-    with write_whole(path) as partial:
-        save_file({name: np.ascontiguousarray(values) for name, values in representations.items()}, partial)
+    Each source has a file of its own in `folder`, named after it, its weights and the files embedded, so that a killed run
+    goes on after the last and another encoder costs nothing but itself.
+    """
+    from safetensors.numpy import load_file, save_file
+
+    known = [[Path(path).name, Path(path).stat().st_size] for path in table.path]
+    found: dict[str, np.ndarray] = {}
+    for name in [*peers, *encoders]:
+        weights = encoders[name].weights_sha256 if name in encoders else ""
+        kept = folder / f"{name.replace(' ', '-')}-{fingerprint_of(name, weights, known)}.safetensors"
+        if not kept.exists():
+            model = {name: encoders[name].model} if name in encoders else {}
+            values = embed_all(table.path, make_embedders([] if model else [name]), model)
+            with write_whole(kept) as partial:
+                save_file({key: np.ascontiguousarray(value) for key, value in values.items()}, partial)
+        made = load_file(kept)
+        found |= {key: made[key] for key in sorted(made, key=stage_order)}
+    return found
 
 
-def load_representations(path: Path) -> dict[str, np.ndarray]:
-    """Read what `save_representations` wrote; ValueError when there is no such file."""
-    from safetensors.numpy import load_file
+def stage_order(feature: str) -> tuple[int, str]:
+    """Sorts "name | conv", "name | layer 1" ..., "name | emission" from bottom to top."""
+    return ("| emission" in feature, "| conv" not in feature), feature
 
-    if not path.exists():
-        raise ValueError(f"{path}: no such file; embed the utterances first")
-    return load_file(path)
+
+def held_out(recipe_folder: Path) -> tuple[list[str], Encoder]:
+    """Speakers that a training with `--hold-out` never heard, and the encoder that it made. ValueError when it heard all.
+
+    `recipe_folder` is the `--out` of `python -m lib.pretraining`.
+    """
+    from lib.pretraining import CONFIG, Recipe, build_model, draw_held_out
+
+    recipe = Recipe(**load_json(recipe_folder / "recipe.json"))
+    if not recipe.hold_out:
+        raise ValueError(f"{recipe_folder}: that training heard every speaker; train one with --hold-out 62")
+    config = load_json(recipe_folder / CONFIG.name)
+    weights = recipe_folder / config["weights"]
+    model = build_model(config).eval()
+    model.load_state_dict({key: value.float() for key, value in load_weights(weights).items()})
+    note = f"the recipe of wav2vec2-tiny, trained without {recipe.hold_out} of the speakers"
+    encoder = Encoder("the recipe, these speakers unheard", model, note, file_checksum(weights), True)
+    speakers = pd.read_parquet(recipe_folder / "speech-rows.parquet").speaker_id.unique()
+    return draw_held_out(speakers, recipe), encoder
 
 
 def known_adults(clips: pd.DataFrame, root: Path) -> pd.DataFrame:
@@ -256,6 +290,17 @@ def score_representations(
     return pd.DataFrame(scores)
 
 
+def score_kept(
+    kept: Path, table: pd.DataFrame, representations: dict[str, np.ndarray], kinds: list[str], folds: int, seed: int
+) -> pd.DataFrame:
+    """`score_representations`, read from `kept` when it was computed before."""
+    if not kept.exists():
+        scores = score_representations(table, representations, kinds=kinds, folds=folds, seed=seed)
+        with write_whole(kept) as partial:
+            scores.to_parquet(partial)
+    return pd.read_parquet(kept)
+
+
 def score_transfer(
     table: pd.DataFrame,
     representations: dict[str, np.ndarray],
@@ -282,6 +327,18 @@ def best_scores(scores: pd.DataFrame) -> pd.DataFrame:
         scores.assign(family=family).sort_values("uar", ascending=False).groupby(["family", "task"], sort=False).head(1)
     )
     return best.sort_values(["task", "uar"], ascending=[True, False], ignore_index=True)
+
+
+def tell_comparison(tests: dict[str, pd.DataFrame], ours: Sequence[str]) -> dict[str, Any]:
+    """`scores` and `headline` of a run's metrics from the tables of `best_scores`, by what was tested; the first test that
+    has a task speaks for it, and of its families the first of `ours`."""
+    records, headline = [], {}
+    for protocol, best in tests.items():
+        records.append(best.rename(columns={"family": "model", "uar": "value"}).assign(protocol=protocol, metric="uar"))
+        for task, rows in best.groupby("task", sort=False):
+            model = next((name for name in ours if name in set(rows.family)), rows.family.iloc[0])
+            headline.setdefault(task, {"model": model, "protocol": protocol, "level": "clip"})
+    return {"scores": pd.concat(records).assign(split="test", level="clip", subset="all"), "headline": headline}
 
 
 # --------------------------------------------------------------------------------------------------------- layers of a store

@@ -32,7 +32,9 @@ CLIPS = pa.DataFrameSchema(
         "path": _text(),  # relative to the corpus root, with forward slashes
         "start_s": pa.Column(float, pa.Check.ge(0), coerce=True),
         "end_s": pa.Column(float, nullable=True, coerce=True),  # NaN = to the end of the file
-        "gender": _text(nullable=True, checks=pa.Check.isin(GENDERS)),  # None = the speaker did not say, or said neither
+        "gender": _text(
+            nullable=True, checks=pa.Check.isin(GENDERS)
+        ),  # None = the speaker did not say, or said neither
         "gender_raw": _text(),  # as the corpus has it, "" = blank
         "age_years": pa.Column(float, pa.Check.in_range(0, 120), nullable=True, coerce=True),
         "age_decade": pa.Column("Int16", pa.Check.isin(DECADES), nullable=True, coerce=True),
@@ -93,7 +95,9 @@ PREDICTIONS = pa.DataFrameSchema(
         "target": pa.Column("int64", coerce=True),  # index into the task's classes
         "epoch": pa.Column("int64", coerce=True),
         "fold": pa.Column("int64", pa.Check.ge(0), coerce=True, required=False),  # of a cross-validation; else 0
-        r"p_.+": pa.Column(float, pa.Check.in_range(-1e-6, 1 + 1e-6), nullable=True, regex=True, coerce=True),  # NaN: another task
+        r"p_.+": pa.Column(
+            float, pa.Check.in_range(-1e-6, 1 + 1e-6), nullable=True, regex=True, coerce=True
+        ),  # NaN: another task
     },
     strict=True,
 )

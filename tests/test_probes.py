@@ -126,14 +126,21 @@ def test_figures_show_every_stage_and_loss():
     assert len(probes.plot_history(history, ("total", "unit")).lines) == 2
 
 
-def test_representations_come_back_as_they_were_written(tmp_path):
-    values = {"tiny | layer 1": np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)}
-    probes.save_representations(tmp_path / "r.safetensors", values)
-    read = probes.load_representations(tmp_path / "r.safetensors")
-    assert read.keys() == values.keys()
-    np.testing.assert_array_equal(read["tiny | layer 1"], values["tiny | layer 1"])
-    with pytest.raises(ValueError, match="no such file"):
-        probes.load_representations(tmp_path / "absent.safetensors")
+def test_each_source_is_kept_and_only_a_new_one_is_embedded(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        soundfile.write(tmp_path / f"{name}.wav", rng.normal(0, 0.1, RATE_HZ), RATE_HZ)
+    table = pd.DataFrame({"path": [str(tmp_path / "b.wav"), str(tmp_path / "a.wav")]})
+    first = probes.represent(tmp_path, table, ["MFCC statistics"], {})
+    monkeypatch.setitem(probes.EMBEDDERS, "MFCC statistics", None)  # would fail if it were asked again
+    model = build_model(load_json(CONFIG)).eval()
+    tiny = probes.Encoder("tiny", model, "", "weights", True)
+    both = probes.represent(tmp_path, table, ["MFCC statistics"], {"tiny": tiny})
+    np.testing.assert_array_equal(both["MFCC statistics"], first["MFCC statistics"])
+    stages = [name for name in both if name.startswith("tiny") and "mean+std" not in name]
+    assert [stage.split(" | ")[1] for stage in stages] == ["conv", *(f"layer {k}" for k in range(1, 6)), "emission"]
+    swapped = probes.represent(tmp_path, table[::-1], [], {"tiny": tiny})
+    np.testing.assert_allclose(swapped["tiny | conv"], both["tiny | conv"][::-1])
 
 
 def test_unknown_and_missing_peers_are_named(monkeypatch):
@@ -183,7 +190,8 @@ def test_the_layer_that_knows_is_found_and_kept_beside_the_shards(layered):
     assert uar["gender", "net | layer 1"] > 0.95
     assert uar["gender", "net | layer 0"] < 0.7
     assert uar["age", "net | layer 1"] < 0.7
-    assert uar["gender", "majority"] == 0.5 and "mean F0" in uar["gender"].index
+    assert uar["gender", "majority"] == 0.5
+    assert "mean F0" in uar["gender"].index
     again = probes.study_layers(store, windows.iloc[:0], clips, tasks, "net", seed=0)
     pd.testing.assert_frame_equal(again, scores)
 
