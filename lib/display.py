@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from lib.paths import save_json, write_whole
+from lib.records import model_name
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -193,7 +194,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 def show_table(
     frame: pd.DataFrame, caption: str, digits: int = 3, percent: Sequence[str] = (), limit: int = 200
 ) -> HTML:
-    """Show a frame as a table that a report page can sort.
+    """Show a frame as a table that a report page can sort; columns "model" and "network" get names that a reader knows.
 
     Parameters
     ----------
@@ -205,7 +206,8 @@ def show_table(
     """
     from IPython.display import HTML
 
-    return HTML(table_html(frame, caption, digits, percent, limit))
+    named = {name: frame[name].map(model_name, na_action="ignore") for name in ("model", "network") if name in frame}
+    return HTML(table_html(frame.assign(**named), caption, digits, percent, limit))
 
 
 def table_html(
@@ -241,8 +243,8 @@ def _cell(value: Any, numeric: bool, digits: int, percent: bool) -> str:
     if numeric and not pd.isna(value):
         exact = f' data-value="{float(value)!r}"'
     kind = (
-        _number_class(numeric) if numeric or len(shown) > 28 else ' class="plain" style="text-align:left"'
-    )  # in one line
+        _number_class(True) if numeric else f' class="{"long" if len(shown) > 28 else "plain"}" style="text-align:left"'
+    )
     return f"<td{kind}{exact}>{html.escape(shown)}</td>"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from lib.records import model_name
 from lib.scores import confusion_metrics
 
 # Accuracy, weighted F1 and F1 a class as the paper's text and its code's output report them, with the windows of its sets.
@@ -57,7 +58,7 @@ def _own_row(scores: pd.DataFrame, task: str, model: str, protocol: str, told: s
     values = here["value"].to_dict() | {"n": int(here["n"].iloc[0])}
     values |= {"low": here.loc["accuracy", "low"], "high": here.loc["accuracy", "high"]}
     shares = {name[3:]: value for name, value in here["value"].items() if name.startswith("f1_")}
-    return [_row(task, f"this run, {model}", values, shares, told)]
+    return [_row(task, f"this run, {model_name(model)}", values, shares, told)]
 
 
 def _row(task: str, who: str, values: dict[str, Any], shares: dict[str, float], told: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from lib.records import is_baseline, metric_name
+from lib.records import is_baseline, metric_name, model_name
 from lib.style import INK, MUTED, RULE, colours_for, new_axes
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def plot_f1(
     for nth, model in enumerate(models):
         rows = scores[scores["model"] == model].set_index("metric").reindex([f"f1_{name}" for name in classes])
         places = np.arange(len(classes)) + (nth - (len(models) - 1) / 2) * width
-        bars = ax.bar(places, rows["value"], width * 0.92, color=colours[model], label=model)
+        bars = ax.bar(places, rows["value"], width * 0.92, color=colours[model], label=model_name(model))
         ax.bar_label(bars, fmt="{:.2f}", label_type="center", fontsize=8.5, color="white")
         _draw_errors(ax, places, rows, vertical=True)
     ax.set_xticks(range(len(classes)), classes)
@@ -89,7 +89,7 @@ def plot_intervals(scores: pd.DataFrame, ax: Axes | None = None, title: str | No
     ax.scatter(rows["value"], places, color=colours, s=34, zorder=3)
     for place, value in zip(places, rows["value"]):
         ax.annotate(f"{value:.3f}", (value, place), (0, 6), textcoords="offset points", ha="center", fontsize=8.5)
-    ax.set_yticks(places, rows["model"])
+    ax.set_yticks(places, [model_name(model) for model in rows["model"]])
     ax.set_ylim(-0.6, len(rows) - 0.3)
     ax.grid(axis="x")
     metric = metric_name(rows["metric"].iloc[0]) if "metric" in rows and len(rows) else "value"

@@ -156,6 +156,13 @@ def test_the_leak_is_written_in_points():
     assert "+10.0 points" in [text.get_text() for text in figures.plot_leak(scores).texts]
 
 
+def test_a_table_calls_networks_by_names_that_a_reader_knows_and_says_when_it_is_empty():
+    shown = display.show_table(pd.DataFrame({"model": ["linear_layers", None], "x": [1, 2]}), "Models").data
+    assert "linear model on all layers" in shown
+    assert "linear_layers" not in shown
+    assert "nothing to list" in display.show_table(pd.DataFrame(columns=["a", "b"]), "Empty").data
+
+
 def test_classes_keep_their_colours_whatever_is_drawn_beside_them():
     first, second = style.colours_for(["female", "new"]), style.colours_for(["other", "male", "female"])
     assert first["female"] == second["female"] == "#D55E00"
