@@ -107,7 +107,7 @@ def plot_timeline(
         bottom.plot(middles_s, windows[f"p_{name}"], color=colours[name], marker="o", markersize=4, label=name)
     bottom.axhline(1 / len(classes), color=MUTED, linewidth=0.8, linestyle=":")
     bottom.set(ylim=(-0.03, 1.03), ylabel="probability", xlabel="time (s)", title=title)
-    fig.legend(loc="outside lower center", ncols=min(len(classes), 6))
+    fig.legend(loc="outside upper right", ncols=min(len(classes), 6))
     return fig
 
 

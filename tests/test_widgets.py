@@ -11,10 +11,12 @@ import nbformat
 import numpy as np
 import pytest
 import soundfile
-from recordings_fixture import make_bundle, spoken  # noqa: F401
+from recordings_fixture import CENTRES, CLASSES, make_bundle, spoken  # noqa: F401
 
 from lib import paths, widgets
+from lib.answers import Answer, Prediction
 from lib.audio import RATE_HZ, read_waveform
+from lib.calibration import Years
 
 anywidget = pytest.importorskip("anywidget", reason="anywidget is not installed")
 
@@ -89,6 +91,22 @@ def test_silence_is_told_and_a_new_file_in_the_middle_replaces_the_first(page, t
     assert "0 % speech" in page.told.value
 
 
+def test_years_thresholds_and_doubts_are_told_in_words():
+    shares = {"teen": 0.4, "adult": 0.6}
+    answers = {
+        "age": Answer("age", "ok", "adult", shares, by_threshold="teen"),
+        "gender": Answer("gender", "unsure", None, {"male": 0.5, "female": 0.5}),
+        "age_years": Answer("age_years", "ok", "23 years", {"6 to 30": 1.0}, None, 23.4, 11.6, 35.2),
+    }
+    found = Prediction("voice.wav", "unsure", "gender: best class at 50 %", "only 2.0 s", 2.0, 0.9, answers)
+    told = widgets.answer_html(found, ["trained on synthetic voices"])
+    assert "age: sounds like <b>adult</b>; teen where that class is told from its own threshold" in told
+    assert "gender: <b>unsure</b> (male 50 %, female 50 %)" in told
+    assert "sounds like <b>23 years</b>, probably between 12 and 35" in told
+    for words in ("only 2.0 s", "best class at 50 %", "This model was trained on synthetic voices."):
+        assert words in told
+
+
 def test_outside_a_notebook_server_a_note_stands_instead(bundle, monkeypatch):
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     assert "make lab" in widgets.show_page(bundle).data
@@ -102,7 +120,8 @@ def test_outside_a_notebook_server_a_note_stands_instead(bundle, monkeypatch):
 @pytest.fixture
 def lab(tmp_path):
     """Address of a running JupyterLab whose folder holds one notebook with the page in it."""
-    make_bundle(tmp_path / "model")
+    options = {"years": {"age_years": Years(CENTRES, 9.0)}, "about": {"synthetic": True}}
+    make_bundle(tmp_path / "model", tasks=(*CLASSES, "age_years"), **options)
     source = "from lib.bundles import load_bundle\nfrom lib.widgets import show_page\nshow_page(load_bundle('model'))"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -188,3 +207,12 @@ def test_upload_and_microphone_are_answered_in_jupyterlab(lab, browser, voice, t
     assert browser.run("document.querySelector('.jp-OutputArea figure img').src") != before
     assert browser.run("document.querySelector('.voice-recorder audio').hidden") is False
     browser.screenshot(pictures / "page-recording.png", full=False)
+
+    for seconds, words in ((0.5, "too short"), (2.0, "repeated to fill a window")):
+        path = tmp_path / f"short-{seconds}.wav"
+        soundfile.write(path, read_waveform(voice)[RATE_HZ : RATE_HZ + int(seconds * RATE_HZ)], RATE_HZ)
+        found = browser.call("Runtime.evaluate", expression="document.querySelector('.voice-recorder input')")
+        browser.call("DOM.setFileInputFiles", files=[str(path)], objectId=found["result"]["objectId"])
+        browser.wait_for(f"{TOLD}.includes('{path.name}')", 90)
+        browser.wait_for(f"document.querySelector('.jp-OutputArea h3').parentElement.textContent.includes('{words}')")
+        browser.screenshot(pictures / f"page-{seconds:g}s.png", full=False)
