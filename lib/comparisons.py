@@ -39,7 +39,7 @@ def compare_scores(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 value = main["scores"][column["metric"]]
                 put(run, table["name"], column["metric"], column["name"], column["kind"], value)
             for one in head["baselines"] if head else []:
-                put(run, table["name"], one["name"], f"{head['short']} of {one['name']}", "share", one)
+                put(run, table["name"], one["name"], f"{head['short']} of {one['name']}", head["kind"], one)
     tasks = list(dict.fromkeys(task for task, _ in rows))
     return sorted(rows.values(), key=lambda row: tasks.index(row["task"]))
 

@@ -18,6 +18,7 @@ from lib.records import (
     model_name,
     read_scores,
     select_scores,
+    task_name,
     tasks_of,
 )
 from lib.scores import LEVELS
@@ -50,17 +51,18 @@ def _headline(
     classes = classes_of(metrics, scores, view["task"])
     beside = _baselines(scores, view, metric)
     guess = beside.get("majority", {}).get("value") or (1 / len(classes) if metric == "uar" and classes else None)
-    name = view["task"].replace("_", " ").capitalize()
+    name = task_name(view["task"])
     label = "balanced accuracy (UAR)" if metric == "uar" else metric_name(metric)
     spread = f", interval {_percent(score['low'])} to {_percent(score['high'])}" if score["low"] is not None else ""
-    return {
+    head = {
         "task": view["task"], "name": name, "classes": describe_classes(classes, settings), "score": score, "guess": guess,
-        "view": view, "label": label, "short": "UAR" if metric == "uar" else metric_name(metric),
+        "view": view, "kind": "share", "label": label, "short": "UAR" if metric == "uar" else metric_name(metric),
         "baselines": [{"name": model_name(model), **found} for model, found in beside.items()],
         "verdict": _verdict(score, guess, _differences(metrics, view, metric)),
-        "words": _year_words(metrics, scores, view) or _words(score, classes, metric, view), "basis": _basis(scores, view, score),
+        "words": _words(score, classes, metric, view), "basis": _basis(scores, view, score),
         "alt": f"{name}: {label} {_percent(score['value'])}{spread}" + (f"; a guess scores {_percent(guess)}" if guess else ""),
     }  # fmt: skip
+    return head | _year_headline(metrics, scores, view)
 
 
 def describe_classes(classes: list[str], settings: dict[str, Any]) -> list[str]:
@@ -129,19 +131,25 @@ def _verdict(score: dict, guess: float | None, differences: dict[str, dict]) -> 
     return f"Better than a guess, not shown to be better than the simpler baseline {' or '.join(level)}."
 
 
-def _year_words(metrics: dict, scores: pd.DataFrame, view: dict) -> str:
-    """How far off an answer in years is, beside always telling the median age; "" for a task without years."""
+def _year_headline(metrics: dict, scores: pd.DataFrame, view: dict) -> dict[str, Any]:
+    """What differs where ages are told in years: the mean error beside always telling the median; {} for other tasks."""
     own = first_score(scores, **view, metric="mae_years")
     others = scores["model"].str.contains("constant age")
     constant = first_score(scores[others], **{key: view[key] for key in view if key != "model"}, metric="mae_years")
     if not own or not constant:
-        return ""
+        return {}
     text = f"Its ages are {own['value']:.1f} years off on average"
     text += f" ({own['low']:.1f} to {own['high']:.1f})" if own["low"] is not None else ""
     text += f"; always telling the median age is {constant['value']:.1f} years off"
     row = _differences(metrics, view, "mae_years").get(constant["model"])
     shown = row is not None and (row["low"] > 0 or row["high"] < 0)
-    return text + ("." if row is None or shown else ", and the difference may be chance.")
+    nearer = "Nearer" if own["value"] < constant["value"] else "Farther off"
+    return {
+        "score": own, "kind": "years", "label": "mean error", "short": "mean error", "guess": None, "classes": ["mean error"],
+        "baselines": [{"name": model_name(constant["model"]), **constant}],
+        "words": text + ("." if row is None or shown else ", and the difference may be chance."),
+        "verdict": f"{nearer} than always telling the median age." if shown else "",
+    }  # fmt: skip
 
 
 def _words(score: dict, classes: list[str], metric: str, view: dict) -> str:
@@ -175,7 +183,7 @@ def make_tables(metrics: dict[str, Any]) -> list[dict[str, Any]]:
         entries = [row for model in models for row in _table_rows(rows[rows["model"] == model], columns, view)]
         tables.append(
             {
-                "name": task.capitalize(),
+                "name": task_name(task),
                 "columns": columns,
                 "rows": entries,
                 "caption": caption,
@@ -228,7 +236,7 @@ def _confusion(entry: dict[str, Any], seeds: int) -> dict[str, Any]:
         total = sum(counts)
         cells = [{"count": count, "share": count / total if total else 0.0} for count in counts]
         rows.append({"name": name, "total": total, "cells": cells})
-    title = f"{entry.get('task', '').capitalize()}, {model_name(entry.get('model', ''))}".strip(", ")
+    title = f"{task_name(entry.get('task', ''))}, {model_name(entry.get('model', ''))}".strip(", ")
     title += f" (first of {seeds} seeds)" * (seeds > 1)
     unit = UNITS.get(entry.get("level"), "cases")
     return {"title": title, "classes": entry["classes"], "rows": rows, "unit": unit}
@@ -298,7 +306,7 @@ def make_slices(metrics: dict[str, Any]) -> list[dict[str, Any]]:
         worst = min(rows, key=lambda row: row["value"], default=None)
         overall = first_score(scores, **{**view, "level": levels[0]}, metric=metric)
         found.append({
-            "name": task.capitalize(), "metric": _column_name(metric), "unit": UNITS[levels[0]],
+            "name": task_name(task), "metric": _column_name(metric), "unit": UNITS[levels[0]],
             "rows": [{**row, "subset": row["subset"].replace("=", ": "), "worst": row is worst and len(rows) > 1} for row in rows],
             "overall": overall["value"] if overall else None,
             "caption": f"Model: {model_name(view['model'])}, by {levels[0]}; the thin line is the value for all" + _too_small(parts),

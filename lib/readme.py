@@ -2,52 +2,57 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 from lib import paths
-from lib.records import main_view, model_name, read_scores, select_scores, tasks_of
+from lib.headlines import make_headlines
+from lib.paths import load_json
+from lib.records import model_name
 
 START, END = "<!-- headline: written by `make readme` from reports/ -->", "<!-- end of headline -->"
 RUNS = ["speechocean762", "demo"]  # real speech first
-SHOWN = ["uar", "accuracy"]
+BESIDE = {"majority (a guess)": "a guess", "baseline: mean F0": "mean pitch", "baseline: MFCC": "MFCC statistics"}
 
 
 def headline_markdown(reports: Path) -> str:
-    """A Markdown table: one row a run, task and model (the networks and their baselines) of the test part."""
-    lines = ["| run | task | model | UAR | accuracy | speakers |", "|---|---|---|---|---|---|"]
+    """A Markdown table, one row a run and task: the model chosen on validation beside its baselines; then words."""
+    columns = ["speech", "task", "**this project** (UAR)", *BESIDE.values(), "test speakers"]
+    lines, words = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"], []
     for run in RUNS:
         folder = Path(reports) / run
-        if (folder / "metrics.json").exists():
-            metrics, record = (json.loads((folder / name).read_text("utf-8")) for name in ("metrics.json", "run.json"))
-            lines += _rows(run + (" (synthetic speech)" if record["synthetic"] else ""), metrics)
-    return "\n".join(lines)
-
-
-def _rows(label: str, metrics: dict) -> list[str]:
-    scores, rows = read_scores(metrics), []
-    for task in tasks_of(scores):
-        view = main_view(metrics, scores, task)
-        if view is None:
+        if not (folder / "metrics.json").exists():
             continue
-        wanted = {key: view[key] for key in ("task", "protocol", "level")} | {"split": "test", "subset": "all"}
-        here = select_scores(scores, **wanted)
-        for model in [view["model"], *[name for name in here["model"].unique() if name != view["model"]]]:
-            of_model = here[here["model"] == model].set_index("metric")
-            cells = [_cell(of_model.loc[metric]) for metric in SHOWN if metric in of_model.index]
-            if "mae_years" in of_model.index:
-                row = of_model.loc["mae_years"]
-                cells = [f"{row['value']:.1f} years off ({row['low']:.1f} to {row['high']:.1f})", "–"]
-            if len(cells) == len(SHOWN):
-                name = f"**{model_name(model)}**" if model == view["model"] else model_name(model)
-                rows.append(
-                    f"| {label} | {task} | {name} | {' | '.join(cells)} | {int(of_model['speakers'].iloc[0])} |"
-                )
-    return rows
+        metrics, record = (load_json(folder / name) for name in ("metrics.json", "run.json"))
+        heads = make_headlines(metrics, record["parameters"]["run"])
+        label = f"[{run}](reports/{run}/index.html)" + (" (synthetic)" if record["synthetic"] else "")
+        lines += [_row(label, head) for head in heads]
+        if not record["synthetic"]:
+            words += [f"- **{head['name']}**: {head['words']} {head['verdict']}".rstrip() for head in heads]
+    return "\n".join([*lines, "", *words])
 
 
-def _cell(row) -> str:
-    return f"{100 * row['value']:.1f} % ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
+def _row(label: str, head: dict[str, Any]) -> str:
+    """Cells of one task; a score that has no such baseline shows "–", a mean error in years its own baseline first."""
+    beside = {one["name"]: one for one in head["baselines"]}
+    others = [beside.get(name) for name in BESIDE]
+    if head["kind"] == "years":
+        others = [*head["baselines"][:1], None, None]
+    cells = [f"**{_cell(head['score'], head['kind'])}** {model_name(head['view']['model'])}"]
+    cells += [_cell(one, head["kind"]) for one in others]
+    return f"| {label} | {head['name']}: {' / '.join(head['classes'])} | {' | '.join(cells)} | {head['score']['speakers']:.0f} |"
+
+
+def _cell(score: dict[str, Any] | None, kind: str) -> str:
+    """A score with its interval; without one where it is a constant's."""
+    if score is None:
+        return "–"
+    scale, unit = (1, " years") if kind == "years" else (100, " %")
+    text = f"{scale * score['value']:.1f}{unit}"
+    if score["low"] is None or score["low"] == score["high"]:
+        return text
+    digits = 1 if kind == "years" else 0
+    return f"{text} ({scale * score['low']:.{digits}f} to {scale * score['high']:.{digits}f})"
 
 
 def update_readme(path: Path, reports: Path) -> bool:

@@ -36,6 +36,11 @@ def model_name(model: str) -> str:
     return MODEL_NAMES.get(stem, stem) + (" on all layers" if stem != model else "")
 
 
+def task_name(task: str) -> str:
+    """A task's name as pages show it: "age_four" becomes "Age four"."""
+    return "Age in years" if task == "age_years" else task.replace("_", " ").capitalize()
+
+
 def metric_name(metric: str) -> str:
     """A metric's name as it stands on an axis: "f1_teen" becomes "F1 of teen"."""
     return METRIC_NAMES.get(metric) or ("F1 of " + metric[3:] if metric.startswith("f1_") else metric)

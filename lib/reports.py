@@ -265,11 +265,13 @@ def make_environment() -> Any:
 
 
 def format_amount(value: float | None, kind: str = "share", bare: bool = False) -> str:
-    """A number as pages write it. Kinds: share (0.5 -> "50.0 %"), decimal, points, count, seconds. `bare` drops the unit."""
+    """A number as pages write it. Kinds: share (0.5 -> "50.0 %"), years, decimal, points, count, seconds. `bare` drops the unit."""
     if value is None or pd.isna(value):
         return "–"
     if kind == "share":
         return f"{100 * value:.1f}" + ("" if bare else " %")
+    if kind == "years":
+        return f"{value:.1f}" + ("" if bare else " years")
     if kind == "points":
         return f"{100 * value:+.1f}".replace("-", "−")
     if kind == "seconds":
