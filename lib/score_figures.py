@@ -26,6 +26,8 @@ def plot_confusion(
 
     `counts`: [C, C], rows are the truth, columns the prediction, both in the order of `classes`.
     """
+    import seaborn
+
     counts = np.asarray(counts)
     if counts.shape != (len(classes), len(classes)):
         raise ValueError(
@@ -34,12 +36,12 @@ def plot_confusion(
     size = 2.4 + 0.75 * len(classes)
     ax = new_axes(ax, size, size * 0.86)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    ax.imshow(shares, vmin=0, vmax=1, cmap="Blues", aspect="auto")
-    for (row, column), share in np.ndenumerate(shares):
-        ink = "white" if share > 0.55 else INK
-        ax.text(column, row, f"{counts[row, column]:,}\n{100 * share:.1f} %", ha="center", va="center", color=ink)
-    ax.set_xticks(range(len(classes)), classes)
-    ax.set_yticks(range(len(classes)), [f"{name}\n({total:,})" for name, total in zip(classes, counts.sum(axis=1))])
+    texts = [[f"{count:,}\n{100 * share:.1f} %" for count, share in zip(*rows)] for rows in zip(counts, shares)]
+    totals = [f"{name}\n({total:,})" for name, total in zip(classes, counts.sum(axis=1))]
+    seaborn.heatmap(
+        shares, vmin=0, vmax=1, cmap="Blues", annot=np.array(texts), fmt="", annot_kws={"fontsize": 9.5}, cbar=False, ax=ax,
+        xticklabels=classes, yticklabels=totals, linewidths=1,
+    )  # fmt: skip
     ax.tick_params(length=0, rotation=0)
     ax.spines[:].set_visible(False)
     ax.set(xlabel="told as", ylabel=f"truth (number of {unit})", title=title)
