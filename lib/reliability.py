@@ -73,7 +73,7 @@ def _columns(values: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
 
 
 def find_settings(settings: pd.DataFrame, models: dict[str, str], fold: int = 0) -> dict[str, dict[str, Any]]:
-    """What `save_bundle` takes of one fold, its first seed: calibrations, thresholds of silence, and rare classes with their thresholds.
+    """What `save_bundle` takes of one fold, its first seed: calibrations, thresholds of silence, thresholds of rare classes.
 
     An age in years has an interval in their place: it is never silent, and no class of it is rare.
     """
