@@ -114,16 +114,17 @@ def measure_memory(folder: Path, windows: int, steps: int | None = None, width: 
     """Peak resident memory (GB) of one epoch of training and validation on `windows` invented windows in `folder`.
 
     As a run does it: normalised, batch 50, a random order over the whole store, 12 % for validation. steps: at most so
-    many of training, None = all. The peak counts mapped pages of the store too, and everything the process did before.
+    many of training, and as many batches of validation, spread over its whole part; None = all. The peak counts mapped pages of the store too, and everything the process did before.
     """
     from lib.stages import peak_memory_mb
 
     started = time.perf_counter()
     store, targets = write_store(folder, windows)
     written_gb, cut = peak_memory_mb() / 1000, round(0.88 * windows)
+    asked = np.arange(cut, windows)[:: 1 if steps is None else max(1, (windows - cut) // (50 * steps))]
     model = build_network("paper", ["male", "female"], 149, 32, width=width, seed=0)
     fit_network(
-        model, store.features("frames", store.index["window_id"]), targets, np.arange(cut), np.arange(cut, windows),
+        model, store.features("frames", store.index["window_id"]), targets, np.arange(cut), asked,
         classes=["male", "female"], epochs=1, learning_rate=1e-4, batch=50, seed=0, folder=folder / "training",
         steps=steps, precision="bf16", channels_last=True,
     )  # fmt: skip
