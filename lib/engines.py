@@ -37,7 +37,7 @@ RAY_ADVICE = "the engine 'ray' needs Ray: pip install -r requirements-ray.txt, o
 EXTRAS = "pip install -r requirements-speed.txt"
 SMALL = 10_000_000  # weights: an encoder below this gains nothing from another engine than torch
 BATCH = {"small": 16, "large": 4}  # windows a call, by what stays in the processor's cache; measured by `make bench`
-CONVERSION = 2  # raised when models are converted in another way
+CONVERSION = 3  # raised when models are converted in another way
 CALIBRATION = 32  # windows that int8 is calibrated on
 
 
@@ -369,11 +369,16 @@ def _save_openvino(folder: Path, kept: Kept, kind: str, samples: int, heard: np.
     if kind == "int8":
         import nncf
 
+        # a model just converted shares memory that torch takes back: quantised from it, it would learn from rubbish
+        openvino.save_model(model, folder / "float.xml", compress_to_fp16=False)
+        model = openvino.Core().read_model(folder / "float.xml")
         dataset = nncf.Dataset([window[None] for window in heard])
         ignored = nncf.IgnoredScope(patterns=[".*/?statistics.*", ".*\\.statistics.*"], validate=False)
         options = {"model_type": nncf.ModelType.TRANSFORMER, "subset_size": len(heard), "ignored_scope": ignored}
         model = nncf.quantize(model, dataset, **options)
     openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+    for left in folder.glob("float.*"):
+        left.unlink()
 
 
 def _openvino_runner(model: Path, precision: str, samples: int, batch: int, streams: int, threads: int) -> Callable:

@@ -166,9 +166,9 @@ ENGINES = [
     ("torch", "bfloat16", 0.1, []),
     ("openvino", "float32", 1e-4, ["openvino"]),
     ("openvino", "bfloat16", 0.1, ["openvino"]),
-    ("openvino", "int8", 0.5, ["openvino", "nncf"]),
+    ("openvino", "int8", 0.2, ["openvino", "nncf"]),
     ("onnxruntime", "float32", 1e-4, ["onnxruntime", "onnx"]),
-    ("onnxruntime", "int8", 0.5, ["onnxruntime", "onnx"]),
+    ("onnxruntime", "int8", 0.2, ["onnxruntime", "onnx"]),
 ]
 
 
