@@ -133,6 +133,22 @@ def test_the_theme_follows_the_system_until_a_reader_chooses_and_is_remembered(s
     assert chrome.run(BACKGROUND) == light
 
 
+def test_a_printed_page_is_light_keeps_its_table_heads_and_clips_nothing(show):
+    chrome = show("fixture/index.html", dark=True)
+    features = [{"name": "prefers-color-scheme", "value": "dark"}]
+    chrome.call("Emulation.setEmulatedMedia", media="print", features=features)
+    try:
+        assert chrome.run(BACKGROUND) == "rgb(255, 255, 255)"
+        assert chrome.run("getComputedStyle(document.body).color") == "rgb(32, 37, 43)"
+        heads = "[...document.querySelectorAll('th button.sort')].map((part) => getComputedStyle(part).display)"
+        assert set(chrome.run(heads)) == {"contents"}
+        boxes = "[...document.querySelectorAll('.table-box')].map((box) => getComputedStyle(box).overflowX)"
+        assert set(chrome.run(boxes)) == {"visible"}
+        assert not chrome.run("document.querySelector('button.theme').checkVisibility()")
+    finally:
+        chrome.call("Emulation.setEmulatedMedia", media="", features=features)
+
+
 def test_sounds_can_be_played(show):
     chrome = show("fixture/02_segment.html")
     chrome.wait_for("document.querySelector('audio').readyState >= 1")
