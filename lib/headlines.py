@@ -177,7 +177,8 @@ def make_tables(metrics: dict[str, Any]) -> list[dict[str, Any]]:
             f"f1_{c}" for c in classes_of(metrics, scores, task) if f"f1_{c}" in held
         ]
         columns = [{"metric": m, "name": _column_name(m), "kind": "share"} for m in names]
-        columns += [{"metric": m, "name": _column_name(m), "kind": "decimal"} for m in ERRORS if m in held]
+        errors = [{"metric": m, "name": _column_name(m), "kind": "decimal"} for m in ERRORS if m in held]
+        columns = errors + columns if "mae_years" in held else columns + errors  # years are read by their error
         models = sorted(dict.fromkeys(rows["model"]), key=lambda name: (name != view["model"], is_baseline(name)))
         caption = f"Test part, by {view['level']}: {HEARD.get(view['protocol'], view['protocol'])}"
         entries = [row for model in models for row in _table_rows(rows[rows["model"] == model], columns, view)]
