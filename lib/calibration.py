@@ -96,13 +96,6 @@ def apply_calibration(probabilities: np.ndarray, calibration: Calibration) -> np
     return _softmax(log_p if calibration.bias is None else log_p + np.asarray(calibration.bias))
 
 
-def calibrate_predictions(table: pd.DataFrame, classes: list[str], calibration: Calibration) -> pd.DataFrame:
-    """A predictions table with its probabilities calibrated."""
-    columns = [f"p_{name}" for name in classes]
-    values = apply_calibration(table[columns].to_numpy(), calibration)
-    return table.assign(**{name: values[:, k] for k, name in enumerate(columns)})
-
-
 def conformal_margin(errors: np.ndarray, speakers: np.ndarray, share: float) -> float | None:
     """The error that a recording of a new speaker stays within with the chance `share`, from errors on the validation part.
 

@@ -24,7 +24,6 @@ from lib.stages import file_checksum
 
 TINY = "wav2vec2-tiny"
 UNTRAINED = "wav2vec2-tiny-untrained"
-FRAME_SAMPLES = 320  # stride of every wav2vec2 front: 20 ms at 16 kHz
 
 
 class Tap(torch.nn.Module):
