@@ -12,6 +12,7 @@ There is no sound in them: baselines that listen, sounds of errors, model folder
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import math
 import pickletools
@@ -33,6 +34,7 @@ from lib.store import finish_store, save_shard
 CORPUS = "pickles"
 IMPORTED = "as published"  # the encoder of such a store: none that could be asked about new recordings
 BIGGEST = 2_000_000_000  # bytes of a file; the published ones are of 1 to 2 MB
+MOST = 3  # parts of an entry
 VALUES = 10_000_000  # most numbers in one tensor
 STORAGES = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2"}
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save's format before 1.6, which a pickled tensor's bytes are in
@@ -104,6 +106,8 @@ class Machine:
 
     def name(self, module: Any, attribute: Any) -> None:
         """Put a name on the stack, if it is one of those that may be called or that name a type of storage."""
+        if not isinstance(module, str) or not isinstance(attribute, str):  # printing anything else could take for ever
+            raise UnsafePickle("it asks for a name that is no text")
         text = f"{module}.{attribute}"
         if text not in self.builders and text not in {f"torch.{kind}" for kind in STORAGES}:
             raise UnsafePickle(f"it asks for {text[:80]!r}")
@@ -197,13 +201,15 @@ def read_pickle(content: bytes) -> Any:
     """The object in a pickle made of tensors, strings, numbers and containers; UnsafePickle for anything else."""
     if content[:4] == b"PK\x03\x04":
         raise UnsafePickle("a zip archive, as torch.save writes, and no pickle")
-    tensors, storages, texts = (Budget(len(content)) for _ in range(3))
+    tensors, storages, texts, sets = (Budget(len(content)) for _ in range(4))
     builders = {
         "torch._utils._rebuild_tensor_v2": lambda *arguments: _build_tensor(tensors, *arguments),
         "torch.storage._load_from_bytes": lambda stored: _read_storage(storages, stored),
         "_codecs.encode": lambda text, encoding: _encode_latin(texts, text, encoding),
         "collections.OrderedDict": _build_empty,
-        **dict.fromkeys(["builtins.set", "__builtin__.set", "builtins.frozenset"], _build_set),
+        **dict.fromkeys(
+            ["builtins.set", "__builtin__.set", "builtins.frozenset"], lambda *items: _build_set(sets, *items)
+        ),
     }
     try:
         return Machine(builders).load(io.BytesIO(content))
@@ -217,6 +223,7 @@ def read_pickle(content: bytes) -> Any:
         AttributeError,
         OverflowError,
         EOFError,
+        RecursionError,
         struct.error,
     ) as error:
         raise UnsafePickle(f"broken: {error or type(error).__name__}") from error
@@ -228,17 +235,18 @@ def _build_empty(*arguments: Any) -> list[Any]:
     return []
 
 
-def _build_set(items: Any = ()) -> list[Any]:
+def _build_set(budget: Budget, items: Any = ()) -> list[Any]:
     if not isinstance(items, list | tuple):
         raise UnsafePickle(f"a set of a {type(items).__name__}")
+    budget.spend(len(items))
     return list(items)
 
 
 def _encode_latin(budget: Budget, text: Any, encoding: Any) -> bytes:
     """How protocols 0 to 2 write bytes."""
-    budget.spend(len(text))
     if not isinstance(text, str) or encoding != "latin1":
-        raise UnsafePickle(f"text in {str(encoding)[:20]!r}")
+        raise UnsafePickle("bytes that are no text in latin1")
+    budget.spend(len(text))
     return text.encode("latin1")
 
 
@@ -247,7 +255,9 @@ def _build_tensor(budget: Budget, storage: Any, offset: Any, size: Any, stride: 
     numbers = [offset, *size, *stride]
     if not isinstance(storage, np.ndarray) or len(size) != len(stride) or len(size) > 8:
         raise UnsafePickle("a tensor without storage or shape")
-    if any(type(number) is not int or number < 0 for number in numbers) or math.prod(size) > VALUES:
+    if any(type(number) is not int or not 0 <= number < 2**63 for number in numbers):
+        raise UnsafePickle("a tensor whose shape is not made of whole numbers")
+    if math.prod(size) > VALUES:
         raise UnsafePickle(f"a tensor of shape {list(size)}, stride {list(stride)}, offset {offset}")
     budget.spend(math.prod(size))
     last = offset + sum((length - 1) * step for length, step in zip(size, stride))
@@ -285,7 +295,7 @@ def _describe_storage(reference: Any) -> tuple[str, str, int]:
     _, kind, key, _, count, *view = reference
     name = kind.text.removeprefix("torch.") if isinstance(kind, Name) else ""
     if name not in STORAGES or not isinstance(key, str) or type(count) is not int or view not in ([], [None]):
-        raise UnsafePickle(f"a storage of type {name or kind!r}; known are {list(STORAGES)}")
+        raise UnsafePickle(f"a storage of type {name or type(kind).__name__}; known are {list(STORAGES)}")
     return STORAGES[name], key, count
 
 
@@ -317,16 +327,27 @@ def read_items(path: Path) -> Iterator[tuple[int, Item | str]]:
         raise UnsafePickle(f"{path}: {error}; it is not read") from error
     seen: set[int] = set()
     for number, entry in enumerate(found):
-        parts = {id(part) for part in entry if isinstance(part, Tensor)} if isinstance(entry, list | tuple) else set()
+        parts = (
+            {id(part) for part in entry[:MOST] if isinstance(part, Tensor)}
+            if isinstance(entry, list | tuple)
+            else set()
+        )
         yield number, "the same tensor again" if parts & seen else _read_entry(entry)
         seen |= parts
+
+
+def _is_short(part: Any) -> bool:
+    """Whether it is a whole number that may be an age; Python refuses to print those of thousands of digits."""
+    return type(part) is int and abs(part) < 1000
 
 
 def _read_entry(entry: Any) -> Item | str:
     if not isinstance(entry, list | tuple):
         return "no set"
+    if len(entry) > MOST:
+        return "not one tensor and words"
     tensors = [part for part in entry if isinstance(part, Tensor)]
-    words = [str(part).strip() for part in entry if isinstance(part, str | int) and not isinstance(part, bool)]
+    words = [str(part).strip() for part in entry if isinstance(part, str) or _is_short(part)]
     if len(tensors) != 1 or len(tensors) + len(words) != len(entry):
         return "not one tensor and words"
     frames = tensors[0].values
@@ -357,14 +378,18 @@ def import_pickles(files: Iterable[Path], run: str, shard_items: int = 512) -> d
     found.append(stages.open_stage("02_segment", run, {"window_s": 3.0, "step_s": 2.0}, 1, found[:1]))
     found.append(stages.open_stage("03_embed", run, {"encoder": IMPORTED, "feature": "emission"}, 1, found[:2]))
     rows, dropped, shards, waiting = [], [], 0, []
+    known: set[bytes] = set()  # hashes of what was kept: equal windows in two files could land on both sides of a split
     for file in tqdm(files, desc="reading pickles", unit="file"):
         for number, item in read_items(file):
             clip_id = f"{CORPUS}:{file.name}#{number}"
+            content = b"" if isinstance(item, str) else hashlib.sha256(item.frames.tobytes()).digest()
+            item = "the same values again" if content in known else item
             shape = rows[0]["shape"] if rows else getattr(getattr(item, "frames", None), "shape", None)
             if isinstance(item, str) or item.frames.shape != shape:
                 reason = item if isinstance(item, str) else f"tensor of shape {list(item.frames.shape)}"
                 dropped.append({"corpus": CORPUS, "item": clip_id, "reason": reason.split(":")[0], "detail": reason})
                 continue
+            known.add(content)
             rows.append({"clip_id": clip_id, "file": file.name, "shape": shape, "age": item.age, "gender": item.gender})
             waiting.append((clip_id, item.frames))
             if len(waiting) == shard_items:

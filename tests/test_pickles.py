@@ -128,6 +128,8 @@ HOSTILE = {
     "calling a string": b"X\x01\x00\x00\x00a)R.",
     "calling a storage type": b"ctorch\nFloatStorage\n)R.",
     "a name that is no text": b"]]\x93.",
+    "a name that takes for ever to print": b"K\x01q\x00" + b"h\x00h\x00\x86q\x00" * 60 + b"X\x01\x00\x00\x00a\x93.",
+    "a name that is too deep to print": b"K\x01" + b"\x85" * 5000 + b"X\x01\x00\x00\x00a\x93.",
     "nested os.system": nested(pickle.dumps(Call(os.system, "touch hostile"))),
     "nested in the storage": nested(storage_bytes(system=Call(os.system, "touch hostile"))),
     "nested load": nested(pickle.dumps(Call(torch.storage._load_from_bytes, b"x"))),
@@ -194,6 +196,8 @@ def bombs():
     loaded = b"\x80\x04](ctorch.storage\n_load_from_bytes\n\x94B" + struct.pack("<i", 10**6) + b"\x00" * 10**6 + b"\x94"
     yield "one storage often", loaded + b"\x85R" + b"h\x00h\x01\x85R" * 10_000 + b"e."
     yield "far memo", b"]r" + struct.pack("<I", 2**32 - 2) + b"0]r" + struct.pack("<I", 2**31) + b"\xff."
+    many = b"\x80\x04](" + b"N" * 100_000 + b"e\x94("
+    yield "one list copied often", many + b"cbuiltins\nset\nh\x00\x85R" * 10_000 + b"l."
     yield "deep", b"(" * 300_000 + b"t" * 300_000 + b"K\x01K\x02s."
 
 
@@ -224,6 +228,8 @@ def test_an_entry_repeated_many_times_counts_once(tmp_path):
         ({torch.zeros(1, 2, 3), "male", "female"}, "words that are no age and gender: "),
         ({torch.zeros(1, 2, 3), "male", "Mars"}, "words that are no age and gender: "),
         ("male", "no set"),
+        ([torch.zeros(1, 2, 3), 10**5000], "not one tensor and words"),
+        ([torch.zeros(1, 2, 3)] + ["male"] * 3, "not one tensor and words"),
     ],
 )
 def test_entries_of_another_kind_are_told_apart_one_by_one(tmp_path, entry, reason):
@@ -266,6 +272,14 @@ def test_imported_pickles_stand_where_training_finds_them(data):
     assert frames.shape == (15, 149, 32)
     assert np.array_equal(frames[5][0], published(5, seed=1)[1][0][0].numpy())
     assert len(load_table(downloaded.path("ledger.parquet"), "ledger")) == 2
+
+
+def test_windows_that_two_files_share_count_once(data):
+    for number in range(2):
+        (data / f"batch{number}.pkl").write_bytes(pickle.dumps(published(5, seed=0)[0]))
+    assert import_pickles(data.glob("*.pkl"), "authors") == {"files": 2, "windows": 5, "dropped": 5}
+    ledger = load_table(stages.find_stage("01_download", "authors").path("ledger.parquet"), "ledger")
+    assert set(ledger["reason"]) == {"the same values again"}
 
 
 def test_an_import_without_anything_to_use_is_refused(data):
