@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
-from lib import tables
+from lib import paths, tables
 from lib.audio import RATE_HZ, UnreadableAudio, content_hash, level_db, read_waveform
 from lib.stages import Stage
 
@@ -227,16 +228,30 @@ class Examples:
 
 
 def example_windows(
-    windows: pd.DataFrame, clips: pd.DataFrame, roots: dict[str, Path], windowing: Windowing, count: int, seed: int
+    windows: pd.DataFrame,
+    clips: pd.DataFrame,
+    roots: dict[str, Path],
+    windowing: Windowing,
+    count: int,
+    seed: int,
+    folder: Path,
 ) -> Examples:
-    """Draw `count` windows, decode them and say whose they are."""
+    """Draw `count` windows, decode them and say whose they are; kept in the stage's `folder`, so once only."""
     drawn = windows.sample(min(count, len(windows)), random_state=seed)
     by_id = clips.set_index("clip_id", drop=False)
-    waveforms, titles = [], []
+    titles = []
     for window in drawn.itertuples(index=False):
         clip = by_id.loc[window.clip_id]
-        start = round(window.start_s * RATE_HZ)
-        waveforms.append(cut_window(clip_waveform(clip, roots), start, windowing.samples))
         told = [str(clip.gender) if pd.notna(clip.gender) else "gender not known", str(clip.age_raw) or "age not known"]
         titles.append(f"{window.window_id}: {', '.join(told)}")
-    return Examples(waveforms, speech_probabilities(waveforms), titles)
+    kept = Path(folder) / f"examples-{count}-{seed}.safetensors"
+    if drawn.empty:
+        return Examples([], [], [])
+    if not kept.exists():
+        starts = [round(start_s * RATE_HZ) for start_s in drawn["start_s"]]
+        found = [clip_waveform(by_id.loc[clip_id], roots) for clip_id in drawn["clip_id"]]
+        waveforms = [cut_window(waveform, start, windowing.samples) for waveform, start in zip(found, starts)]
+        with paths.write_whole(kept) as partial:
+            save_file({"waveforms": np.stack(waveforms), "speech": np.stack(speech_probabilities(waveforms))}, partial)
+    held = load_file(kept)
+    return Examples(list(held["waveforms"]), list(held["speech"]), titles)
