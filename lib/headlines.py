@@ -144,11 +144,16 @@ def _year_headline(metrics: dict, scores: pd.DataFrame, view: dict) -> dict[str,
     row = _differences(metrics, view, "mae_years").get(constant["model"])
     shown = row is not None and (row["low"] > 0 or row["high"] < 0)
     nearer = "Nearer" if own["value"] < constant["value"] else "Farther off"
+    beside = _baselines(scores, view, "mae_years")
+    simpler = {model_name(model): one for model, one in beside.items() if model not in ("majority", constant["model"])}
+    as_near = [name.removeprefix("baseline: ") for name, one in simpler.items() if one["value"] <= own["value"]]
+    verdicts = [f"{nearer} than always telling the median age."] * shown
+    verdicts += [f"No nearer than the simpler baseline {' or '.join(as_near)}."] * bool(as_near)
     return {
         "score": own, "kind": "years", "label": "mean error", "short": "mean error", "guess": None, "classes": ["mean error"],
-        "baselines": [{"name": model_name(constant["model"]), **constant}],
+        "baselines": [{"name": name, **one} for name, one in ({model_name(constant["model"]): constant} | simpler).items()],
         "words": text + ("." if row is None or shown else ", and the difference may be chance."),
-        "verdict": f"{nearer} than always telling the median age." if shown else "",
+        "verdict": " ".join(verdicts),
     }  # fmt: skip
 
 

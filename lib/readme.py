@@ -37,7 +37,7 @@ def _row(label: str, head: dict[str, Any]) -> str:
     beside = {one["name"]: one for one in head["baselines"]}
     others = [beside.get(name) for name in BESIDE]
     if head["kind"] == "years":
-        others = [*head["baselines"][:1], None, None]
+        others[0] = head["baselines"][0]  # always telling the median age
     cells = [f"**{_cell(head['score'], head['kind'])}** {model_name(head['view']['model'])}"]
     cells += [_cell(one, head["kind"]) for one in others]
     return f"| {label} | {head['name']}: {' / '.join(head['classes'])} | {' | '.join(cells)} | {head['score']['speakers']:.0f} |"

@@ -308,6 +308,10 @@ def test_an_age_in_years_is_told_in_years_beside_the_constant():
     row = {**common, "model": "cnn", "subset": "all", "against": "baseline: constant age", "low": -2.0, "high": 0.1}
     doubtful = {"scores": scores, "differences": [{**row, "metric": "mae_years_difference", "value": -1.7}]}
     assert headlines.make_headlines(doubtful)[0]["words"].endswith("and the difference may be chance.")
+    rival = {**common, "model": "baseline: MFCC", "metric": "mae_years", "value": 4.9}
+    head = headlines.make_headlines({"scores": [*scores, rival]})[0]
+    assert [one["name"] for one in head["baselines"]] == ["baseline: constant age", "baseline: MFCC"]
+    assert head["verdict"] == "No nearer than the simpler baseline MFCC."
 
 
 def test_the_leak_is_paper_minus_speaker():
