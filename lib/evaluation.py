@@ -313,7 +313,9 @@ def describe_data(clips: pd.DataFrame, splits: pd.DataFrame, protocol: str) -> d
     here = splits[(splits["protocol"] == protocol) & (splits["fold"] == 0)]
     voices = here.groupby(["split", "task"], sort=False)["speaker_id"].nunique()
     parts = {f"{part}_speakers": voices[part].to_dict() for part in ("train", "validation", "test") if part in voices}
-    languages = clips.groupby(clips["language"].replace("", "not known"))["speaker_id"].nunique().sort_values(ascending=False)
+    languages = (
+        clips.groupby(clips["language"].replace("", "not known"))["speaker_id"].nunique().sort_values(ascending=False)
+    )
     return {"clips": len(clips), "speakers": int(clips["speaker_id"].nunique()),
             "speakers_by_language": languages.to_dict()} | parts  # fmt: skip
 

@@ -17,4 +17,6 @@ answers = onnxruntime.InferenceSession("model.onnx").run(None, {"waveforms": win
 for (task, classes), windows_said in zip(about["outputs"].items(), answers):
     print(task, dict(zip(classes, windows_said.mean(axis=0).round(4).tolist())))
 for task, windows_said in zip(about["years"], answers[len(about["outputs"]) :]):
-    print(f"{task}:years", {"years": round(float(windows_said.mean()), 1), "give or take": about["years"][task]["margin"]})
+    print(
+        f"{task}:years", {"years": round(float(windows_said.mean()), 1), "give or take": about["years"][task]["margin"]}
+    )
