@@ -220,15 +220,20 @@ def coverage_table(
 ) -> pd.DataFrame:
     """What the most confident part scores: coverage (share answered), threshold, n, accuracy, uar, macro_f1, F1s.
 
-    Rows go from the most confident hundredth (at `steps` = 100) to everything.
+    Rows go from the most confident hundredth (at `steps` = 100) to everything. A class that is never answered for counts
+    0 in uar and macro_f1: else silence about all of a rare class would look perfect.
     """
     targets, probabilities = np.asarray(targets), np.asarray(probabilities)
     confidence, told = probabilities.max(axis=1), probabilities.argmax(axis=1)
     order = np.argsort(-confidence, kind="stable")
-    rows = []
+    held, rows = np.bincount(targets, minlength=len(classes)) > 0, []
     for n in np.unique(np.ceil(np.linspace(0, 1, steps + 1)[1:] * len(order)).astype(int)):
         kept = order[:n]
-        scores = confusion_metrics(confusion_counts(targets[kept], told[kept], len(classes)), classes)
+        counts = confusion_counts(targets[kept], told[kept], len(classes))
+        scores = confusion_metrics(counts, classes)
+        support, named = counts.sum(axis=1) > 0, (counts.sum(axis=0) + counts.sum(axis=1)) > 0
+        scores["uar"] = scores["uar"] * support.sum() / held.sum()
+        scores["macro_f1"] = scores["macro_f1"] * named.sum() / (named | held).sum()
         row = {"coverage": n / len(order), "threshold": confidence[order[n - 1]], "n": int(n)}
         rows.append(row | {name: float(value) for name, value in scores.items() if not name.startswith("recall")})
     return pd.DataFrame(rows)

@@ -167,7 +167,7 @@ def score_choices(
     """What the two thresholds from validation do on the test part, for each task's main model: records with `rule`.
 
     rule "most probable class" and "threshold for <class>" are by window, "may stay silent" and "always answers" by clip;
-    `coverage` is the share answered.
+    `coverage` is the share answered. UAR and macro F1 are NaN where a class is never answered for.
     """
     records = []
     for task in tasks:
@@ -191,7 +191,11 @@ def score_choices(
                 context = {"task": task.name, "model": model, "protocol": protocol, "split": "test", "level": level}
                 context |= {"rule": rule, "coverage": float(kept.mean())}
                 arrays = (table[kept], task.classes, answers[kept])
-                records.append(score_trainings(*arrays, draws=draws, seed=seed, context=context))
+                found = score_trainings(*arrays, draws=draws, seed=seed, context=context)
+                classes = [part.groupby("seed")["target"].nunique() for part in (table, table[kept])]
+                if not classes[1].reindex(classes[0].index).equals(classes[0]):  # a class is never answered for
+                    found.loc[found["metric"].isin(["uar", "macro_f1"]), ["value", "low", "high", "seed_std"]] = np.nan
+                records.append(found)
     return pd.concat(records, ignore_index=True)
 
 

@@ -138,6 +138,15 @@ def test_always_answering_is_chosen_where_silence_buys_nothing():
     assert choose_coverage(np.zeros(50, int), probabilities, ["a", "b"]) == 0
 
 
+def test_silence_about_all_of_a_rare_class_is_not_rewarded():
+    confidence = np.r_[np.linspace(0.8, 0.99, 90), np.linspace(0.5, 0.6, 10)]  # of the rare class nothing is sure
+    targets, probabilities = np.repeat([0, 1], [90, 10]), np.stack([confidence, 1 - confidence], axis=1)
+    probabilities[90:95] = probabilities[90:95, ::-1]
+    table = coverage_table(targets, probabilities, ["adult", "teen"], steps=10).set_index("coverage")
+    assert table.loc[0.9, ["uar", "macro_f1"]].tolist() == [0.5, 0.5]
+    assert choose_coverage(targets, probabilities, ["adult", "teen"], least=0.8) < 0.8
+
+
 def test_empty_validation_is_refused():
     with pytest.raises(ValueError, match="must not be empty"):
         fit_temperature(np.zeros((0, 2)), np.zeros(0, int))

@@ -180,6 +180,18 @@ def test_thresholds_and_silence_are_scored_with_what_they_leave_out(run):
     assert len(figure.axes) == 2
 
 
+def test_a_class_that_is_never_answered_for_leaves_no_uar(run):
+    predictions = run.predictions.copy()
+    for name, sure in (("child", [0.5, 0.01]), ("adult", [0.5, 0.99])):  # children: nothing is sure, adults: all is
+        predictions[f"p_{name}"] = np.where(predictions["target"] == run.tasks[1].classes.index("adult"), *sure[::-1])
+    settings = run.settings.assign(temperature=1.0, silence=0.9)
+    choices = reliability.score_choices(predictions, settings, run.tasks[1:2], run.models, "speaker", DRAWS, 0)
+    values = choices.set_index(["rule", "metric"])["value"]
+    assert values["may stay silent", "accuracy"] == 1
+    assert values["may stay silent"][["uar", "macro_f1"]].isna().all()
+    assert values["always answers"][["uar", "macro_f1"]].notna().all()
+
+
 def test_gender_is_scored_within_age_groups_for_every_model(run):
     found = slices.slice_all(run.predictions, run.splits, run.tasks, run.models, "speaker", DRAWS, 0)
     table = slices.tabulate_groups(found, "gender", "age group")
