@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 DRAWS = 2000
+LEAST = 0.1  # of the draws must have the score (one without all classes has no UAR), or there is no interval
 Statistic = Callable[[np.ndarray], dict[str, np.ndarray]]  # sums [..., K] -> {metric: values [...]}
 
 
@@ -92,8 +93,8 @@ def bootstrap_sums(
 
 
 def _interval(drawn: np.ndarray, value: float) -> tuple[float, float]:
-    drawn = drawn[np.isfinite(drawn)]
-    if not len(drawn) or not np.isfinite(value):
+    known = drawn[np.isfinite(drawn)]
+    if len(known) < LEAST * len(drawn) or not np.isfinite(value):
         return np.nan, np.nan
-    low, high = np.percentile(drawn, [2.5, 97.5])
+    low, high = np.percentile(known, [2.5, 97.5])
     return float(low), float(high)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # torch takes seconds to load, and a notebook whose trainings
     from lib.training import Fit
 
 KEYS = ["task", "protocol", "network", "fold", "seed"]  # what tells one training from another
+IN_MEMORY = 100_000_000  # numbers of the layers' averages up to which the audit holds them all at once
 CURVES = ["train_loss", "validation_loss", "validation_accuracy", "validation_uar", "validation_macro_f1"]
 
 
@@ -77,7 +79,9 @@ def audit_splits(splits: pd.DataFrame, store: Store) -> pd.DataFrame:
     """What the parts of every split share; see `lib.splits.audit_leakage`."""
     audits = []
     for (task, protocol, fold), table in splits.groupby(["task", "protocol", "fold"], sort=False):
-        averages = store.features("layers", table["window_id"]).all().reshape(len(table), -1)
+        averages = store.features("layers", table["window_id"])
+        if math.prod(averages.shape) < IN_MEMORY:
+            averages = averages.all()
         audit = audit_leakage(table, table.set_index("window_id")["split"], averages)
         audits.append(audit.assign(task=task, protocol=protocol, fold=fold))
     return pd.concat(audits, ignore_index=True)

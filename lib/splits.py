@@ -196,7 +196,7 @@ def _require_classes(table: pd.DataFrame, target: str, split: pd.Series, parts: 
 def audit_leakage(
     table: pd.DataFrame,
     split: pd.Series,
-    embeddings: np.ndarray | None = None,
+    embeddings: Any = None,
     threshold: float = 0.999,
     examples: int = 5,
 ) -> pd.DataFrame:
@@ -206,7 +206,8 @@ def audit_leakage(
     ----------
     table: one row a window: `window_id, clip_id, speaker_id, recording_id` and, for identical audio, `content_hash`.
     split: `window_id` -> part.
-    embeddings: [n, D], a vector a window in the table's order; None = near-duplicates are not looked for.
+    embeddings: [n, ...], a vector a window in the table's order, only ever indexed by rows, so that it may stay on disk;
+        None = near-duplicates are not looked for.
     threshold: cosine, after the mean vector is taken away, from which windows of *different* speakers are near-duplicates.
     examples: how many ids to name a row.
 
@@ -245,7 +246,7 @@ def require_no_leakage(audit: pd.DataFrame) -> pd.DataFrame:
 
 
 def _near_duplicates(
-    table: pd.DataFrame, embeddings: np.ndarray, one: np.ndarray, other: np.ndarray, threshold: float, block: int = 2048
+    table: pd.DataFrame, embeddings: Any, one: np.ndarray, other: np.ndarray, threshold: float, block: int = 2048
 ) -> list[tuple[str, str]]:
     """Pairs of window ids, different speakers, whose centred cosine reaches `threshold`; at most block x block at once."""
     ids, speakers = table["window_id"].to_numpy(), pd.factorize(table["speaker_id"])[0]
@@ -262,14 +263,14 @@ def _near_duplicates(
     return pairs
 
 
-def _mean_vector(embeddings: np.ndarray, block: int) -> np.ndarray:
+def _mean_vector(embeddings: Any, block: int) -> np.ndarray:
     total = sum(
-        np.asarray(embeddings[np.arange(start, min(start + block, len(embeddings)))], np.float64).sum(axis=0)
+        np.asarray(embeddings[np.arange(start, min(start + block, len(embeddings)))]).sum(axis=0, dtype=np.float64)
         for start in range(0, len(embeddings), block)
     )
-    return total / len(embeddings)
+    return total.ravel() / len(embeddings)
 
 
 def _unit(vectors: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    vectors = np.asarray(vectors, np.float32) - centre.astype(np.float32)
+    vectors = np.asarray(vectors, np.float32).reshape(len(vectors), -1) - centre.astype(np.float32)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

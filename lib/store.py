@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import mmap
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,8 +175,14 @@ def find_tensor(path: Path, header: dict[str, Any], name: str) -> Place:
     entry = header[name]
     if entry["dtype"] not in DTYPES:
         raise ValueError(f"{path}: tensor '{name}' is stored as {entry['dtype']}, known are {list(DTYPES)}")
-    offset = int(header["__metadata__"]["data_starts"]) + entry["data_offsets"][0]
-    return Place(path, DTYPES[entry["dtype"]], offset, tuple(entry["shape"]))
+    begin, end = entry["data_offsets"]
+    if end - begin != math.prod(entry["shape"]) * np.dtype(DTYPES[entry["dtype"]]).itemsize:
+        raise ValueError(
+            f"{path}: tensor '{name}' of shape {entry['shape']} has {end - begin} bytes; delete it, run again"
+        )
+    return Place(
+        path, DTYPES[entry["dtype"]], int(header["__metadata__"]["data_starts"]) + begin, tuple(entry["shape"])
+    )
 
 
 class Store:

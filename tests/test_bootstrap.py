@@ -31,6 +31,16 @@ def test_interval_of_a_mean_is_the_textbook_one():
     assert (value, low, high) == pytest.approx((values.mean(), values.mean() - half, values.mean() + half), abs=0.03)
 
 
+def test_a_score_that_hardly_any_draw_has_gets_no_interval():
+    def statistic(sums):  # only of draws that hold each of so many speakers
+        return {f"of {k}": np.where((sums[..., :k] > 0).all(axis=-1), sums.sum(axis=-1), np.nan) for k in (3, 9)}
+
+    found = bootstrap_speakers(np.eye(30), np.arange(30), statistic)
+    assert found["of 3"] == (30, 30, 30)
+    assert found["of 9"][0] == 30
+    assert np.isnan(found["of 9"][1:]).all()
+
+
 def test_no_draws_give_no_interval():
     value, low, high = bootstrap_speakers(np.ones((3, 1)), [1, 2, 3], lambda sums: {"sum": sums[..., 0]}, draws=0)[
         "sum"

@@ -7,6 +7,7 @@ from learning_fixture import make_corpus, make_stage, make_store
 
 from lib import experiments
 from lib.experiments import Recipe
+from lib.store import Features
 
 CLIPS, WINDOWS = make_corpus()
 RECIPE = Recipe(2, 4, 0.01, 50, 0.05, 0, "standard", "balanced")
@@ -48,6 +49,13 @@ def test_the_gate_lets_unseen_speakers_pass_and_names_shared_ones(splits, store)
     assert audit.loc[(audit["protocol"] == "paper") & (audit["kind"] == "speaker"), "count"].gt(0).all()
     with pytest.raises(ValueError, match=r"task age, protocol speaker, fold 0: .*speaker"):
         experiments.stop_on_leakage(audit.assign(protocol=audit["protocol"].replace("paper", "speaker")))
+
+
+def test_an_audit_that_leaves_the_averages_on_disk_finds_the_same(splits, store, monkeypatch):
+    held = experiments.audit_splits(splits, store)
+    monkeypatch.setattr(experiments, "IN_MEMORY", 0)
+    monkeypatch.setattr(Features, "all", lambda self: pytest.fail("everything at once"))
+    pd.testing.assert_frame_equal(experiments.audit_splits(splits, store), held)
 
 
 def test_the_main_protocol_is_the_first_that_keeps_speakers_apart():

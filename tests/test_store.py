@@ -10,6 +10,7 @@ from lib import store as store_module
 from lib.store import (
     MAPS,
     Store,
+    find_tensor,
     finish_store,
     map_tensor,
     missing_shards,
@@ -187,6 +188,12 @@ def test_missing_stores_windows_and_tensors_are_named(tmp_path):
         store.features("conv", IDS)
     with pytest.raises(ValueError, match="no tensor 'conv'"):
         map_tensor(shard_path(tmp_path, 0), "conv")
+
+
+def test_a_shape_that_its_bytes_do_not_fill_is_refused(tmp_path):
+    header = {"x": {"dtype": "F16", "shape": [2, 9], "data_offsets": [0, 10]}}
+    with pytest.raises(ValueError, match=r"shape \[2, 9\] has 10 bytes"):
+        find_tensor(tmp_path, header | {"__metadata__": {"data_starts": "8"}}, "x")
 
 
 @pytest.mark.parametrize(
