@@ -39,6 +39,8 @@ hooks: $(READY)  ## strip notebooks on commit, show their differences with nbdim
 	git config filter.nbstripout.smudge cat
 	git config filter.nbstripout.required true
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdime config-git --enable
+	git config diff.jupyternotebook.command '$(BIN)/git-nbdiffdriver diff'
+	git config merge.jupyternotebook.driver '$(BIN)/git-nbmergedriver merge %O %A %B %L %P'
 
 lint: $(READY)  ## check style and that notebooks hold no output
 	$(BIN)/ruff check .
