@@ -63,6 +63,12 @@ def predict(
     is_path = isinstance(source, str | Path)
     if is_path == (rate is not None):
         raise ValueError(f"rate = {rate}: give it with an array of samples, and only then")
+    if not is_path and (start_s, end_s) != (0.0, None):
+        raise ValueError(
+            f"start_s = {start_s}, end_s = {end_s}: cut a file with them; of an array pass the slice itself"
+        )
+    if not 0.0 <= start_s < float("inf") or (end_s is not None and end_s <= start_s):
+        raise ValueError(f"start_s = {start_s}, end_s = {end_s}: not a stretch of time")
     name = name or (Path(source).name if is_path else "array")
     try:
         blocks = stream_waveform(Path(source), start_s, end_s) if is_path else array_blocks(source, rate)

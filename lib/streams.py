@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +51,7 @@ def array_blocks(samples: np.ndarray, rate_hz: int, block_s: float = BLOCK_S) ->
     if samples.dtype.kind != "f" or samples.ndim not in (1, 2) or not rate_hz > 0 or int(rate_hz) != rate_hz:
         raise ValueError(f"samples of type {samples.dtype}, shape {samples.shape}, {rate_hz} Hz: not a waveform")
     if samples.ndim == 2:
-        samples = samples.mean(axis=int(np.argmin(samples.shape)))
+        samples = samples.reshape(-1) if not samples.size else samples.mean(axis=int(np.argmin(samples.shape)))
     if not np.isfinite(samples).all():
         raise UnreadableAudio("the samples hold values that are not numbers (NaN or infinite)")
     step = max(1, round(block_s * rate_hz))
@@ -135,14 +136,19 @@ def _ffmpeg_blocks(
     sound = ["-vn", "-ac", "1", "-ar", str(RATE_HZ), "-f", "f32le", "-"]
     call = [command, "-v", "error", "-nostdin", *span, "-i", str(path), *sound]
     size, heard = round(block_s * RATE_HZ) * 4, 0
-    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        while data := process.stdout.read(size):
-            samples = np.frombuffer(data[: len(data) // 4 * 4], "<f4").copy()
-            heard += len(samples)
-            yield samples
-        said = process.stderr.read()
+    # A pipe for stderr would fill while nobody reads it: a damaged file gives a megabyte of complaints
+    with tempfile.TemporaryFile() as complaints:
+        with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=complaints) as process:
+            while data := process.stdout.read(size):
+                samples = np.frombuffer(data[: len(data) // 4 * 4], "<f4").copy()
+                heard += len(samples)
+                yield samples
+        complaints.seek(0)
+        said = complaints.read()
     if not heard:
         raise UnreadableAudio(f"{path.name}: {undecodable(cause, said)}".replace(str(path), path.name))
+    if process.returncode:
+        raise UnreadableAudio(f"{path.name}: breaks off soon after {heard / RATE_HZ:.0f} s (ffmpeg gave up)")
 
 
 class WindowStream:

@@ -183,6 +183,13 @@ def test_an_array_needs_its_rate_and_a_file_must_not_have_one(bundle, voice):
         predict("voice.wav", 8000, model=bundle)
     with pytest.raises(ValueError, match="not a waveform"):
         predict(np.zeros((2, 3, 4), np.float32), 8000, model=bundle)
+    for span in ({"start_s": 0.5}, {"end_s": 1.0}):
+        with pytest.raises(ValueError, match="pass the slice itself"):
+            predict(voice, RATE_HZ, model=bundle, **span)
+    for span in ({"start_s": -1.0}, {"start_s": np.nan}, {"start_s": 2.0, "end_s": 1.0}):
+        with pytest.raises(ValueError, match="not a stretch of time"):
+            predict("voice.wav", model=bundle, **span)
+    assert predict(np.zeros((0, 2), np.float32), RATE_HZ, model=bundle).state == "too short"
     assert predict(np.full(RATE_HZ, np.nan), RATE_HZ, model=bundle).state == "unreadable"
     assert predict("there-is-no-such-file.wav", model=bundle).reason.endswith("no such file")
 

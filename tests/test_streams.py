@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 import soundfile
@@ -86,3 +88,18 @@ def test_a_video_container_is_streamed_through_ffmpeg(tmp_path):
     subprocess.run(call, check=True)
     streamed = np.concatenate(list(stream_waveform(tmp_path / "sound.m4a", block_s=0.7)))
     np.testing.assert_array_equal(streamed, read_waveform(tmp_path / "sound.m4a"))
+
+
+def test_a_damaged_container_ends_with_a_reason_however_much_ffmpeg_complains(tmp_path, monkeypatch):
+    from lib import streams
+
+    program = f"import os, sys; os.write(2, b'no frame\\n' * 100_000); sys.stdout.buffer.write(bytes({4 * RATE_HZ})); sys.exit(69)"
+    talker = tmp_path / "ffmpeg"
+    talker.write_text(f"#!{sys.executable}\n{program}\n", encoding="utf-8")
+    talker.chmod(0o755)
+    monkeypatch.setattr(streams, "ffmpeg_command", lambda: str(talker))
+    (tmp_path / "damaged.aac").write_bytes(b"damaged")
+    blocks = stream_waveform(tmp_path / "damaged.aac")
+    assert len(next(blocks)) == RATE_HZ  # a full pipe of complaints would wait here for ever
+    with pytest.raises(UnreadableAudio, match=r"damaged.aac: breaks off soon after 1 s"):
+        next(blocks)
