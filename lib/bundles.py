@@ -5,7 +5,7 @@
     <task>.safetensors   weights of a head, its normalisation included
     README.md            the model card
 
-Nothing in it is pickled; loading compares every hash before a weight is used.
+Nothing in it is pickled; loading compares every hash, that of model.json's own content included, before a weight is used.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def save_bundle(
             "about": about or {},
             "versions": _versions(),
         }
-        paths.save_json(partial / DESCRIPTION, description)
+        paths.save_json(partial / DESCRIPTION, description | {"checksum": fingerprint_of(description)})
         (partial / CARD).write_text(write_card(description), encoding="utf-8")
         partial.chmod(0o755)
         paths.replace_folder(partial, folder)
@@ -181,6 +181,8 @@ def load_bundle(folder: Path, encoder: Encoder | None = None) -> Bundle:
             f"{folder}: no model folder ({DESCRIPTION} is missing); notebooks/05_evaluate.ipynb writes one"
         )
     found = paths.load_json(folder / DESCRIPTION)
+    if not isinstance(found, dict):
+        raise ValueError(f"{folder}: {DESCRIPTION} describes no model; copy the whole folder again")
     if found.get("format") != FORMAT:
         raise ValueError(
             f"{folder}: written in format {found.get('format')}, this version reads {FORMAT}; run its notebooks again"
@@ -188,6 +190,12 @@ def load_bundle(folder: Path, encoder: Encoder | None = None) -> Bundle:
     missing = KEYS - found.keys()
     if missing:
         raise ValueError(f"{folder}: {DESCRIPTION} lacks {sorted(missing)}; copy the whole folder again")
+    sealed = found.pop("checksum", None)  # folders of older versions have none
+    if sealed and sealed != fingerprint_of(found):
+        raise ValueError(
+            f"{folder}: {DESCRIPTION} was changed after it was written, thresholds and temperatures are in it; copy the whole "
+            'folder again, or take its "checksum" out if the change is your own'
+        )
     if found["dtype"] not in DTYPES:
         raise ValueError(f"{folder}: dtype {found['dtype']!r} must be one of {list(DTYPES)}")
     heads = {task: _load_head(folder, task, head) for task, head in found["heads"].items()}

@@ -6,11 +6,14 @@ from recordings_fixture import CENTRES, CLASSES, make_bundle
 
 from lib.bundles import load_bundle
 from lib.calibration import Calibration, Years
+from lib.stages import fingerprint_of
 
 
 def change(folder, **values):
     path = folder / "model.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    found = json.loads(path.read_text()) | values
+    found.pop("checksum")
+    path.write_text(json.dumps(found | {"checksum": fingerprint_of(found)}))
 
 
 def test_a_folder_travels_and_gives_the_same_heads(tmp_path):
@@ -94,6 +97,24 @@ def test_a_changed_weight_file_is_refused(tmp_path):
         load_bundle(tmp_path / "model")
     path.unlink()
     with pytest.raises(ValueError, match=r"age\.safetensors is missing"):
+        load_bundle(tmp_path / "model")
+
+
+def test_a_changed_threshold_is_refused_and_a_folder_without_a_checksum_is_not(tmp_path):
+    make_bundle(tmp_path / "model", thresholds={"age": 0.75}, calibrations={"age": Calibration(1.5)})
+    path = tmp_path / "model/model.json"
+    text = path.read_text()
+    for old, new in (('"threshold": 0.75', '"threshold": 0.15'), ('"temperature": 1.5', '"temperature": 9.5')):
+        assert old in text
+        path.write_text(text.replace(old, new))
+        with pytest.raises(ValueError, match="was changed after it was written"):
+            load_bundle(tmp_path / "model")
+    found = json.loads(text)
+    assert found.pop("checksum")
+    path.write_text(json.dumps(found))
+    assert load_bundle(tmp_path / "model").heads["age"].threshold == 0.75
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="describes no model"):
         load_bundle(tmp_path / "model")
 
 
