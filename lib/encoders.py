@@ -171,6 +171,7 @@ def _load_bundle(name: str) -> Encoder:
     try:
         model = bundle.get_model(dl_kwargs=options, **wanted)
     except Exception as error:
+        weights.with_name(weights.name + ".sha256").unlink(missing_ok=True)  # else the right file would be refused next
         raise ValueError(
             f"encoder {name}: {weights} does not hold its weights ({' '.join(str(error).split())[:200]}); delete it and "
             "run again"

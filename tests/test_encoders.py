@@ -228,3 +228,4 @@ def test_a_file_that_does_not_hold_the_weights_is_named_and_runs_nothing(cache, 
     ):
         load_encoder("HUBERT_BASE")
     assert not (cache / "hostile-was-here").exists()
+    assert not path.with_name(path.name + ".sha256").exists()  # so that the right file is taken when it comes
