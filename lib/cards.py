@@ -30,7 +30,7 @@ ETHICS = """\
   personal data, and guessing traits from it is profiling.
 - **Misuse.** Sorting or scoring people by a guessed trait harms them whether the guess is right or wrong.
 - **No identification.** It tells no one from anyone else: it holds no voiceprint, and must not be made into one.
-- **Privacy.** Audio never leaves the machine. Everything runs on the machine in front of you. No audio, no embedding and no answer leaves it, nothing is
+- **Privacy.** Audio never leaves the machine that runs this: no audio, no embedding and no answer is sent anywhere, nothing is
   reported home, and what is uploaded or recorded in the notebook's page is deleted as soon as it is answered."""
 
 LIMITS = """\

@@ -34,7 +34,8 @@ class Recipe:
 
     epochs: int
     head_epochs: int
-    learning_rate: float
+    learning_rate: float  # of the paper's networks
+    head_learning_rate: float  # of all others
     batch: int
     width: float
     patience: int
@@ -196,7 +197,7 @@ def train_network(
         epochs=recipe.epochs if published else recipe.head_epochs,
         patience=recipe.patience or None,
         class_weights=None if recipe.class_weights == "none" else recipe.class_weights,
-        learning_rate=recipe.learning_rate,
+        learning_rate=recipe.learning_rate if published else recipe.head_learning_rate,
         batch=recipe.batch,
         selection=recipe.selection,
         precision="bf16" if short else "fp32",
@@ -256,18 +257,28 @@ def ask_checkpoint(path: Path, store: Store, window_ids: pd.Series, network: str
 
 
 def plot_trainings(history: pd.DataFrame, task: str, protocol: str) -> tuple[Any, pd.DataFrame]:
-    """Loss, accuracy, UAR and macro F1 of every network at each epoch; returns (figure, every number of the history).
+    """Loss, accuracy, UAR and every F1 of every network at each epoch; returns (figure, every number of the history).
 
-    Validation whole, training dashed (loss only). Thin lines are single trainings (folds and seeds), thick ones their
-    mean over the trainings that were still going on; a dot is an epoch that was chosen.
+    Validation whole, training dashed. Thin lines are single trainings (folds and seeds), thick ones their mean over the
+    trainings that were still going on; a dot is an epoch that was chosen. Of more than four classes, the F1 of each
+    stands in the numbers alone.
     """
     import matplotlib.pyplot as plt
 
     from lib.style import colours_for
 
-    rows = history[(history["task"] == task) & (history["protocol"] == protocol)]
-    figure, axes = plt.subplots(2, 2, figsize=(7.5, 5.6), sharex=True)
-    shown = {"loss": "loss (nats)", "accuracy": "accuracy", "uar": "UAR", "macro_f1": "macro F1"}
+    rows = history[(history["task"] == task) & (history["protocol"] == protocol)].dropna(axis=1, how="all")
+    shown = {
+        "loss": "loss (nats)",
+        "accuracy": "accuracy",
+        "uar": "UAR",
+        "macro_f1": "macro F1",
+        "weighted_f1": "weighted F1",
+    }
+    classes = [name.removeprefix("validation_") for name in rows if name.startswith("validation_f1_")]
+    shown |= {name: f"F1 of {name[3:]}" for name in classes if len(classes) <= 4}
+    lines = -(-len(shown) // 3)
+    figure, axes = plt.subplots(lines, 3, figsize=(7.5, 2.1 * lines + 0.4), sharex=True, squeeze=False)
     panels = [(ax, metric, label) for ax, (metric, label) in zip(axes.flat, shown.items())]
     names = list(dict.fromkeys(rows["network"]))
     for name, colour in zip(names, colours_for([f"network {name}" for name in names]).values()):
@@ -275,18 +286,24 @@ def plot_trainings(history: pd.DataFrame, task: str, protocol: str) -> tuple[Any
         trainings = [part for _, part in of_network.groupby(["fold", "seed"])]
         dots = of_network[of_network["chosen"]]
         for ax, metric, _ in panels:
-            for part in ["validation", "train"] if metric == "loss" else ["validation"]:
-                column, style = f"{part}_{metric}", {"color": colour, "linestyle": "--" if part == "train" else "-"}
-                for one in trainings if len(trainings) > 1 else []:
-                    ax.plot(one["epoch"], one[column], linewidth=0.6, alpha=0.3, **style)
-                mean = of_network.groupby("epoch")[column].mean()
-                ax.plot(mean.index, mean, linewidth=2, label=name if part == "validation" else None, **style)
-            ax.scatter(dots["epoch"], dots[f"validation_{metric}"], color=colour, s=20, zorder=3)
-    for ax, metric, label in panels:
-        ax.set(xlabel="epoch" if metric in ("uar", "macro_f1") else "", ylabel=label)
+            for one in trainings if len(trainings) > 1 else []:
+                ax.plot(one["epoch"], one[f"validation_{metric}"], linewidth=0.6, alpha=0.3, color=colour)
+            for part, style, label in (("train", "--", None), ("validation", "-", name)):
+                if f"{part}_{metric}" not in of_network:
+                    continue
+                mean = of_network.groupby("epoch")[f"{part}_{metric}"].mean()
+                ax.plot(mean.index, mean, style, linewidth=1.6, color=colour, label=label)
+            ax.scatter(dots["epoch"], dots[f"validation_{metric}"], color=colour, s=16, zorder=3)
+    for ax, _, label in panels:
+        ax.set_title(label, fontsize=9.5)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.grid(axis="y")
-    axes[1, 1].legend(loc="lower right", fontsize=8)
+    for ax in axes[-1]:
+        ax.set_xlabel("epoch")
+    for ax in axes.flat[len(panels) :]:
+        ax.axis("off")
+    handles, told = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, told, loc="outside lower center", ncols=len(told))
     figure.suptitle(f"Training for {task}, protocol {protocol}", x=0.01, ha="left", fontweight="bold", fontsize=11)
     numbers = rows.dropna(axis="columns", how="all").drop(columns=["task", "protocol"])
     first = ["network", "fold", "seed", "epoch", "chosen"]

@@ -124,11 +124,13 @@ def _verdict(score: dict, guess: float | None, differences: dict[str, dict]) -> 
         return "Not shown to be better than a guess."
     others = {model: row for model, row in differences.items() if model != "majority"}
     level = [model_name(model).removeprefix("baseline: ") for model, row in others.items() if row["low"] <= 0]
+    ahead = [model_name(model).removeprefix("baseline: ") for model, row in others.items() if row["value"] < 0]
     if not others:
         return "Better than a guess."
     if not level:
         return "Better than a guess and than every simpler baseline."
-    return f"Better than a guess, not shown to be better than the simpler baseline {' or '.join(level)}."
+    more = f" ({' and '.join(ahead)} scored higher)" if ahead else ""
+    return f"Better than a guess, not shown to be better than the simpler baseline {' or '.join(level)}{more}."
 
 
 def _year_headline(metrics: dict, scores: pd.DataFrame, view: dict) -> dict[str, Any]:

@@ -28,6 +28,10 @@ from lib.views import read_speech, read_utterances
 ADULT_YEARS = 16  # speechocean762 has nobody between 16 and 18
 TASKS = ("gender of adults", "gender of children", "child or adult")
 GENDERS = {"m": "male", "f": "female"}
+CHOSEN = (
+    "Each row is the best of its stages and probes, chosen on the very scores shown: 14 vectors and two probes for an encoder, "
+    "one vector and two probes for the others. It is a comparison of representations, not of finished models."
+)
 BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's colour-blind safe pair
 
 
@@ -438,11 +442,16 @@ def plot_all_layers(scores: pd.DataFrame):
     import matplotlib.pyplot as plt
 
     tasks = list(dict.fromkeys(scores.task))
-    figure, axes = plt.subplots(1, len(tasks) or 1, figsize=(3.9 * (len(tasks) or 1), 3.8), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(tasks) or 1, figsize=(3.9 * (len(tasks) or 1), 4.2), sharey=True, squeeze=False, layout="constrained"
+    )
     if not tasks:
         axes[0, 0].set(title="No task has two classes of two speakers")
     for ax, task in zip(axes[0], tasks):
-        plot_layers(scores, task, ax)
+        handles, names = plot_layers(scores, task, ax).get_legend_handles_labels()
+        ax.get_legend().remove()
+    if tasks:
+        figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 

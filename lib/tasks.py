@@ -56,10 +56,11 @@ def make_tasks(
         task, note = (plain[name], "") if name in plain else _make_form(name, clips, least)
         notes += [note] * bool(note)
         if task is not None and assign_targets(clips, task).nunique() < 2:
-            labelled = int(assign_targets(clips, task).notna().sum())
+            counts = assign_targets(clips, task).map(dict(enumerate(task.classes))).value_counts()
+            has = ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
             raise ValueError(
-                f"task {name}: {labelled} of {len(clips)} clips have one of {task.classes}, and not two of them; give labels "
-                f"(such as an age table), or take {name} out of train.tasks"
+                f"task {name}: two of the classes {task.classes} are needed, the {len(clips)} clips have: {has}; add recordings "
+                f"or labels of another class (such as an age table), or take {name} out of train.tasks"
             )
         found += [task] * (task is not None)
     return found, notes

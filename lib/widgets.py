@@ -26,7 +26,7 @@ LONGEST_S = 120.0  # a recording by microphone stops by itself then
 DRAWN_S = 600.0  # of a longer file, so much of its waveform is drawn
 NOTE = (
     "<p><b>This is a page of a report.</b> Opened in JupyterLab (<code>make lab</code>), this cell lets you upload a "
-    "recording or speak into the microphone, and draws the answer below it. Nothing leaves your machine.</p>"
+    "recording or speak into the microphone, and draws the answer below it. Nothing leaves the machine that runs this notebook.</p>"
 )
 
 

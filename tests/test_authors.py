@@ -12,7 +12,14 @@ from chain_runner import places_of
 
 from lib import paths
 
-SMALL = ["train.epochs=1", "train.head_epochs=25", "train.learning_rate=0.01", "train.width=0.03", "evaluate.draws=100"]
+SMALL = [
+    "train.epochs=1",
+    "train.head_epochs=25",
+    "train.learning_rate=0.01",
+    "train.head_learning_rate=0.01",
+    "train.width=0.03",
+    "evaluate.draws=100",
+]
 
 
 def write_pickles(folder, files=24, each=5):

@@ -24,7 +24,7 @@ class Run:
         self.store = make_store(folder / "store", WINDOWS, CLIPS)
         self.splits = experiments.split_tasks(WINDOWS, CLIPS, self.tasks, ["speaker", "paper"], seed=0, folds=3)
         self.stage = make_stage(folder / "trained")
-        recipe = Recipe(2, 3, 0.05, 25, 0.1, 0, "standard", "balanced")
+        recipe = Recipe(2, 3, 0.05, 0.05, 25, 0.1, 0, "standard", "balanced")
         arrays = (self.stage, self.splits, self.store, self.tasks, NETWORKS, [0, 1], recipe)
         self.fits = experiments.train_networks(*arrays)
         self.predictions = evaluation.predict_all(self.stage, self.fits, self.splits, self.store, self.tasks)

@@ -10,7 +10,7 @@ from lib.experiments import Recipe
 from lib.store import Features
 
 CLIPS, WINDOWS = make_corpus()
-RECIPE = Recipe(2, 4, 0.01, 50, 0.05, 0, "standard", "balanced")
+RECIPE = Recipe(2, 4, 0.01, 0.01, 50, 0.05, 0, "standard", "balanced")
 
 
 @pytest.fixture(scope="module")

@@ -249,10 +249,11 @@ def test_the_verdict_names_the_baselines_that_it_was_not_shown_to_beat():
     view = {"task": "gender", "model": "cnn", "protocol": "speaker", "split": "test", "level": "clip", "subset": "all"}
     pair = {**view, "metric": "uar_difference", "value": 0.1, "high": 0.2, "against": "baseline: mean F0"}
     verdicts = [
-        headlines.make_headlines({**metrics, "differences": [{**pair, "low": low}]})[0]["verdict"]
-        for low in (-0.1, 0.05)
+        headlines.make_headlines({**metrics, "differences": [{**pair, "low": low, "value": value}]})[0]["verdict"]
+        for low, value in ((-0.1, -0.02), (-0.1, 0.1), (0.05, 0.1))
     ]
     assert verdicts == [
+        "Better than a guess, not shown to be better than the simpler baseline mean F0 (mean F0 scored higher).",
         "Better than a guess, not shown to be better than the simpler baseline mean F0.",
         "Better than a guess and than every simpler baseline.",
     ]

@@ -1,4 +1,7 @@
-"""Ask model.onnx about a mono 16 kHz recording, without torch: python example.py recording.wav"""
+"""Ask model.onnx about a mono 16 kHz recording, without torch: python example.py recording.wav
+
+It answers whatever it hears: silence, music, speech of any quality. `lib.predict` first looks for speech and can say "unsure".
+"""
 
 import json
 import sys
@@ -12,6 +15,7 @@ about = json.loads(Path("model.onnx.json").read_text())
 waveform, rate_hz = soundfile.read(sys.argv[1], dtype="float32")
 assert (waveform.ndim, rate_hz) == (1, 16_000), "resample to one channel at 16 kHz first"
 size, step = about["input"]["shape"][1], round(about["windowing"]["step_s"] * 16_000)
+waveform = waveform if len(waveform) >= size else np.resize(waveform, size)  # a short recording is repeated
 windows = np.stack([waveform[start : start + size] for start in range(0, len(waveform) - size + 1, step)])
 answers = onnxruntime.InferenceSession("model.onnx").run(None, {"waveforms": windows})
 for (task, classes), windows_said in zip(about["outputs"].items(), answers):
