@@ -248,7 +248,20 @@ def test_a_converted_model_is_found_again_and_int8_needs_speech(encoder, monkeyp
     choice = Choice("openvino", "float32", "local", "")
     first = engines.converted_model(encoder, "emission", choice, SAMPLES)
     monkeypatch.setattr(engines, "_save_openvino", lambda *args: pytest.fail("converted again"))
-    assert engines.converted_model(encoder, "emission", Choice("openvino", "bfloat16", "local", ""), SAMPLES) == first
+    assert engines.converted_model(encoder, "emission", choice, SAMPLES) == first
     assert first.is_relative_to(paths.cache_folder())
     with pytest.raises(ValueError, match="int8 is calibrated on real speech"):
         load_engine(encoder, "emission", Choice("openvino", "int8", "local", ""))
+
+
+def test_a_variance_that_cancels_in_bfloat16_stays_above_nothing():
+    weight = torch.tensor([[1.0, -1.0] * 5, [1.0] * 10])  # a difference of neighbours, and their sum
+    slow = torch.sin(torch.arange(4000) / 400)[None] * torch.linspace(0.5, 3, 64)[:, None]
+    _, exact = engines.Statistics(weight, 5)(slow)
+    waves = torch.nn.functional.conv1d(slow[:, None], weight[:, None], stride=5)
+    torch.testing.assert_close(exact, waves.var(dim=2, correction=0), rtol=0.02, atol=1e-4)
+    _, rough = engines.Statistics(weight, 5).bfloat16()(slow.bfloat16())
+    assert rough.min() <= 0, "no cancellation: this test shows nothing"
+    _, floored = engines.Statistics(weight, 5, engines.VARIANCE_FLOOR).bfloat16()(slow.bfloat16())
+    assert floored.min() > 0
+    torch.testing.assert_close(floored[:, 1], rough[:, 1])
