@@ -19,9 +19,16 @@ from tqdm import tqdm
 
 from lib import config, paths
 from lib.sources import check_run
-from lib.stages import load_notes
+from lib.stages import file_checksum, find_stage, fingerprint_of, load_notes
 
 SHOWN_VERSIONS = ["torch", "torchaudio", "numpy", "pandas", "scikit-learn", "soundfile", "silero-vad", "matplotlib"]
+
+
+ALWAYS = (
+    "01_download",
+    "05_evaluate",
+    "06_predict",
+)  # they look at files outside the stages, or write some: never kept
 
 
 class NotebookFailed(RuntimeError):
@@ -68,6 +75,7 @@ def execute_notebook(name: str, run: str, parameters: dict[str, Any]) -> Path:
         folder / f".{name}.partial.ipynb",
     )
     failed.unlink(missing_ok=True)
+    _kept_path(name, run).unlink(missing_ok=True)
     os.environ.setdefault("TQDM_MININTERVAL", "1")  # seconds between two states of a bar
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(paths.ROOT), os.environ.get("PYTHONPATH")]))
     try:
@@ -97,17 +105,63 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(paths.ROOT) if path.is_relative_to(paths.ROOT) else path)
 
 
-def run_notebooks(run: str, sections: dict[str, dict], notebooks: list[str]) -> None:
-    """Execute the notebooks in order under one progress bar; the first that fails stops the run."""
+def run_notebooks(run: str, sections: dict[str, dict], notebooks: list[str], anew: bool = True) -> None:
+    """Execute the notebooks in order under one progress bar; the first that fails stops the run.
+
+    Unless `anew`, a notebook is kept as it was executed before when nothing that it depends on has changed.
+    """
     started = time.monotonic()
     with tqdm(total=len(notebooks), desc=f"run {run}", unit="notebook") as bar:
         for name in notebooks:
             bar.set_postfix_str(name)
-            began = time.monotonic()
-            execute_notebook(name, run, config.parameters_for(name, run, sections))
-            tqdm.write(f"{name}: {time.monotonic() - began:.1f} s", file=sys.stderr)
+            began, parameters = time.monotonic(), config.parameters_for(name, run, sections)
+            depends = what_decides(name, run, parameters)
+            if not anew and name not in (notebooks[0], *ALWAYS) and is_kept(name, run, depends):
+                tqdm.write(f"{name}: as before", file=sys.stderr)
+            else:
+                execute_notebook(name, run, parameters)
+                paths.save_json(_kept_path(name, run), {"depends": depends, "stage": _fingerprint(name, run)})
+                tqdm.write(f"{name}: {time.monotonic() - began:.1f} s", file=sys.stderr)
             bar.update()
     tqdm.write(f"notebooks of run {run}: {time.monotonic() - started:.1f} s", file=sys.stderr)
+
+
+def what_decides(name: str, run: str, parameters: dict[str, Any]) -> str:
+    """Fingerprint of all that a notebook's result depends on: itself, its parameters, lib, the pins, the stages before it."""
+    code = [path for path in sorted((paths.ROOT / "lib").rglob("*")) if path.is_file() and path.suffix != ".pyc"]
+    files = [config.notebook_path(name), paths.ROOT / "requirements.txt", *code]
+    before = [_fingerprint(other, run) for other in config.NOTEBOOKS[: config.NOTEBOOKS.index(name)]] if (
+        name in config.NOTEBOOKS
+    ) else []  # fmt: skip
+    return fingerprint_of([[path.name, file_checksum(path)] for path in files], parameters, before, sys.version)
+
+
+def is_kept(name: str, run: str, depends: str) -> bool:
+    """Whether the executed copy, the record and the finished stage of a notebook are there and still hold; its record
+    then says that nothing was recomputed."""
+    record = paths.DATA / run / "records" / f"{name}.json"
+    kept, copy = _kept_path(name, run), paths.DATA / run / "executed" / f"{name}.ipynb"
+    figures = paths.DATA / run / "figures" / name
+    if not all(path.exists() for path in (kept, copy, record, figures)):
+        return False
+    if paths.load_json(kept) != {"depends": depends, "stage": _fingerprint(name, run)}:
+        return False
+    try:
+        find_stage(name, run)
+    except ValueError:
+        return False
+    paths.save_json(record, paths.load_json(record) | {"recomputed": []})
+    return True
+
+
+def _kept_path(name: str, run: str) -> Path:
+    return paths.DATA / run / "executed" / f"{name}.json"
+
+
+def _fingerprint(name: str, run: str) -> str | None:
+    """Of the stage that the latest execution of a notebook opened; None when there was none."""
+    pointer = paths.DATA / run / f"{name}.json"
+    return paths.load_json(pointer)["fingerprint"] if pointer.exists() else None
 
 
 def git_commit() -> str:
@@ -216,7 +270,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"refused: {error}", file=sys.stderr)
         return 2
     try:
-        run_notebooks(run, sections, notebooks)
+        run_notebooks(run, sections, notebooks, anew=bool(asked.first or asked.only))
     except NotebookFailed as error:
         print(f"stopped: {error}", file=sys.stderr)
         return 1
