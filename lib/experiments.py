@@ -259,9 +259,9 @@ def ask_checkpoint(path: Path, store: Store, window_ids: pd.Series, network: str
 def plot_trainings(history: pd.DataFrame, task: str, protocol: str) -> tuple[Any, pd.DataFrame]:
     """Loss, accuracy, UAR and every F1 of every network at each epoch; returns (figure, every number of the history).
 
-    Validation whole, training dashed. Thin lines are single trainings (folds and seeds), thick ones their mean over the
-    trainings that were still going on; a dot is an epoch that was chosen. Of more than four classes, the F1 of each
-    stands in the numbers alone.
+    Validation whole, training dashed: means over the trainings (folds and seeds) that were still going on, in a band from
+    the least to the greatest; a dot is an epoch that was chosen. Of more than four classes, the F1 of each stands in the
+    numbers alone. Of more than five trainings of a network the numbers are the means; 04's stage holds them all.
     """
     import matplotlib.pyplot as plt
 
@@ -283,11 +283,10 @@ def plot_trainings(history: pd.DataFrame, task: str, protocol: str) -> tuple[Any
     names = list(dict.fromkeys(rows["network"]))
     for name, colour in zip(names, colours_for([f"network {name}" for name in names]).values()):
         of_network = rows[rows["network"] == name]
-        trainings = [part for _, part in of_network.groupby(["fold", "seed"])]
         dots = of_network[of_network["chosen"]]
         for ax, metric, _ in panels:
-            for one in trainings if len(trainings) > 1 else []:
-                ax.plot(one["epoch"], one[f"validation_{metric}"], linewidth=0.6, alpha=0.3, color=colour)
+            spread = of_network.groupby("epoch")[f"validation_{metric}"].agg(["min", "max"])
+            ax.fill_between(spread.index, spread["min"], spread["max"], color=colour, alpha=0.15, linewidth=0)
             for part, style, label in (("train", "--", None), ("validation", "-", name)):
                 if f"{part}_{metric}" not in of_network:
                     continue
@@ -307,4 +306,8 @@ def plot_trainings(history: pd.DataFrame, task: str, protocol: str) -> tuple[Any
     figure.suptitle(f"Training for {task}, protocol {protocol}", x=0.01, ha="left", fontweight="bold", fontsize=11)
     numbers = rows.dropna(axis="columns", how="all").drop(columns=["task", "protocol"])
     first = ["network", "fold", "seed", "epoch", "chosen"]
+    trainings = numbers.groupby(["network", "epoch"])
+    if trainings.size().max() > 5:
+        means = trainings.mean(numeric_only=True).drop(columns=["fold", "seed", "chosen"], errors="ignore")
+        return figure, means.assign(trainings=trainings.size()).reset_index()
     return figure, numbers[[*first, *numbers.columns.drop(first)]]
