@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 144  # 7.5 inches make 1080 pixels: sharp at the page's width of about 720
-SVG_LIMIT_BYTES = 25_000  # a drawing whose SVG is larger is kept as PNG alone
+SVG_LIMIT_BYTES = 12_000  # a drawing whose SVG is larger is kept as PNG alone
 
 
 def check_name(name: str) -> str:

@@ -304,24 +304,24 @@ def measure_probes(encoder: Encoder, work: Work) -> list[dict[str, Any]]:
 
     Speakers are kept apart (five folds). `change_points`: of each layer's UAR against torch in float32.
     """
+    from sklearn.metrics import balanced_accuracy_score
+
+    from lib.probes import TASKS, predict_folds, task_labels
+
     clips = work.clips.set_index("clip_id").loc[work.windows["clip_id"]]
-    adult = (clips["age_years"] >= 16).to_numpy()
-    female = (clips["gender"] == "female").to_numpy()
-    tasks = {
-        "gender of adults": (adult, female),
-        "gender of children": (~adult, female),
-        "child or adult": (np.ones(len(adult), bool), adult),
-    }
+    speakers = work.windows["speaker_id"].to_numpy()
     rows, exact = [], {}
     for library, precision in PROBED:
-        facts = {"encoder": encoder.name, "windows": len(adult), "engine": library, "precision": precision}
+        facts = {"encoder": encoder.name, "windows": len(clips), "engine": library, "precision": precision}
         if missing := missing_package(library, precision):
             rows.append(facts | {"note": f"{missing} is not installed"})
             continue
         layers = _embed_layers(encoder, work, Choice(library, precision, "local", "bench"))
-        for task, (who, target) in tasks.items():
-            speakers = work.windows["speaker_id"].to_numpy()[who]
-            uars = [probe_uar(layers[who, layer], target[who], speakers) for layer in range(layers.shape[1])]
+        for task in TASKS:
+            chosen, labels = task_labels(clips, task)
+            told = [predict_folds(layer, labels, speakers[chosen], "logistic", strength=0.01)
+                    for layer in layers[chosen].astype(np.float64).swapaxes(0, 1)]  # fmt: skip
+            uars = [float(balanced_accuracy_score(labels, one)) for one in told]
             changes = 100 * np.subtract(uars, exact.setdefault(task, uars))
             rows.append(facts | {"task": task, "best_uar": round(max(uars), 4)})
             rows[-1] |= {"change_of_best_points": round(100 * (max(uars) - max(exact[task])), 2)}
@@ -335,16 +335,3 @@ def _embed_layers(encoder: Encoder, work: Work, choice: Choice) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         fill_store(Path(folder), work, engine)
         return Store(Path(folder)).features("layers", work.windows["window_id"]).all()
-
-
-def probe_uar(vectors: np.ndarray, target: np.ndarray, speakers: np.ndarray) -> float:
-    """Unweighted average recall of a balanced logistic regression, five folds with speakers kept apart."""
-    from sklearn.metrics import balanced_accuracy_score
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    from lib.baselines import fit_probe
-
-    told = np.zeros(len(target), bool)
-    for train, test in StratifiedGroupKFold(5, shuffle=True, random_state=0).split(vectors, target, speakers):
-        told[test] = fit_probe(vectors[train], target[train], strength=0.01).predict(vectors[test].astype(np.float64))
-    return float(balanced_accuracy_score(target, told))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -254,60 +254,3 @@ def ask_checkpoint(path: Path, store: Store, window_ids: pd.Series, network: str
     model, _ = load_model(path)
     features = store.features(tensor_of(network), window_ids)
     return np.exp(predict_log_probabilities(model, features, np.arange(len(features))).astype(np.float64))
-
-
-def plot_trainings(history: pd.DataFrame, task: str, protocol: str) -> tuple[Any, pd.DataFrame]:
-    """Loss, accuracy, UAR and every F1 of every network at each epoch; returns (figure, every number of the history).
-
-    Validation whole, training dashed: means over the trainings (folds and seeds) that were still going on, in a band from
-    the least to the greatest; a dot is an epoch that was chosen. Of more than four classes, the F1 of each stands in the
-    numbers alone. Of more than five trainings of a network the numbers are the means; 04's stage holds them all.
-    """
-    import matplotlib.pyplot as plt
-
-    from lib.style import colours_for
-
-    rows = history[(history["task"] == task) & (history["protocol"] == protocol)].dropna(axis=1, how="all")
-    shown = {
-        "loss": "loss (nats)",
-        "accuracy": "accuracy",
-        "uar": "UAR",
-        "macro_f1": "macro F1",
-        "weighted_f1": "weighted F1",
-    }
-    classes = [name.removeprefix("validation_") for name in rows if name.startswith("validation_f1_")]
-    shown |= {name: f"F1 of {name[3:]}" for name in classes if len(classes) <= 4}
-    lines = -(-len(shown) // 3)
-    figure, axes = plt.subplots(lines, 3, figsize=(7.5, 2.1 * lines + 0.4), sharex=True, squeeze=False)
-    panels = [(ax, metric, label) for ax, (metric, label) in zip(axes.flat, shown.items())]
-    names = list(dict.fromkeys(rows["network"]))
-    for name, colour in zip(names, colours_for([f"network {name}" for name in names]).values()):
-        of_network = rows[rows["network"] == name]
-        dots = of_network[of_network["chosen"]]
-        for ax, metric, _ in panels:
-            spread = of_network.groupby("epoch")[f"validation_{metric}"].agg(["min", "max"])
-            ax.fill_between(spread.index, spread["min"], spread["max"], color=colour, alpha=0.15, linewidth=0)
-            for part, style, label in (("train", "--", None), ("validation", "-", name)):
-                if f"{part}_{metric}" not in of_network:
-                    continue
-                mean = of_network.groupby("epoch")[f"{part}_{metric}"].mean()
-                ax.plot(mean.index, mean, style, linewidth=1.6, color=colour, label=label)
-            ax.scatter(dots["epoch"], dots[f"validation_{metric}"], color=colour, s=16, zorder=3)
-    for ax, _, label in panels:
-        ax.set_title(label, fontsize=9.5)
-        ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.grid(axis="y")
-    for ax in axes[-1]:
-        ax.set_xlabel("epoch")
-    for ax in axes.flat[len(panels) :]:
-        ax.axis("off")
-    handles, told = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, told, loc="outside lower center", ncols=len(told))
-    figure.suptitle(f"Training for {task}, protocol {protocol}", x=0.01, ha="left", fontweight="bold", fontsize=11)
-    numbers = rows.dropna(axis="columns", how="all").drop(columns=["task", "protocol"])
-    first = ["network", "fold", "seed", "epoch", "chosen"]
-    trainings = numbers.groupby(["network", "epoch"])
-    if trainings.size().max() > 5:
-        means = trainings.mean(numeric_only=True).drop(columns=["fold", "seed", "chosen"], errors="ignore")
-        return figure, means.assign(trainings=trainings.size()).reset_index()
-    return figure, numbers[[*first, *numbers.columns.drop(first)]]

@@ -8,53 +8,41 @@ plots of sound and of scores live in modules of their own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from lib.display import show_figure, show_sound, show_table, show_together
-from lib.records import metric_name
 from lib.score_figures import (
     bin_confidence,
     plot_calibration,
     plot_confusion,
-    plot_coverage,
-    plot_f1,
     plot_intervals,
-    plot_leak,
     plot_precision_recall,
-    plot_reliability,
     plot_slices,
 )
-from lib.sound_figures import plot_frames, plot_layers, plot_spectrogram, plot_timeline, plot_waveforms
-from lib.style import INK, MUTED, colours_for, new_axes, use_style
+from lib.sound_figures import plot_frames, plot_layers, plot_timeline, plot_waveforms
+from lib.style import MUTED, colours_for, new_axes, use_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 __all__ = [
     "bin_confidence",
     "plot_calibration",
     "plot_confusion",
-    "plot_coverage",
     "plot_distribution",
-    "plot_f1",
     "plot_frames",
-    "plot_history",
     "plot_intervals",
     "plot_label_counts",
-    "plot_layer_scores",
     "plot_layers",
-    "plot_leak",
     "plot_ledger",
     "plot_precision_recall",
     "plot_projection",
-    "plot_reliability",
     "plot_slices",
-    "plot_spectrogram",
     "plot_timeline",
+    "plot_trainings",
     "plot_waveforms",
     "show_figure",
     "show_sound",
@@ -172,53 +160,54 @@ def plot_projection(
     return ax
 
 
-def plot_layer_scores(scores: pd.DataFrame, ax: Axes | None = None, metric: str = "uar") -> Axes:
-    """Draw how well each layer's average tells each task, with intervals.
+def plot_trainings(history: pd.DataFrame, task: str, protocol: str) -> tuple[Any, pd.DataFrame]:
+    """Loss, accuracy, UAR and every F1 of every network at each epoch; returns (figure, every number of the history).
 
-    `scores`: columns task, layer (0 = the convolutional front end), value and, where known, low and high.
-    """
-    ax = new_axes(ax)
-    colours = colours_for(scores["task"])
-    for task, rows in scores.groupby("task", sort=False):
-        rows = rows.sort_values("layer")
-        ax.plot(rows["layer"], rows["value"], marker="o", markersize=4.5, color=colours[task], label=task)
-        if {"low", "high"} <= set(rows.columns):
-            ax.fill_between(rows["layer"], rows["low"], rows["high"], color=colours[task], alpha=0.15, linewidth=0)
-        best = rows.loc[rows["value"].idxmax()]
-        ax.annotate(f"layer {int(best['layer'])}", (best["layer"], best["value"]), (0, 9), textcoords="offset points",
-                    ha="center", fontsize=8.5, color=colours[task])  # fmt: skip
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.margins(y=0.15)
-    ax.grid(axis="y")
-    ax.set(xlabel="layer (0 = before the first transformer layer)", ylabel=metric_name(metric))
-    ax.set_title("What each layer knows")
-    ax.legend(title="task")
-    return ax
-
-
-def plot_history(history: pd.DataFrame, chosen: int | None = None, title: str = "Training") -> Figure:
-    """Draw losses (left) and validation scores (right) per epoch, the chosen epoch marked.
-
-    `history`: column epoch; columns with "loss" in their name go left, those named after a metric (accuracy, uar,
-    f1) go right; others are left out. `chosen`: an epoch, None = no mark.
+    Validation whole, training dashed: means over the trainings (folds and seeds) that were still going on, in a band from
+    the least to the greatest; a dot is an epoch that was chosen. Of more than four classes, the F1 of each stands in the
+    numbers alone. Of more than five trainings of a network the numbers are the means; 04's stage holds them all.
     """
     import matplotlib.pyplot as plt
 
-    columns = [name for name in history.columns if pd.api.types.is_numeric_dtype(history[name])]
-    losses = [name for name in columns if "loss" in name]
-    metrics = [name for name in columns if "loss" not in name and any(k in name for k in ("f1", "uar", "accuracy"))]
-    fig, axes = plt.subplots(1, 2, figsize=(7.5, 3.2))
-    for ax, names, label in ((axes[0], losses, "loss (nats)"), (axes[1], metrics, "score (1 = all right)")):
-        for nth, name in enumerate(names):
-            style = "-" if "train" not in name else "--"
-            ax.plot(history["epoch"], history[name], style, label=name.replace("_", " "), color=f"C{nth}")
-        if chosen is not None:
-            ax.axvline(chosen, color=INK, linewidth=1, linestyle=":", label=f"chosen: epoch {chosen}")
+    rows = history[(history["task"] == task) & (history["protocol"] == protocol)].dropna(axis=1, how="all")
+    shown = {
+        "loss": "loss (nats)",
+        "accuracy": "accuracy",
+        "uar": "UAR",
+        "macro_f1": "macro F1",
+        "weighted_f1": "weighted F1",
+    }
+    classes = [name.removeprefix("validation_") for name in rows if name.startswith("validation_f1_")]
+    shown |= {name: f"F1 of {name[3:]}" for name in classes if len(classes) <= 4}
+    lines = -(-len(shown) // 3)
+    figure, axes = plt.subplots(lines, 3, figsize=(7.5, 2.1 * lines + 0.4), squeeze=False)
+    panels = [(ax, metric, label) for ax, (metric, label) in zip(axes.flat, shown.items())]
+    names = list(dict.fromkeys(rows["network"]))
+    for name, colour in zip(names, colours_for([f"network {name}" for name in names]).values()):
+        of_network = rows[rows["network"] == name]
+        dots = of_network[of_network["chosen"]]
+        for ax, metric, _ in panels:
+            spread = of_network.groupby("epoch")[f"validation_{metric}"].agg(["min", "max"])
+            ax.fill_between(spread.index, spread["min"], spread["max"], color=colour, alpha=0.15, linewidth=0)
+            for part, style, label in (("train", "--", None), ("validation", "-", name)):
+                if f"{part}_{metric}" not in of_network:
+                    continue
+                mean = of_network.groupby("epoch")[f"{part}_{metric}"].mean()
+                ax.plot(mean.index, mean, style, linewidth=1.6, color=colour, label=label)
+            ax.scatter(dots["epoch"], dots[f"validation_{metric}"], color=colour, s=16, zorder=3)
+    for ax, _, label in panels:
+        ax.set(xlabel="epoch", ylabel=label)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.grid(axis="y")
-        ax.set(xlabel="epoch", ylabel=label)
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(fontsize=8)
-    axes[1].set_ylim(0, 1.02)
-    fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
-    return fig
+    for ax in axes.flat[len(panels) :]:
+        ax.remove()
+    handles, told = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, told, loc="outside lower center", ncols=len(told))
+    figure.suptitle(f"Training for {task}, protocol {protocol}", x=0.01, ha="left", fontweight="bold", fontsize=11)
+    numbers = rows.dropna(axis="columns", how="all").drop(columns=["task", "protocol"])
+    first = ["network", "fold", "seed", "epoch", "chosen"]
+    trainings = numbers.groupby(["network", "epoch"])
+    if trainings.size().max() > 5:
+        means = trainings.mean(numeric_only=True).drop(columns=["fold", "seed", "chosen"], errors="ignore")
+        return figure, means.assign(trainings=trainings.size()).reset_index()
+    return figure, numbers[[*first, *numbers.columns.drop(first)]]

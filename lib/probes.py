@@ -213,8 +213,11 @@ def known_adults(clips: pd.DataFrame, root: Path) -> pd.DataFrame:
 # -------------------------------------------------------------------------------------------------------------------- probes
 
 
-def make_probe(kind: str, seed: int = 0):
-    """StandardScaler and a balanced "logistic" or "svm" (RBF) classifier, or "majority"; scikit-learn's defaults otherwise."""
+def make_probe(kind: str, seed: int = 0, strength: float = 1.0):
+    """StandardScaler and a balanced "logistic" or "svm" (RBF) classifier, or "majority"; scikit-learn's defaults otherwise.
+
+    `strength` is the inverse of the penalty (scikit-learn's C).
+    """
     from sklearn.dummy import DummyClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -223,23 +226,27 @@ def make_probe(kind: str, seed: int = 0):
 
     if kind == "majority":
         return DummyClassifier(strategy="most_frequent")
-    kinds = {"logistic": LogisticRegression(class_weight="balanced", max_iter=2000, random_state=seed),
-             "svm": SVC(class_weight="balanced", random_state=seed)}  # fmt: skip
+    kinds = {"logistic": LogisticRegression(C=strength, class_weight="balanced", max_iter=2000, random_state=seed),
+             "svm": SVC(C=strength, class_weight="balanced", random_state=seed)}  # fmt: skip
     if kind not in kinds:
         raise ValueError(f"probe {kind!r} is unknown; choose one of {(*kinds, 'majority')}")
     return make_pipeline(StandardScaler(), kinds[kind])
 
 
 def predict_folds(
-    features: np.ndarray, labels: np.ndarray, speakers: np.ndarray, kind: str, folds: int = 5, seed: int = 0
+    features: np.ndarray,
+    labels: np.ndarray,
+    speakers: np.ndarray,
+    kind: str,
+    folds: int = 5,
+    seed: int = 0,
+    strength: float = 1.0,
 ) -> np.ndarray:
-    """Out-of-fold predictions (n,), no speaker on both sides of a fold."""
-    from sklearn.model_selection import StratifiedGroupKFold
+    """Out-of-fold predictions (n,), no speaker on both sides of a fold; `strength` as of `make_probe`."""
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
-    predicted = np.full(len(labels), -1)
-    for train, test in StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(features, labels, speakers):
-        predicted[test] = make_probe(kind, seed).fit(features[train], labels[train]).predict(features[test])
-    return predicted
+    apart = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    return cross_val_predict(make_probe(kind, seed, strength), features, labels, groups=speakers, cv=apart)
 
 
 def score_uar(

@@ -24,11 +24,8 @@ from lib.stages import file_checksum, find_stage, fingerprint_of, load_notes
 SHOWN_VERSIONS = ["torch", "torchaudio", "numpy", "pandas", "scikit-learn", "soundfile", "silero-vad", "matplotlib"]
 
 
-ALWAYS = (
-    "01_download",
-    "05_evaluate",
-    "06_predict",
-)  # they look at files outside the stages, or write some: never kept
+# notebooks that look at files outside the stages, or write some: never kept
+ALWAYS = ("01_download", "05_evaluate", "06_predict")
 
 
 class NotebookFailed(RuntimeError):
@@ -117,6 +114,8 @@ def run_notebooks(run: str, sections: dict[str, dict], notebooks: list[str], ane
             began, parameters = time.monotonic(), config.parameters_for(name, run, sections)
             depends = what_decides(name, run, parameters)
             if not anew and name not in (notebooks[0], *ALWAYS) and is_kept(name, run, depends):
+                record = _record_path(name, run)
+                paths.save_json(record, paths.load_json(record) | {"recomputed": []})
                 tqdm.write(f"{name}: as before", file=sys.stderr)
             else:
                 execute_notebook(name, run, parameters)
@@ -137,12 +136,10 @@ def what_decides(name: str, run: str, parameters: dict[str, Any]) -> str:
 
 
 def is_kept(name: str, run: str, depends: str) -> bool:
-    """Whether the executed copy, the record and the finished stage of a notebook are there and still hold; its record
-    then says that nothing was recomputed."""
-    record = paths.DATA / run / "records" / f"{name}.json"
-    kept, copy = _kept_path(name, run), paths.DATA / run / "executed" / f"{name}.ipynb"
-    figures = paths.DATA / run / "figures" / name
-    if not all(path.exists() for path in (kept, copy, record, figures)):
+    """Whether a notebook's executed copy, record, figures and finished stage are there and still hold."""
+    folder, kept = paths.DATA / run, _kept_path(name, run)
+    needed = [kept, folder / "executed" / f"{name}.ipynb", _record_path(name, run), folder / "figures" / name]
+    if not all(path.exists() for path in needed):
         return False
     if paths.load_json(kept) != {"depends": depends, "stage": _fingerprint(name, run)}:
         return False
@@ -150,8 +147,11 @@ def is_kept(name: str, run: str, depends: str) -> bool:
         find_stage(name, run)
     except ValueError:
         return False
-    paths.save_json(record, paths.load_json(record) | {"recomputed": []})
     return True
+
+
+def _record_path(name: str, run: str) -> Path:
+    return paths.DATA / run / "records" / f"{name}.json"
 
 
 def _kept_path(name: str, run: str) -> Path:
@@ -179,7 +179,7 @@ def git_commit() -> str:
 def write_record(run: str, sections: dict[str, dict]) -> dict[str, Any]:
     """Gather `run.json`: parameters, seed, versions, commit, checksums, and time and peak memory of every stage."""
     folder = paths.DATA / run
-    stages = [folder / "records" / f"{name}.json" for name in sections["run"]["notebooks"]]
+    stages = [_record_path(name, run) for name in sections["run"]["notebooks"]]
     record = {
         "run": run,
         "title": sections["run"]["title"],

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lib.records import is_baseline, metric_name, model_name
-from lib.style import INK, MUTED, RULE, colours_for, new_axes
+from lib.style import INK, MUTED, colours_for, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,28 +45,6 @@ def plot_confusion(
     ax.tick_params(length=0, rotation=0)
     ax.spines[:].set_visible(False)
     ax.set(xlabel="told as", ylabel=f"truth (number of {unit})", title=title)
-    return ax
-
-
-def plot_f1(
-    scores: pd.DataFrame, classes: Sequence[str], ax: Axes | None = None, title: str = "F1 of each class"
-) -> Axes:
-    """Bars of F1 per class, one group a class, one bar a model, with intervals.
-
-    `scores`: tidy score records of one task, protocol, split, level and subset.
-    """
-    ax = new_axes(ax)
-    models = list(dict.fromkeys(scores["model"]))
-    colours, width = colours_for(models), 0.8 / len(models)
-    for nth, model in enumerate(models):
-        rows = scores[scores["model"] == model].set_index("metric").reindex([f"f1_{name}" for name in classes])
-        places = np.arange(len(classes)) + (nth - (len(models) - 1) / 2) * width
-        bars = ax.bar(places, rows["value"], width * 0.92, color=colours[model], label=model_name(model))
-        ax.bar_label(bars, fmt="{:.2f}", label_type="center", fontsize=8.5, color="white")
-        _draw_errors(ax, places, rows, vertical=True)
-    ax.set_xticks(range(len(classes)), classes)
-    ax.set(ylim=(0, 1.02), xlabel="class", ylabel="F1 (1 = all right)", title=title)
-    ax.legend(title="model", loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
 
@@ -138,31 +116,6 @@ def _size_text(row: Mapping) -> str:
     return f"n = {int(row['n']):,}{speakers}{short}" if pd.notna(row.get("n")) else ""
 
 
-def plot_leak(scores: pd.DataFrame, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """Draw one metric for each task under both protocols: what a split by window gains over one by speaker.
-
-    `scores`: tidy score records of one model and one metric, protocols "speaker" and "paper"; seeds are averaged.
-    """
-    wide = scores.pivot_table(index="task", columns="protocol", values="value", sort=False)
-    ax = new_axes(ax, height=1.5 + 0.62 * len(wide))
-    colours, places = colours_for(["speaker", "paper"]), np.arange(len(wide))[::-1]
-    names = {"speaker": "speakers never heard in training", "paper": "random windows, as in the paper"}
-    ax.hlines(places, wide["speaker"], wide["paper"], color=RULE, linewidth=5, zorder=1)
-    for protocol, name in names.items():
-        ax.scatter(wide[protocol], places, color=colours[protocol], s=54, zorder=3, label=name)
-    for place, speaker, paper in zip(places, wide["speaker"], wide["paper"]):
-        text = f"{100 * (paper - speaker):+.1f} points"
-        ax.annotate(text, ((speaker + paper) / 2, place), (0, 9), textcoords="offset points", ha="center", fontsize=9)
-    ax.set_yticks(places, wide.index)
-    ax.margins(x=0.15)
-    ax.set_ylim(-0.6, len(wide) - 0.2)
-    ax.grid(axis="x")
-    metric = metric_name(scores["metric"].iloc[0]) if "metric" in scores else "value"
-    ax.set(xlabel=metric, ylabel="task", title=title or "What leakage between train and test buys")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.32 if len(wide) > 1 else -0.42), ncols=2)
-    return ax
-
-
 # ---------------------------------------------------------------- can its probability be believed
 
 
@@ -174,16 +127,6 @@ def bin_confidence(confidence: np.ndarray, correct: np.ndarray, bins: int = 10) 
     return table.groupby("bin").agg(
         confidence=("confidence", "mean"), accuracy=("accuracy", "mean"), n=("accuracy", "size")
     ).reset_index()  # fmt: skip
-
-
-def plot_reliability(
-    confidence: np.ndarray, correct: np.ndarray, bins: int = 10, ax: Axes | None = None, title: str | None = None
-) -> Axes:
-    """Draw accuracy against the stated probability, with the gap's average (ECE; Guo et al. 2017) in the legend.
-
-    `confidence`: [n] probability of the told class; `correct`: [n] whether it was right.
-    """
-    return plot_calibration({"this model": (confidence, correct)}, bins, ax, title or "Does 80 % mean 80 %?")
 
 
 def plot_calibration(
@@ -208,24 +151,6 @@ def plot_calibration(
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="stated probability", ylabel="share that was right")
     ax.set_title(title or "Stated probability against truth")
     ax.legend(loc="lower right" if len(models) < 3 else "upper left", fontsize=8.5)
-    return ax
-
-
-def plot_coverage(
-    confidence: np.ndarray, correct: np.ndarray, ax: Axes | None = None, title: str = "If it may stay silent"
-) -> Axes:
-    """Draw the accuracy on the most confident part against the size of that part."""
-    ax = new_axes(ax)
-    order = np.argsort(-np.asarray(confidence, dtype=float), kind="stable")
-    right = np.asarray(correct, dtype=float)[order].cumsum() / np.arange(1, len(order) + 1)
-    share = np.arange(1, len(order) + 1) / len(order)
-    shown = np.unique(np.linspace(0, len(order) - 1, min(400, len(order))).astype(int))
-    ax.plot(100 * share[shown], 100 * right[shown], color="#0072B2")
-    ax.axhline(100 * right[-1], color=MUTED, linewidth=1, linestyle=":")
-    ax.annotate(f"answering always: {100 * right[-1]:.1f} %", (0, 100 * right[-1]), (4, 4), ha="left",
-                textcoords="offset points", fontsize=8.5, color=MUTED)  # fmt: skip
-    ax.grid(axis="y")
-    ax.set(xlim=(0, 101), xlabel="answered: the most confident part (%)", ylabel="right among them (%)", title=title)
     return ax
 
 

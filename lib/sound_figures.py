@@ -65,23 +65,6 @@ def _draw_speech(ax: Axes, probability: np.ndarray, duration_s: float) -> None:
     twin.tick_params(axis="y", colors="#B84F00", length=0)
 
 
-def plot_spectrogram(waveform: np.ndarray, rate_hz: int, ax: Axes | None = None, title: str = "Spectrogram") -> Axes:
-    """Draw the level in dB by time and frequency (25 ms windows, 12.5 ms apart), 70 dB deep."""
-    from matplotlib import colormaps
-    from scipy.signal import spectrogram
-
-    ax = new_axes(ax, height=2.8)
-    length = min(int(0.025 * rate_hz), len(waveform))
-    frequencies_hz, _, power = spectrogram(waveform, rate_hz, nperseg=length, noverlap=length // 2)
-    level_db = 10 * np.log10(power + 1e-10)
-    extent = (0, len(waveform) / rate_hz, 0, frequencies_hz[-1] / 1000)
-    top, shades = float(level_db.max()), colormaps["magma"].resampled(24)  # 24 shades keep the file small
-    picture = ax.imshow(level_db, aspect="auto", origin="lower", extent=extent, vmin=top - 70, vmax=top, cmap=shades)
-    ax.figure.colorbar(picture, ax=ax, label="level (dB)", pad=0.015)
-    ax.set(xlabel="time (s)", ylabel="frequency (kHz)", title=title)
-    return ax
-
-
 def plot_timeline(
     waveform: np.ndarray,
     rate_hz: int,

@@ -69,7 +69,7 @@ STYLE = {
     "lines.linewidth": 1.8,
     "image.cmap": "cividis",
     "svg.hashsalt": "voice",
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",  # text stays text: a tenth of the bytes, and it can be searched
 }
 
 

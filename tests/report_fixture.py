@@ -100,8 +100,11 @@ def make_pictures(folder):
     )
     frames = rng.normal(size=(149, 32)).cumsum(axis=0)
     epochs = np.arange(12)
-    history = pd.DataFrame({"epoch": epochs, "train_loss": np.exp(-epochs / 4), "validation_loss": np.exp(-epochs / 6) + 0.1,
-                            "validation_uar": 1 - np.exp(-epochs / 3) / 2})  # fmt: skip
+    told = {f"{part}_{name}": 1 - np.exp(-epochs / 3) / 2 for part in ("train", "validation")
+            for name in ("accuracy", "uar", "macro_f1", "weighted_f1")}  # fmt: skip
+    told |= {"train_loss": np.exp(-epochs / 4), "validation_loss": np.exp(-epochs / 6) + 0.1}
+    history = pd.DataFrame({"task": "gender", "protocol": "speaker", "network": "cnn", "fold": 0, "seed": 0, "epoch": epochs,
+                            "chosen": epochs == 7, **told})  # fmt: skip
     times_s = np.arange(3 * RATE_HZ) / RATE_HZ
     waveform = (0.4 * np.sin(2 * np.pi * 170 * times_s) * np.abs(np.sin(4 * times_s))).astype(np.float32)
     scores = pd.DataFrame(make_scores())
@@ -110,7 +113,6 @@ def make_pictures(folder):
     def show(drawn, name, alt, data=None):
         return figures.show_figure(getattr(drawn, "figure", None) or drawn, name, alt, data, folder, "Fixture: " + alt)
 
-    leak = scores[(scores["model"] == "cnn") & (scores["metric"] == "uar") & (scores["level"] == "window")]
     return {
         "01_download": [show(figures.plot_label_counts(clips, "gender", CLASSES["gender"]), "labels", "More male clips than female ones.", clips.value_counts().reset_index())],
         "02_segment": [
@@ -121,11 +123,10 @@ def make_pictures(folder):
             ]),
         ],
         "03_embed": [show(figures.plot_layers([frames, -frames, frames * 2]), "layers", "Three layers of one window.")],
-        "04_train": [show(figures.plot_history(history, 7), "history", "The loss falls.", history)],
+        "04_train": [show(figures.plot_trainings(history, "gender", "speaker")[0], "history", "The loss falls.", history)],
         "05_evaluate": [
             show(figures.plot_confusion(np.array([[183, 37], [21, 239]]), CLASSES["gender"]), "confusion_gender", "Most are right."),
             show(figures.plot_slices(slices, 0.8), "slices_age", "Hindi is the worst.", slices),
-            show(figures.plot_leak(leak), "leak", "Nine points more with leakage."),
         ],
         "06_predict": [],
     }  # fmt: skip

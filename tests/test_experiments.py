@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from learning_fixture import make_corpus, make_stage, make_store
 
-from lib import experiments
+from lib import experiments, figures
 from lib.experiments import Recipe
 from lib.store import Features
 
@@ -74,11 +74,11 @@ def test_every_network_seed_and_fold_is_trained_and_again_gives_the_same(splits,
     pd.testing.assert_frame_equal(fits[0], fits[1])
     assert history.groupby(experiments.KEYS)["chosen"].sum().eq(1).all()
     assert history["validation_uar"].between(0, 1).all()
-    figure, numbers = experiments.plot_trainings(history, "gender", "speaker")
+    figure, numbers = figures.plot_trainings(history, "gender", "speaker")
     assert len(numbers) == 4  # of six trainings the mean of each epoch
     assert numbers["trainings"].eq(3 * 2).all()
     one = history[(history["fold"] == 0) & (history["seed"] == history["seed"].min())]
-    _, each = experiments.plot_trainings(one, "gender", "speaker")
+    _, each = figures.plot_trainings(one, "gender", "speaker")
     np.testing.assert_array_equal(each["validation_uar"], one.loc[each.index, "validation_uar"])
     assert "gender" in figure.get_suptitle()
 

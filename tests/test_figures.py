@@ -54,18 +54,18 @@ def draw_all(rng):
     targets = rng.integers(0, 2, 300)
     chances = np.clip(0.5 + 0.35 * (2 * targets - 1) + rng.normal(0, 0.25, 300), 0.01, 0.99)
     epochs = np.arange(12)
-    history = pd.DataFrame({"epoch": epochs, "train_loss": np.exp(-epochs / 4), "validation_loss": np.exp(-epochs / 6),
-                            "validation_uar": 1 - np.exp(-epochs / 3) / 2, "rate": 1e-4})  # fmt: skip
+    history = pd.DataFrame({"task": "gender", "protocol": "speaker", "network": "paper", "fold": 0, "seed": 0, "epoch": epochs,
+                            "chosen": epochs == 7, "train_loss": np.exp(-epochs / 4)})  # fmt: skip
+    names = ["accuracy", "uar", "macro_f1", "weighted_f1", "f1_male", "f1_female"]
+    history["validation_loss"] = np.exp(-epochs / 6)
+    history = history.assign(
+        **{f"{part}_{name}": 1 - np.exp(-epochs / 3) / 2 for part in ("train", "validation") for name in names}
+    )
     ledger = pd.DataFrame({"corpus": ["common_voice", "voxceleb", "voxceleb"], "item": list("abc"), "detail": "",
                            "reason": ["no such file", "empty file", "no such file"]})  # fmt: skip
-    layers = pd.DataFrame({"task": ["gender"] * 4 + ["age"] * 4, "layer": [0, 1, 2, 3] * 2,
-                           "value": [0.6, 0.8, 0.9, 0.85, 0.5, 0.6, 0.7, 0.72]})  # fmt: skip
-    layers = layers.assign(low=layers["value"] - 0.05, high=layers["value"] + 0.05)
     windows = pd.DataFrame({"start_s": np.arange(0, 7, 2.0), "duration_s": 3.0, "p_male": [0.9, 0.8, 0.4, 0.7]})
     slices = make_scores(models=("cnn",), tasks=("age",)).iloc[[0] * 4].assign(
         subset=["voxceleb", "common_voice", "hi", "tw"], value=[0.8, 0.7, 0.6, 0.75])  # fmt: skip
-    classes = ["teen", "adult"]
-    f1 = make_scores(metrics=("f1_teen", "f1_adult"), tasks=("age",))
     frames = rng.normal(size=(149, 32)).cumsum(axis=0)
     labels = rng.choice(CLASSES, 200)
     return {
@@ -73,23 +73,17 @@ def draw_all(rng):
         "ledger": figures.plot_ledger(ledger),
         "waveforms": figures.plot_waveforms([make_tone(), make_tone()], RATE_HZ, [rng.random(90), rng.random(90)]),
         "distribution": figures.plot_distribution(rng.normal(-30, 6, 90), "level (dB)", "How loud", ["a", "b"] * 45),
-        "spectrogram": figures.plot_spectrogram(make_tone(), RATE_HZ),
         "timeline": figures.plot_timeline(
             make_tone(9), RATE_HZ, windows.assign(p_female=1 - windows["p_male"]), CLASSES, [(0.5, 3), (5, 8)]
         ),
         "frames": figures.plot_frames(frames),
         "layers": figures.plot_layers([frames, -frames, frames * 2]),
         "projection": figures.plot_projection(rng.normal(size=(200, 2)) + (labels == "male")[:, None], labels, CLASSES),
-        "layer_scores": figures.plot_layer_scores(layers),
-        "history": figures.plot_history(history, chosen=7),
+        "trainings": figures.plot_trainings(history, "gender", "speaker")[0],
         "confusion": figures.plot_confusion(np.array([[52, 8], [3, 27]]), CLASSES),
-        "f1": figures.plot_f1(f1, classes),
         "intervals": figures.plot_intervals(make_scores(tasks=("age",))),
         "slices": figures.plot_slices(slices, 0.72),
-        "leak": figures.plot_leak(make_scores(protocols=("speaker", "paper"), models=("cnn",))),
-        "reliability": figures.plot_reliability(confidence, correct),
         "calibration": figures.plot_calibration({"raw": (confidence, correct), "tempered": (confidence**2, correct)}),
-        "coverage": figures.plot_coverage(confidence, correct),
         "precision_recall": figures.plot_precision_recall(targets, np.c_[1 - chances, chances], CLASSES),
     }
 
@@ -151,11 +145,6 @@ def test_the_worst_slice_is_marked():
     assert names == ["c", "b (worst)", "a"]
 
 
-def test_the_leak_is_written_in_points():
-    scores = make_scores(protocols=("speaker", "paper"), models=("cnn",), tasks=("age",))
-    assert "+10.0 points" in [text.get_text() for text in figures.plot_leak(scores).texts]
-
-
 def test_a_table_calls_networks_by_names_that_a_reader_knows_and_says_when_it_is_empty():
     shown = display.show_table(pd.DataFrame({"model": ["linear_layers", None], "x": [1, 2]}), "Models").data
     assert "linear model on all layers" in shown
@@ -171,7 +160,7 @@ def test_classes_keep_their_colours_whatever_is_drawn_beside_them():
 
 def test_calibration_error_of_a_known_case_is_exact():
     confidence, correct = np.full(100, 0.9), np.arange(100) < 60
-    text = figures.plot_reliability(confidence, correct).get_legend().get_texts()[-1].get_text()
+    text = figures.plot_calibration({"this model": (confidence, correct)}).get_legend().get_texts()[-1].get_text()
     assert text == "this model (ECE 0.300)"
 
 
@@ -198,9 +187,8 @@ def test_show_figure_without_a_folder_writes_nothing(tmp_path, monkeypatch):
 
 def test_the_same_figure_gives_the_same_bytes(tmp_path):
     for folder in ("a", "b"):
-        fig, ax = plt.subplots()
-        ax.plot([0, 1], [0, 1])
-        figures.show_figure(fig, "same", "A line.", folder=tmp_path / folder)
+        fig = figures.plot_confusion(np.eye(2, dtype=int), CLASSES).figure
+        figures.show_figure(fig, "same", "Two by two.", folder=tmp_path / folder)
     for suffix in ("png", "svg"):
         assert (tmp_path / f"a/same.{suffix}").read_bytes() == (tmp_path / f"b/same.{suffix}").read_bytes()
 

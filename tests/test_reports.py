@@ -50,7 +50,7 @@ def test_a_report_holds_every_promised_file(site):
     expected |= {f"{name}.html" for name in NOTEBOOKS} | {
         "figures/history.png",
         "figures/history.csv",
-        "figures/labels.png",
+        "figures/labels.svg",
     }
     assert expected <= made
 
@@ -119,7 +119,7 @@ def test_code_is_folded_progress_bars_are_left_out_and_output_is_kept(site):
 def test_pictures_are_files_not_embedded_in_the_page(site):
     text = (site / "fixture/05_evaluate.html").read_text()
     assert "data:image" not in text.replace('href="data:,"', "")
-    assert 'src="figures/confusion_gender.png"' in text
+    assert 'src="figures/confusion_gender.svg"' in text
     assert 'href="figures/slices_age.csv"' in text
 
 

@@ -25,9 +25,16 @@ def executed(tmp_path, monkeypatch):
     return depends
 
 
-def test_an_unchanged_notebook_is_kept_and_its_record_recomputed_nothing(executed):
-    assert run.is_kept(NAME, RUN, executed)
+def test_an_unchanged_notebook_is_not_executed_and_its_record_recomputed_nothing(executed, monkeypatch):
+    done = []
+    monkeypatch.setattr(run, "ALWAYS", ())
+    monkeypatch.setattr(run.config, "parameters_for", lambda *_: {"encoder": "a"})
+    monkeypatch.setattr(run, "execute_notebook", lambda name, *_: done.append(name))
+    run.run_notebooks(RUN, {}, ["02_segment", NAME], anew=False)
+    assert done == ["02_segment"]
     assert paths.load_json(paths.DATA / RUN / "records" / f"{NAME}.json")["recomputed"] == []
+    run.run_notebooks(RUN, {}, ["02_segment", NAME])
+    assert done == ["02_segment", "02_segment", NAME]
 
 
 def test_other_parameters_or_another_stage_before_are_something_else(executed):
