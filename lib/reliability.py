@@ -253,6 +253,6 @@ def plot_choices(
     tables = [curve.assign(curve="coverage")]
     for k in np.flatnonzero(np.bincount(windows["target"], minlength=len(columns))):
         table = precision_recall_table(windows["target"].to_numpy(), windows[columns].to_numpy(), k)
-        thinned = table.iloc[:: max(1, len(table) // 100)]
+        thinned = table.iloc[:: max(1, len(table) // 50)]
         tables.append(thinned.assign(curve=f"precision, recall of {task.classes[k]}"))
     return figure, pd.concat(tables, ignore_index=True)
