@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lib.display import show_figure, show_sound, show_table, show_together
+from lib.records import model_name
 from lib.score_figures import (
     bin_confidence,
     plot_calibration,
@@ -189,7 +190,7 @@ def plot_trainings(history: pd.DataFrame, task: str, protocol: str) -> tuple[Any
         for ax, metric, _ in panels:
             spread = of_network.groupby("epoch")[f"validation_{metric}"].agg(["min", "max"])
             ax.fill_between(spread.index, spread["min"], spread["max"], color=colour, alpha=0.15, linewidth=0)
-            for part, style, label in (("train", "--", None), ("validation", "-", name)):
+            for part, style, label in (("train", "--", None), ("validation", "-", model_name(name))):
                 if f"{part}_{metric}" not in of_network:
                     continue
                 mean = of_network.groupby("epoch")[f"{part}_{metric}"].mean()
