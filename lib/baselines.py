@@ -83,8 +83,8 @@ def mean_f0(f0_hz: Tensor, voiced: Tensor) -> Tensor:
 def _autocorrelation(frames: Tensor, lags: int) -> Tensor:
     """Autocorrelation [B, T, lags], each lag divided by the energies of the two stretches that it compares."""
     size = frames.shape[-1]
-    power = torch.fft.rfft(frames, n=1 << (size + lags - 1).bit_length()).abs().square()
-    product = torch.fft.irfft(power)[..., :lags]
+    spectrum = torch.view_as_real(torch.fft.rfft(frames, n=1 << (size + lags - 1).bit_length()))
+    product = torch.fft.irfft(spectrum.square().sum(dim=-1))[..., :lags]
     running = torch.nn.functional.pad(frames.square().cumsum(dim=-1), (1, 0))  # [B, T, size + 1]
     lag = torch.arange(lags)
     head, tail = running[..., size - lag], running[..., -1:] - running[..., lag]
@@ -93,8 +93,8 @@ def _autocorrelation(frames: Tensor, lags: int) -> Tensor:
 
 def _true_samples(waves: Tensor) -> Tensor:
     """Number of samples up to the last that is not zero, [B]."""
-    trailing = (waves != 0).flip(1).int().argmax(dim=1)
-    return torch.where((waves != 0).any(dim=1), waves.shape[1] - trailing, 0)
+    sounding = (waves != 0).to(torch.int8)
+    return torch.where(sounding.amax(dim=1) > 0, waves.shape[1] - sounding.flip(1).argmax(dim=1), 0)
 
 
 @lru_cache(maxsize=2)

@@ -8,7 +8,7 @@ import torch
 
 from lib import engines, paths
 from lib.embedding import embed_windows
-from lib.encoders import UNTRAINED, Encoder, load_encoder
+from lib.encoders import TINY, UNTRAINED, Encoder, load_encoder
 from lib.engines import Choice, choose_engine, load_engine, missing_package, torch_threads
 from lib.store import Store
 
@@ -67,6 +67,15 @@ def speech_like(count=4):
     return noise(count, seed=9) * envelope
 
 
+def buzz(seed):
+    """A window (1, SAMPLES) of a voice-like buzz whose pitch and level rise and fall."""
+    rng, time_s = np.random.default_rng(seed), np.arange(SAMPLES) / 16_000
+    pitch_hz = rng.uniform(90, 280) * (1 + 0.1 * np.sin(2 * np.pi * rng.uniform(1, 4) * time_s))
+    phase = 2 * np.pi * np.cumsum(pitch_hz) / 16_000
+    voice = sum(np.sin(k * phase) / k for k in range(1, 20)) * np.sin(np.pi * rng.uniform(1, 3) * time_s) ** 2
+    return (0.1 * voice + rng.normal(0, 0.002, SAMPLES)).astype(np.float32)[None]
+
+
 # ------------------------------------------------------------------------------------------------------------ choosing
 
 
@@ -80,11 +89,16 @@ def test_a_full_size_encoder_gets_what_the_processor_is_fast_at(large, installed
     assert "lacks bfloat16" in choose_engine(large).note
 
 
-def test_a_small_encoder_stays_exact_and_with_torch(encoder, installed):
+def test_a_small_encoder_stays_exact_and_leaves_bfloat16_to_torch(encoder, installed):
     installed()
     choice = choose_engine(encoder)
-    assert (choice.library, choice.precision) == ("torch", "float32")
+    assert (choice.library, choice.precision) == ("openvino", "float32")
     assert "the encoder is small" in choice.note
+    assert choose_engine(encoder, precision="bfloat16").library == "torch"
+    installed("openvino")
+    choice = choose_engine(encoder)
+    assert (choice.library, choice.precision) == ("torch", "float32")
+    assert "openvino is not installed" in choice.note
 
 
 def test_the_run_file_may_fix_library_precision_and_place(large, installed):
@@ -197,7 +211,29 @@ def test_the_feature_asked_for_is_what_comes_out(encoder, feature):
     encoded = encoder.encode(torch.from_numpy(noise(2)))
     expected = encoded["conv"] if feature == "conv" else encoded["hidden"][:, 3]
     found = load_engine(encoder, feature).run(noise(2))["frames"]
-    assert np.abs(found - expected.numpy()).max() < 1e-6
+    assert np.abs(found - expected.numpy()).max() < 1e-5
+
+
+def test_attention_that_reads_its_weights_itself_is_left_to_torch():
+    from torchaudio.models import wavlm_model
+
+    extractor = {"extractor_mode": "group_norm", "extractor_conv_bias": False}
+    extractor["extractor_conv_layer_config"] = [[16, 10, 5], [16, 3, 2], [16, 3, 2], [16, 2, 2]]
+    body = dict(encoder_embed_dim=16, encoder_pos_conv_kernel=8, encoder_pos_conv_groups=2, encoder_num_layers=2)
+    body |= dict(encoder_num_heads=2, encoder_num_buckets=8, encoder_max_distance=16, encoder_ff_interm_features=32)
+    off = ["projection_dropout", "attention_dropout", "ff_interm_dropout", "dropout", "layer_drop"]
+    body |= {f"encoder_{name}": 0.0 for name in off} | {"encoder_layer_norm_first": False, "aux_num_out": None}
+    wavlm = Encoder("wavlm", wavlm_model(**extractor, **body), "random weights", "x", False)
+    assert max(errors(load_engine(wavlm, "emission"), wavlm, noise(2)).values()) < 1e-5
+
+
+@pytest.mark.skipif(not (HAS["openvino"] and HAS["nncf"]), reason="nncf is not installed: requirements-speed.txt")
+def test_int8_stays_near_float32_with_trained_weights():
+    trained, heard = load_encoder(TINY), np.concatenate([buzz(k) for k in range(16)])
+    choice = Choice("openvino", "int8", "local", "")
+    engine = load_engine(trained, "emission", choice, samples=SAMPLES, batch=4, calibration=lambda: heard)
+    exact, found = load_engine(trained, "emission").run(heard[:4])["layers"], engine.run(heard[:4])["layers"]
+    assert np.sqrt(np.mean((found - exact) ** 2) / np.mean(exact**2)) < 0.02  # 0.04 with the convolutions quantised
 
 
 def test_what_changes_a_value_changes_the_identity(encoder):
