@@ -34,15 +34,26 @@ from lib.encoder_speed import (
     load_full_size,
     measure_batches,
     measure_engines,
+    measure_formats,
     measure_probes,
     run_bare,
     run_stage,
     waveforms_of,
 )
 from lib.encoders import TINY, UNTRAINED, Encoder, load_encoder
-from lib.engines import choose_engine, cores, load_engine, processor_flags, processor_name, torch_threads
+from lib.engines import (
+    Choice,
+    choose_engine,
+    cores,
+    load_engine,
+    missing_package,
+    processor_flags,
+    processor_name,
+    torch_threads,
+)
 from lib.stages import Stage, peak_memory_mb
 
+SMALL_ENGINES = [("torch", "float32"), ("torch", "bfloat16"), ("openvino", "float32"), ("openvino", "int8")]
 GROWTH = [1_000, 5_000, 20_000]  # windows
 FLAGS = {"avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8"}
 
@@ -109,17 +120,31 @@ def measure_training(rounds: int) -> list[dict[str, Any]]:
 
 
 def measure_small(work: Work, tries: int) -> list[dict[str, Any]]:
-    """Speed of the small encoder's whole stage against real time, by windows a call."""
+    """Speed of the small encoder's whole stage against real time, by engine and windows a call."""
     encoder, waveforms, rows = load_small(), waveforms_of(work), []
-    for batch in (8, 16, 32):
-        engine = load_engine(encoder, "emission", batch=batch)
-        run_stage(engine, Work(work.windows.iloc[: 4 * batch], work.clips, work.roots))
-        bare_s = best_of(tries, lambda engine=engine: run_bare(engine, waveforms)) / len(waveforms)
-        stage_s = best_of(tries, lambda engine=engine: run_stage(engine, work)) / len(waveforms)
-        times_real = {"times_real_time": round(3 / stage_s), "stage_over_bare": round(stage_s / bare_s, 3)}
-        rows.append(
-            {"encoder": encoder.name, "streams": engine.streams, "batch": batch, "stage_s": stage_s, **times_real}
-        )
+    for library, precision in SMALL_ENGINES:
+        for batch in (4, 8, 16):
+            rows.append({"encoder": encoder.name, "engine": library, "precision": precision, "batch": batch})
+            if missing := missing_package(library, precision):
+                rows[-1]["note"] = f"{missing} is not installed"
+                continue
+            choice = Choice(library, precision, "local", "bench")
+            engine = load_engine(encoder, "emission", choice, batch=batch, calibration=work.calibration)
+            run_stage(engine, Work(work.windows.iloc[: 4 * batch], work.clips, work.roots))
+            bare_s = best_of(tries, lambda engine=engine: run_bare(engine, waveforms)) / len(waveforms)
+            stage_s = best_of(tries, lambda engine=engine: run_stage(engine, work)) / len(waveforms)
+            rows[-1] |= {"stage_s": stage_s, "times_real_time": round(3 / stage_s)}
+            rows[-1] |= {"stage_over_bare": round(stage_s / bare_s, 3)}
+    return rows
+
+
+def measure_all_formats(encoder: Encoder, many: Work, few: Work, tries: int) -> list[dict[str, Any]]:
+    """`measure_formats` of the small encoder with `many` windows, of the full-size one with `few`, by chosen engines."""
+    rows = []
+    for one, work, precisions in ((load_small(), many, ["auto"]), (encoder, few, ["bfloat16", "int8"])):
+        choices = [choose_engine(one, precision=precision) for precision in precisions]
+        engines = [load_engine(one, "emission", choice, calibration=work.calibration) for choice in choices]
+        rows += measure_formats(engines, work, tries)
     return rows
 
 
@@ -195,8 +220,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--corpus", type=Path, default=Path(corpora) / "speechocean762" if corpora else None,
                         help="speechocean762's folder (default: that of CORPORA, else synthetic voices)")  # fmt: skip
     parser.add_argument("--windows", type=int, default=24, help="windows for the full-size encoder")
-    parser.add_argument("--many", type=int, default=1000, help="windows for the small encoder and for Ray")
-    parser.add_argument("--probes", type=int, default=240, help="windows for its probes; the small encoder's get 8 x")
+    parser.add_argument("--many", type=int, default=600, help="windows for the small encoder and for Ray")
+    parser.add_argument("--probes", type=int, default=1000, help="windows for its probes")
+    parser.add_argument("--probes-small", type=int, default=2500, help="windows for the small encoder's probes")
     parser.add_argument("--growth", type=int, nargs="+", default=GROWTH, help="windows for time and memory by size")
     parser.add_argument("--tries", type=int, default=2, help="the fastest of so many tries counts")
     parser.add_argument("--only", nargs="+", metavar="PART", choices=PARTS, help=f"of {', '.join(PARTS)}; default: all")
@@ -212,7 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-PARTS = ["engines", "batches", "small", "training", "ray", "growth", "probes_small", "probes"]
+PARTS = ["engines", "batches", "small", "formats", "training", "ray", "growth", "probes_small", "probes"]
 
 
 def run_bench(asked: argparse.Namespace) -> dict[str, Any]:
@@ -242,10 +268,11 @@ def run_part(name: str, asked: argparse.Namespace, encoder: Encoder, work_of: Ca
         "engines": lambda: measure_engines(encoder, work_of(asked.windows), asked.tries),
         "batches": lambda: measure_batches(encoder, work_of(asked.windows), asked.tries),
         "small": lambda: measure_small(work_of(asked.many), asked.tries),
+        "formats": lambda: measure_all_formats(encoder, work_of(asked.many), work_of(3 * asked.windows), asked.tries),
         "training": lambda: measure_training(2 * asked.tries + 1),
         "ray": lambda: measure_ray(work_of(asked.many)),
         "growth": lambda: measure_growth(asked.corpus, asked.growth),
-        "probes_small": lambda: measure_probes(load_small(), work_of(8 * asked.probes)),
+        "probes_small": lambda: measure_probes(load_small(), work_of(asked.probes_small)),
         "probes": lambda: measure_probes(encoder, work_of(asked.probes)),
     }
     return parts[name]()
@@ -263,6 +290,7 @@ TITLES = {
     "engines": "{full_size}, {weights}; the paper's loop = 1.0",
     "batches": "{full_size}: windows a call, all cores on one call",
     "small": "the small encoder",
+    "formats": "the whole stage over the bare network, by the format of the audio; {full_size}: {weights}",
     "training": "a training step of the paper's gender network; the plain loop = 1.0",
     "ray": "Ray, one-thread workers",
     "growth": "time and memory by windows, the small encoder",

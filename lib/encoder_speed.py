@@ -15,6 +15,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ ENGINES = [  # library, precision, streams (0 = one a core), windows a call
     ("openvino", "int8", 0, 4),
 ]
 PEERS = ["eGeMAPS", "Resemblyzer"]  # what else one would reach for: one window a call
+FORMATS = {"as the corpus has it": None, "WAV, 16 kHz": ("wav", 16_000), "MP3, 48 kHz": ("mp3", 48_000)}
 BATCHES = [1, 2, 4, 8, 16]  # windows a call, to see which size the processor's cache holds
 TRIED = [("torch", "float32"), ("torch", "bfloat16"), ("openvino", "bfloat16")]  # with each of them
 PROBED = [("torch", "float32"), ("openvino", "float32"), ("openvino", "bfloat16"), ("openvino", "int8")]
@@ -128,6 +130,13 @@ def run_all(engine: Engine, waveforms: np.ndarray) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def exact_values(encoder: Encoder, waveforms: np.ndarray) -> dict[str, np.ndarray]:
+    """What the model itself gives in float32, a window a call: the measure of every error."""
+    parts = [encoder.encode(torch.from_numpy(waveform)[None]) for waveform in waveforms]
+    parts = [{"frames": part["emission"], "layers": part["hidden"].mean(dim=2)} for part in parts]
+    return {name: torch.cat([part[name] for part in parts]).numpy() for name in ("frames", "layers")}
+
+
 def waveforms_of(work: Work) -> np.ndarray:
     """All windows of some work, decoded: (n, samples)."""
     return next(waveform_batches(work.windows, work.clips, work.roots, work.samples, [len(work.windows)]))
@@ -165,6 +174,11 @@ def compiled_loop(encoder: Encoder, waveforms: np.ndarray, batch: int) -> Callab
     """`torch.compile` of what the store keeps, compiled here and now for batches of one size."""
     kept = torch.compile(Kept(encoder.tap, "emission", encoder.layers, encoder.normalize).eval(), dynamic=False)
     return torch_loop(kept, waveforms, batch)
+
+
+def plain_loop(encoder: Encoder, waveforms: np.ndarray, batch: int) -> Callable[[], None]:
+    """torch's own products, which are MKL's, where the engine of float32 asks oneDNN."""
+    return torch_loop(Kept(encoder.tap, "emission", encoder.layers, encoder.normalize).eval(), waveforms, batch)
 
 
 def unfolded_loop(encoder: Encoder, waveforms: np.ndarray, batch: int) -> Callable[[], None]:
@@ -227,7 +241,7 @@ def list_contestants(
     encoder: Encoder, work: Work, waveforms: np.ndarray, stack: contextlib.ExitStack
 ) -> list[tuple[dict[str, Any], Callable[[], Jobs]]]:
     """Rows, each with what makes its jobs; the paper's loop comes first."""
-    exact = run_all(load_engine(encoder, "emission", streams=1, batch=1), waveforms[:16])
+    exact = exact_values(encoder, waveforms[:16])
     one = {"precision": "float32", "streams": 1, "batch": 1}
     four = {"precision": "float32", "streams": 1, "batch": 4}
     found = [({"engine": "the paper's loop", **one}, lambda: {"stage_s": lambda: paper_loop(encoder, work)})]
@@ -239,6 +253,7 @@ def list_contestants(
         row = {"engine": library, "precision": precision, "streams": streams or cores(), "batch": batch}
         found.append((row, lambda row=row: engine_jobs(encoder, work, waveforms, row, exact)))
     tricks = {
+        "torch without oneDNN": lambda: plain_loop(encoder, waveforms, 4),
         "torch, weight norm in every pass": lambda: unfolded_loop(encoder, waveforms, 4),
         "torch.compile": lambda: compiled_loop(encoder, waveforms, 4),
         "torch, one process a core": lambda: processes_loop(encoder, waveforms, 4, stack),
@@ -297,6 +312,38 @@ def measure_batches(encoder: Encoder, work: Work, tries: int) -> list[dict[str, 
             run_bare(engine, waveforms[:batch])
             rows[-1]["bare_s"] = best_of(tries, lambda engine=engine: run_bare(engine, waveforms)) / len(waveforms)
     return rows
+
+
+def measure_formats(engines: list[Engine], work: Work, tries: int) -> list[dict[str, Any]]:
+    """The whole stage against the bare network by the format of the audio: decoding shares the cores with the encoder."""
+    rows, waveforms = [], waveforms_of(work)
+    with tempfile.TemporaryDirectory() as folder:
+        works = {name: in_format(work, Path(folder), *how) if how else work for name, how in FORMATS.items()}
+        for engine in engines:
+            batches = Work(work.windows.iloc[: 2 * engine.batch], work.clips, work.roots)
+            run_stage(engine, batches)
+            bare_s = best_of(tries, lambda engine=engine: run_bare(engine, waveforms)) / len(waveforms)
+            for name, one in works.items():
+                stage_s = best_of(tries, lambda engine=engine, one=one: run_stage(engine, one)) / len(waveforms)
+                choice = {"engine": engine.choice.library, "precision": engine.choice.precision}
+                rows.append({"encoder": engine.encoder, **choice, "audio": name, "bare_s": bare_s, "stage_s": stage_s})
+                rows[-1] |= {"times_real_time": round(SAMPLES / RATE_HZ / stage_s)}
+                rows[-1] |= {"stage_over_bare": round(stage_s / bare_s, 3)}
+    return rows
+
+
+def in_format(work: Work, folder: Path, codec: str, rate_hz: int) -> Work:
+    """The same work on copies of its clips in another format, written into `folder`."""
+    from lib.acoustics import resample, write_audio
+
+    chosen, paths = work.clips[work.clips["clip_id"].isin(work.windows["clip_id"])], {}
+    for clip in chosen.itertuples():
+        source = work.roots[clip.corpus] / clip.path
+        if source not in paths:
+            paths[source] = f"{len(paths)}-{rate_hz}.{codec}"
+            write_audio(folder / paths[source], resample(read_waveform(source), RATE_HZ, rate_hz), rate_hz, codec)
+    copies = [paths[work.roots[clip.corpus] / clip.path] for clip in chosen.itertuples()]
+    return replace(work, clips=chosen.assign(path=copies), roots=dict.fromkeys(work.roots, folder))
 
 
 def measure_probes(encoder: Encoder, work: Work) -> list[dict[str, Any]]:

@@ -74,7 +74,12 @@ def test_every_contestant_has_its_seconds_or_says_what_is_missing(work, monkeypa
         "onnxruntime",
         "eGeMAPS",
     } <= names
-    assert {"torch.compile", "torch, weight norm in every pass", "torch, one process a core"} <= names
+    assert {
+        "torch without oneDNN",
+        "torch.compile",
+        "torch, weight norm in every pass",
+        "torch, one process a core",
+    } <= names
     for row in table.values():
         assert row.get("bare_s", 0) > 0 or row.get("stage_s", 0) > 0 or row["note"], row
     exact = table["torch", "float32", 1, 4]
@@ -89,6 +94,18 @@ def test_a_missing_extra_is_a_note_in_its_row(work, monkeypatch):
     assert [row["batch"] for row in rows] == encoder_speed.BATCHES * 3
     assert all(("note" in row) == (row["engine"] == "openvino") for row in rows)
     assert all(row["bare_s"] > 0 for row in rows if row["engine"] == "torch")
+
+
+def test_the_same_windows_come_from_every_format_of_the_audio(work, tmp_path):
+    exact = encoder_speed.waveforms_of(work)
+    wav = encoder_speed.in_format(work, tmp_path, "wav", 16_000)
+    assert np.abs(encoder_speed.waveforms_of(wav) - exact).max() < 1e-4
+    mp3 = encoder_speed.in_format(work, tmp_path, "mp3", 48_000)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".wav", ".mp3"}
+    assert np.corrcoef(encoder_speed.waveforms_of(mp3).ravel(), exact.ravel())[0, 1] > 0.9
+    rows = encoder_speed.measure_formats([load_engine(load_encoder(UNTRAINED), "emission", batch=2)], work, tries=1)
+    assert [row["audio"] for row in rows] == list(encoder_speed.FORMATS)
+    assert all(row["stage_over_bare"] > 0 for row in rows)
 
 
 def test_probes_compare_every_precision_with_float32(work, monkeypatch):
