@@ -54,7 +54,7 @@ def read_waveform(path: Path, start_s: float = 0.0, end_s: float | None = None) 
     UnreadableAudio naming the file and the reason.
     """
     samples, rate_hz = decode(path, start_s, end_s)
-    return resample(samples.mean(axis=1), rate_hz)
+    return resample(samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1), rate_hz)
 
 
 def decode(path: Path, start_s: float = 0.0, end_s: float | None = None) -> tuple[np.ndarray, int]:

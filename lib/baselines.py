@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor
 
+MEASURED = 2  # raised when acoustics are measured in another way; 2: MFCC of a window alone, not of its batch
 MFCCS = 20
 ACOUSTICS = ["f0_hz", "voiced_share", "duration_s", "level_db"]
 ACOUSTICS += [f"mfcc_{kind}_{k}" for kind in ("mean", "std", "delta_std") for k in range(MFCCS)]
@@ -83,12 +85,15 @@ def mean_f0(f0_hz: Tensor, voiced: Tensor) -> Tensor:
 def _autocorrelation(frames: Tensor, lags: int) -> Tensor:
     """Autocorrelation [B, T, lags], each lag divided by the energies of the two stretches that it compares."""
     size = frames.shape[-1]
-    spectrum = torch.view_as_real(torch.fft.rfft(frames, n=1 << (size + lags - 1).bit_length()))
-    product = torch.fft.irfft(spectrum.square().sum(dim=-1))[..., :lags]
+    product = torch.fft.irfft(_power(torch.fft.rfft(frames, n=next_fast_len(size + lags, real=True))))[..., :lags]
     running = torch.nn.functional.pad(frames.square().cumsum(dim=-1), (1, 0))  # [B, T, size + 1]
-    lag = torch.arange(lags)
-    head, tail = running[..., size - lag], running[..., -1:] - running[..., lag]
+    head, tail = running[..., size - lags + 1 :].flip(-1), running[..., -1:] - running[..., :lags]
     return product / (head * tail).clamp_min(1e-12).sqrt()
+
+
+def _power(spectrum: Tensor) -> Tensor:
+    """Squared magnitude of complex numbers, without a root between."""
+    return (spectrum * spectrum.conj()).real
 
 
 def _true_samples(waves: Tensor) -> Tensor:
@@ -101,15 +106,30 @@ def _true_samples(waves: Tensor) -> Tensor:
 def _mfcc_transform(rate_hz: int) -> Any:
     from torchaudio.transforms import MFCC
 
-    size = int(0.025 * rate_hz)
-    return MFCC(
-        rate_hz, MFCCS, melkwargs={"n_fft": size, "hop_length": int(0.02 * rate_hz), "n_mels": 40, "center": False}
-    )
+    size, hop = _mfcc_frames(rate_hz)
+    return MFCC(rate_hz, MFCCS, melkwargs={"n_fft": size, "hop_length": hop, "n_mels": 40, "center": False})
+
+
+def _mfcc_frames(rate_hz: int) -> tuple[int, int]:
+    return int(0.025 * rate_hz), int(0.02 * rate_hz)  # samples of a frame, samples between two
+
+
+def _mfcc(waves: Tensor, rate_hz: int) -> Tensor:
+    """Coefficients [B, MFCCS, T] as torchaudio's MFCC gives for one window at a time.
+
+    Given a batch, it would cut off what is 80 dB below the loudest of all windows, so that a window's values would
+    depend on its neighbours.
+    """
+    transform, (size, hop) = _mfcc_transform(rate_hz), _mfcc_frames(rate_hz)
+    window = transform.MelSpectrogram.spectrogram.window
+    power = _power(torch.stft(waves, size, hop, size, window, center=False, return_complex=True))
+    mel_db = transform.amplitude_to_DB(transform.MelSpectrogram.mel_scale(power)[:, None])[:, 0]
+    return (mel_db.transpose(-1, -2) @ transform.dct_mat).transpose(-1, -2)
 
 
 def _mfcc_statistics(waves: Tensor, samples: Tensor, rate_hz: int) -> Tensor:
     """Mean, standard deviation and standard deviation of the differences of each coefficient: [B, 3 * MFCCS]."""
-    mfcc = _mfcc_transform(rate_hz)(waves)  # [B, MFCCS, T]
+    mfcc = _mfcc(waves, rate_hz)
     frames = ((samples - 0.025 * rate_hz) / (0.02 * rate_hz)).floor().clamp_min(0) + 1
     inside = torch.arange(mfcc.shape[-1]) < frames[:, None]  # [B, T]
     mean, std = _masked_moments(mfcc, inside)

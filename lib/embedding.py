@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from lib import paths
 from lib.audio import RATE_HZ, UnreadableAudio
+from lib.baselines import MEASURED, baseline_features
 from lib.encoders import Encoder, frames_of
 from lib.engines import BATCH, CALIBRATION, Choice, Engine, load_engine, torch_threads  # noqa: F401 - BATCH is predict's
 from lib.stages import fingerprint_of
@@ -64,24 +65,24 @@ def waveform_batches(
 
     Neighbouring windows of one clip share one decoding. ValueError when a clip that was cut can no longer be decoded.
     """
-    by_id = clips.set_index("clip_id", drop=False)
     clip_ids = windows["clip_id"].to_numpy()
     starts = np.round(windows["start_s"].to_numpy() * RATE_HZ).astype(int)
     runs = np.flatnonzero(np.r_[True, clip_ids[1:] != clip_ids[:-1]])
-    spans = list(zip(runs, [*runs[1:], len(windows)]))
+    in_turn = clips.set_index("clip_id", drop=False).loc[clip_ids[runs]].itertuples(index=False)
+    spans = zip(in_turn, runs, [*runs[1:], len(windows)])
 
-    def cut(span: tuple[int, int]) -> list[np.ndarray]:
-        clip = by_id.loc[clip_ids[span[0]]]
+    def cut(span: tuple[Any, int, int]) -> list[np.ndarray]:
+        clip, first, last = span
         try:
             waveform = clip_waveform(clip, roots)
         except UnreadableAudio as error:
             raise ValueError(f"clip {clip.clip_id} was cut, but {error}; run 02_segment again") from error
-        return [cut_window(waveform, start, samples) for start in starts[span[0] : span[1]]]
+        return [cut_window(waveform, start, samples) for start in starts[first:last]]
 
     pieces: deque[np.ndarray] = deque()
     left = iter(sizes)
     size = next(left, 0)
-    for cuts in run_ahead(cut, spans, DECODERS, AHEAD, lambda span: span[1] - span[0]):
+    for cuts in run_ahead(cut, spans, DECODERS, AHEAD, lambda span: span[2] - span[1]):
         pieces.extend(cuts)
         while size and len(pieces) >= size:
             yield np.stack([pieces.popleft() for _ in range(size)])
@@ -103,8 +104,6 @@ def encode_batch(encoder: Encoder, waveforms: np.ndarray, feature: str, dtype: s
 
 def embed_batch(engine: Engine, waveforms: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
     """All that the store keeps of waveforms (B, samples): frames, layers, conv and acoustics of each window."""
-    from lib.baselines import baseline_features
-
     return {**fit_dtype(engine.run(waveforms), dtype), **baseline_features(waveforms, RATE_HZ)}
 
 
@@ -155,8 +154,8 @@ class Work:
 
 
 def made_by(engine: Engine, dtype: str, samples: int) -> str:
-    """Fingerprint of whatever changes a stored value: encoder, feature, library, precision, type and window."""
-    return fingerprint_of(engine.identity, dtype, samples)
+    """Fingerprint of whatever changes a stored value: encoder, feature, library, precision, type, window, acoustics."""
+    return fingerprint_of(engine.identity, dtype, samples, MEASURED)
 
 
 def embed_windows(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lib import baselines
 from lib.baselines import (
     ACOUSTICS,
     BASELINES,
@@ -84,10 +85,16 @@ def test_padding_changes_neither_duration_nor_level_nor_mfcc():
 
 
 def test_rows_do_not_depend_on_their_batch():
-    waves = np.stack([make_voice(hz, 1) for hz in (100, 200, 300)])
+    waves = np.stack([level * make_voice(hz, 1) for hz, level in ((100, 1), (200, 1e-4), (300, 0.1))])
     together = baseline_features(waves, RATE_HZ)["acoustics"]
     alone = np.concatenate([baseline_features(wave[None], RATE_HZ)["acoustics"] for wave in waves])
     np.testing.assert_allclose(together, alone, rtol=1e-3, atol=1e-3)
+
+
+def test_mfcc_is_that_of_torchaudio_for_a_window_alone():
+    wave = torch.from_numpy(make_voice(150, 1))[None]
+    expected = baselines._mfcc_transform(RATE_HZ)(wave)
+    np.testing.assert_allclose(baselines._mfcc(wave, RATE_HZ), expected, atol=1e-3)
 
 
 def make_acoustics(rows=400, seed=0):
