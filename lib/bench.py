@@ -181,11 +181,13 @@ def grow_once(corpus: Path | None, count: int) -> dict[str, Any]:
         work, _ = make_work(corpus, Path(folder), 500)
         windows, clips = repeat_work(work.windows, work.clips, count)
         work = Work(windows.iloc[:count], clips, work.roots)
-        engine = load_engine(load_small(), "emission")
+        small = load_small()
+        engine = load_engine(small, "emission", choose_engine(small))
         run_stage(engine, Work(windows.iloc[:64], clips, work.roots))
         start = time.perf_counter()
         run_stage(engine, work)
-        return {"windows": count, "seconds": round(time.perf_counter() - start, 2), "peak_mb": peak_memory_mb()}
+        cost = {"seconds": round(time.perf_counter() - start, 2), "peak_mb": peak_memory_mb()}
+        return {"engine": engine.choice.library, "precision": engine.choice.precision, "windows": count, **cost}
 
 
 def measure_ray(work: Work) -> list[dict[str, Any]]:
@@ -221,11 +223,17 @@ def main(arguments: list[str] | None = None) -> int:
                         help="speechocean762's folder (default: that of CORPORA, else synthetic voices)")  # fmt: skip
     parser.add_argument("--windows", type=int, default=24, help="windows for the full-size encoder")
     parser.add_argument("--many", type=int, default=600, help="windows for the small encoder and for Ray")
-    parser.add_argument("--probes", type=int, default=1000, help="windows for its probes")
+    parser.add_argument("--probes", type=int, default=1000, help="windows for the full-size encoder's probes")
     parser.add_argument("--probes-small", type=int, default=2500, help="windows for the small encoder's probes")
     parser.add_argument("--growth", type=int, nargs="+", default=GROWTH, help="windows for time and memory by size")
     parser.add_argument("--tries", type=int, default=2, help="the fastest of so many tries counts")
-    parser.add_argument("--only", nargs="+", metavar="PART", choices=PARTS, help=f"of {', '.join(PARTS)}; default: all")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="PART",
+        choices=PARTS,
+        help=f"of {', '.join(PARTS)}: these alone, in the file that is there; default: all",
+    )
     parser.add_argument("--grow", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=paths.REPORTS / "bench.json", help="where the numbers go")
     asked = parser.parse_args(arguments)
@@ -245,6 +253,10 @@ def run_bench(asked: argparse.Namespace) -> dict[str, Any]:
     """All measurements in one record, printed and saved part by part; a part that fails has a note and the next begins."""
     encoder, random = load_full_size()
     found: dict[str, Any] = {"about": describe_machine(asked, random)}
+    if asked.only and asked.out.exists():  # keep the other parts, and say which came later
+        earlier = paths.load_json(asked.out)
+        again = sorted({*earlier["about"].get("measured_again", []), *asked.only})
+        found = earlier | {"about": earlier["about"] | {"measured_again": again}}
     print(json.dumps(found["about"], indent=2), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         work_of = functools.cache(lambda count: make_work(asked.corpus, Path(folder) / str(count), count)[0])

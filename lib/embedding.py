@@ -6,6 +6,8 @@ encoder waits for nobody. Memory is bounded by the windows ahead, never by the c
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -63,13 +65,18 @@ def waveform_batches(
 ) -> Iterator[np.ndarray]:
     """Yield the windows' waveforms (B, samples) in the table's order, in batches of these sizes.
 
-    Neighbouring windows of one clip share one decoding. ValueError when a clip that was cut can no longer be decoded.
+    Neighbouring windows of one clip share one decoding. ValueError when a clip that was cut can no longer be decoded,
+    or when two clips share an id.
     """
     clip_ids = windows["clip_id"].to_numpy()
     starts = np.round(windows["start_s"].to_numpy() * RATE_HZ).astype(int)
     runs = np.flatnonzero(np.r_[True, clip_ids[1:] != clip_ids[:-1]])
-    in_turn = clips.set_index("clip_id", drop=False).loc[clip_ids[runs]].itertuples(index=False)
-    spans = zip(in_turn, runs, [*runs[1:], len(windows)])
+    by_id = clips.set_index("clip_id", drop=False)
+    if not by_id.index.is_unique:
+        twice = by_id.index[by_id.index.duplicated()][0]
+        raise ValueError(f"the table of clips has clip_id {twice} twice; run 01_download again")
+    in_turn = by_id.loc[clip_ids[runs]].itertuples(index=False)
+    spans = zip(in_turn, runs, [*runs[1:], len(windows)], strict=True)
 
     def cut(span: tuple[Any, int, int]) -> list[np.ndarray]:
         clip, first, last = span
@@ -99,7 +106,17 @@ def batch_sizes(windows: int, batch: int) -> list[int]:
 
 def encode_batch(encoder: Encoder, waveforms: np.ndarray, feature: str, dtype: str) -> dict[str, np.ndarray]:
     """What the heads see of waveforms (B, samples), in the store's precision: frames, layers and conv of each window."""
-    return fit_dtype(load_engine(encoder, feature).run(waveforms), dtype)
+    with _making:  # once, not in every thread
+        engine = _exact_engine(encoder, feature)
+    return fit_dtype(engine.run(waveforms), dtype)
+
+
+_making = threading.Lock()
+
+
+@functools.lru_cache(maxsize=1)
+def _exact_engine(encoder: Encoder, feature: str) -> Engine:
+    return load_engine(encoder, feature)
 
 
 def embed_batch(engine: Engine, waveforms: np.ndarray, dtype: str) -> dict[str, np.ndarray]:

@@ -42,9 +42,9 @@ BATCH = {"small": 8, "large": 4}  # windows a call, by what stays in the process
 VARIANCE_FLOOR = 2.0**-12  # in bfloat16; on 60 windows 2^-8, 2^-10 and 2^-14 gave two to five times its error
 CONVERSION = 5  # raised when models are converted in another way
 CALIBRATION = 32  # windows that int8 is calibrated on
-# What int8 leaves in bfloat16. With the seven convolutions quantised too, the layers of wav2vec2-tiny were off by 17 to
+# What int8 leaves in `left_precision`. With the seven convolutions quantised too, the layers of wav2vec2-tiny were off by 17 to
 # 62 % (rms) instead of 0.6 to 1.8 %, for a quarter of the time less.
-LEFT_OUT = [r".*/?statistics.*", r".*\.statistics.*", r".*feature_extractor\.conv_layers\.\d+\.conv/.*"]
+LEFT_OUT = r".*(statistics|feature_extractor\.conv_layers\.\d+\.conv/).*"
 
 
 @dataclass(frozen=True)
@@ -121,19 +121,27 @@ def choose_engine(encoder: Encoder, engine: str = "local", precision: str = "aut
     """
     place, library = _parse_engine(engine, precision)
     notes, small = [], encoder.parameters < SMALL
+    has_bfloat16 = processor_flags() & {"avx512_bf16", "amx_bf16"}
     if precision == "auto":
-        has_bfloat16 = processor_flags() & {"avx512_bf16", "amx_bf16"}
         precision = "bfloat16" if has_bfloat16 and not small else "float32"
         why = "the encoder is small" if small else f"the processor {'has' if has_bfloat16 else 'lacks'} bfloat16"
         notes.append(f"{precision} because {why}")
     if not library:
-        library = "torch" if small and precision == "bfloat16" else "openvino"
-        notes.append("torch because the encoder is small" if library == "torch" else "OpenVINO is the fastest here")
+        if torch.cuda.is_available() and precision != "int8":
+            library, why = "torch", "torch because there is a GPU"
+        elif small and precision == "bfloat16":
+            library, why = "torch", "torch because the encoder is small"
+        else:
+            library, why = "openvino", "OpenVINO is the fastest here"
+        notes.append(why)
     missing = missing_package(library, precision)
     if missing or precision not in LIBRARIES[library]:
         why = f"{missing} is not installed ({EXTRAS})" if missing else f"{library} has no {precision}"
+        if precision == "int8":  # which torch lacks
+            precision = "bfloat16" if has_bfloat16 else "float32"
+            why += f", torch has no int8 and computes in {precision}"
         notes.append(f"{why}: torch instead")
-        library, precision = "torch", "bfloat16" if precision == "int8" else precision
+        library = "torch"
     return Choice(library, precision, place, "; ".join(notes) or "as the run file says")
 
 
@@ -284,7 +292,9 @@ def load_engine(
         run = _torch_runner(kept, choice.precision)
     else:
         model = model or converted_model(encoder, feature, choice, samples, calibration)
-        identity.append(f"{model.name}, {left_precision()}" if choice.precision == "int8" else "")
+        identity.append(model.name)
+        if choice.precision == "int8":  # ONNX Runtime scales the values of a whole batch alike
+            identity.append(left_precision() if choice.library == "openvino" else f"{batch} windows a call")
         load = {"openvino": _openvino_runner, "onnxruntime": _onnxruntime_runner}[choice.library]
         run = load(model, choice.precision, samples, batch, streams, threads)
     return Engine(encoder.name, feature, choice, identity, streams, threads, batch, run)
@@ -321,15 +331,20 @@ def _with_onednn(module: torch.nn.Module) -> Any:
     """A copy whose linear layers and convolutions oneDNN computes; everything else is shared.
 
     torch leaves products in float32 to MKL, which on processors of other makers than Intel takes twice oneDNN's time.
+    The copy has weights of its own, in oneDNN's order.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # the module is written in TorchScript
+        warnings.simplefilter("ignore", FutureWarning)  # its modules are written in TorchScript
         from torch.utils.mkldnn import MkldnnConv1d, MkldnnLinear
 
-        kinds = {torch.nn.Linear: MkldnnLinear, torch.nn.Conv1d: MkldnnConv1d}
-        for name, part in module.named_children():
-            kind = kinds.get(type(part))  # of just this type: attention may read the weights of its own kind itself
-            module = _with_part(module, name, kind(part, torch.float32) if kind else _with_onednn(part))
+        return _with_kinds(module, {torch.nn.Linear: MkldnnLinear, torch.nn.Conv1d: MkldnnConv1d})
+
+
+def _with_kinds(module: torch.nn.Module, kinds: dict[type, Callable]) -> Any:
+    """A copy in which every part of just these types is made anew; a subclass of one may be read by others."""
+    for name, part in module.named_children():
+        kind = kinds.get(type(part))
+        module = _with_part(module, name, kind(part, torch.float32) if kind else _with_kinds(part, kinds))
     return module
 
 
@@ -360,7 +375,8 @@ def converted_model(
         what = fingerprint_of(heard.astype("<f4").tobytes().hex())
     kind = choice.precision  # OpenVINO itself turns float32 to bfloat16 when it compiles
     version = importlib.import_module(choice.library).__version__
-    name = fingerprint_of(encoder.weights_sha256, feature, choice.library, version, kind, samples, what, CONVERSION)
+    ours = [CONVERSION, VARIANCE_FLOOR, LEFT_OUT]
+    name = fingerprint_of(encoder.weights_sha256, feature, choice.library, version, kind, samples, what, ours)
     target = paths.cache_folder() / "engines" / f"{choice.library}-{kind}-{name}"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -408,7 +424,7 @@ def _save_openvino(folder: Path, kept: Kept, kind: str, samples: int, heard: np.
         openvino.save_model(model, folder / "float.xml", compress_to_fp16=False)
         model = openvino.Core().read_model(folder / "float.xml")
         dataset = nncf.Dataset([window[None] for window in heard])
-        ignored = nncf.IgnoredScope(patterns=LEFT_OUT, validate=False)
+        ignored = nncf.IgnoredScope(patterns=[LEFT_OUT])  # it fails when nothing has such a name
         options = {"model_type": nncf.ModelType.TRANSFORMER, "subset_size": len(heard), "ignored_scope": ignored}
         model = nncf.quantize(model, dataset, **options)
     openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)

@@ -33,9 +33,12 @@ from lib.store import finish_store, save_shard
 
 CORPUS = "pickles"
 IMPORTED = "as published"  # the encoder of such a store: none that could be asked about new recordings
-BIGGEST = 2_000_000_000  # bytes of a file; the published ones are of 1 to 2 MB
+BIGGEST = 200_000_000  # bytes of a file; the published ones are of 1 to 2 MB
 MOST = 3  # parts of an entry
 VALUES = 10_000_000  # most numbers in one tensor
+INSTRUCTIONS = (
+    1_000_000  # of a file at most, each of which may make a container; the published ones have some thousands
+)
 STORAGES = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2"}
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save's format before 1.6, which a pickled tensor's bytes are in
 MARK = object()
@@ -75,7 +78,9 @@ class Machine:
 
     def load(self, stream: BinaryIO) -> Any:
         """The object that the pickle at the stream's position describes; UnsafePickle for anything else."""
-        for opcode, argument, position in pickletools.genops(stream):
+        for count, (opcode, argument, position) in enumerate(pickletools.genops(stream)):
+            if count >= INSTRUCTIONS:
+                raise UnsafePickle(f"more than {INSTRUCTIONS:,} instructions")
             if opcode.name == "STOP":
                 return self.stack.pop()
             step = STEPS.get(opcode.name)
@@ -134,7 +139,8 @@ class Machine:
 
 
 def _is_plain(key: Any) -> bool:
-    if isinstance(key, str | int | float | bytes | bool | None.__class__):
+    """Whether a key is text: numbers could be chosen so that all fall in one place of a dictionary."""
+    if type(key) is str:
         return True
     raise UnsafePickle(f"a key of type {type(key).__name__}")
 
@@ -185,7 +191,7 @@ STEPS = _make_steps()
 
 
 class Budget:
-    """What a file may still build: no more bytes than it has itself, so that a small file cannot fill the memory."""
+    """Bytes that a file may still build, so that a small one cannot fill the memory."""
 
     def __init__(self, size: int):
         self.left = size
@@ -201,7 +207,8 @@ def read_pickle(content: bytes) -> Any:
     """The object in a pickle made of tensors, strings, numbers and containers; UnsafePickle for anything else."""
     if content[:4] == b"PK\x03\x04":
         raise UnsafePickle("a zip archive, as torch.save writes, and no pickle")
-    tensors, storages, texts, sets = (Budget(len(content)) for _ in range(4))
+    storages, texts, sets = (Budget(len(content)) for _ in range(3))
+    tensors = Budget(2 * len(content))  # float16 becomes float32
     builders = {
         "torch._utils._rebuild_tensor_v2": lambda *arguments: _build_tensor(tensors, *arguments),
         "torch.storage._load_from_bytes": lambda stored: _read_storage(storages, stored),
@@ -259,7 +266,7 @@ def _build_tensor(budget: Budget, storage: Any, offset: Any, size: Any, stride: 
         raise UnsafePickle("a tensor whose shape is not made of whole numbers")
     if math.prod(size) > VALUES:
         raise UnsafePickle(f"a tensor of shape {list(size)}, stride {list(stride)}, offset {offset}")
-    budget.spend(math.prod(size))
+    budget.spend(4 * math.prod(size))
     last = offset + sum((length - 1) * step for length, step in zip(size, stride))
     if math.prod(size) and last >= len(storage):
         raise UnsafePickle(f"a tensor that reaches beyond its {len(storage)} numbers")

@@ -214,7 +214,7 @@ def test_the_feature_asked_for_is_what_comes_out(encoder, feature):
     assert np.abs(found - expected.numpy()).max() < 1e-5
 
 
-def test_attention_that_reads_its_weights_itself_is_left_to_torch():
+def test_wavlm_whose_attention_keeps_its_own_weights_gives_the_same():
     from torchaudio.models import wavlm_model
 
     extractor = {"extractor_mode": "group_norm", "extractor_conv_bias": False}
@@ -286,6 +286,7 @@ def test_a_converted_model_is_found_again_and_int8_needs_speech(encoder, monkeyp
     monkeypatch.setattr(engines, "_save_openvino", lambda *args: pytest.fail("converted again"))
     assert engines.converted_model(encoder, "emission", choice, SAMPLES) == first
     assert first.is_relative_to(paths.cache_folder())
+    assert load_engine(encoder, "emission", choice, samples=SAMPLES).identity[-1] == first.name
     with pytest.raises(ValueError, match="int8 is calibrated on real speech"):
         load_engine(encoder, "emission", Choice("openvino", "int8", "local", ""))
 

@@ -58,7 +58,7 @@ def test_views_shared_storages_and_other_precisions_are_read_as_torch_would():
 
 
 def test_plain_containers_and_numbers_come_through():
-    plain = [1, -7, 2**70, 1.5, True, None, "ö", b"bytes", (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), {"a": [1], 2: ()}, []]
+    plain = [1, -7, 2**70, 1.5, True, None, "ö", b"bytes", (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), {"a": [1], "b": ()}, []]
     for protocol in range(6):
         assert read_pickle(pickle.dumps(plain, protocol=protocol)) == plain
     assert sorted(read_pickle(pickle.dumps({3, 1, 2}))) == [1, 2, 3]
@@ -198,6 +198,8 @@ def bombs():
     yield "far memo", b"]r" + struct.pack("<I", 2**32 - 2) + b"0]r" + struct.pack("<I", 2**31) + b"\xff."
     many = b"\x80\x04](" + b"N" * 100_000 + b"e\x94("
     yield "one list copied often", many + b"cbuiltins\nset\nh\x00\x85R" * 10_000 + b"l."
+    yield "dictionaries", b"}" * 5_000_000 + b"."
+    yield "keys of one place", pickle.dumps({k * (2**61 - 1): 0 for k in range(300)})
     yield "deep", b"(" * 300_000 + b"t" * 300_000 + b"K\x01K\x02s."
 
 

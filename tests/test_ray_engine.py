@@ -65,7 +65,8 @@ def session():
 
 @needs_ray
 def test_two_workers_of_which_one_is_killed_write_the_very_same_store(session, world, encoder, tmp_path):
-    embed_windows(tmp_path / "here", *world, encoder, shard_windows=4, dtype="float32")
+    local = choose_engine(encoder)
+    embed_windows(tmp_path / "here", *world, encoder, shard_windows=4, dtype="float32", choice=local)
     killed: list[int] = []
     killer = threading.Thread(target=kill_one_worker, args=(tmp_path / "ray", killed))
     killer.start()
