@@ -3,6 +3,7 @@ import threading
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from test_windows import cut, make_clips
@@ -240,3 +241,19 @@ def test_windows_are_placed_on_a_plane_the_same_way_for_a_seed(world, encoder, t
     assert len(first) == 10
     assert first[["x", "y"]].notna().all(axis=None)
     assert set(first["gender"]) == {"not known"}
+
+
+def test_clips_that_share_an_id_are_refused(world):
+    windows, clips, roots = world
+    twice = pd.concat([clips.iloc[:1], clips])
+    with pytest.raises(ValueError, match=f"clip_id {clips['clip_id'].iloc[0]} twice"):
+        list(waveform_batches(windows, twice, roots, 48_000, [len(windows)]))
+
+
+def test_the_exact_engine_is_made_once_for_all_batches(monkeypatch):
+    encoder, made = load_encoder(UNTRAINED), []
+    embedding._exact_engine.cache_clear()  # of what other tests left
+    monkeypatch.setattr(embedding, "load_engine", lambda *given: made.append(given) or load_engine(*given))
+    for _ in range(3):
+        embedding.encode_batch(encoder, np.zeros((1, 16_000), np.float32), "emission", "float32")
+    assert len(made) == 1

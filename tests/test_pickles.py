@@ -58,7 +58,22 @@ def test_views_shared_storages_and_other_precisions_are_read_as_torch_would():
 
 
 def test_plain_containers_and_numbers_come_through():
-    plain = [1, -7, 2**70, 1.5, True, None, "ö", b"bytes", (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), {"a": [1], "b": ()}, []]
+    plain = [
+        1,
+        -7,
+        2**70,
+        1.5,
+        True,
+        None,
+        "ö",
+        b"bytes",
+        (1,),
+        (1, 2),
+        (1, 2, 3),
+        (1, 2, 3, 4),
+        {"a": [1], "b": ()},
+        [],
+    ]
     for protocol in range(6):
         assert read_pickle(pickle.dumps(plain, protocol=protocol)) == plain
     assert sorted(read_pickle(pickle.dumps({3, 1, 2}))) == [1, 2, 3]
