@@ -55,7 +55,7 @@ lock:  ## pin everything anew from pyproject.toml (needs uv)
 	@{ printf '# The pins of requirements.txt for conda users; written by "make lock".\nname: voice-age-gender\nchannels: [conda-forge]\ndependencies:\n  - python=3.11\n  - pip\n  - pip:\n'; sed 's/.*/      - "&"/' requirements.txt; } > environment.yml
 
 bench: $(READY)  ## measure speed and memory as ratios in one run (minutes)
-	$(BIN)/python -m lib.bench
+	$(BIN)/python -m lib.speed.bench
 
 readme: $(READY)  ## write the headline table of README from reports/
 	$(BIN)/python -m lib.readme

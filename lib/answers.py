@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from lib.audio import RATE_HZ
-from lib.bundles import Bundle, Head
-from lib.calibration import answer_with_threshold
+from lib.model_folder import Bundle, Head
 from lib.streams import SHORTEST_S
+from lib.trust.calibration import answer_with_threshold
 from lib.windows import VAD_CHUNK
 
 STATES = ["ok", "unsure", "no speech", "too short", "unreadable"]

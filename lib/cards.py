@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lib.calibration import Years
 from lib.tasks import YEARS
+from lib.trust.calibration import Years
 
 METRICS = ("accuracy", "uar", "macro_f1")  # of classes; of an age in years its mean absolute error alone
 BASELINES = ("majority", "baseline: constant age")

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lib.display import show_figure, show_sound, show_table, show_together
 from lib.records import model_name
+from lib.report.show import show_figure, show_sound, show_table, show_together
 from lib.score_figures import (
     bin_confidence,
     plot_calibration,

@@ -22,14 +22,14 @@ from tqdm import tqdm
 
 from lib.answers import Prediction, conclude, count_states, join_tracks, predictions_table
 from lib.audio import RATE_HZ, UnreadableAudio
-from lib.bundles import Bundle, Head, load_bundle
-from lib.calibration import Calibration, apply_calibration
-from lib.embedding import BATCH, encode_batch
-from lib.engines import SMALL, cores, torch_threads
+from lib.embed import BATCH, encode_batch
+from lib.model_folder import Bundle, Head, load_bundle
 from lib.paths import write_whole
 from lib.scores import expected_years
+from lib.speed.engines import SMALL, cores, torch_threads
 from lib.streams import WindowStream, array_blocks, stream_waveform
-from lib.training import predict_log_probabilities
+from lib.train import predict_log_probabilities
+from lib.trust.calibration import Calibration, apply_calibration
 from lib.windows import VAD_BATCH, cut_window, speech_probabilities, speech_ratio
 
 # ----------------------------------------------------------------------------------------------------- one recording
@@ -166,7 +166,7 @@ def list_recordings(source: Path | str) -> pd.DataFrame:
     """What to ask about: name, path, start_s, end_s, fault, and labels where a list gives them.
 
     `source`: one file; a folder, of which every file counts but hidden ones, broken links and subfolders included; or a CSV as
-    `lib.own_data` describes it (`path`, and optionally speaker, gender, age, start_s, end_s). A line of the CSV that cannot
+    `lib.corpora.own_data` describes it (`path`, and optionally speaker, gender, age, start_s, end_s). A line of the CSV that cannot
     be used stays as a row with its `fault`. ValueError when there is nothing of that name, or nothing in it.
     """
     source = Path(source)
@@ -189,7 +189,7 @@ def _is_hidden(path: Path, folder: Path) -> bool:
 
 
 def _list_of_csv(source: Path) -> pd.DataFrame:
-    from lib.own_data import CORPUS, read_own_data
+    from lib.corpora.own_data import CORPUS, read_own_data
 
     if not source.is_file():
         raise ValueError(f"{source}: no such list")

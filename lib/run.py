@@ -18,7 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lib import config, paths
-from lib.sources import check_run
+from lib.corpora.sources import check_run
 from lib.stages import file_checksum, find_stage, fingerprint_of, load_notes
 
 SHOWN_VERSIONS = ["torch", "torchaudio", "numpy", "pandas", "scikit-learn", "soundfile", "silero-vad", "matplotlib"]
@@ -229,7 +229,7 @@ def _private_roots(folder: Path) -> list[str]:
 
 def build_run_report(run: str, sections: dict[str, dict]) -> Path:
     """Build `reports/<run>` from what the notebooks left, then the list of runs; return the run's index page."""
-    from lib import reports
+    from lib.report import site
 
     folder = paths.DATA / run
     record = write_record(run, sections)
@@ -244,8 +244,8 @@ def build_run_report(run: str, sections: dict[str, dict]) -> Path:
         shutil.copy2(folder / "executed" / f"{name}.ipynb", executed / f"{page}.ipynb")
     figures = _gather(folder / "figures", folder / "report-figures", sections["run"]["notebooks"])
     roots = _private_roots(folder)
-    reports.build_report(run, executed, figures, metrics, record, paths.REPORTS / run, private_roots=roots)
-    reports.build_index(paths.REPORTS)
+    site.build_report(run, executed, figures, metrics, record, paths.REPORTS / run, private_roots=roots)
+    site.build_index(paths.REPORTS)
     return paths.REPORTS / run / "index.html"
 
 
@@ -259,11 +259,11 @@ def main(arguments: list[str] | None = None) -> int:
         if "download" in sections:
             check_run(sections["download"], sections["run"]["synthetic"])
         if "train" in sections and "embed" not in sections:
-            from lib.pickles import check_imported
+            from lib.corpora.authors import check_imported
 
             check_imported(run)
         if "compute" in sections:
-            from lib.engines import check_engine  # takes torch along, two seconds
+            from lib.speed.engines import check_engine  # takes torch along, two seconds
 
             check_engine(sections["compute"]["engine"], sections["compute"]["precision"])
     except ValueError as error:

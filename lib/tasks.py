@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from lib import tables
-from lib.labels import SCHEMES, assign_age_class
+from lib.corpora.labels import SCHEMES, assign_age_class
 from lib.scores import make_year_bins
 
 YEARS = "age_years"
 FORMS = {
     "age_four": "four_decades",
     "age_decades": "nine_decades",
-}  # further forms of age, and their schemes in lib.labels
+}  # further forms of age, and their schemes in lib.corpora.labels
 TASKS = ["gender", "age", *FORMS, YEARS]
 YEAR_BINS = 6  # classes of years that the networks of `age_years` learn; the answer is their expected age
 LEAST_SPEAKERS = 3  # a class of a further form of age with fewer could not stand in train, validation and test
@@ -23,7 +23,7 @@ FROM_CLIPS = ["corpus", "recording_id", "language", "gender", "age_years", "age_
 
 @dataclass(frozen=True)
 class Task:
-    """A name, the classes in their fixed order, and for ages the bounds in years (see `lib.labels.AgeScheme`).
+    """A name, the classes in their fixed order, and for ages the bounds in years (see `lib.corpora.labels.AgeScheme`).
 
     `scheme`: all classes that the bounds part, where some have too few speakers to be asked for; empty = `classes`.
     """

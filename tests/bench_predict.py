@@ -20,19 +20,20 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from lib import evaluation, experiments, paths, reliability, stages, tables
-from lib.acoustics import resample
+from lib import evaluate, paths, stages, tables, trainings
 from lib.audio import RATE_HZ, read_waveform
-from lib.bundles import Bundle, load_bundle
+from lib.corpora.demo.recording import resample
+from lib.model_folder import Bundle, load_bundle
 from lib.predict import predict
 from lib.scores import aggregate_predictions
+from lib.trust import reliability
 
 CHECKED_S = 300.0  # of the file are asked again from memory
 
 
 def make_recording(folder: Path, minutes: float, rate_hz: int = 44_100) -> Path:
     """Write `minutes` of repeated invented speakers as stereo FLAC, ten minutes at a time."""
-    from lib.synthesis import render_unseen
+    from lib.corpora.demo.render import render_unseen
 
     render_unseen(folder, seed=0, count=12)
     sounds = [read_waveform(path) for path in sorted((folder / "recordings").glob("2*"))]
@@ -70,15 +71,15 @@ def measure_parity(bundle: Bundle) -> dict[str, float | int]:
     roots = {name: Path(folder) for name, folder in paths.load_json(downloaded.path("roots.json")).items()}
     clips = tables.load_table(downloaded.path("clips.parquet"), "clips").set_index("clip_id")
     predictions = tables.load_table(evaluated.path("predictions.parquet"), "predictions")
-    (settings,) = evaluation.load_frames(evaluated, "settings")
-    fits = experiments.load_fits(trained)
-    models = evaluation.choose_models(fits, protocol, "" if bundle.name == "best" else bundle.name)
+    (settings,) = evaluate.load_frames(evaluated, "settings")
+    fits = trainings.load_fits(trained)
+    models = evaluate.choose_models(fits, protocol, "" if bundle.name == "best" else bundle.name)
     expected = {}
     for fields in trained.parameters["tasks"]:
-        task = experiments.Task(**fields)
+        task = trainings.Task(**fields)
         if task.name in bundle.heads:
             asked = (predictions, task, models[task.name], protocol, "test")
-            rows = evaluation.select_answers(*asked, first_seed=True).query("fold == 0")
+            rows = evaluate.select_answers(*asked, first_seed=True).query("fold == 0")
             rows = reliability.calibrate_answers(rows, settings, task).drop(columns=["silence", "rare_threshold"])
             told = aggregate_predictions(rows, "clip").set_index("clip_id")
             expected[task.name] = told[[f"p_{name}" for name in task.classes]]

@@ -57,7 +57,7 @@ def make_release(folder: Path, rows: int, seed: int = 0) -> None:
 
 def measure(folder: Path) -> dict[str, float]:
     """Read the release and return rows, seconds and memory of this process."""
-    from lib.common_voice import read_common_voice
+    from lib.corpora.common_voice import read_common_voice
     from lib.stages import peak_memory_mb
 
     before = peak_memory_mb()

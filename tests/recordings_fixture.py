@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib.bundles import load_bundle, save_bundle
 from lib.encoders import UNTRAINED, load_encoder
+from lib.model_folder import load_bundle, save_bundle
 from lib.networks import build_network
-from lib.training import fit_normaliser, save_model
+from lib.train import fit_normaliser, save_model
 from lib.windows import Windowing
 
 CLASSES = {"gender": ["male", "female"], "age": ["teen", "adult"]}
@@ -44,7 +44,7 @@ def make_bundle(folder, networks=None, tasks=tuple(CLASSES), **options):
 @pytest.fixture(scope="session")
 def spoken(tmp_path_factory):
     """Folder with `labels.csv` and `recordings/`: eight invented speakers in five formats, and six bad files."""
-    from lib.synthesis import render_unseen
+    from lib.corpora.demo.render import render_unseen
 
     folder = tmp_path_factory.mktemp("spoken")
     render_unseen(folder, seed=3, count=8, workers=1)

@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from lib import comparisons, figures, reports
+from lib import figures
+from lib.report import compare
+from lib.report import site as site_module
 
 CLASSES = {"gender": ["male", "female"], "age": ["teen", "adult"]}
 NOTE = "Fixture: every number on these pages is invented for a test."
@@ -74,7 +76,7 @@ def make_metrics(run="fixture", shift=0.0, seed=5):
         targets = np.arange(120) % 2
         predicted = np.where(rng.random(120) < 0.8 + shift, targets, 1 - targets)
         answers.append(
-            {"task": task, "level": "clip", **comparisons.summarise_answers(clips, speakers, targets, predicted)}
+            {"task": task, "level": "clip", **compare.summarise_answers(clips, speakers, targets, predicted)}
         )
     paper = [{"task": "gender", "accuracy": 0.894, "weighted F1": 0.89, "data": "155,366 windows, random split"},
              {"task": "age", "accuracy": 0.910, "weighted F1": 0.92, "data": "47,552 windows, random split"}]  # fmt: skip
@@ -185,7 +187,7 @@ def make_site(folder):
     site = Path(folder) / "reports"
     other = make_record("second", synthetic=False)
     other["parameters"] = {**other["parameters"], "train": {"epochs": 30, "learning_rate": 0.0001}}
-    reports.build_report("fixture", executed, drawn, make_metrics(), make_record(), site / "fixture")
-    reports.build_report("second", executed, drawn, make_metrics("second", 0.04, seed=6), other, site / "second")
-    reports.build_index(site)
+    site_module.build_report("fixture", executed, drawn, make_metrics(), make_record(), site / "fixture")
+    site_module.build_report("second", executed, drawn, make_metrics("second", 0.04, seed=6), other, site / "second")
+    site_module.build_index(site)
     return site

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib.age_tables import join_ages, read_age_labels
+from lib.corpora.age_tables import join_ages, read_age_labels
 
 
 def write(path: Path, text: str) -> Path:

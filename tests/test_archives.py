@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from lib.archives import extract_members, join_parts
+from lib.corpora.archives import extract_members, join_parts
 
 FILES = {
     "a/one.tsv": b"1",

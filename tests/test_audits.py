@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lib.audits import score_across_corpora, score_corpus_only, score_corpus_probe, warn_confounded
+from lib.trust.corpus_audit import score_across_corpora, score_corpus_only, score_corpus_probe, warn_confounded
 
 CLASSES = ["teen", "adult"]
 

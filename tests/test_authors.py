@@ -46,7 +46,7 @@ def call(folder, *arguments):
 def folder(tmp_path_factory):
     """Folder of the finished run."""
     folder = tmp_path_factory.mktemp("authors")
-    done = call(folder, "lib.pickles", str(write_pickles(folder / "pickles")))
+    done = call(folder, "lib.corpora.authors", str(write_pickles(folder / "pickles")))
     assert (done.returncode, done.stdout) == (0, "24 files, 120 windows, 0 dropped\n"), done.stderr
     changes = [part for change in SMALL for part in ("--set", change)]
     done = call(folder, "lib.run", "params/authors.yaml", *changes)
@@ -76,4 +76,4 @@ def test_what_needs_sound_is_left_out_and_the_pages_say_so(folder):
 def test_without_an_import_the_run_is_refused_with_the_command(tmp_path):
     done = call(tmp_path, "lib.run", "params/authors.yaml")
     assert done.returncode == 2
-    assert "starts from imported pickles: python -m lib.pickles FOLDER --run authors" in done.stderr
+    assert "starts from imported pickles: python -m lib.corpora.authors FOLDER --run authors" in done.stderr

@@ -5,10 +5,12 @@ import pytest
 import torch
 from test_windows import cut, make_clips
 
-from lib import bench, encoder_speed, probes
-from lib.bench import main, repeat_work
-from lib.embedding import Work
-from lib.encoder_speed import (
+from lib import probes
+from lib.embed import Work
+from lib.encoders import UNTRAINED, load_encoder
+from lib.speed import bench, encoder_bench
+from lib.speed.bench import main, repeat_work
+from lib.speed.encoder_bench import (
     measure_batches,
     measure_engines,
     measure_errors,
@@ -18,8 +20,7 @@ from lib.encoder_speed import (
     run_bare,
     run_stage,
 )
-from lib.encoders import UNTRAINED, load_encoder
-from lib.engines import load_engine
+from lib.speed.engines import load_engine
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_errors_are_measured_against_the_exact_values(work):
 
 
 def test_every_contestant_has_its_seconds_or_says_what_is_missing(work, monkeypatch):
-    monkeypatch.setattr(encoder_speed, "compiled_loop", lambda *arguments: lambda: None)  # takes a minute
+    monkeypatch.setattr(encoder_bench, "compiled_loop", lambda *arguments: lambda: None)  # takes a minute
     encoder = load_encoder(UNTRAINED)
     table = {(row["engine"], row["precision"], row["streams"], row["batch"]): row
              for row in measure_engines(encoder, work, tries=1)}  # fmt: skip
@@ -85,31 +86,31 @@ def test_every_contestant_has_its_seconds_or_says_what_is_missing(work, monkeypa
     exact = table["torch", "float32", 1, 4]
     assert exact["stage_over_bare"] > 0
     assert exact["frames_max"] < 1e-4
-    assert table["torch, one process a core", "float32", encoder_speed.cores(), 4]["bare_ratio"] > 0
+    assert table["torch, one process a core", "float32", encoder_bench.cores(), 4]["bare_ratio"] > 0
 
 
 def test_a_missing_extra_is_a_note_in_its_row(work, monkeypatch):
-    monkeypatch.setattr(encoder_speed, "missing_package", lambda library, precision: {"torch": None}.get(library, "it"))
+    monkeypatch.setattr(encoder_bench, "missing_package", lambda library, precision: {"torch": None}.get(library, "it"))
     rows = measure_batches(load_encoder(UNTRAINED), work, tries=1)
-    assert [row["batch"] for row in rows] == encoder_speed.BATCHES * 3
+    assert [row["batch"] for row in rows] == encoder_bench.BATCHES * 3
     assert all(("note" in row) == (row["engine"] == "openvino") for row in rows)
     assert all(row["bare_s"] > 0 for row in rows if row["engine"] == "torch")
 
 
 def test_the_same_windows_come_from_every_format_of_the_audio(work, tmp_path):
-    exact = encoder_speed.waveforms_of(work)
-    wav = encoder_speed.in_format(work, tmp_path, "wav", 16_000)
-    assert np.abs(encoder_speed.waveforms_of(wav) - exact).max() < 1e-4
-    mp3 = encoder_speed.in_format(work, tmp_path, "mp3", 48_000)
+    exact = encoder_bench.waveforms_of(work)
+    wav = encoder_bench.in_format(work, tmp_path, "wav", 16_000)
+    assert np.abs(encoder_bench.waveforms_of(wav) - exact).max() < 1e-4
+    mp3 = encoder_bench.in_format(work, tmp_path, "mp3", 48_000)
     assert {path.suffix for path in tmp_path.iterdir()} == {".wav", ".mp3"}
-    assert np.corrcoef(encoder_speed.waveforms_of(mp3).ravel(), exact.ravel())[0, 1] > 0.9
-    rows = encoder_speed.measure_formats([load_engine(load_encoder(UNTRAINED), "emission", batch=2)], work, tries=1)
-    assert [row["audio"] for row in rows] == list(encoder_speed.FORMATS)
+    assert np.corrcoef(encoder_bench.waveforms_of(mp3).ravel(), exact.ravel())[0, 1] > 0.9
+    rows = encoder_bench.measure_formats([load_engine(load_encoder(UNTRAINED), "emission", batch=2)], work, tries=1)
+    assert [row["audio"] for row in rows] == list(encoder_bench.FORMATS)
     assert all(row["stage_over_bare"] > 0 for row in rows)
 
 
 def test_probes_compare_every_precision_with_float32(work, monkeypatch):
-    monkeypatch.setattr(encoder_speed, "PROBED", [("torch", "float32"), ("torch", "bfloat16")])
+    monkeypatch.setattr(encoder_bench, "PROBED", [("torch", "float32"), ("torch", "bfloat16")])
 
     def follow(vectors, labels, *rest, **options):  # answers that any change of the vectors changes
         wrong = np.random.default_rng(int(1e9 * np.abs(vectors).mean())).random(len(labels)) < 0.5

@@ -4,9 +4,9 @@ import pytest
 import torch
 from recordings_fixture import CENTRES, CLASSES, make_bundle
 
-from lib.bundles import load_bundle
-from lib.calibration import Calibration, Years
+from lib.model_folder import load_bundle
 from lib.stages import fingerprint_of
+from lib.trust.calibration import Calibration, Years
 
 
 def change(folder, **values):

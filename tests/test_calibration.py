@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from lib.calibration import (
+from lib.trust.calibration import (
     Calibration,
     answer_with_threshold,
     apply_calibration,

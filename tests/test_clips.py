@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from lib.clips import Sieve
+from lib.corpora.sieve import Sieve
 
 
 def rows(count=4) -> pd.DataFrame:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lib.common_voice import list_wanted_clips, read_common_voice
-from lib.common_voice_files import find_audio, find_locales, folder_locale, folder_release, read_table
+from lib.corpora.common_voice import list_wanted_clips, read_common_voice
+from lib.corpora.common_voice_files import find_audio, find_locales, folder_locale, folder_release, read_table
 from lib.tables import validate_table
 
 V1 = ["client_id", "path", "sentence", "up_votes", "down_votes", "age", "gender", "accent"]
@@ -154,7 +154,7 @@ def test_rows_are_the_same_whatever_the_block_size(tmp_path, monkeypatch):
     rows[40]["sentence"] = rows[250]["sentence"] = "a\tb"
     path = make_locale(tmp_path / "en", V17, rows) / "validated.tsv"
     whole, bad, _ = read_table(path)
-    monkeypatch.setattr("lib.common_voice_files.BLOCK_BYTES", 97)
+    monkeypatch.setattr("lib.corpora.common_voice_files.BLOCK_BYTES", 97)
     pieces, bad_too, _ = read_table(path)
     assert whole.equals(pieces)
     assert bad == bad_too
@@ -190,7 +190,7 @@ def test_any_bytes_are_read_as_a_plain_split_by_line_feed_and_tab_reads_them(tmp
         lines.append("\t".join(row(f"c{n}", n, sentence=sentence).get(name, "") for name in V6))
     data = "\n".join(lines).encode() + rng.choice([b"", b"\n", b"\r\n"])
     (tmp_path / "validated.tsv").write_bytes(data)
-    monkeypatch.setattr("lib.common_voice_files.BLOCK_BYTES", rng.choice([50, 1000, 10**6]))
+    monkeypatch.setattr("lib.corpora.common_voice_files.BLOCK_BYTES", rng.choice([50, 1000, 10**6]))
     rows, malformed, _ = read_table(tmp_path / "validated.tsv")
     plain = [line.split(b"\t") for line in data.split(b"\n")[1:] if line.strip(b"\r")]
     good = [[cell.decode().strip() for cell in cells] for cells in plain if len(cells) == len(V6)]

@@ -11,8 +11,8 @@ from local_server import serve
 from test_common_voice import V17, row, write_table
 from test_speechocean762 import make_half
 
-from lib import archives, download, transfer
-from lib.common_voice import read_common_voice
+from lib.corpora import archives, download, transfer
+from lib.corpora.common_voice import read_common_voice
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

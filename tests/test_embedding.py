@@ -8,9 +8,9 @@ import pytest
 import torch
 from test_windows import cut, make_clips
 
-from lib import embedding
+from lib import embed
 from lib.baselines import baseline_features
-from lib.embedding import (
+from lib.embed import (
     Work,
     batch_sizes,
     embed_batch,
@@ -25,7 +25,7 @@ from lib.embedding import (
     waveform_batches,
 )
 from lib.encoders import UNTRAINED, load_encoder
-from lib.engines import load_engine
+from lib.speed.engines import load_engine
 from lib.store import Store
 from lib.windows import Windowing, clip_waveform, cut_window
 
@@ -116,8 +116,8 @@ def test_shards_of_another_setting_are_made_again(world, encoder, tmp_path):
 
 def test_each_clip_is_decoded_once_and_batches_are_as_asked(world, monkeypatch):
     decoded = []
-    read = embedding.clip_waveform
-    monkeypatch.setattr(embedding, "clip_waveform", lambda clip, roots: decoded.append(clip.path) or read(clip, roots))
+    read = embed.clip_waveform
+    monkeypatch.setattr(embed, "clip_waveform", lambda clip, roots: decoded.append(clip.path) or read(clip, roots))
     sizes = [4, 1, 4, 3]
     batches = list(waveform_batches(*world, 48_000, sizes))
     assert [batch.shape for batch in batches] == [(size, 48_000) for size in sizes]
@@ -252,8 +252,8 @@ def test_clips_that_share_an_id_are_refused(world):
 
 def test_the_exact_engine_is_made_once_for_all_batches(monkeypatch):
     encoder, made = load_encoder(UNTRAINED), []
-    embedding._exact_engine.cache_clear()  # of what other tests left
-    monkeypatch.setattr(embedding, "load_engine", lambda *given: made.append(given) or load_engine(*given))
+    embed._exact_engine.cache_clear()  # of what other tests left
+    monkeypatch.setattr(embed, "load_engine", lambda *given: made.append(given) or load_engine(*given))
     for _ in range(3):
-        embedding.encode_batch(encoder, np.zeros((1, 16_000), np.float32), "emission", "float32")
+        embed.encode_batch(encoder, np.zeros((1, 16_000), np.float32), "emission", "float32")
     assert len(made) == 1

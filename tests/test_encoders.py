@@ -7,7 +7,7 @@ import pytest
 import torch
 import torchaudio
 
-from lib import transfer
+from lib.corpora import transfer
 from lib.encoders import (
     UNTRAINED,
     bundle_names,

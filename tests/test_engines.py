@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from lib import engines, paths
-from lib.embedding import embed_windows
+from lib import paths
+from lib.embed import embed_windows
 from lib.encoders import TINY, UNTRAINED, Encoder, load_encoder
-from lib.engines import Choice, choose_engine, load_engine, missing_package, torch_threads
+from lib.speed import engines
+from lib.speed.engines import Choice, choose_engine, load_engine, missing_package, torch_threads
 from lib.store import Store
 
 SAMPLES = 16_000  # one second: converting and running is faster than with three

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from learning_fixture import make_corpus, make_stage, make_store
 
-from lib import audits, evaluation, experiments, paths, published, reliability, slices, tables
+from lib import evaluate, paths, published, tables, trainings
 from lib import result_tables as results
-from lib.experiments import Recipe
+from lib.trainings import Recipe
+from lib.trust import corpus_audit, reliability, slices
 
 CLIPS, WINDOWS = make_corpus()
 NETWORKS = ["linear_layers", "attentive_layers"]
@@ -20,16 +21,16 @@ class Run:
     """Everything that the notebooks 04 and 05 hold of the made-up run."""
 
     def __init__(self, folder):
-        self.tasks, _ = experiments.make_tasks(["gender", "age", "age_years"], ["child", "adult"], [16], CLIPS)
+        self.tasks, _ = trainings.make_tasks(["gender", "age", "age_years"], ["child", "adult"], [16], CLIPS)
         self.store = make_store(folder / "store", WINDOWS, CLIPS)
-        self.splits = experiments.split_tasks(WINDOWS, CLIPS, self.tasks, ["speaker", "paper"], seed=0, folds=3)
+        self.splits = trainings.split_tasks(WINDOWS, CLIPS, self.tasks, ["speaker", "paper"], seed=0, folds=3)
         self.stage = make_stage(folder / "trained")
         recipe = Recipe(2, 3, 0.05, 0.05, 25, 0.1, 0, "standard", "balanced")
         arrays = (self.stage, self.splits, self.store, self.tasks, NETWORKS, [0, 1], recipe)
-        self.fits = experiments.train_networks(*arrays)
-        self.predictions = evaluation.predict_all(self.stage, self.fits, self.splits, self.store, self.tasks)
-        self.models = evaluation.choose_models(self.fits, "speaker")
-        self.scores = evaluation.score_all(self.predictions, self.splits, self.tasks, DRAWS, 0)
+        self.fits = trainings.train_networks(*arrays)
+        self.predictions = evaluate.predict_all(self.stage, self.fits, self.splits, self.store, self.tasks)
+        self.models = evaluate.choose_models(self.fits, "speaker")
+        self.scores = evaluate.score_all(self.predictions, self.splits, self.tasks, DRAWS, 0)
         self.settings = reliability.fit_reliability(self.predictions, self.splits, self.tasks, "speaker", NETWORKS)
 
 
@@ -77,7 +78,7 @@ def test_levels_count_windows_clips_and_speakers(run):
 def test_years_stand_beside_the_constant_and_the_model_that_hears_age_is_nearer(run):
     wanted = {"task": "age_years", "protocol": "speaker", "level": "clip", "metric": "mae_years"}
     model = value_of(run.scores, model=run.models["age_years"], **wanted)
-    constant = value_of(run.scores, model=evaluation.CONSTANT, **wanted)
+    constant = value_of(run.scores, model=evaluate.CONSTANT, **wanted)
     years = CLIPS["age_years"].to_numpy()
     assert model["value"] < constant["value"]
     assert constant["value"] == pytest.approx(np.abs(years - np.median(years)).mean(), rel=0.1)
@@ -85,8 +86,8 @@ def test_years_stand_beside_the_constant_and_the_model_that_hears_age_is_nearer(
     table = results.tabulate_scores(run.scores, ["mae_years", "mace"], "clip", "speaker")
     assert (table["clips"] == len(CLIPS)).all()
     assert table["model"].str.contains("constant age").sum() == 1
-    differences = evaluation.compare_ages(
-        evaluation.answer_years(run.predictions, run.splits, run.tasks[2]), "speaker", DRAWS, 0
+    differences = evaluate.compare_ages(
+        evaluate.answer_years(run.predictions, run.splits, run.tasks[2]), "speaker", DRAWS, 0
     )
     row = value_of(differences, model=run.models["age_years"], level="clip")
     assert row["value"] == pytest.approx(model["value"] - constant["value"])
@@ -94,7 +95,7 @@ def test_years_stand_beside_the_constant_and_the_model_that_hears_age_is_nearer(
 
 
 def test_differences_pair_every_network_with_every_baseline(run):
-    found = evaluation.compare_all(run.predictions, run.tasks[:2], "speaker", NETWORKS, DRAWS, 0)
+    found = evaluate.compare_all(run.predictions, run.tasks[:2], "speaker", NETWORKS, DRAWS, 0)
     assert len(found) == 2 * len(NETWORKS) * 4 * 3 * 3
     row = value_of(
         found, task="gender", model="linear_layers", against="majority", level="window", metric="uar_difference"
@@ -108,9 +109,9 @@ def test_differences_pair_every_network_with_every_baseline(run):
 def test_the_main_model_is_the_best_on_validation_or_the_one_named(run):
     means = run.fits[run.fits["protocol"] == "speaker"].groupby(["task", "network"])["validation_uar"].mean()
     assert all(means[task, model] == means[task].max() for task, model in run.models.items())
-    assert set(evaluation.choose_models(run.fits, "speaker", NETWORKS[1]).values()) == {NETWORKS[1]}
+    assert set(evaluate.choose_models(run.fits, "speaker", NETWORKS[1]).values()) == {NETWORKS[1]}
     with pytest.raises(ValueError, match="'paper' was not trained; choose one of"):
-        evaluation.choose_models(run.fits, "speaker", "paper")
+        evaluate.choose_models(run.fits, "speaker", "paper")
 
 
 def test_temperatures_come_from_validation_of_each_training_and_change_no_answer(run):
@@ -120,7 +121,7 @@ def test_temperatures_come_from_validation_of_each_training_and_change_no_answer
     )  # another truth on the test part must not be noticed
     again = reliability.fit_reliability(swapped, run.splits, run.tasks, "speaker", NETWORKS)
     pd.testing.assert_frame_equal(run.settings, again)
-    raw = evaluation.select_answers(run.predictions, run.tasks[0], "linear_layers", "speaker", "test")
+    raw = evaluate.select_answers(run.predictions, run.tasks[0], "linear_layers", "speaker", "test")
     told = reliability.calibrate_answers(raw, run.settings, run.tasks[0]).set_index(["seed", "window_id"])
     columns, keys = ["p_male", "p_female"], pd.MultiIndex.from_frame(raw[["seed", "window_id"]])
     assert len(told) == 2 * len(WINDOWS)
@@ -130,7 +131,7 @@ def test_temperatures_come_from_validation_of_each_training_and_change_no_answer
 def test_the_order_of_answers_and_the_names_of_seeds_change_no_score(run):
     predictions = run.predictions.sample(frac=1, random_state=0)
     predictions = predictions.assign(seed=predictions["seed"].map({0: 0, 1: 7}))
-    again = evaluation.score_all(predictions, run.splits, run.tasks[:2], DRAWS, 0)
+    again = evaluate.score_all(predictions, run.splits, run.tasks[:2], DRAWS, 0)
     keys = ["task", "model", "protocol", "level", "metric"]
     first = run.scores[run.scores["task"] != "age_years"]
     tables = [table.set_index(keys)[["value", "low", "high"]].sort_index() for table in (first, again)]
@@ -205,7 +206,7 @@ def test_gender_is_scored_within_age_groups_for_every_model(run):
 
 
 def test_the_leak_is_random_windows_minus_unseen_speakers(run):
-    leaks = evaluation.score_leaks(run.predictions, run.tasks, "speaker", DRAWS, 0)
+    leaks = evaluate.score_leaks(run.predictions, run.tasks, "speaker", DRAWS, 0)
     wanted = {"task": "gender", "model": NETWORKS[0], "level": "window", "metric": "accuracy"}
     row = value_of(leaks, **wanted)
     pair = [value_of(run.scores, **wanted, protocol=name)["value"] for name in ("paper", "speaker")]
@@ -216,21 +217,23 @@ def test_the_leak_is_random_windows_minus_unseen_speakers(run):
     table = results.tabulate_leak(leaks, run.scores, "window", "speaker")
     assert len(table) == 3 * (len(NETWORKS) + 4) * 2
     assert table["leak"].str.match(r"[+-]0\.\d{3} \([+-]0\.\d{3} to [+-]0\.\d{3}\)").all()
-    alone = evaluation.score_leaks(run.predictions, run.tasks, "paper", DRAWS, 0)
+    alone = evaluate.score_leaks(run.predictions, run.tasks, "paper", DRAWS, 0)
     assert results.tabulate_leak(alone, run.scores, "window", "paper").empty
 
 
 def test_a_label_that_follows_the_corpus_is_called_out(run):
-    records, lines = audits.audit_corpora(run.splits, run.store, run.tasks[:1], "speaker", DRAWS, 0)
+    records, lines = corpus_audit.audit_corpora(run.splits, run.store, run.tasks[:1], "speaker", DRAWS, 0)
     assert set(records["check"]) == {"corpus only", "across corpora", "corpus probe"}
     assert "no better than chance" in lines[0] or "CONFOUNDED" in lines[0]
     told = run.splits["target"].map({0: "a", 1: "b"})
-    _, lines = audits.audit_corpora(run.splits.assign(corpus=told), run.store, run.tasks[:1], "speaker", DRAWS, 0)
+    _, lines = corpus_audit.audit_corpora(run.splits.assign(corpus=told), run.store, run.tasks[:1], "speaker", DRAWS, 0)
     assert lines[0].startswith("gender: CONFOUNDED")
-    alone, lines = audits.audit_corpora(run.splits.assign(corpus="a"), run.store, run.tasks[:1], "speaker", DRAWS, 0)
+    alone, lines = corpus_audit.audit_corpora(
+        run.splits.assign(corpus="a"), run.store, run.tasks[:1], "speaker", DRAWS, 0
+    )
     assert alone.empty
     assert "no shortcut through the corpus" in lines[0]
-    assert audits.tabulate_audit(alone).empty
+    assert corpus_audit.tabulate_audit(alone).empty
 
 
 def test_the_papers_figures_stand_beside_a_guess_that_beats_them_on_age(run):
@@ -243,7 +246,7 @@ def test_the_papers_figures_stand_beside_a_guess_that_beats_them_on_age(run):
 
 def test_voices_of_other_corpora_are_never_played(run, tmp_path):
     answers = {
-        task.name: evaluation.select_answers(run.predictions, task, "majority", "speaker", "test") for task in run.tasks
+        task.name: evaluate.select_answers(run.predictions, task, "majority", "speaker", "test") for task in run.tasks
     }
     errors = slices.collect_errors(answers, run.tasks, 5)
     assert len(errors) == 15
@@ -254,21 +257,21 @@ def test_voices_of_other_corpora_are_never_played(run, tmp_path):
 
 def test_metrics_json_keeps_full_precision_and_no_nan(run, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "DATA", tmp_path)
-    confusions = evaluation.confusion_tables(run.predictions, run.tasks, "window")
+    confusions = evaluate.confusion_tables(run.predictions, run.tasks, "window")
     found = slices.slice_all(run.predictions, run.splits, run.tasks, run.models, "speaker", 0, 0)
-    joined = evaluation.join_records(run.scores, found)
-    path = evaluation.save_metrics("made-up", joined, confusions, trainings=run.fits, notes=["a note"])
+    joined = evaluate.join_records(run.scores, found)
+    path = evaluate.save_metrics("made-up", joined, confusions, trainings=run.fits, notes=["a note"])
     saved = json.loads(path.read_text(encoding="utf-8"))
     assert saved["scores"][0]["value"] == run.scores["value"].iloc[0]
     assert saved["trainings"][0]["network"] == "linear_layers"
     assert len(saved["scores"]) == len(joined)
-    one = evaluation.find_confusion(confusions, "gender", "majority", "speaker")
+    one = evaluate.find_confusion(confusions, "gender", "majority", "speaker")
     assert np.sum(one["counts"]) == len(WINDOWS)
 
 
 def test_a_model_folder_takes_the_first_fold_with_its_own_temperature(run):
     chosen = {task: run.models[task] for task in ("gender", "age")}
-    found = evaluation.main_checkpoints(run.stage, run.fits, list(chosen), chosen, "speaker")
+    found = evaluate.main_checkpoints(run.stage, run.fits, list(chosen), chosen, "speaker")
     assert all("fold-0" in str(path) and path.exists() for path in found.values())
     found = reliability.find_settings(run.settings, {**chosen, "age_years": run.models["age_years"]})
     row = run.settings.set_index(["task", "model", "fold", "seed"]).loc[("age", chosen["age"], 0, 0)]
@@ -285,7 +288,7 @@ def test_an_interval_of_years_is_chosen_on_validation_and_scored_on_test(run):
     assert reliability.fit_years(run.predictions, run.splits, run.tasks, {"age": "linear_layers"}, "speaker") == {}
     assert len(found.centres) == len(years.classes)
     assert sorted(found.centres) == found.centres
-    told = evaluation.average_years(evaluation.answer_years(run.predictions, run.splits, years, "validation"), "clip")
+    told = evaluate.average_years(evaluate.answer_years(run.predictions, run.splits, years, "validation"), "clip")
     told = told.query("model == @chosen['age_years'] and protocol == 'speaker' and fold == 0 and seed == 0")
     errors = (told["told_years"] - told["years"]).abs()
     inside = (errors <= found.margin + 1e-9).groupby(told["speaker_id"]).mean()

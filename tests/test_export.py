@@ -9,9 +9,9 @@ import pytest
 import soundfile
 from recordings_fixture import CENTRES, CLASSES, make_bundle
 
-from lib import export
 from lib.audio import RATE_HZ
-from lib.calibration import Calibration, Years, apply_calibration
+from lib.speed import onnx
+from lib.trust.calibration import Calibration, Years, apply_calibration
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
 pytest.importorskip("onnxscript", reason="the extra 'onnx' is not installed")
@@ -37,7 +37,7 @@ def bundle(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(bundle, tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx")
-    return folder, export.export_onnx(bundle, folder)
+    return folder, onnx.export_onnx(bundle, folder)
 
 
 def test_onnxruntime_gives_the_probabilities_of_torch(exported, bundle):
@@ -56,10 +56,10 @@ def test_onnxruntime_gives_the_probabilities_of_torch(exported, bundle):
 
 
 def test_a_gap_between_the_two_is_refused_and_leaves_no_file(bundle, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "_trace", lambda bundle, size, path: path.write_bytes(b""))
-    monkeypatch.setattr(export, "measure_gap", lambda bundle, path: 0.02)
+    monkeypatch.setattr(onnx, "_trace", lambda bundle, size, path: path.write_bytes(b""))
+    monkeypatch.setattr(onnx, "measure_gap", lambda bundle, path: 0.02)
     with pytest.raises(ValueError, match=r"differs by 0\.02"):
-        export.export_onnx(bundle, tmp_path)
+        onnx.export_onnx(bundle, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -68,7 +68,7 @@ def test_calibration_in_the_graph_is_the_calibration_of_predictions():
 
     told = np.array([[0.9, 0.1], [0.3, 0.7]])
     for calibration in (Calibration(), Calibration(2.5), Calibration(0.5, [-0.3, 0.0])):
-        graph = export.calibrate_tensor(torch.from_numpy(np.log(told)), calibration).numpy()
+        graph = onnx.calibrate_tensor(torch.from_numpy(np.log(told)), calibration).numpy()
         np.testing.assert_allclose(graph, apply_calibration(told, calibration), atol=1e-6)
 
 
@@ -81,18 +81,18 @@ def test_the_example_answers_without_torch(exported, bundle, tmp_path):
     done = subprocess.run(call, cwd=folder, env=dict(os.environ), capture_output=True, text=True, check=True)
     told = {line.split(" ", 1)[0]: ast.literal_eval(line.split(" ", 1)[1]) for line in done.stdout.splitlines()}
     pieces = [(start, sound[start : start + 48_000]) for start in (0, 32_000, 64_000)]
-    tensors = export.encode_batch(bundle.encoder, np.stack([piece for _, piece in pieces]), "emission", "float16")
+    tensors = onnx.encode_batch(bundle.encoder, np.stack([piece for _, piece in pieces]), "emission", "float16")
     for task, head in bundle.heads.items():
-        expected, years = export.ask_head(head, tensors)
+        expected, years = onnx.ask_head(head, tensors)
         np.testing.assert_allclose(list(told[task].values()), expected.mean(axis=0), atol=2e-4)
     assert told["age_years:years"] == {"years": pytest.approx(years.mean(), abs=0.06), "give or take": 7.5}
 
 
 def test_command_line_writes_the_files_and_refuses_what_is_no_model(bundle, tmp_path, capsys):
     model = make_bundle(tmp_path / "model")
-    assert export.main([str(tmp_path / "model"), str(tmp_path / "onnx")]) == 0
+    assert onnx.main([str(tmp_path / "model"), str(tmp_path / "onnx")]) == 0
     assert "differs from torch by at most" in capsys.readouterr().out
     written = json.loads((tmp_path / "onnx/model.onnx.json").read_text())
     assert written["fingerprint"] == model.fingerprint
     assert {path.name for path in (tmp_path / "onnx").iterdir()} == {"model.onnx", "model.onnx.json", "example.py"}
-    assert export.main([str(tmp_path), str(tmp_path / "onnx")]) == 2
+    assert onnx.main([str(tmp_path), str(tmp_path / "onnx")]) == 2

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from lib import display, figures, style
+from lib import figures, style
+from lib.report import show
 
 RATE_HZ = 16_000
 CLASSES = ["male", "female"]
@@ -98,7 +99,7 @@ def test_every_plot_has_a_title_and_a_label_on_each_axis(rng):
     assert {name for name in dir(figures) if name.startswith("plot_")} == {f"plot_{name}" for name in drawn}
     for name, drawing in drawn.items():
         fig, panels = panels_of(drawing)
-        assert display.title_of(fig), name
+        assert show.title_of(fig), name
         shared_y = fig.get_supylabel() != ""
         assert panels[-1].get_xlabel(), name
         assert shared_y or all(ax.get_ylabel() for ax in panels), name
@@ -107,7 +108,7 @@ def test_every_plot_has_a_title_and_a_label_on_each_axis(rng):
 def test_a_figure_at_page_width_weighs_at_most_sixty_kilobytes(rng):
     for name, drawing in draw_all(rng).items():
         fig, _ = panels_of(drawing)
-        assert len(display.draw_png(fig)) <= 60_000, name
+        assert len(show.draw_png(fig)) <= 60_000, name
 
 
 def test_plot_functions_draw_on_the_axes_they_are_given():
@@ -146,10 +147,10 @@ def test_the_worst_slice_is_marked():
 
 
 def test_a_table_calls_networks_by_names_that_a_reader_knows_and_says_when_it_is_empty():
-    shown = display.show_table(pd.DataFrame({"model": ["linear_layers", None], "x": [1, 2]}), "Models").data
+    shown = show.show_table(pd.DataFrame({"model": ["linear_layers", None], "x": [1, 2]}), "Models").data
     assert "linear model on all layers" in shown
     assert "linear_layers" not in shown
-    assert "nothing to list" in display.show_table(pd.DataFrame(columns=["a", "b"]), "Empty").data
+    assert "nothing to list" in show.show_table(pd.DataFrame(columns=["a", "b"]), "Empty").data
 
 
 def test_classes_keep_their_colours_whatever_is_drawn_beside_them():

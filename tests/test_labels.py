@@ -5,7 +5,7 @@ import itertools
 import pandas as pd
 import pytest
 
-from lib import labels
+from lib.corpora import labels
 from lib.tables import DECADES, GENDERS
 
 EXPECTED_GENDERS = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lib.own_data import read_own_data
+from lib.corpora.own_data import read_own_data
 from lib.tables import validate_table
 
 

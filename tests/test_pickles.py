@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lib import paths, stages
-from lib.pickles import Tensor, UnsafePickle, import_pickles, read_items, read_pickle
+from lib.corpora.authors import Tensor, UnsafePickle, import_pickles, read_items, read_pickle
 from lib.store import Store
 from lib.tables import load_table
 

@@ -8,14 +8,14 @@ from recordings_fixture import CENTRES, CLASSES, WINDOWING, YEAR_CLASSES, make_b
 
 from lib import predict as predicting
 from lib.audio import RATE_HZ, read_waveform
-from lib.calibration import Calibration, Years
-from lib.embedding import embed_windows
-from lib.experiments import ask_checkpoint
-from lib.own_data import read_own_data
+from lib.corpora.own_data import read_own_data
+from lib.embed import embed_windows
 from lib.predict import list_recordings, predict, predict_folder, predictions_table
 from lib.stages import Stage
 from lib.store import Store
 from lib.tables import load_table
+from lib.trainings import ask_checkpoint
+from lib.trust.calibration import Calibration, Years
 from lib.windows import cut_windows
 
 

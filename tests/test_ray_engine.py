@@ -10,11 +10,11 @@ import psutil
 import pytest
 from test_windows import cut, make_clips
 
-from lib.embedding import embed_windows
+from lib.embed import embed_windows
 from lib.encoders import UNTRAINED, load_encoder
-from lib.engines import choose_engine
-from lib.ray_engine import import_ray, ray_session
 from lib.run import main
+from lib.speed.engines import choose_engine
+from lib.speed.ray import import_ray, ray_session
 from lib.store import Store
 
 needs_ray = pytest.mark.skipif(

@@ -8,7 +8,9 @@ import nbformat
 import pytest
 from report_fixture import NOTE, NOTEBOOKS, make_inputs, make_metrics, make_notebook, make_record, shared_site
 
-from lib import headlines, pages, paths, reports
+from lib import headlines, paths
+from lib.report import pages
+from lib.report import site as site_module
 
 MEGABYTE = 1_000_000
 
@@ -145,7 +147,7 @@ def test_private_paths_in_an_output_stop_the_report_and_keep_the_old_one(tmp_pat
     executed.mkdir()
     nbformat.write(notebook, executed / "01_download.ipynb")
     with pytest.raises(ValueError, match=rf"01_download\.html: {re.escape(str(paths.ROOT))}/data/demo/clips\.parquet"):
-        reports.build_report("fixture", executed, drawn, make_metrics(), make_record(), target)
+        site_module.build_report("fixture", executed, drawn, make_metrics(), make_record(), target)
     assert (target / "index.html").read_text() == "the good one"
     assert [path.name for path in target.parent.iterdir()] == ["fixture"]
 
@@ -155,7 +157,7 @@ def test_private_paths_in_an_output_stop_the_report_and_keep_the_old_one(tmp_pat
 )
 def test_find_private_paths_names_page_and_path(tmp_path, text):
     (tmp_path / "run.json").write_text(json.dumps({"root": text.replace("\\\\", "\\")}))
-    found = reports.find_private_paths(tmp_path, ["/mnt/voices"])
+    found = site_module.find_private_paths(tmp_path, ["/mnt/voices"])
     assert [page for page, _ in found] == ["run.json"]
 
 
@@ -163,7 +165,7 @@ def test_find_private_paths_leaves_links_relative_paths_and_pictures_alone(tmp_p
     embedded = "data:image/png;base64,/home/ada/AAAA/root/xx="
     text = f'<a href="https://example.org{paths.ROOT}">x</a> data/demo/clips.parquet ../other <img src="{embedded}">'
     (tmp_path / "page.html").write_text(text)
-    assert reports.find_private_paths(tmp_path) == []
+    assert site_module.find_private_paths(tmp_path) == []
 
 
 def test_a_run_with_one_notebook_and_a_free_list_of_scores_is_shown(tmp_path, inputs):
@@ -171,10 +173,10 @@ def test_a_run_with_one_notebook_and_a_free_list_of_scores_is_shown(tmp_path, in
     executed.mkdir()
     nbformat.write(make_notebook("01_compare", []), executed / "01_compare.ipynb")
     metrics = {"run": "encoders", "scores": [{"encoder": "wav2vec2-tiny", "windows per second": 31.5}]}
-    target = reports.build_report(
+    target = site_module.build_report(
         "encoders", executed, inputs[1], metrics, {"title": "Encoders"}, tmp_path / "reports/encoders"
     )
-    reports.build_index(tmp_path / "reports")
+    site_module.build_index(tmp_path / "reports")
     text = (target / "index.html").read_text()
     assert "windows per second" in text
     assert "31.500" in text
@@ -188,17 +190,18 @@ def test_two_figures_of_one_name_are_refused(tmp_path, inputs):
     for name in ("01_download", "02_segment"):
         nbformat.write(nbformat.read(executed / "01_download.ipynb", 4), again / f"{name}.ipynb")
     with pytest.raises(ValueError, match="figure 'labels' is shown more than once, in 01_download, 02_segment"):
-        reports.build_report("twice", again, drawn, make_metrics(), make_record(), tmp_path / "reports/twice")
+        site_module.build_report("twice", again, drawn, make_metrics(), make_record(), tmp_path / "reports/twice")
 
 
 def test_no_executed_notebook_is_said_so(tmp_path):
     with pytest.raises(ValueError, match="no executed notebook"):
-        reports.build_report("none", tmp_path, tmp_path, {}, {}, tmp_path / "reports/none")
+        site_module.build_report("none", tmp_path, tmp_path, {}, {}, tmp_path / "reports/none")
 
 
 def test_the_same_inputs_give_the_same_pages(tmp_path, inputs):
     first, second = (
-        reports.build_report("same", *inputs, make_metrics(), make_record(), tmp_path / name / "same") for name in "ab"
+        site_module.build_report("same", *inputs, make_metrics(), make_record(), tmp_path / name / "same")
+        for name in "ab"
     )
     for path in first.rglob("*.*"):
         assert path.read_bytes() == (second / path.relative_to(first)).read_bytes(), path.name
@@ -206,7 +209,7 @@ def test_the_same_inputs_give_the_same_pages(tmp_path, inputs):
 
 def test_notebook_text_cannot_break_the_page(tmp_path, inputs):
     record = make_record(title="<script>alert(1)</script>")
-    target = reports.build_report("safe", *inputs, make_metrics(), record, tmp_path / "reports/safe")
+    target = site_module.build_report("safe", *inputs, make_metrics(), record, tmp_path / "reports/safe")
     assert "<script>alert(1)" not in (target / "index.html").read_text()
 
 
@@ -278,7 +281,7 @@ def test_age_classes_stand_with_their_bounds(bounds, shown):
 @pytest.mark.parametrize(("corpora", "heard"), [(["speechocean762"], True), (["voxceleb"], False)])
 def test_a_run_on_speakers_that_the_encoder_heard_says_so(corpora, heard):
     record = make_record(corpora=corpora)
-    shown = reports.shown_record(record, "run")["encoder"]
+    shown = site_module.shown_record(record, "run")["encoder"]
     assert ("test speakers included" in shown["heard"]) == heard
 
 
@@ -385,13 +388,13 @@ def test_the_site_lists_and_compares_both_runs(site):
 
 
 def test_a_site_with_one_run_or_none_still_has_both_pages(tmp_path):
-    reports.build_index(tmp_path)
+    site_module.build_index(tmp_path)
     assert "No run has been finished yet" in (tmp_path / "index.html").read_text()
     assert "one run or none" in (tmp_path / "compare.html").read_text()
 
 
 def test_stage_rows_tell_the_cost_of_the_work_not_of_loading():
-    row = reports.shown_stage(
+    row = site_module.shown_stage(
         {"stage": "03_embed", "seconds": 0.4, "made_in_seconds": 31.0, "recomputed": [], "counts": {"windows": 1234}}
     )
     assert (row["seconds"], row["did"], row["sizes"]) == (31.0, "loaded", "windows 1,234")

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.slices import band_values, find_worst, list_errors, score_slices
+from lib.trust.slices import band_values, find_worst, list_errors, score_slices
 
 
 def make_table(rows=800, seed=0):

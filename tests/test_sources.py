@@ -8,8 +8,9 @@ from test_common_voice import V1, V17, make_locale, row
 from test_voxceleb import VIDEO, write_audio, write_frames, write_meta
 from yt_dlp.utils import ExtractorError
 
-from lib import config, paths, sources
-from lib.common_voice import read_common_voice
+from lib import config, paths
+from lib.corpora import sources
+from lib.corpora.common_voice import read_common_voice
 
 DOWNLOAD = {
     "corpora": ["common_voice"], "download": False, "datasets": [], "youtube": False, "age_labels": "",

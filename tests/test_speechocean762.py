@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.speechocean762 import read_speechocean762
+from lib.corpora.speechocean762 import read_speechocean762
 from lib.tables import validate_table
 
 

@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 import soundfile
 
-from lib import studio, synthesis, synthetic_common_voice
-from lib.acoustics import add_room, make_noise, record, rms_of, set_level
-from lib.common_voice import read_common_voice
-from lib.espeak import Voice, format_variant, open_synthesizer
-from lib.synthesis import draw_population, render_synthetic_corpora, render_unseen
-from lib.voices import F0_HZ, TRACT_SCALE, at_age, draw_ages, draw_speaker
-from lib.voxceleb import read_voxceleb
+from lib.corpora.common_voice import read_common_voice
+from lib.corpora.demo import common_voice_layout, render, studio
+from lib.corpora.demo.espeak import Voice, format_variant, open_synthesizer
+from lib.corpora.demo.recording import add_room, make_noise, record, rms_of, set_level
+from lib.corpora.demo.render import draw_population, render_synthetic_corpora, render_unseen
+from lib.corpora.demo.speakers import F0_HZ, TRACT_SCALE, at_age, draw_ages, draw_speaker
+from lib.corpora.voxceleb import read_voxceleb
 
 SPEAKERS, CLIPS, SEED = 12, 2, 5
 TEXT = "The old lighthouse keeper painted the northern door green before the winter storms arrived."
@@ -168,18 +168,18 @@ def test_room_noise_and_level_do_what_they_say():
 def test_release_has_the_real_columns_and_its_buckets_divide_all_clips(corpora):
     folder, manifest = corpora
     for locale in manifest["common_voice"]["locales"]:
-        here = folder / "common_voice" / synthetic_common_voice.RELEASE / locale
+        here = folder / "common_voice" / common_voice_layout.RELEASE / locale
         tables = {}
-        for name in [*synthetic_common_voice.BUCKETS, *synthetic_common_voice.PARTS]:
+        for name in [*common_voice_layout.BUCKETS, *common_voice_layout.PARTS]:
             tables[name] = pd.read_csv(here / f"{name}.tsv", sep="\t", quoting=3, dtype=str, keep_default_na=False)
-            assert list(tables[name].columns) == synthetic_common_voice.COLUMNS
-        every = pd.concat([tables[name] for name in synthetic_common_voice.BUCKETS])
+            assert list(tables[name].columns) == common_voice_layout.COLUMNS
+        every = pd.concat([tables[name] for name in common_voice_layout.BUCKETS])
         durations = pd.read_csv(here / "clip_durations.tsv", sep="\t")
         assert list(durations.columns) == ["clip", "duration[ms]"]
         assert sorted(durations["clip"]) == sorted(every["path"])
         assert every["path"].is_unique
         assert every["client_id"].str.fullmatch("[0-9a-f]{128}").all()
-        parts = pd.concat([tables[name] for name in synthetic_common_voice.PARTS])
+        parts = pd.concat([tables[name] for name in common_voice_layout.PARTS])
         assert set(parts["path"]) <= set(tables["validated"]["path"])
         assert parts["sentence"].is_unique
 
@@ -263,25 +263,27 @@ def test_same_seed_renders_the_same_bytes_and_samples_in_one_process_or_two(corp
 
 def test_rendering_goes_on_after_a_kill_and_then_only_reads(corpora, tmp_path, monkeypatch):
     folder, manifest = corpora
-    done, render = [], synthesis._render_speaker
+    done, render_speaker = [], render._render_speaker
 
     def render_some(task):
         if len(done) == 4:
             raise KeyboardInterrupt
         done.append(task.speaker.number)
-        return render(task)
+        return render_speaker(task)
 
-    monkeypatch.setattr(synthesis, "_render_speaker", render_some)
+    monkeypatch.setattr(render, "_render_speaker", render_some)
     with pytest.raises(KeyboardInterrupt):
         render_synthetic_corpora(tmp_path, SEED, SPEAKERS, CLIPS, workers=1)
     assert not list(tmp_path.rglob("*.tsv"))
     assert not (tmp_path / ".completed").exists()
     before = list(done)
-    monkeypatch.setattr(synthesis, "_render_speaker", lambda task: done.append(task.speaker.number) or render(task))
+    monkeypatch.setattr(
+        render, "_render_speaker", lambda task: done.append(task.speaker.number) or render_speaker(task)
+    )
     assert render_synthetic_corpora(tmp_path, SEED, SPEAKERS, CLIPS, workers=1) == manifest
     assert len(done) == len(set(done)) > len(before)
     assert snapshot(tmp_path) == snapshot(folder)
-    monkeypatch.setattr(synthesis, "_render_speaker", None)
+    monkeypatch.setattr(render, "_render_speaker", None)
     assert render_synthetic_corpora(tmp_path, SEED, SPEAKERS, CLIPS) == manifest
 
 
@@ -289,7 +291,7 @@ def test_error_in_a_worker_process_reaches_the_caller_and_leaves_no_record(tmp_p
     speakers = [dataclasses.replace(p, language="xx") for p in draw_population(0, 12)[:2]]
     tasks = [studio.Task(str(tmp_path), "unseen", 0, speaker, 1) for speaker in speakers]
     with pytest.raises(ValueError, match="'xx'"):
-        studio.render_all(tasks, synthesis._render_speaker, 2, "speakers")
+        studio.render_all(tasks, render._render_speaker, 2, "speakers")
     assert not any(task.record_path.exists() for task in tasks)
 
 

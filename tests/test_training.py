@@ -5,9 +5,9 @@ import torch
 from safetensors import safe_open
 from sklearn.utils.class_weight import compute_class_weight
 
-from lib import training
+from lib import train
 from lib.networks import Normaliser, build_network
-from lib.training import compute_class_weights, fit_network, fit_normaliser, load_model, predict_log_probabilities
+from lib.train import compute_class_weights, fit_network, fit_normaliser, load_model, predict_log_probabilities
 
 CLASSES = ["male", "female"]
 
@@ -54,7 +54,7 @@ def test_same_seed_gives_the_same_numbers_to_the_last_digit(tmp_path, name, opti
 def test_killed_training_goes_on_and_ends_with_the_same_numbers(tmp_path, monkeypatch, name):
     whole, expected = fit(tmp_path / "whole", name)
     steps = 0
-    step = training._Loop.train_step
+    step = train._Loop.train_step
 
     def killed(self, *arguments):
         nonlocal steps
@@ -63,11 +63,11 @@ def test_killed_training_goes_on_and_ends_with_the_same_numbers(tmp_path, monkey
             raise KeyboardInterrupt
         return step(self, *arguments)
 
-    monkeypatch.setattr(training._Loop, "train_step", killed)
+    monkeypatch.setattr(train._Loop, "train_step", killed)
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "cut", name)
-    monkeypatch.setattr(training._Loop, "train_step", step)
-    assert sorted(training.list_checkpoints(tmp_path / "cut")) == [1, 2]
+    monkeypatch.setattr(train._Loop, "train_step", step)
+    assert sorted(train.list_checkpoints(tmp_path / "cut")) == [1, 2]
     resumed, found = fit(tmp_path / "cut", name)
     pd.testing.assert_frame_equal(found.history, expected.history, check_exact=True)
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values()))
@@ -75,7 +75,7 @@ def test_killed_training_goes_on_and_ends_with_the_same_numbers(tmp_path, monkey
 
 def test_finished_training_is_loaded_not_repeated(tmp_path, monkeypatch):
     _, expected = fit(tmp_path)
-    monkeypatch.setattr(training._Loop, "run_epoch", None)
+    monkeypatch.setattr(train._Loop, "run_epoch", None)
     _, found = fit(tmp_path)
     pd.testing.assert_frame_equal(found.history, expected.history)
 
@@ -124,17 +124,6 @@ def test_loss_is_the_weighted_negative_log_likelihood(tmp_path):
     assert found.history["validation_loss"][0] == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_balanced_sampler_draws_classes_alike(tmp_path):
-    features, targets, train, _ = make_task()
-    model = build_network("linear", CLASSES, *features.shape[1:])
-    settings = {"seed": 0, "sampler": "balanced", "steps": None, "batch": 32, "channels_last": False,
-                "learning_rate": 0.1, "weight_decay": 0.0}  # fmt: skip
-    loop = training._Loop(model, features, targets, None, torch.ones(2), settings, tmp_path)
-    order = np.concatenate([loop.draw_order(epoch, train) for epoch in range(20)])
-    assert set(order) <= set(train)
-    assert targets[order].mean() == pytest.approx(0.5, abs=0.03)
-
-
 def test_sample_weights_of_zero_hide_rows(tmp_path):
     features, targets, train, validation = make_task()
     spoiled = targets.copy()
@@ -173,7 +162,7 @@ def test_batches_are_read_in_ascending_order_and_returned_in_the_asked_one():
             return np.asarray(rows, np.float32)[:, None, None]
 
     rows = np.array([5, 2, 9, 0, 2])
-    read = np.concatenate([values.numpy().ravel() for _, values in training.read_batches(Features(), rows, 3)])
+    read = np.concatenate([values.numpy().ravel() for _, values in train.read_batches(Features(), rows, 3)])
     assert read.tolist() == rows.tolist()
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.training_speed import compare_losses, measure_memory, measure_speed
+from lib.speed.training_bench import compare_losses, measure_memory, measure_speed
 
 
 def test_every_form_is_measured_against_the_plain_loop():

@@ -3,12 +3,12 @@ import pandas as pd
 import pytest
 from recordings_fixture import CLASSES, WINDOWING, make_bundle, spoken  # noqa: F401
 
-from lib import trials
-from lib.bundles import load_bundle, save_bundle
-from lib.experiments import Task
+from lib.model_folder import load_bundle, save_bundle
 from lib.networks import build_network
 from lib.predict import list_recordings, predict_listed, predictions_table
-from lib.training import fit_network
+from lib.train import fit_network
+from lib.trainings import Task
+from lib.trust import new_recordings
 
 GENDER, AGE = Task("gender", CLASSES["gender"]), Task("age", CLASSES["age"], [20])
 
@@ -18,9 +18,9 @@ def trained(spoken, tmp_path_factory):  # noqa: F811
     """Recordings with labels, a bundle of networks really trained on them, and their table of trainings."""
     folder = tmp_path_factory.mktemp("trained")
     listed = list_recordings(spoken / "labels.csv")
-    targets = trials.label_recordings(listed, [GENDER, AGE])
+    targets = new_recordings.label_recordings(listed, [GENDER, AGE])
     blank = make_bundle(folder / "blank")
-    owners, tensors = trials.embed_recordings(listed, blank)
+    owners, tensors = new_recordings.embed_recordings(listed, blank)
     fits, checkpoints = [], {}
     for task in (GENDER, AGE):
         wanted = targets[task.name].fillna(0).to_numpy(np.int64)[owners]
@@ -38,45 +38,45 @@ def trained(spoken, tmp_path_factory):  # noqa: F811
 
 def test_labels_follow_the_list_and_missing_ones_stay_missing(spoken):  # noqa: F811
     listed = list_recordings(spoken / "labels.csv")
-    targets = trials.label_recordings(listed, [GENDER, AGE]).set_index("name")
+    targets = new_recordings.label_recordings(listed, [GENDER, AGE]).set_index("name")
     assert targets["gender"].notna().sum() == targets["age"].notna().sum() == 10
     assert targets.loc["recordings/noise.wav"].isna().all()
     assert targets.loc["recordings/two-seconds.wav"].tolist() == [1, 1]
-    unlabelled = trials.label_recordings(list_recordings(spoken / "recordings"), [GENDER, AGE])
+    unlabelled = new_recordings.label_recordings(list_recordings(spoken / "recordings"), [GENDER, AGE])
     assert unlabelled[["gender", "age"]].isna().all(axis=None)
 
 
 def test_the_chosen_epoch_scores_as_the_answers_of_its_model_do(trained):
     listed, targets, bundle, fits, folder = trained
-    epochs = trials.score_epochs(listed, targets, bundle, fits, folder)
+    epochs = new_recordings.score_epochs(listed, targets, bundle, fits, folder)
     answers = predictions_table(predict_listed(listed, bundle, progress=False))
-    scores = trials.score_answers(answers, targets, [GENDER, AGE]).set_index("task")
+    scores = new_recordings.score_answers(answers, targets, [GENDER, AGE]).set_index("task")
     assert epochs.groupby("task").size().to_dict() == {"gender": 3, "age": 3}
     for row in epochs[epochs["chosen"]].itertuples():
         assert row.epoch == fits.set_index("task").loc[row.task, "best_epoch"]
         assert row.recordings == scores.loc[row.task, "answered"] == 9
         assert row.unseen_accuracy == pytest.approx(scores.loc[row.task, "accuracy"])
         assert row.unseen_uar == pytest.approx(scores.loc[row.task, "UAR"])
-    figure = trials.plot_epochs(epochs)
+    figure = new_recordings.plot_epochs(epochs)
     titles = [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes]
     assert titles == [f"{fit.task}: epoch {fit.best_epoch} was chosen" for fit in fits.itertuples()]
 
 
 def test_heads_are_traced_to_their_trainings_by_hash(trained):
     _, _, bundle, fits, folder = trained
-    pd.testing.assert_frame_equal(trials.fits_of(bundle, fits, folder), fits)
+    pd.testing.assert_frame_equal(new_recordings.fits_of(bundle, fits, folder), fits)
     other = fits.assign(best_epoch=fits["best_epoch"] % 3 + 1)
     with pytest.raises(ValueError, match="trained elsewhere"):
-        trials.fits_of(bundle, other, folder)
+        new_recordings.fits_of(bundle, other, folder)
 
 
 def test_confusion_joins_by_name_and_leaves_unsure_ones_out():
     answers = pd.DataFrame({"name": list("dcba"), "gender": ["male", "unsure", "female", None]})
     targets = pd.DataFrame({"name": list("abcd"), "gender": pd.array([0, 1, 1, 1], dtype="Int64")})
-    assert trials.compare_answers(answers, targets, GENDER).tolist() == [[0, 0], [1, 1]]
-    row = trials.score_answers(answers, targets, [GENDER]).iloc[0]
+    assert new_recordings.compare_answers(answers, targets, GENDER).tolist() == [[0, 0], [1, 1]]
+    row = new_recordings.score_answers(answers, targets, [GENDER]).iloc[0]
     assert (row["labelled"], row["answered"], row["right"], row["accuracy"]) == (4, 2, 1, 0.5)
-    nothing = trials.score_answers(answers[["name"]], targets, [GENDER]).iloc[0]
+    nothing = new_recordings.score_answers(answers[["name"]], targets, [GENDER]).iloc[0]
     assert nothing["answered"] == 0
 
 
@@ -86,12 +86,12 @@ def test_ages_in_years_are_scored_where_both_are_known():
     )  # fmt: skip
     recordings = pd.DataFrame({"name": list("abcd"), "age_years": [24.0, 44.0, 20.0, None]})
     targets = pd.DataFrame({"name": list("abcde"), "age_years": pd.array([0, 1, 0, None, 1], dtype="Int64")})
-    row = trials.score_years(answers, recordings, targets).iloc[0]
+    row = new_recordings.score_years(answers, recordings, targets).iloc[0]
     assert row.tolist() == [2, 9.0, 0.5, 15.0]
-    assert trials.score_years(answers, recordings[["name"]], targets)["answered and known"].tolist() == [0]
+    assert new_recordings.score_years(answers, recordings[["name"]], targets)["answered and known"].tolist() == [0]
     heard = targets.assign(age_years=pd.array([None, 1, 0, None, 1], dtype="Int64"))  # the head learned from the first
-    assert trials.score_years(answers, recordings, heard)["answered and known"].tolist() == [1]
-    assert trials.score_years(answers[["name", "age_years"]], recordings, targets).columns.tolist()[1:] == [
+    assert new_recordings.score_years(answers, recordings, heard)["answered and known"].tolist() == [1]
+    assert new_recordings.score_years(answers[["name", "age_years"]], recordings, targets).columns.tolist()[1:] == [
         "mean absolute error, years"
     ]
 
@@ -100,7 +100,7 @@ def test_the_choice_is_judged_against_the_best_epoch():
     epochs = pd.DataFrame(
         {"task": "age", "epoch": [1, 2, 3, 4], "unseen_uar": [0.5, 0.7, 0.9, 0.8], "chosen": [False, True, False, False], "recordings": 9}
     )  # fmt: skip
-    row = trials.judge_choice(epochs).iloc[0]
+    row = new_recordings.judge_choice(epochs).iloc[0]
     assert (row["chosen on validation"], row["best epoch here"], row["epochs that did better"]) == (2, 3, 2)
     assert row["lost by the choice"] == pytest.approx(0.2)
 
@@ -117,13 +117,13 @@ def test_without_new_recordings_test_clips_are_drawn_and_called_what_they_are(tm
             "split": ["test"] * 6 + ["test", "test", "test", "train", "train", "validation"],
         }
     )
-    drawn, origin = trials.obtain_recordings("", False, 0, 2, splits, clips, {"c": tmp_path})
+    drawn, origin = new_recordings.obtain_recordings("", False, 0, 2, splits, clips, {"c": tmp_path})
     assert len(drawn) == 2
     assert set(drawn["name"]) <= {"c:0", "c:1", "c:2"}
     assert drawn["path"].iloc[0].parent == tmp_path
     assert "NOT new" in origin
     (tmp_path / "a.wav").write_bytes(b"x")
-    given, origin = trials.obtain_recordings(str(tmp_path), False, 0, 2, splits, clips, {})
+    given, origin = new_recordings.obtain_recordings(str(tmp_path), False, 0, 2, splits, clips, {})
     assert given["name"].tolist() == ["a.wav"]
     assert "given" in origin
 
@@ -133,11 +133,11 @@ def test_answers_survive_their_files(tmp_path):
 
     stage = Stage("06_predict", "test", "x", tmp_path, {}, False)
     answers = pd.DataFrame({"name": ["01", "b"], "state": ["ok", "unreadable"], "gender": ["male", None], "duration_s": [2.0, 0.0], "warning": "", "reason": ["", "empty"]})  # fmt: skip
-    trials.save_answers(stage, answers, pd.DataFrame(columns=trials.EPOCHS))
-    told, epochs = trials.load_answers(stage)
+    new_recordings.save_answers(stage, answers, pd.DataFrame(columns=new_recordings.EPOCHS))
+    told, epochs = new_recordings.load_answers(stage)
     assert told["name"].tolist() == ["01", "b"]
     assert told["reason"].tolist() == ["", "empty"]
     assert epochs.empty
-    assert trials.pick_longest(told) == "01"
+    assert new_recordings.pick_longest(told) == "01"
     with pytest.raises(ValueError, match="unreadable"):
-        trials.pick_longest(told[1:])
+        new_recordings.pick_longest(told[1:])

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from lib.corpora.voxceleb import compare_cuts, find_utterance, read_voxceleb
+from lib.corpora.voxceleb_files import Segment, read_frame_file, read_voxceleb_meta
 from lib.tables import validate_table
-from lib.voxceleb import compare_cuts, find_utterance, read_voxceleb
-from lib.voxceleb_files import Segment, read_frame_file, read_voxceleb_meta
 
 VIDEO, OTHER = "5r0dWxy17C8", "-J_dWxy17_0"
 RATE = 16_000

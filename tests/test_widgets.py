@@ -13,10 +13,11 @@ import pytest
 import soundfile
 from recordings_fixture import CENTRES, CLASSES, make_bundle, spoken  # noqa: F401
 
-from lib import paths, widgets
+from lib import paths
 from lib.answers import Answer, Prediction
 from lib.audio import RATE_HZ, read_waveform
-from lib.calibration import Years
+from lib.report import widget
+from lib.trust.calibration import Years
 
 anywidget = pytest.importorskip("anywidget", reason="anywidget is not installed")
 
@@ -36,7 +37,7 @@ def voice(spoken, tmp_path_factory):  # noqa: F811
 
 @pytest.fixture
 def page(bundle):
-    found = widgets.AnswerPage(bundle)
+    found = widget.AnswerPage(bundle)
     found.sent = []
     found.recorder.send = lambda content, buffers=None: found.sent.append(content)
     return found
@@ -99,7 +100,7 @@ def test_years_thresholds_and_doubts_are_told_in_words():
         "age_years": Answer("age_years", "ok", "23 years", {"6 to 30": 1.0}, None, 23.4, 11.6, 35.2),
     }
     found = Prediction("voice.wav", "unsure", "gender: best class at 50 %", "only 2.0 s", 2.0, 0.9, answers)
-    told = widgets.answer_html(found, ["trained on synthetic voices"])
+    told = widget.answer_html(found, ["trained on synthetic voices"])
     assert "age: sounds like <b>adult</b>; teen where that class is told from its own threshold" in told
     assert "gender: <b>unsure</b> (male 50 %, female 50 %)" in told
     assert "sounds like <b>23 years</b>, probably between 12 and 35" in told
@@ -109,9 +110,9 @@ def test_years_thresholds_and_doubts_are_told_in_words():
 
 def test_outside_a_notebook_server_a_note_stands_instead(bundle, monkeypatch):
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
-    assert "make lab" in widgets.show_page(bundle).data
+    assert "make lab" in widget.show_page(bundle).data
     monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/06_predict.ipynb")
-    assert widgets.show_page(bundle).children
+    assert widget.show_page(bundle).children
 
 
 # ------------------------------------------------------------------------------------------- a real JupyterLab, a browser
@@ -122,7 +123,7 @@ def lab(tmp_path):
     """Address of a running JupyterLab whose folder holds one notebook with the page in it."""
     options = {"years": {"age_years": Years(CENTRES, 9.0)}, "about": {"synthetic": True}}
     make_bundle(tmp_path / "model", tasks=(*CLASSES, "age_years"), **options)
-    source = "from lib.bundles import load_bundle\nfrom lib.widgets import show_page\nshow_page(load_bundle('model'))"
+    source = "from lib.model_folder import load_bundle\nfrom lib.report.widget import show_page\nshow_page(load_bundle('model'))"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(notebook, tmp_path / "page.ipynb")

@@ -125,7 +125,7 @@ def test_windows_without_speech_are_dropped_and_counted(tmp_path):
 def make_speech(level=0.1):
     """About three seconds of a synthetic voice at 16 kHz, and as much silence behind it."""
     from lib.audio import resample
-    from lib.espeak import Voice, open_synthesizer
+    from lib.corpora.demo.espeak import Voice, open_synthesizer
 
     with open_synthesizer(["en"]) as synthesizer:
         spoken = synthesizer.say("The quick brown fox jumps over the lazy dog, and then it goes home.", Voice(120.0))

@@ -11,8 +11,16 @@ from local_server import serve
 from test_voxceleb import write_frames, write_meta
 from yt_dlp.utils import ExtractorError, GeoRestrictedError
 
-from lib.voxceleb import list_utterances, read_voxceleb
-from lib.youtube import ADVICE, PERMANENT, attrition, classify_failure, count_failures, download_videos, load_status
+from lib.corpora.voxceleb import list_utterances, read_voxceleb
+from lib.corpora.youtube import (
+    ADVICE,
+    PERMANENT,
+    attrition,
+    classify_failure,
+    count_failures,
+    download_videos,
+    load_status,
+)
 
 ONE, TWO, THREE = "5r0dWxy17C8", "-J_dWxy17_0", "_aaaaaaaaa-"
 

@@ -1,0 +1,1 @@
+"""Corpora: what ships where, how it is fetched and read, and invented ones."""

@@ -1,0 +1,1 @@
+"""Engines, Ray, ONNX and the bench."""

@@ -1,0 +1,1 @@
+"""Why a number may be believed: calibration, groups, what the corpus alone would score, recordings from outside."""
