@@ -8,7 +8,6 @@ import pandas as pd
 
 from lib import tables
 from lib.corpora.labels import SCHEMES, assign_age_class
-from lib.scores import make_year_bins
 
 YEARS = "age_years"
 FORMS = {
@@ -16,7 +15,14 @@ FORMS = {
     "age_decades": "nine_decades",
 }  # further forms of age, and their schemes in lib.corpora.labels
 TASKS = ["gender", "age", *FORMS, YEARS]
-YEAR_BINS = 6  # classes of years that the networks of `age_years` learn; the answer is their expected age
+YEAR_BOUNDS = [
+    12,
+    16,
+    20,
+    30,
+    40,
+    50,
+]  # first years of the classes of `age_years` after the first; the answer is the expected age
 LEAST_SPEAKERS = 3  # a class of a further form of age with fewer could not stand in train, validation and test
 FROM_CLIPS = ["corpus", "recording_id", "language", "gender", "age_years", "age_decade", "official_split"]
 
@@ -69,13 +75,11 @@ def make_tasks(
 def _make_form(name: str, clips: pd.DataFrame, least: int) -> tuple[Task | None, str]:
     """A further form of age, or None, and a note on what is left out."""
     if name == YEARS:
-        known = clips["age_years"].dropna()
-        if known.nunique() < YEAR_BINS:
-            return (
-                None,
-                f"age_years: skipped, {known.nunique()} different ages in years are known (it takes {YEAR_BINS})",
-            )
-        bounds, _, classes = make_year_bins(known.to_numpy(), YEAR_BINS)
+        bounds = usable_bounds(clips, least)
+        if not bounds:
+            return None, f"age_years: skipped, no age in years parts the speakers into classes of {least} and more"
+        starts = [0, *bounds]
+        classes = [f"{first} to {last - 1}" for first, last in zip(starts, bounds)] + [f"{bounds[-1]} and over"]
         return Task(name, classes, [float(bound) for bound in bounds]), ""
     scheme = SCHEMES[FORMS[name]]
     ages = assign_age_class(clips, scheme.classes, scheme.bounds)["age_class"]
@@ -93,11 +97,27 @@ def assign_targets(clips: pd.DataFrame, task: Task) -> pd.Series:
     if task.name == "gender":
         return clips["gender"].map({name: number for number, name in enumerate(task.classes)}).astype("Int64")
     if task.name == YEARS:
-        clips = clips.assign(age_decade=pd.array([pd.NA] * len(clips), dtype="Int16"))
+        clips = clips.assign(age_years=known_years(clips))
     scheme = task.scheme or task.classes
     found = assign_age_class(clips, scheme, task.bounds)["age_class"]
     numbers = {scheme.index(name): number for number, name in enumerate(task.classes)}
     return found.map(numbers).astype("Int64")
+
+
+def known_years(clips: pd.DataFrame) -> pd.Series:
+    """Age in years, the middle of the decade where only that is known, NaN where neither is."""
+    return clips["age_years"].fillna(clips["age_decade"].astype("Float64").astype("float64") + 5)
+
+
+def usable_bounds(clips: pd.DataFrame, least: int) -> list[int]:
+    """Those of `YEAR_BOUNDS` that leave at least so many speakers in every class of years."""
+    ages = known_years(clips).groupby(clips["speaker_id"]).median().dropna()
+    bounds = []
+    for bound in YEAR_BOUNDS:
+        below = ages.lt(bound) & ages.ge(bounds[-1] if bounds else 0)
+        if below.sum() >= least and ages.ge(bound).sum() >= least:
+            bounds.append(bound)
+    return bounds
 
 
 def task_table(windows: pd.DataFrame, clips: pd.DataFrame, task: Task) -> pd.DataFrame:
@@ -105,8 +125,11 @@ def task_table(windows: pd.DataFrame, clips: pd.DataFrame, task: Task) -> pd.Dat
 
     Windows without a class are left out; `attrs["unlabelled"]` counts them.
     """
+    known = clips[["clip_id", *FROM_CLIPS]].assign(target=assign_targets(clips, task))
+    if task.name == YEARS:
+        known["age_years"] = known_years(clips)
     joined = windows.merge(
-        clips[["clip_id", *FROM_CLIPS]].assign(target=assign_targets(clips, task)),
+        known,
         on="clip_id", how="left", validate="many_to_one",
     )  # fmt: skip
     table = joined[joined["target"].notna()].astype({"target": "int64"}).reset_index(drop=True)
