@@ -18,8 +18,8 @@ from typing import Any
 from tqdm import tqdm
 
 from lib import config, paths
-from lib.corpora.sources import check_run
-from lib.stages import file_checksum, find_stage, fingerprint_of, load_notes
+from lib.corpora import check_run
+from lib.stages import file_checksum, find_stage, fingerprint_of, forget_digests, load_notes
 
 SHOWN_VERSIONS = ["torch", "torchaudio", "numpy", "pandas", "scikit-learn", "soundfile", "silero-vad", "matplotlib"]
 
@@ -269,6 +269,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
+    if asked.first == "01_download":
+        forget_digests()  # every sound is read anew, whatever its time of change says
     try:
         run_notebooks(run, sections, notebooks, anew=bool(asked.first or asked.only))
     except NotebookFailed as error:

@@ -1,25 +1,184 @@
-"""The run `authors`: files of the published form go through import, training, evaluation and report."""
+"""The authors' pickles: read to the bit, hostile ones refused without running, imported, trained on, reported."""
 
+import io
 import json
 import os
 import pickle
+import struct
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from chain_runner import places_of
 
-from lib import paths
+from lib import paths, stages
+from lib.corpora.authors import UnsafePickle, import_pickles, read_items, read_pickle
+from lib.store import Store
+from lib.tables import load_table
+
+AGES = ["teens", "twenties", "fourties", ""]
+
+
+def published(count=6, seed=0):
+    """A list of sets as the authors pickled them, and its tensors in order."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = [torch.randn(1, 149, 32, generator=generator) for _ in range(count)]
+    return [{tensor, AGES[k % 4], ["male", "female"][k % 2]} for k, tensor in enumerate(tensors)], tensors
+
+
+def write(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_the_authors_lists_of_sets_are_read_to_the_bit_in_every_protocol(tmp_path, protocol):
+    entries, tensors = published()
+    items = read_items(write(tmp_path / "a.pkl", pickle.dumps(entries, protocol=protocol)))
+    for k, ((item, reason), tensor) in enumerate(zip(items, tensors, strict=True)):
+        assert (item.age, item.gender, reason) == (AGES[k % 4], ["male", "female"][k % 2], "")
+        assert np.array_equal(item.frames, tensor[0].numpy())
+
+
+def test_views_shared_storages_and_other_precisions_are_read_as_torch_would():
+    base = torch.arange(60.0).reshape(3, 4, 5)
+    tensors = [
+        base[1],
+        base.transpose(0, 2),
+        base[:, ::2, 1:],
+        base.half(),
+        base.double(),
+        torch.zeros(0, 3),
+        base[0, 0, 0],
+    ]
+    for mine, tensor in zip(read_pickle(pickle.dumps(tensors)), tensors, strict=True):
+        assert torch.equal(mine, tensor)
+
+
+class Call:
+    """Pickles as a call of any function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+REBUILD, LOAD = torch._utils._rebuild_tensor_v2, torch.storage._load_from_bytes
+
+
+def stored(storage) -> bytes:
+    """A storage as torch.save's old format writes it; here of anything."""
+    buffer = io.BytesIO()
+    torch.save(storage, buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue()
+
+
+def nested(content) -> bytes:
+    """A list with a tensor whose storage bytes are `content`."""
+    return pickle.dumps([{Call(REBUILD, Call(LOAD, content), 0, (1,), (1,), False, {})}])
+
+
+TOUCH = Call(os.system, "touch hostile")
+STORAGE = Call(LOAD, stored(torch.zeros(4).storage()))
+MEGABYTE = b"\x80\x04](ctorch.storage\n_load_from_bytes\n\x94B" + struct.pack("<i", 10**6) + bytes(10**6) + b"\x94"
+HOSTILE = {
+    "os.system": pickle.dumps([TOUCH]), "builtins.eval": pickle.dumps([Call(eval, "open('hostile', 'w')")]),
+    "builtins.getattr": pickle.dumps([Call(getattr, "x", "upper")]), "torch.load": pickle.dumps([Call(torch.load, "f")]),
+    "numpy array": pickle.dumps([np.zeros(3)]), "a class of our own": pickle.dumps([Call]),
+    "INST": b"(S'touch hostile'\nios\nsystem\n.", "OBJ": b"(cos\nsystem\nS'touch hostile'\no.",
+    "NEWOBJ": b"cbuiltins\nset\n)\x81.", "BUILD": b"]}b.", "EXT1": b"\x82\x01.", "PERSID": b"Px\n.", "BINPERSID": b"]Q.",
+    "dictionary": pickle.dumps([{"a": 1}]), "calling a string": b"X\x01\x00\x00\x00a)R.", "no text": b"]]\x93.",
+    "a name too deep to print": b"K\x01" + b"\x85" * 5000 + b"X\x01\x00\x00\x00a\x93.",
+    "nested os.system": nested(pickle.dumps(TOUCH)), "nested in the storage": nested(stored(TOUCH)),
+    "a storage that is no storage": nested(stored([1, 2])), "archive in a storage": nested(b"PK\x03\x04"),
+    "cut storage": nested(stored(torch.zeros(4).storage())[:-1]), "storage of text": pickle.dumps([Call(LOAD, "text")]),
+    "no stop": b"\x80\x04]", "stop on nothing": b".", "mark missing": b"]e.", "memo missing": b"h\x07.",
+    "unknown opcode": b"\xff\xfe.", "cut text": b"X\xff\xff\xff\x7fabc", "zip": b"PK\x03\x04rest", "empty": b"",
+    "eight exabytes": b"\x8e" + struct.pack("<Q", 2**62) + b"abc.", "many digits": b"I" + b"9" * 10_000 + b"\n.",
+    "no list": pickle.dumps("text"), "far memo": b"]r" + struct.pack("<I", 2**32 - 2) + b"0.",
+    "deep": b"(" * 300_000 + b"t" * 300_000 + b"K\x01K\x02s.", "too many instructions": b"]" * 200_000 + b".",
+    "one storage often": MEGABYTE + b"\x85R" + b"h\x00h\x01\x85R" * 10_000 + b"e.",
+    "one list often": b"](" + b"N" * 50_000 + b"e\x94(" + b"cbuiltins\nset\nh\x00\x85R" * 5_000 + b"l.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_pickle_that_asks_for_more_is_refused_and_nothing_runs(content, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnsafePickle, match=r"bad.pkl: .*; it is not read"):
+        read_items(write(tmp_path / "bad.pkl", content))
+    assert os.listdir(tmp_path) == ["bad.pkl"]
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "stride"),
+    [(4, (1,), (1,)), (0, (5,), (1,)), (0, (2, 2), (3, 1)), (-1, (1,), (1,)), (0, (2,), (-1,)), (0, (1.0,), (1,)),
+     (0, (2, 2), (1,)), (0, (10**6, 10**6), (0, 0))],
+)  # fmt: skip
+def test_a_tensor_cannot_reach_beyond_its_storage(offset, size, stride):
+    with pytest.raises(UnsafePickle):
+        read_pickle(pickle.dumps(Call(REBUILD, STORAGE, offset, size, stride, False, {})))
+    assert read_pickle(pickle.dumps(Call(REBUILD, STORAGE, 0, (2, 2), (2, 1), False, None))).shape == (2, 2)
+
+
+SMALL_TENSOR = torch.zeros(1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ({"male", "teens"}, "not one tensor and words"), ([SMALL_TENSOR, SMALL_TENSOR + 1], "not one tensor and words"),
+        ([SMALL_TENSOR, 1.5], "not one tensor and words"), ({torch.zeros(3)}, "tensor of another shape: [3]"),
+        ({torch.full((1, 2, 3), torch.nan), "male"}, "values that are no numbers"), ("male", "not one tensor and words"),
+        ({SMALL_TENSOR, "male", "female"}, "words that are no age and gender: "),
+        ({SMALL_TENSOR, "male", "Mars"}, "words that are no age and gender: "),
+        ([SMALL_TENSOR, 25], "words that are no age and gender: 25"),
+        ([SMALL_TENSOR, 10**500], "not one tensor and words"), ([SMALL_TENSOR] + ["male"] * 3, "not one tensor and words"),
+    ],
+)  # fmt: skip
+def test_entries_of_another_kind_are_told_apart_one_by_one(tmp_path, entry, reason):
+    bad, good, blank = read_items(write(tmp_path / "a.pkl", [entry, {SMALL_TENSOR, 20, "m"}, {SMALL_TENSOR, ""}]))
+    assert bad[0] is None
+    assert bad[1].startswith(reason)
+    assert (good[0].age, good[0].gender, blank[0].age, blank[0].gender) == ("20", "m", "", "")
+
+
+def test_imported_pickles_stand_where_training_finds_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "DATA", tmp_path / "data")
+    with pytest.raises(ValueError, match="give at least one"):
+        import_pickles([], "authors")
+    with pytest.raises(ValueError, match="none of 1 entries can be used"):
+        import_pickles([write(tmp_path / "odd.pkl", ["nothing"])], "authors")
+    for number in range(3):
+        write(tmp_path / f"batch{number}.pkl", published(5, seed=number)[0])
+    entries = published(3, seed=2)[0]
+    write(tmp_path / "odd.pkl", [{torch.zeros(1, 7, 32), "male", "teens"}, "nothing", *entries, *entries])
+    assert import_pickles(tmp_path.glob("*.pkl"), "authors") == {"files": 4, "windows": 15, "dropped": 8}
+    downloaded, segmented, embedded = (
+        stages.find_stage(name, "authors") for name in ("01_download", "02_segment", "03_embed")
+    )
+    clips = load_table(downloaded.path("clips.parquet"), "clips")
+    windows = load_table(segmented.path("windows.parquet"), "windows")
+    assert clips["speaker_id"].nunique() == 3
+    assert clips["gender"].value_counts().to_dict() == {"male": 9, "female": 6}
+    assert clips["age_decade"].fillna(0).value_counts().to_dict() == {10: 6, 20: 3, 40: 3, 0: 3}
+    frames = Store(embedded.folder, checksums=True).features("frames", windows["window_id"])
+    assert frames.shape == (15, 149, 32)
+    assert np.array_equal(frames[5][0], published(5, seed=1)[1][0][0].numpy())
+    ledger = load_table(downloaded.path("ledger.parquet"), "ledger")
+    assert ledger["reason"].value_counts().to_dict() == {
+        "the same values again": 6, "tensor of another shape": 1, "not one tensor and words": 1,
+    }  # fmt: skip
+
 
 SMALL = [
-    "train.epochs=1",
-    "train.head_epochs=25",
-    "train.learning_rate=0.01",
-    "train.head_learning_rate=0.01",
-    "train.width=0.03",
-    "evaluate.draws=100",
-]
+    "train.epochs=1", "train.head_epochs=25", "train.learning_rate=0.01", "train.head_learning_rate=0.01",
+    "train.width=0.03", "evaluate.draws=100",
+]  # fmt: skip
 
 
 def write_pickles(folder, files=24, each=5):

@@ -76,17 +76,29 @@ def test_suffix_in_the_other_case_is_found_and_losses_are_named(tmp_path):
     make_half(tmp_path, "train", {"0001": ("m", "6"), "0002": ("m", "")}, ".wav", utterances=3)
     make_half(tmp_path, "test", {"0009": ("f", "9")})
     table = tmp_path / "train" / "wav.scp"
-    table.write_text(table.read_text().replace(".wav", ".WAV") + "000010001\tWAVE/SPEAKER0001/000010001.wav\n")
+    table.write_text(table.read_text().replace(".wav", ".WAV"))
+    (tmp_path / "test" / "wav.scp").write_text("000010001\tWAVE/SPEAKER0001/000010001.wav\n" * 2)
+    (tmp_path / "test" / "utt2spk").write_text("000010001 0001\n")
     (tmp_path / "WAVE" / "SPEAKER0001" / "000010002.wav").unlink()
     (tmp_path / "WAVE" / "SPEAKER0001" / "000010003.wav").write_bytes(b"")
     owners = tmp_path / "train" / "utt2spk"
     owners.write_text(owners.read_text().replace("000020003 0002\n", ""))
     clips, ledger = read_speechocean762(tmp_path)
-    check_sum(clips, ledger, 9)
+    check_sum(clips, ledger, 7)
     assert ledger.set_index("item")["reason"].to_dict() == {
         "000020003": "no speaker", "000010002": "no such file", "000010003": "empty file", "000010001": "listed twice",
     }  # fmt: skip
     assert clips.set_index("speaker_id").loc["speechocean762:0002", "age_years"].isna().all()
+
+
+def test_tables_that_contradict_themselves_are_refused_by_name(tmp_path):
+    make_half(tmp_path, "train", {"0001": ("m", "6")})
+    for name, key in (("spk2gender", "0001"), ("wav.scp", "000010001"), ("utt2spk", "000010001")):
+        text = (tmp_path / "train" / name).read_text()
+        (tmp_path / "train" / name).write_text(f"{text}{key} other\n\xff\n")
+        with pytest.raises(ValueError, match=rf"{name}: {key} stands there twice, as .* and as 'other'"):
+            read_speechocean762(tmp_path)
+        (tmp_path / "train" / name).write_text(text)
 
 
 @pytest.mark.corpora

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from lib import paths
 from lib.answers import has_speech
 from lib.audio import UnreadableAudio
-from lib.corpora.sources import resolve_root
+from lib.corpora import resolve_root
 from lib.model_folder import Bundle
 from lib.predict import embed_stream, list_recordings
 from lib.scores import confusion_counts, confusion_metrics
