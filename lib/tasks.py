@@ -90,7 +90,7 @@ def _make_form(name: str, clips: pd.DataFrame, least: int) -> tuple[Task | None,
         bounds, _, classes = make_year_bins(known.to_numpy(), YEAR_BINS)
         return Task(name, classes, [float(bound) for bound in bounds]), ""
     scheme = SCHEMES[FORMS[name]]
-    ages = assign_age_class(clips, scheme.classes, scheme.bounds)["age_class"]
+    ages = assign_age_class(clips, scheme.classes, scheme.bounds)
     speakers = clips.groupby(ages)["speaker_id"].nunique().reindex(range(len(scheme.classes)), fill_value=0)
     kept = [word for word, count in zip(scheme.classes, speakers) if count >= least]
     left = [f"{word} ({count})" for word, count in zip(scheme.classes, speakers) if count < least]
@@ -107,7 +107,7 @@ def assign_targets(clips: pd.DataFrame, task: Task) -> pd.Series:
     if task.name == YEARS:
         clips = clips.assign(age_decade=pd.array([pd.NA] * len(clips), dtype="Int16"))
     scheme = task.scheme or task.classes
-    found = assign_age_class(clips, scheme, task.bounds)["age_class"]
+    found = assign_age_class(clips, scheme, task.bounds)
     numbers = {scheme.index(name): number for number, name in enumerate(task.classes)}
     return found.map(numbers).astype("Int64")
 

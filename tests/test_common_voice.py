@@ -8,7 +8,6 @@ import pytest
 
 from lib.corpora import common_voice
 from lib.corpora.common_voice import (
-    find_audio,
     find_locales,
     folder_locale,
     folder_release,
@@ -193,14 +192,11 @@ def test_path_variants_lead_to_the_same_clip(tmp_path):
 @pytest.mark.parametrize(("tables", "clips"), [("", "nl/clips"), ("clips", "clips"), ("", ""), ("clips", "clips/a/b")])
 def test_tables_and_clips_are_found_wherever_people_put_them(tmp_path, tables, clips):
     write_table(tmp_path / tables / "validated.tsv", V6, [row("a", 1, "nl", path="nl/clips/common_voice_nl_1.mp3")])
-    with pytest.raises(ValueError, match="tables but no clips"):
-        find_audio(tmp_path)
     (tmp_path / clips).mkdir(parents=True, exist_ok=True)
     (tmp_path / clips / "common_voice_nl_1.mp3").write_bytes(b"ID3")
     read, ledger = read_common_voice(tmp_path)
     check_sum(read, ledger, 1)
     assert read["path"].tolist() == [(Path(clips) / "common_voice_nl_1.mp3").as_posix()]
-    assert find_audio(tmp_path) == tmp_path / clips / "common_voice_nl_1.mp3"
 
 
 def test_clips_that_were_turned_into_another_format_are_found(tmp_path):
@@ -324,21 +320,19 @@ def test_other_buckets_tell_of_speakers_and_parts_of_validated_stand_in_for_it(t
     assert len(read_common_voice(folder)[0]) == 3
     (folder / "validated.tsv").unlink()
     (folder / "other.tsv").write_bytes(b"")
-    with pytest.warns(UserWarning, match=r"no validated\.tsv; train, dev, test is read"):
-        clips, ledger = read_common_voice(folder)
+    clips, ledger = read_common_voice(folder)
     check_sum(clips, ledger, 3)
+    assert clips.attrs["warnings"] == [".: no validated.tsv; train, dev, test is read instead"]
     assert clips.attrs["facts"]["tables that were read"] == ["./train.tsv", "./dev.tsv", "./test.tsv"]
     for name in ("train", "dev", "test"):
         (folder / f"{name}.tsv").unlink()
-    with pytest.raises(ValueError, match="its tables are empty files"):
-        read_common_voice(folder)
+    assert len(read_common_voice(folder)[0]) == 0
 
 
 def test_release_six_zero_gives_no_gender_and_says_so(tmp_path):
     rows = [row("a", 1, gender="female", age="teens"), row("b", 2)]
     make_locale(tmp_path / "cv-corpus-6.0-2020-12-11" / "en", V6, rows)
-    with pytest.warns(UserWarning, match=r"release 6\.0"):
-        clips, ledger = read_common_voice(tmp_path)
+    clips, ledger = read_common_voice(tmp_path)
     check_sum(clips, ledger, 2)
     assert clips["gender"].isna().all()
     assert clips["gender_raw"].tolist() == ["female", ""]
@@ -359,7 +353,9 @@ def test_header_only_and_blank_fields_do_not_stop_the_reader(tmp_path):
 def test_unknown_words_keep_their_raw_value_and_are_counted(tmp_path):
     rows = [row("a", 1, gender="robot", age="ancient"), row("b", 2, gender="Female", age="Forties ")]
     clips, _ = read_common_voice(make_locale(tmp_path / "en", V17, rows))
-    assert clips.attrs["unknown_labels"] == {"gender": {"robot": 1}, "age": {"ancient": 1}}
+    assert [text.partition(";")[0] for text in clips.attrs["warnings"]] == [
+        "gender values that give no label: {'robot': 1}", "age values that give no label: {'ancient': 1}",
+    ]  # fmt: skip
     assert clips["gender"].fillna("-").tolist() == ["-", "female"]
     assert clips["age_decade"].fillna(0).tolist() == [0, 40]
 
@@ -375,8 +371,7 @@ def test_wrong_roots_are_told_what_to_do(tmp_path):
     with pytest.raises(ValueError, match="client_id or path"):
         read_common_voice(folder)
     (folder / "validated.tsv").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"validated\.tsv: no column client_id or path"):
-        read_common_voice(folder)
+    assert len(read_common_voice(folder)[0]) == 0
 
 
 @pytest.mark.corpora
@@ -388,5 +383,5 @@ def test_real_releases_add_up(name, clients):
     tables = clips.attrs["facts"]["tables that were read"]
     assert clips.attrs["rows_in"] == sum((root / table).read_bytes().count(b"\n") - 1 for table in tables)
     assert all((root / path).stat().st_size for path in clips["path"])
-    assert clips.attrs["unknown_labels"] == {"gender": {}, "age": {}}
+    assert not [text for text in clips.attrs["warnings"] if "no label" in text]
     assert (clips.groupby("speaker_id")["language"].nunique() > 1).sum() == clients

@@ -4,7 +4,6 @@ import hashlib
 import io
 import logging
 import os
-import stat
 import tarfile
 import zipfile
 
@@ -152,18 +151,9 @@ def make_tar(path, files=FILES, mode="w:gz", kind=None):
     return path
 
 
-def make_zip(path, files=FILES, kind=stat.S_IFREG):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, body in files.items():
-            info = zipfile.ZipInfo(name)
-            info.external_attr = (kind | 0o644) << 16
-            archive.writestr(info, body, zipfile.ZIP_DEFLATED)
-    return path
-
-
-@pytest.mark.parametrize("kind", ["w:gz", "w", "w:bz2", "w:xz", "zip"])
-def test_wanted_members_are_unpacked_and_an_interrupted_unpacking_goes_on(tmp_path, kind):
-    path = make_zip(tmp_path / "x") if kind == "zip" else make_tar(tmp_path / "x", mode=kind)
+@pytest.mark.parametrize("mode", ["w:gz", "w", "w:bz2", "w:xz"])
+def test_wanted_members_are_unpacked_and_an_interrupted_unpacking_goes_on(tmp_path, mode):
+    path = make_tar(tmp_path / "x", mode=mode)
     out = tmp_path / "out"
     assert len(extract_members(path, out, lambda name: not name.endswith("y.mp3"))) == 3
     assert {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()} == {
@@ -176,10 +166,9 @@ def test_wanted_members_are_unpacked_and_an_interrupted_unpacking_goes_on(tmp_pa
     assert (out / "a/clips/y.mp3").read_bytes() == FILES["a/clips/y.mp3"]
 
 
-@pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil", "a/..", "C:\\evil", "..\\evil"])
-@pytest.mark.parametrize("make", [make_tar, make_zip])
-def test_members_that_lead_out_of_the_folder_are_refused(tmp_path, name, make):
-    path = make(tmp_path / "x", {name: b"evil"})
+@pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil", "a/..", "//evil", "./../evil"])
+def test_members_that_lead_out_of_the_folder_are_refused(tmp_path, name):
+    path = make_tar(tmp_path / "x", {name: b"evil"})
     with pytest.raises(ValueError, match="leads out of"), unpacking(tmp_path / "in" / "out") as partial:
         extract_members(path, partial)
     assert list(tmp_path.rglob("*evil*")) == []
@@ -189,28 +178,26 @@ KINDS = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tar
 
 
 def test_links_and_devices_are_refused(tmp_path):
-    paths = [make_tar(tmp_path / f"{number}.tar", {"bad": b""}, "w", kind) for number, kind in enumerate(KINDS)]
-    for path in [*paths, make_zip(tmp_path / "x.zip", {"bad": b"/etc/passwd"}, stat.S_IFLNK)]:
+    for number, kind in enumerate(KINDS):
+        path = make_tar(tmp_path / f"{number}.tar", {"bad": b""}, "w", kind)
         with pytest.raises(ValueError, match="'bad' is a link, a device"):
             extract_members(path, tmp_path / "out")
         assert extract_members(path, tmp_path / "out", lambda name: name != "bad") == []
     assert names_in(tmp_path / "out") == []
 
 
-@pytest.mark.parametrize("make", [make_tar, make_zip])
-def test_a_link_that_waits_in_the_folder_is_not_followed(tmp_path, make):
+def test_a_link_that_waits_in_the_folder_is_not_followed(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out" / "a").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match="leads out"):
-        extract_members(make(tmp_path / "x"), tmp_path / "out")
+        extract_members(make_tar(tmp_path / "x"), tmp_path / "out")
     assert names_in(tmp_path / "elsewhere") == []
 
 
-@pytest.mark.parametrize("make", [make_tar, make_zip])
-def test_a_small_archive_that_grows_without_end_is_refused(tmp_path, make, monkeypatch):
+def test_a_small_archive_that_grows_without_end_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(fetch, "SMALL_BYTES", 0)
-    path = make(tmp_path / "bomb", {f"{n}.tsv": bytes(10**7) for n in range(4)})
+    path = make_tar(tmp_path / "bomb", {f"{n}.tsv": bytes(10**7) for n in range(4)})
     assert path.stat().st_size < 50_000
     with pytest.raises(ValueError, match="times its size; do not trust it"), unpacking(tmp_path / "out") as partial:
         extract_members(path, partial)
@@ -218,10 +205,10 @@ def test_a_small_archive_that_grows_without_end_is_refused(tmp_path, make, monke
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.95])
-@pytest.mark.parametrize("kind", ["w:gz", "w", "zip"])
-def test_archives_cut_short_are_named_and_nothing_of_them_is_read(tmp_path, share, kind):
-    path = make_zip(tmp_path / "x") if kind == "zip" else make_tar(tmp_path / "x", mode=kind)
-    whole = path.read_bytes() if kind != "w" else path.read_bytes()[:52_000]
+@pytest.mark.parametrize("mode", ["w:gz", "w"])
+def test_archives_cut_short_are_named_and_nothing_of_them_is_read(tmp_path, share, mode):
+    path = make_tar(tmp_path / "x", mode=mode)
+    whole = path.read_bytes() if mode != "w" else path.read_bytes()[:52_000]
     path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(ValueError, match="x: damaged or cut short"), unpacking(tmp_path / "out") as partial:
         extract_members(path, partial)
@@ -308,9 +295,9 @@ def test_speechocean762_is_fetched_and_unpacked_whole(tmp_path):
 
 
 def test_tables_of_voxceleb_are_fetched_checked_and_what_is_there_is_kept(tmp_path, monkeypatch):
-    frames = make_zip(
-        tmp_path / "t", {"txt/id10270/5r0dWxy17C8/00001.txt": b"FRAME\n000001 1\n000030 1\n"}
-    ).read_bytes()
+    with zipfile.ZipFile(tmp_path / "t", "w") as zipped:
+        zipped.writestr("txt/id10270/5r0dWxy17C8/00001.txt", b"FRAME\n000001 1\n000030 1\n")
+    frames = (tmp_path / "t").read_bytes()
     meta = b"VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\nid10270\tX\tf\tUK\ttest\n"
     files = {"/meta/vox1_meta.csv": meta, "/meta/vox2_meta.csv": meta, "/data/vox1_test_txt.zip": frames,
              "/data/vox1_dev_txt.zip": frames, "/final_dataframe_extended.csv": b"VoxCeleb_ID,speaker_age\nid10270,\n"}  # fmt: skip

@@ -18,7 +18,7 @@ import pickletools
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,12 +26,12 @@ import torch
 from tqdm import tqdm
 
 from lib import paths, stages
-from lib.corpora.labels import ages_of, genders_of, is_known
+from lib.corpora.labels import ages_of, is_known
+from lib.corpora.sieve import Sieve
 from lib.store import finish_store, save_shard
-from lib.tables import CLIPS, WINDOWS, empty_table, save_table
+from lib.tables import WINDOWS, empty_table, save_table
 
-CORPUS = "pickles"
-IMPORTED = "as published"  # the encoder of such a store: none that could be asked about new recordings
+CORPUS, IMPORTED = "pickles", "as published"  # the latter as the encoder: none that could be asked about new recordings
 BIGGEST = 200_000_000  # bytes of a file; the published ones are of 1 to 2 MB
 INSTRUCTIONS = 100_000  # of a file at most, about 50 an entry; twice as many could be nested too deep for the processor
 ALLOWED = {
@@ -41,10 +41,6 @@ ALLOWED = {
     "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "GLOBAL", "STACK_GLOBAL", "REDUCE", "MEMOIZE", "PUT", "BINPUT",
     "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET",
 }  # fmt: skip
-
-
-class UnsafePickle(ValueError):
-    """A pickle that asks for more than tensors, strings, numbers and containers, or that is broken."""
 
 
 class _Reader(pickle.Unpickler):
@@ -64,18 +60,18 @@ class _Reader(pickle.Unpickler):
         }
         name = f"{module}.{name}".replace("__builtin__", "builtins")  # protocols 0 to 2 were made for Python 2
         if name not in known:
-            raise UnsafePickle(f"it asks for {name}"[:100])
+            raise ValueError(f"it asks for {name}"[:100])
         return known[name]
 
     def _spend(self, content: Any) -> Any:
         self.left -= len(content)
         if self.left < 0:
-            raise UnsafePickle("it asks for more than it holds")
+            raise ValueError("it asks for more than it holds")
         return content
 
     def _load_storage(self, content: bytes) -> Any:
         if content[:2] == b"PK":
-            raise UnsafePickle("a storage that is an archive")
+            raise ValueError("a storage that is an archive")
         return torch.load(io.BytesIO(self._spend(content)), weights_only=True)
 
 
@@ -83,65 +79,53 @@ def _build_tensor(storage: Any, offset: int, size: tuple, stride: tuple, *_: Any
     """A tensor over a storage, as torch._utils._rebuild_tensor_v2 does it, but never beyond or beside the storage."""
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if min([offset, *size, *stride]) < 0 or last >= max(len(storage), 1) or math.prod(size) > len(storage):
-        raise UnsafePickle(f"a tensor of shape {list(size)[:8]} in a storage of {len(storage)} numbers")
+        raise ValueError(f"a tensor of shape {list(size)[:8]} in a storage of {len(storage)} numbers")
     return torch.empty(0, dtype=storage.dtype).set_(storage.untyped(), offset, size, stride)
 
 
 def read_pickle(content: bytes) -> Any:
-    """The object in a pickle made of tensors, strings, numbers, lists, tuples and sets; UnsafePickle for anything else."""
-    try:
-        for count, (opcode, argument, position) in enumerate(pickletools.genops(content)):
-            is_far = "PUT" in opcode.name and argument > INSTRUCTIONS
-            if opcode.name not in ALLOWED or count >= INSTRUCTIONS or is_far:
-                raise UnsafePickle(f"instruction {count:,} ({opcode.name}, at byte {position}) is not allowed")
-        return _Reader(content).load()
-    except UnsafePickle:
-        raise
-    except Exception as error:  # of pickle, of torch, or of a name called with what it does not take
-        raise UnsafePickle(f"broken ({type(error).__name__})") from error
+    """The object in a pickle made of tensors, strings, numbers, lists, tuples and sets; some exception for anything else."""
+    for count, (opcode, argument, position) in enumerate(pickletools.genops(content)):
+        is_far = "PUT" in opcode.name and argument > INSTRUCTIONS
+        if opcode.name not in ALLOWED or count >= INSTRUCTIONS or is_far:
+            raise ValueError(f"instruction {count:,} ({opcode.name}, at byte {position}) is not allowed")
+    return _Reader(content).load()
 
 
-class Item(NamedTuple):
-    """One stored window: frames [T, D] and the two words that stood beside it ("" = none)."""
+def read_items(path: Path) -> list[dict[str, Any] | str]:
+    """Every entry of one file: its frames [T, D], age_raw and gender_raw ("" = none), or the reason why it cannot be used.
 
-    frames: np.ndarray
-    age: str
-    gender: str
-
-
-def read_items(path: Path) -> list[tuple[Item | None, str]]:
-    """Every entry of one file as (item, ""), or (None, reason) where it cannot be used.
-
-    Raises UnsafePickle naming the file when the file as a whole is none of the authors' kind.
+    Raises ValueError naming the file when the file as a whole is none of the authors' kind.
     """
     try:
         if path.stat().st_size > BIGGEST:
-            raise UnsafePickle(f"{path.stat().st_size:,} bytes, at most {BIGGEST:,} are read")
+            raise ValueError(f"{path.stat().st_size:,} bytes, at most {BIGGEST:,} are read")
         entries = read_pickle(path.read_bytes())
         if not isinstance(entries, list):
-            raise UnsafePickle(f"a {type(entries).__name__} and no list of sets")
-    except UnsafePickle as error:
-        raise UnsafePickle(f"{path}: {error}; it is not read") from error
+            raise ValueError(f"a {type(entries).__name__} and no list of sets")
+    except Exception as error:  # also of pickle, of torch, or of a name called with what it does not take
+        reason = str(error) if type(error) is ValueError else f"broken ({type(error).__name__})"
+        raise ValueError(f"{path}: {reason}; it is not read") from error
     return [_read_entry(entry) for entry in entries]
 
 
-def _read_entry(entry: Any) -> tuple[Item | None, str]:
+def _read_entry(entry: Any) -> dict[str, Any] | str:
     parts = list(entry) if isinstance(entry, (list, tuple, set)) and len(entry) <= 3 else []
     tensors = [part for part in parts if isinstance(part, torch.Tensor)]
     words = [str(part).strip() for part in parts if isinstance(part, str) or (type(part) is int and abs(part) < 1000)]
     if len(tensors) != 1 or len(words) + 1 != len(parts):
-        return None, "not one tensor and words"
+        return "not one tensor and words"
     frames = tensors[0].float().numpy()
     frames = frames[0] if frames.ndim == 3 and len(frames) == 1 else frames
     if frames.ndim != 2 or not frames.size:
-        return None, f"tensor of another shape: {list(tensors[0].shape)}"
+        return f"tensor of another shape: {list(tensors[0].shape)}"
     if not np.isfinite(frames).all():
-        return None, "values that are no numbers"
+        return "values that are no numbers"
     genders = [word for word in words if word and is_known(word, "gender")]
     ages = [word for word in words if word and word not in genders and is_known(word, "age", "decade")]
     if len(genders) > 1 or len(ages) > 1 or len(genders + ages) < len([word for word in words if word]):
-        return None, f"words that are no age and gender: {', '.join(words)[:80]}"
-    return Item(frames, (ages or [""])[0], (genders or [""])[0]), ""
+        return f"words that are no age and gender: {', '.join(words)[:80]}"
+    return {"frames": frames, "age_raw": "".join(ages), "gender_raw": "".join(genders)}
 
 
 def import_pickles(files: Iterable[Path], run: str) -> dict[str, int]:
@@ -149,8 +133,7 @@ def import_pickles(files: Iterable[Path], run: str) -> dict[str, int]:
 
     There is no sound in them, and nobody says who speaks. Entries of one file count as one speaker and one recording,
     since neighbours were cut from neighbouring audio; a person may still be in several files, so "unseen speaker" cannot
-    be promised. Equal values count once, since they could land on both sides of a split. The store holds `frames` and
-    their time average as the one layer, a shard a file.
+    be promised. The store holds `frames` and their time average as the one layer, a shard a file.
     """
     files = sorted(Path(file) for file in files)
     if len({file.name for file in files}) < len(files) or not files:
@@ -159,32 +142,19 @@ def import_pickles(files: Iterable[Path], run: str) -> dict[str, int]:
     chain = [stages.open_stage("01_download", run, {"pickles": checksums}, 1)]
     chain.append(stages.open_stage("02_segment", run, {"window_s": 3.0, "step_s": 2.0}, 1, chain[:1]))
     chain.append(stages.open_stage("03_embed", run, {"encoder": IMPORTED, "feature": "emission"}, 1, chain[:2]))
-    tables, dropped, shape, known = [], [], None, set()  # shape of the first window, hashes of the values so far
-    for file in tqdm(files, desc="reading pickles", unit="file"):
-        rows, frames = [], []
-        for number, (item, reason) in enumerate(read_items(file)):
-            clip_id = f"{CORPUS}:{file.name}#{number}"
-            if item:
-                shape, digest = shape or item.frames.shape, hashlib.sha256(item.frames.tobytes()).digest()
-                if item.frames.shape != shape:
-                    reason = f"tensor of another shape: {list(item.frames.shape)}"
-                reason = "the same values again" if digest in known else reason
-                known.add(digest)
-            if reason:
-                dropped.append({"corpus": CORPUS, "item": clip_id, "reason": reason.split(":")[0], "detail": reason})
-            else:
-                rows.append({"clip_id": clip_id, "path": file.name, "age_raw": item.age, "gender_raw": item.gender})
-                frames.append(item.frames)
-        if rows:
-            ids, stacked = [f"{row['clip_id']}@0" for row in rows], np.stack(frames).astype(np.float32)
-            tensors = {"frames": stacked, "layers": stacked.mean(axis=1)[:, None]}
-            save_shard(chain[2].folder, len(tables), ids, tensors, "pickles")
-            tables.append(pd.DataFrame(rows))
-    if not tables:
-        raise ValueError(f"none of {len(dropped)} entries can be used, e.g. {dropped[:1]}")
-    finish_store(chain[2].folder, len(tables), {"encoder": IMPORTED})
-    counts = {"files": len(files), "windows": sum(map(len, tables)), "dropped": len(dropped)}
-    _save_tables(chain, pd.concat(tables, ignore_index=True), dropped)
+    rows, dropped = _save_frames(files, chain[2].folder)
+    rows = rows.assign(speaker_id=CORPUS + ":" + rows["path"], **ages_of(rows["age_raw"], "decade"))
+    sieve = Sieve(CORPUS, rows.assign(recording_id=rows["speaker_id"], clip_id=rows["item"]))
+    sieve.note(dropped)
+    clips, ledger = sieve.finish()
+    windows = clips[["clip_id", "speaker_id", "start_s"]].assign(
+        window_id=clips["clip_id"] + "@0", duration_s=3.0, speech_ratio=np.nan, level_db=np.nan, content_hash=clips["clip_id"]
+    )[list(WINDOWS.columns)]  # fmt: skip
+    for stage, name, table in zip(chain, ("clips", "windows"), (clips, windows)):
+        save_table(stage.path(f"{name}.parquet"), table, name)
+        save_table(stage.path("ledger.parquet"), ledger if name == "clips" else empty_table("ledger"), "ledger")
+    paths.save_json(chain[0].path("roots.json"), {CORPUS: ""})
+    counts = {"files": len(files), "windows": len(windows), "dropped": len(dropped)}
     for stage in chain:
         stages.finish_stage(stage, counts)
     note = "embeddings as the paper's authors published them: no sound, no speakers' names, a file counts as a speaker"
@@ -194,21 +164,35 @@ def import_pickles(files: Iterable[Path], run: str) -> dict[str, int]:
     return counts
 
 
-def _save_tables(chain: list[stages.Stage], rows: pd.DataFrame, dropped: list[dict[str, str]]) -> None:
-    speaker, nothing = CORPUS + ":" + rows["path"], empty_table("ledger")
-    clips = rows.assign(
-        corpus=CORPUS, speaker_id=speaker, recording_id=speaker, language="", start_s=0.0, end_s=np.nan,
-        gender=genders_of(rows["gender_raw"]), official_split=None, **ages_of(rows["age_raw"], "decade"),
-    )  # fmt: skip
-    windows = rows.assign(
-        window_id=rows["clip_id"] + "@0", speaker_id=speaker, start_s=0.0, duration_s=3.0, speech_ratio=np.nan,
-        level_db=np.nan, content_hash=rows["clip_id"],
-    )  # fmt: skip
-    save_table(chain[0].path("clips.parquet"), clips[list(CLIPS.columns)], "clips")
-    save_table(chain[0].path("ledger.parquet"), pd.DataFrame(dropped) if dropped else nothing, "ledger")
-    save_table(chain[1].path("windows.parquet"), windows[list(WINDOWS.columns)], "windows")
-    save_table(chain[1].path("ledger.parquet"), nothing, "ledger")
-    paths.save_json(chain[0].path("roots.json"), {CORPUS: ""})
+def _save_frames(files: list[Path], folder: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]]]:
+    """Write what can be used of each file as one shard of the store in `folder`; return its rows, and what was left out.
+
+    Equal values count once, since they could land on both sides of a split.
+    """
+    tables, dropped, shape, known = [], [], None, set()  # shape of the first window, hashes of the values so far
+    for file in tqdm(files, desc="reading pickles", unit="file"):
+        rows, frames = [], []
+        for number, item in enumerate(read_items(file)):
+            values = item.pop("frames") if isinstance(item, dict) else None
+            if values is not None:
+                shape, digest = shape or values.shape, hashlib.sha256(values.tobytes()).digest()
+                item = "the same values again" if digest in known else item
+                item = item if values.shape == shape else f"tensor of another shape: {list(values.shape)}"
+            if isinstance(item, str):
+                dropped.append((f"{CORPUS}:{file.name}#{number}", item.split(":")[0], item))
+            else:
+                known.add(digest)
+                frames.append(values)
+                rows.append({"item": f"{CORPUS}:{file.name}#{number}", "path": file.name, **item})
+        if rows:
+            stacked = np.stack(frames)
+            tensors = {"frames": stacked, "layers": stacked.mean(axis=1)[:, None]}
+            save_shard(folder, len(tables), [f"{row['item']}@0" for row in rows], tensors, "pickles")
+            tables.append(pd.DataFrame(rows))
+    if not tables:
+        raise ValueError(f"none of {len(dropped)} entries can be used, e.g. {dropped[:1]}")
+    finish_store(folder, len(tables), {"encoder": IMPORTED})
+    return pd.concat(tables, ignore_index=True), dropped
 
 
 def check_imported(run: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -26,9 +25,8 @@ BROKEN_GENDER = "6.0"  # this release left every "male" and "other" blank; 6.1 m
 BLOCK_LINES = 100_000  # lines of a table that are held as Python objects at once
 MDC_API = "https://mozilladatacollective.com/api"  # its REST interface; MDC_API_URL names another one
 MDC_ADVICE = (
-    "Common Voice comes from Mozilla Data Collective: sign up at https://mozilladatacollective.com, open the page of "
-    "the dataset and AGREE TO ITS TERMS there, make an API key under Profile > Credentials, and put it into the "
-    "environment as MDC_API_KEY. Or name an archive that you already have in download.datasets"
+    "sign up at https://mozilladatacollective.com, open the dataset's page and AGREE TO ITS TERMS there, make an API key "
+    "(Profile, Credentials) and export MDC_API_KEY=...; or name an archive that you have in download.datasets"
 )
 
 
@@ -42,9 +40,8 @@ def check_mdc_key() -> str:
 def download_common_voice(dataset_id: str, folder: Path) -> Path:
     """Fetch one locale of one release from Mozilla Data Collective and check it; return the archive's path.
 
-    Needs MDC_API_KEY, and the dataset's terms agreed to in the browser. `dataset_id` is the id or short name on the
-    dataset's page. Resumes; the terms forbid passing the archive on. Raises ValueError with what to do when key,
-    consent, space or the archive is at fault.
+    Needs MDC_API_KEY, and the dataset's terms agreed to in the browser, which forbid passing the archive on. `dataset_id`
+    is the id or short name on the dataset's page. ValueError with what to do when key, consent or archive is at fault.
     """
     import requests
 
@@ -85,15 +82,9 @@ def read_common_voice(
     """Read the validated clips of every locale of every release at or below `root` into (clips, ledger).
 
     Without the single words (digits, yes, no) of the segment "Benchmark". Where validated.tsv is not there, train, dev
-    and test are read, which are parts of it.
-
-    Parameters
-    ----------
-    root: an unpacked archive's top, its release or locale folder, or a folder of several. Paths are relative to it. A
-        `client_id` is one speaker in all of them; a clip that several releases hold is read once.
-    max_clips_per_speaker: keep at most so many clips a `client_id`, chosen by `seed`; None keeps all.
-
-    Raises ValueError when nothing is found, or when a table lacks `client_id` or `path`.
+    and test are read, which are parts of it. A `client_id` is one speaker in all of them, a clip that several releases
+    hold is read once, and at most `max_clips_per_speaker` (None = all) are kept of each, chosen by `seed`. Paths are
+    relative to `root`. Raises ValueError when there is no table, or one lacks `client_id` or `path`.
     """
     sieve = _gather_rows(Path(root), check_files=True)
     _drop_rows(sieve, max_clips_per_speaker, seed)
@@ -108,20 +99,17 @@ def find_locales(root: Path) -> list[Path]:
     root, advice = Path(root), "unpack a Common Voice archive there: a folder with validated.tsv and clips/"
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder; {advice}, or name the archive in download.datasets")
-    folders = list(_walk_locales(root, depth=4))
+    folders = []
+    for name, below, _ in os.walk(root, followlinks=True):
+        folder = Path(name)
+        if _list_tables(folder):
+            folders.append(folder)
+        is_end = folder in folders[-1:] or len(folder.relative_to(root).parts) == 4
+        below[:] = [name for name in below if not is_end and not name.startswith((".", SYNTHETIC))]
     if not folders:
         raise ValueError(f"{root}: no validated.tsv within four levels; {advice}")
     numbers = {folder: re.match(r"\d+(\.\d+)?", folder_release(folder)) for folder in folders}
     return sorted(folders, key=lambda folder: (-float(numbers[folder][0] if numbers[folder] else 0), str(folder)))
-
-
-def _walk_locales(folder: Path, depth: int) -> Iterator[Path]:
-    if _list_tables(folder):
-        yield folder
-    elif depth:
-        for name in sorted(next(os.walk(folder), ("", [], []))[1]):
-            if not name.startswith((".", SYNTHETIC)):
-                yield from _walk_locales(folder / name, depth - 1)
 
 
 def _list_tables(folder: Path) -> dict[str, Path]:
@@ -130,29 +118,18 @@ def _list_tables(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in places if path.is_file()}
 
 
-def find_audio(root: Path) -> Path:
-    """The first file with sound beside a table. ValueError when there is none."""
-    for folder in find_locales(root):
-        name = next(_walk_clips(folder), None)
-        if name:
-            return folder / name
-    raise ValueError(f"{root}: tables but no clips/ beside them; unpack the archive's clips too")
+def _list_clips(folder: Path) -> dict[str, str]:
+    """The files with sound of a locale by stem, from its folder on: below `clips/` or `<locale>/clips/`, or beside the table.
 
-
-def _walk_clips(folder: Path) -> Iterator[str]:
-    """The files with sound of a locale, from its folder on: below `clips/` or `<locale>/clips/`, or beside the table."""
+    Of several with one stem, such as x.mp3 and x.wav, the one whose suffix is the best.
+    """
+    by_suffix: dict[str, list[str]] = {suffix: [] for suffix in AUDIO_SUFFIXES[::-1]}
     for place in [folder / "clips", *sorted(folder.glob("*/clips")), folder]:
         for below, folders, names in os.walk(place):
             folders[:] = folders if place != folder else []
             prefix = f"{os.path.relpath(below, folder)}/".removeprefix("./")
-            yield from (prefix + name for name in names if os.path.splitext(name)[1].casefold() in AUDIO_SUFFIXES)
-
-
-def _list_clips(folder: Path) -> dict[str, str]:
-    """The files of `_walk_clips` by stem; of several, such as x.mp3 and x.wav, the one whose suffix is the best."""
-    by_suffix: dict[str, list[str]] = {suffix: [] for suffix in AUDIO_SUFFIXES[::-1]}
-    for name in _walk_clips(folder):
-        by_suffix[os.path.splitext(name)[1].casefold()].append(name)
+            for name in names:
+                by_suffix.get(os.path.splitext(name)[1].casefold(), []).append(prefix + name)
     return {audio_stem(name): name for names in by_suffix.values() for name in names}
 
 
@@ -177,11 +154,11 @@ def read_table(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]]]:
 
     Rows end at line feeds only, and nothing is quoted: a sentence may hold quotes, carriage returns and every Unicode
     line separator. A column that is not there is blank; a line whose number of columns is not the header's is malformed.
-    Raises ValueError when the header lacks client_id or path.
+    Raises ValueError when the header lacks client_id or path; a file of no bytes has no rows.
     """
     with open(path, "rb") as stream:
         names = [name.strip().casefold() for name in stream.readline().decode("utf-8-sig", "replace").split("\t")]
-        if not {"client_id", "path"} <= set(names):
+        if names != [""] and not {"client_id", "path"} <= set(names):
             raise ValueError(f"{path}: no column client_id or path in its header {names}; unpack the archive again")
         places = {column: names.index(column) for column in COLUMNS if column in names}
         blocks, malformed, number = [pd.DataFrame({column: [] for column in COLUMNS}, dtype="str")], [], 1
@@ -203,31 +180,25 @@ def _gather_rows(root: Path, check_files: bool) -> Sieve:
 
     Column `fault` says why a clip's file cannot be used, "" = it can; without `check_files` nobody looks.
     """
-    frames, notes, alarms, chosen, extra = [], [], [], {}, 0
+    frames, notes, alarms, asked, extra = [], [], [], [], 0
     for folder in find_locales(root):
         where, release, tables = folder.relative_to(root).as_posix(), folder_release(folder), _list_tables(folder)
-        chosen[where] = [name for name in ("validated",) if name in tables] or [
-            name for name in TABLES[3:] if name in tables
-        ]
-        if chosen[where] != ["validated"]:
-            alarms.append(f"{where}: no validated.tsv; {', '.join(chosen[where]) or 'nothing'} is read instead")
+        chosen = ["validated"] if "validated" in tables else [name for name in TABLES[3:] if name in tables]
+        if chosen != ["validated"]:
+            alarms.append(f"{where}: no validated.tsv; {', '.join(chosen) or 'nothing'} is read instead")
         if release == BROKEN_GENDER:
             alarms.append(f"{where}: release 6.0 lost every 'male'; its gender is not used. Take release 6.1 or later")
         parts = []
-        for name in dict.fromkeys(
-            [*chosen[where], *TABLES[:3]]
-        ):  # rows of the other buckets tell of their speakers too
-            if name in tables and (name in chosen[where] or tables[name].stat().st_size):
-                rows, malformed = read_table(tables[name])
-                notes += [(f"{where}/{item}", *why) for item, *why in malformed if name in chosen[where]]
-                parts.append(rows.assign(chosen=name in chosen[where]))
-        if not parts:
-            continue
+        for name in dict.fromkeys(chosen + [name for name in TABLES[:3] if name in tables]):
+            rows, malformed = read_table(tables[name])
+            parts.append(rows.assign(chosen=name in chosen))  # the others' rows tell of their speakers
+            notes += [(f"{where}/{item}", *why) for item, *why in malformed if name in chosen]
         rows = pd.concat(parts, ignore_index=True)
         rows["stem"] = pd.Series([audio_stem(path) for path in rows["path"]], dtype="str")
         files = _list_clips(folder) if check_files else {}
         if check_files and not files:
             alarms.append(f"{where}: no audio in {where}/clips")
+        asked += [f"{where}/{name}.tsv" for name in chosen]
         extra += len(files.keys() - set(rows["stem"]))
         prefix = f"{where}/".removeprefix("./")
         named = [f"clips/{path.rsplit('/', 1)[-1]}" for path in rows["path"]]
@@ -235,15 +206,13 @@ def _gather_rows(root: Path, check_files: bool) -> Sieve:
         item = rows["path"].where(rows["path"] != "", f"{where}: a row without path")
         rows = rows.assign(path=pd.Series(names, dtype="str"), item=item, release=release)
         frames.append(rows.assign(locale=_row_languages(rows, folder)))
-    if not frames:
-        raise ValueError(f"{root}: its tables are empty files; unpack the archive again")
     rows, filled, conflicting = _fill_blanks(pd.concat(frames, ignore_index=True))
     sieve = Sieve(CORPUS, rows[rows["chosen"]].rename(columns={"locale": "language"}))
     faults = [file_fault(f"{root}/{path}") if check_files else "" for path in sieve.rows["path"]]
     sieve.rows["fault"] = pd.Series(faults, dtype="str")
     sieve.note(notes)
     sieve.facts = {
-        "tables that were read": [f"{where}/{name}.tsv" for where, names in chosen.items() for name in names],
+        "tables that were read": asked,
         "blank labels filled from the same speaker's other, agreeing rows": filled,
         "speakers whose own rows disagree (their blanks stay blank)": conflicting,
         "files on disk that no table names": extra,
@@ -289,11 +258,9 @@ def _drop_rows(sieve: Sieve, cap: int | None, seed: int) -> None:
     sieve.drop(sieve.rows["stem"] == "", "no path")
     sieve.drop(sieve.rows["client_id"] == "", "no speaker", "client_id is blank")
     sieve.drop(sieve.rows["segment"].str.casefold() == "benchmark", "Benchmark segment", "a single word")
-    own = [
-        stem.startswith(f"common_voice_{language}_")
-        for stem, language in zip(sieve.rows["stem"], sieve.rows["language"])
-    ]
-    ids = f"{CORPUS}:" + sieve.rows["stem"].where(own, sieve.rows["language"] + "/" + sieve.rows["stem"])
+    stems, languages = sieve.rows["stem"], sieve.rows["language"]
+    own = [stem.startswith(f"common_voice_{language}_") for stem, language in zip(stems, languages)]
+    ids = f"{CORPUS}:" + stems.where(own, languages + "/" + stems)
     speakers = f"{CORPUS}:" + sieve.rows["client_id"]
     sieve.rows = sieve.rows.assign(clip_id=ids, recording_id=ids, speaker_id=speakers)
     present_first = (sieve.rows["fault"] != "").argsort(kind="stable")

@@ -113,39 +113,29 @@ def ages_of(raw: pd.Series, unit: str = "years") -> pd.DataFrame:
 
 def check_scheme(classes: Sequence[str], bounds: Sequence[float]) -> None:
     """Raise ValueError unless classes are distinct and bounds rising, positive, and as many as classes or one fewer."""
-    if len(classes) < 2 or len(set(classes)) != len(classes):
-        raise ValueError(f"age_classes {list(classes)}: give at least two different names")
-    if len(bounds) not in (len(classes) - 1, len(classes)):
-        raise ValueError(
-            f"age_bounds {list(bounds)}: {len(classes)} classes need {len(classes) - 1} or {len(classes)} bounds"
-        )
-    if any(low >= high for low, high in zip([0, *bounds], bounds)):
-        raise ValueError(f"age_bounds {list(bounds)}: ages must be above 0 and rise")
+    are_classes = len(classes) > 1 and len(set(classes)) == len(classes)
+    are_rising = all(low < high for low, high in zip([0, *bounds], bounds))
+    if not are_classes or not are_rising or len(bounds) not in (len(classes) - 1, len(classes)):
+        text = "give at least two different classes, and as many rising ages above 0, or one fewer"
+        raise ValueError(f"age_classes {list(classes)}, age_bounds {list(bounds)}: {text}")
 
 
-def assign_age_class(clips: pd.DataFrame, classes: Sequence[str], bounds: Sequence[float]) -> pd.DataFrame:
-    """The class of every clip's age, by its columns `age_years` and `age_decade`.
+def assign_age_class(clips: pd.DataFrame, classes: Sequence[str], bounds: Sequence[float]) -> pd.Series:
+    """The class of every clip's age (Int16, index into `classes`, NA = none), by its `age_years` and `age_decade`.
 
     Years, where known, decide; a decade stands for all ages from its first year to the next decade (teens: from 0,
-    since Common Voice says "< 19"; nineties: without end). Returns a frame on the same index: `age_class` (Int16, index
-    into `classes`, NA = none), `reason` ("" where given).
+    since Common Voice says "< 19"; nineties: without end), which must all lie in one class.
     """
     check_scheme(classes, bounds)
     years = clips["age_years"].to_numpy("float64", na_value=np.nan)
     decade = clips["age_decade"].to_numpy("float64", na_value=np.nan)
-    youngest = np.where(np.isnan(years), np.where(decade == DECADES[0], 0, decade), years)
     oldest_of_decade = np.where(decade == DECADES[-1], np.finfo(float).max, np.nextafter(decade + 10, 0))
+    youngest = np.where(np.isnan(years), np.where(decade == DECADES[0], 0, decade), years)
     oldest = np.where(np.isnan(years), oldest_of_decade, years)
     ends = np.array([*bounds, np.inf][: len(classes)])
-    first = np.searchsorted(ends, youngest, side="right")  # the class of the youngest age that is possible
-    last = np.searchsorted(ends, oldest, side="right")
-    reasons = np.select(
-        [np.isnan(youngest), first == len(ends), first != last],
-        ["no age", "older than the last class", "age spans a bound"],
-        default="",
-    )
-    index = pd.Series(first, index=clips.index, dtype="Int16").mask(reasons != "")
-    return pd.DataFrame({"age_class": index, "reason": pd.Series(reasons, index=clips.index, dtype="str")})
+    first, last = np.searchsorted(ends, youngest, side="right"), np.searchsorted(ends, oldest, side="right")
+    is_known = ~np.isnan(youngest) & (first == last) & (first < len(ends))
+    return pd.Series(first, index=clips.index, dtype="Int16", name="age_class").where(is_known)
 
 
 def class_names(
@@ -154,8 +144,7 @@ def class_names(
     """The class name of every clip for `target` "gender" or "age"; missing where there is none."""
     if target == "gender":
         return clips["gender"]
-    indices = assign_age_class(clips, classes, bounds)["age_class"]
-    return indices.map(dict(enumerate(classes))).astype("str")
+    return assign_age_class(clips, classes, bounds).map(dict(enumerate(classes))).astype("str")
 
 
 def find_confounds(

@@ -1,11 +1,4 @@
-"""Any folder of one's own: a CSV with `path, speaker, gender, age` beside the audio is a corpus too.
-
-Only `path` is obligatory. Example:
-
-    path,speaker,gender,age,language
-    interviews/anna-1.wav,anna,female,34,en
-    interviews/bela-1.flac,bela,male,fifties,hu
-"""
+"""Any folder of one's own: a CSV with `path, speaker, gender, age` beside the audio is a corpus too; only path is a must."""
 
 from __future__ import annotations
 
@@ -15,12 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.corpora.labels import ALLOWED, ages_of, genders_of, normalize_label, unknown_labels
+from lib.corpora.labels import ages_of, genders_of, normalize_label
 from lib.corpora.sieve import AUDIO_SUFFIXES, Sieve, find_spelling, printable, walk_files
 
 CORPUS = "own_data"
-UNLABELLED = "unlabelled"
-FILE_NAME = "own_data.csv"
 COLUMNS = {  # what a header may call each column: lower case, `_`, `-`, brackets and blanks alike
     "path": ["path", "file", "filename", "file name", "file path", "filepath", "audio", "audio file", "wav", "recording"],
     "speaker": ["speaker", "speaker id", "speakerid", "speaker name", "spk", "spk id", "client id", "person", "person id",
@@ -37,10 +28,9 @@ def find_own_table(root: Path) -> Path:
     root = Path(root)
     if root.is_file():
         return root
-    tables = [root / FILE_NAME] if (root / FILE_NAME).is_file() else sorted(root.glob("*.csv"))
+    tables = [root / "own_data.csv"] if (root / "own_data.csv").is_file() else sorted(root.glob("*.csv"))
     if len(tables) != 1:
-        needed = f"write {FILE_NAME} there with columns path, speaker, gender, age"
-        raise ValueError(f"{root}: {needed} (found {len(tables)} CSV)")
+        raise ValueError(f"{root}: holds {len(tables)} CSV; write own_data.csv there: path, speaker, gender, age")
     return tables[0]
 
 
@@ -49,11 +39,9 @@ def read_own_data(root_or_csv: Path, for_training: bool = True) -> tuple[pd.Data
 
     Optional columns (`COLUMNS` has their other names): speaker, gender (any word of `lib.corpora.labels`), age (years, or
     a decade's word), language, start_s and end_s (seconds). A file without a speaker is its own speaker. Every line of the
-    file is a clip or a row of the ledger.
-
-    Raises ValueError when there is no such CSV, or none with a column `path`; and, unless `for_training` is False (who
-    only asks a model needs no labels), when columns are not understood and none names the speaker, or when two lines
-    contradict each other about a recording or about a speaker's gender.
+    file is a clip or a row of the ledger. Raises ValueError when there is no such CSV, or none with a column `path`; and,
+    unless `for_training` is False (who only asks a model needs no labels), when columns are not understood and none names
+    the speaker, or when two lines contradict each other about a recording or about a speaker's gender.
     """
     path = find_own_table(root_or_csv)
     rows, malformed, strange = _read_csv(path)
@@ -116,11 +104,8 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]], lis
         unit = "decade" if "decade" in header[places["age_raw"]] else "years"
         frame = frame.assign(**ages_of(frame["age_raw"], unit))
     strange = [name for at, name in enumerate(names) if name.strip() and at not in places.values()]
-    return (
-        frame.assign(item=frame["path"].where(frame["path"] != "", f"{path.name} " + frame["line"])),
-        malformed,
-        strange,
-    )
+    frame["item"] = frame["path"].where(frame["path"] != "", f"{path.name} " + frame["line"])
+    return frame, malformed, strange
 
 
 def _name_rows(sieve: Sieve, strange: list[str]) -> None:
@@ -136,13 +121,7 @@ def _name_rows(sieve: Sieve, strange: list[str]) -> None:
     if strange:
         sieve.warn(f"columns that are not understood, and left out: {strange}")
     if alone.any():
-        sieve.warn(
-            f"rows without a speaker: {alone.sum()}; each file counts as its own, so a split may divide a person"
-        )
-    for kind in ("gender", "age"):
-        unknown = unknown_labels(rows[f"{kind}_raw"], kind)
-        if unknown:
-            sieve.warn(f"unknown {kind} values give no label: {unknown}; write {ALLOWED[kind]}")
+        sieve.warn(f"rows without a speaker: {alone.sum()}; each file counts as its own: a split may divide a person")
 
 
 def _refuse_contradictions(path: Path, rows: pd.DataFrame) -> None:
@@ -166,8 +145,8 @@ def list_unlabelled(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     names = [path.relative_to(folder).as_posix() for path in walk_files(Path(folder))]
     names = [name for name in names if Path(name).suffix.casefold() in AUDIO_SUFFIXES]
     rows = pd.DataFrame({"path": [name for name in names if printable(name) == name]}, dtype="str")
-    ids = f"{UNLABELLED}:" + rows["path"]
-    sieve = Sieve(UNLABELLED, rows.assign(item=rows["path"], clip_id=ids, recording_id=ids, speaker_id=ids))
+    ids = "unlabelled:" + rows["path"]
+    sieve = Sieve("unlabelled", rows.assign(item=rows["path"], clip_id=ids, recording_id=ids, speaker_id=ids))
     sieve.note([(name, "name is not UTF-8", "rename the file") for name in names if printable(name) != name])
     sieve.drop_faults(Path(folder))
     return sieve.finish()

@@ -6,7 +6,6 @@ import os
 import re
 import stat
 import unicodedata
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib.corpora.labels import ages_of, genders_of, unknown_labels
+from lib.corpora.labels import ALLOWED, ages_of, genders_of, unknown_labels
 from lib.tables import CLIPS, empty_table, validate_table
 
 DEFAULTS = {
@@ -115,12 +114,11 @@ class Sieve:
         self.rows_in += len(items)
 
     def warn(self, text: str) -> None:
-        """Warn now, and keep the sentence in `clips.attrs["warnings"]`."""
-        warnings.warn(f"{self.corpus}: {text}", stacklevel=3)
+        """Keep a sentence for `clips.attrs["warnings"]`."""
         self.warnings.append(text)
 
     def finish(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Validated clips and ledger; `clips.attrs` holds rows_in, warnings, unknown_labels and the facts.
+        """Validated clips and ledger; `clips.attrs` holds rows_in, warnings and facts.
 
         Genders and ages are read from the raw columns unless the reader gave its own.
         """
@@ -132,11 +130,11 @@ class Sieve:
         clips = validate_table(rows.assign(corpus=self.corpus)[list(CLIPS.columns)], "clips", self.corpus)
         ledger = validate_table(pd.concat(self.dropped, ignore_index=True), "ledger", self.corpus)
         if self.rows_in != len(clips) + len(ledger):
-            raise RuntimeError(
-                f"{self.corpus}: {self.rows_in} rows in, but {len(clips)} clips and {len(ledger)} dropped"
-            )
-        unknown = {kind: unknown_labels(clips[f"{kind}_raw"], kind) for kind in ("gender", "age")}
-        clips.attrs = {
-            "rows_in": self.rows_in, "warnings": self.warnings, "unknown_labels": unknown, "facts": self.facts,
-        }  # fmt: skip
+            counts = f"{self.rows_in} rows in, but {len(clips)} clips and {len(ledger)} dropped"
+            raise RuntimeError(f"{self.corpus}: {counts}")
+        for kind in ("gender", "age"):
+            unknown = unknown_labels(clips[f"{kind}_raw"], kind)
+            if unknown:
+                self.warn(f"{kind} values that give no label: {unknown}; write {ALLOWED[kind]}")
+        clips.attrs = {"rows_in": self.rows_in, "warnings": self.warnings, "facts": self.facts}
         return clips, ledger

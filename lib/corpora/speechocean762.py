@@ -34,8 +34,8 @@ def read_kaldi(path: Path) -> dict[str, str]:
     values: dict[str, str] = {}
     text = Path(path).read_bytes().decode("utf-8-sig", errors="replace") if Path(path).is_file() else ""
     for line in text.split("\n"):
-        key, *value = line.split(maxsplit=1) or [""]
-        value = value[0].strip() if value else ""
+        key, value = [*line.split(maxsplit=1), "", ""][:2]
+        value = value.strip()
         if key and values.setdefault(key, value) != value:
             raise ValueError(f"{path}: {key} stands there twice, as {values[key]!r} and as {value!r}; keep one line")
     return values
@@ -44,13 +44,10 @@ def read_kaldi(path: Path) -> dict[str, str]:
 def find_speechocean762(root: Path) -> Path:
     """Folder at or up to two levels below `root` with train/wav.scp or test/wav.scp. ValueError when there is none."""
     root = Path(root)
-    if (root / "wav.scp").is_file() and root.absolute().name in HALVES:
-        return root.absolute().parent
-    for pattern in ("", "*/", "*/*/"):
-        for half in HALVES:
-            scripts = sorted(root.glob(f"{pattern}{half}/wav.scp"))
-            if scripts:
-                return scripts[0].parent.parent
+    folders = [root, *sorted(root.glob("*/")), *sorted(root.glob("*/*/"))]
+    for folder in [root.absolute().parent, *folders] if root.absolute().name in HALVES else folders:
+        if any((folder / half / "wav.scp").is_file() for half in HALVES):
+            return folder
     raise ValueError(f"{root}: no train/wav.scp or test/wav.scp; unpack https://www.openslr.org/101/ there")
 
 
@@ -74,9 +71,8 @@ def read_speechocean762(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _read_half(folder: Path, root: Path, half: str) -> pd.DataFrame:
     """One row per entry of the half's wav.scp."""
-    speakers, genders, ages, names = (
-        read_kaldi(folder / half / name) for name in ("utt2spk", "spk2gender", "spk2age", "wav.scp")
-    )
+    names, speakers = read_kaldi(folder / half / "wav.scp"), read_kaldi(folder / half / "utt2spk")
+    genders, ages = read_kaldi(folder / half / "spk2gender"), read_kaldi(folder / half / "spk2age")
     for speaker, utterances in read_kaldi(folder / half / "spk2utt").items():  # says the same the other way round
         speakers = dict.fromkeys(utterances.split(), speaker) | speakers
     rows = pd.DataFrame({"item": list(names)}, dtype="str")

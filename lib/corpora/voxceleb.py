@@ -1,24 +1,23 @@
 """VoxCeleb1 and 2: official cuts (`wav/`, `aac/`), or whole videos' audio cut by the official frame files (`txt/`).
 
 Layout and meta files: https://www.robots.ox.ac.uk/~vgg/data/voxceleb/. An utterance's key is `<speaker>/<video>/<n>`.
-Ages are in neither; the tables that are read:
-
-- Hechmann, Mackenroth et al. 2021 (arXiv 2109.13510), github.com/hechmik/voxceleb_enrichment_age_gender, MIT: years of
-  age by speaker and video, recording year minus birth year, so one year off at best.
-- AgeVoxCeleb, github.com/nttcslab-sp/agevoxceleb: by utterance. Its licence forbids passing it on: users fetch it.
-- a CSV of one's own, speaker -> year or decade, as in the paper.
+Ages are in neither. The tables that are read: Hechmann, Mackenroth et al. 2021 (arXiv 2109.13510, github.com/hechmik/
+voxceleb_enrichment_age_gender, MIT), by speaker and video, recording year minus birth year, so one year off at best;
+AgeVoxCeleb (github.com/nttcslab-sp/agevoxceleb), by utterance, whose licence forbids passing it on: users fetch it; a CSV
+of one's own, speaker -> year or decade, as in the paper.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from lib.corpora.fetch import download_file, extract_members, unpacking
+from lib.corpora.fetch import download_file, unpacking
 from lib.corpora.labels import ages_of, normalize_label, unknown_labels
 from lib.corpora.sieve import AUDIO_SUFFIXES, Sieve, audio_stem, file_fault, printable, walk_files
 from lib.tables import DECADES
@@ -48,13 +47,11 @@ def download_voxceleb(folder: Path, url: str = URL, age_url: str = AGE_TABLE_URL
     if not list(folder.glob("vox*_meta.csv")):
         for name in META_FILES:
             read_meta(download_file(f"{url}/meta/{name}", folder / name))
-    txt = [path.parent.name for path in (folder / "txt", *folder.glob("*/txt")) if path.is_dir()]
-    if all(name in TXT_MD5 or name.startswith(".") for name in txt):
-        for name, md5 in TXT_MD5.items():
-            if not (folder / name).exists():
-                archive = download_file(f"{url}/data/{name}.zip", folder / f"{name}.zip", md5)
-                with unpacking(folder / name) as partial:
-                    extract_members(archive, partial, lambda member: member.endswith(".txt"))
+    for name, md5 in TXT_MD5.items() if not (folder / "txt").is_dir() else ():
+        if not (folder / name).exists():
+            archive = download_file(f"{url}/data/{name}.zip", folder / f"{name}.zip", md5)
+            with unpacking(folder / name) as partial:
+                zipfile.ZipFile(archive).extractall(partial)
     if not (folder / HECHMIK).exists():
         read_ages(download_file(f"{age_url}/{HECHMIK}", folder / HECHMIK))
 
@@ -175,13 +172,16 @@ def read_voxceleb(root: Path, ages: Path | None = None) -> tuple[pd.DataFrame, p
 
     An utterance is a cut, `.../<speaker>/<video>/<n>.wav` (m4a, flac ...), or a frame file of the same name (txt) with
     the whole video's audio anywhere below `root`, as `audio/<video>.m4a` or under one of the names that yt-dlp gives
-    (`Title [<video>].webm`); the clip then carries start_s and end_s from the frame file. A frame file without audio goes
-    to the ledger. Meta and age tables are those in `root`, or up to two folders above it. No sound is decoded here.
-
-    `ages`: a table that `read_ages` reads; None takes those lying around `root`. Raises ValueError when `root` is no
-    folder, holds neither cuts nor frame files with audio, or no meta file.
+    (`Title [<video>].webm`); the clip then carries start_s and end_s from the frame file. Meta and age tables are those in
+    `root` or up to two folders above it, or the one table `ages`. No sound is decoded. Raises ValueError when `root` holds
+    neither cuts nor frame files with audio, or no meta file is near.
     """
-    cuts, frame_files, videos, tables, strange = find_utterances(Path(root))
+    cuts, frame_files, videos, tables, strange = _list_files(root)
+    if not cuts and not (frame_files and videos):
+        lacking = "frame files but no audio" if frame_files else "no <speaker>/<video>/<n>.wav (m4a, txt)"
+        raise ValueError(f"{root}: {lacking} below it; unzip VoxCeleb's archives there")
+    if not tables.keys() & set(META_FILES):
+        raise ValueError(f"{root}: no vox1_meta.csv or vox2_meta.csv, so no genders; download.download fetches them")
     keys = sorted(cuts.keys() | frame_files.keys())
     sieve = Sieve(CORPUS, pd.DataFrame([_describe(root, key, cuts, frame_files, videos) for key in keys]))
     again = [path for files in (*cuts.values(), *frame_files.values()) for path in files[1:]]
@@ -189,9 +189,8 @@ def read_voxceleb(root: Path, ages: Path | None = None) -> tuple[pd.DataFrame, p
     sieve.note([(path, "name is not UTF-8", "rename the file") for path in strange])
     meta = pd.concat([read_meta(tables[name]) for name in META_FILES if name in tables])
     meta = meta[~meta.index.duplicated()].reindex(sieve.rows["speaker"])  # it lists more speakers than have audio
-    age_tables = [
-        read_ages(path) for path in ([ages] if ages else [tables[name] for name in AGE_FILES if name in tables])
-    ]
+    age_paths = [ages] if ages else [tables[name] for name in AGE_FILES if name in tables]
+    age_tables = [read_ages(path) for path in age_paths]
     joined, disagreeing = join_ages(sieve.rows, age_tables)
     sieve.rows = sieve.rows.assign(
         **joined, gender_raw=meta["gender_raw"].fillna("").to_numpy(), official_split=meta["official_split"].to_numpy()
@@ -215,21 +214,6 @@ def list_videos(root: Path) -> list[str]:
 
 
 Files = dict[str, list[str]]  # a key, and paths below the root, the best first
-
-
-def find_utterances(root: Path) -> tuple[Files, Files, Files, dict[str, Path], list[str]]:
-    """What `_list_files` lists; ValueError unless there are cuts, or frame files and audio, and a meta file."""
-    if not root.is_dir():
-        raise ValueError(f"{root}: no such folder; unzip VoxCeleb's wav, aac or txt archives there")
-    cuts, frame_files, videos, tables, strange = _list_files(root)
-    if not cuts and not (frame_files and videos):
-        lacking = "frame files but no audio" if frame_files else "no <speaker>/<video>/<n>.wav (m4a, txt)"
-        raise ValueError(f"{root}: {lacking} below it; unzip VoxCeleb's archives there")
-    if not tables.keys() & set(META_FILES):
-        raise ValueError(
-            f"{root}: no vox1_meta.csv or vox2_meta.csv, so no genders; download.download: true fetches them"
-        )
-    return cuts, frame_files, videos, tables, strange
 
 
 def _list_files(root: Path) -> tuple[Files, Files, Files, dict[str, Path], list[str]]:

@@ -1,6 +1,5 @@
 """VoxCeleb's videos from YouTube, one polite download each. Off by default: read `LEGAL_NOTE` first.
 
-Whole audio is kept as `audio/<video>.<suffix>`; `lib.corpora.voxceleb` cuts its utterances by the official frame files.
 Failure texts and options: github.com/yt-dlp/yt-dlp (read at 2026.08.19).
 """
 
@@ -9,7 +8,6 @@ from __future__ import annotations
 import logging
 import re
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ LEGAL_NOTE = (
     "metadata only. It is your decision: the download is off until you switch it on, and what it fetches is for your "
     "research alone, not to be passed on."
 )
-WATCH_URL = "https://www.youtube.com/watch?v={video}"
+WATCH = "https://www.youtube.com/watch?v={video}"
 MOST_TRIES = 3  # of a video that failed in a way that may pass
 OPTIONS: dict[str, Any] = {  # of yt-dlp: the best audio as it is, quietly, slowly, with its own few retries
     "format": "bestaudio/best", "quiet": True, "no_warnings": True, "noprogress": True, "noplaylist": True,
@@ -74,23 +72,14 @@ def load_status(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def download_videos(
-    videos: Sequence[str],
-    folder: Path,
-    allowed: bool = False,
-    options: dict[str, Any] | None = None,
-    url: str = WATCH_URL,
+    videos: Sequence[str], folder: Path, allowed: bool = False, options: dict[str, Any] | None = None, url: str = WATCH
 ) -> str:
     """Fetch the audio of each video once, to `folder`/audio/<video>.<suffix>; return why the run stopped early, or "".
 
-    Resumes: videos that are there, that failed for good, or that failed `MOST_TRIES` times are passed over. A failure
-    is noted (`load_status`) and passed, but a bot check or a rate limit stops the run, with a warning.
-
-    Parameters
-    ----------
-    videos: YouTube ids (11 characters).
-    allowed: must be True, or nothing is fetched and a ValueError gives the legal note.
-    options: of yt-dlp, over those of `OPTIONS`, such as {"cookiesfrombrowser": ("firefox",)}; None sends no cookies.
-    url: pattern of the address, with "{video}".
+    Resumes: videos (ids of 11 characters) that are there, that failed for good, or that failed `MOST_TRIES` times are
+    passed over. A failure is noted (`load_status`) and passed, but a bot check or a rate limit stops the run. `options` of
+    yt-dlp go over those of `OPTIONS`, such as {"cookiesfrombrowser": ("firefox",)}; `url` is the pattern of the address.
+    ValueError with the legal note unless `allowed`.
     """
     if not allowed:
         raise ValueError(f"downloading from YouTube is switched off. {LEGAL_NOTE} To switch it on, set allowed=True")
@@ -100,7 +89,7 @@ def download_videos(
     folder = Path(folder)
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     records = load_status(folder)
-    waiting = [video for video in dict.fromkeys(videos) if _is_waiting(folder, records.get(video))]
+    waiting = [video for video in dict.fromkeys(videos) if _is_waiting(folder, **records.get(video, {}))]
     for number, video in enumerate(tqdm(waiting, unit="video"), 1):
         kind, detail, path = _fetch(video, folder, url.format(video=video), OPTIONS | (options or {}))
         tries = records.get(video, {}).get("tries", 0) + 1
@@ -108,17 +97,15 @@ def download_videos(
         records[video] = {"kind": kind, "detail": detail, "tries": tries, "time": now, "path": path}
         save_json(folder / "youtube_status.json", records, indent=None)
         if kind in STOPPING:
-            stopped = f"stopped at video {number} of {len(waiting)}. {FAILURES[kind][1]}"
-            warnings.warn(stopped, stacklevel=2)
-            return stopped
+            return f"stopped at video {number} of {len(waiting)}. {FAILURES[kind][1]}"
     return ""
 
 
-def _is_waiting(folder: Path, record: dict[str, Any] | None) -> bool:
+def _is_waiting(folder: Path, kind: str = "network", tries: int = 0, path: str = "", **_: str) -> bool:
     """Whether a video is to be asked for: never tried, lost since, or failed in a way that may pass."""
-    if record is None or record["kind"] == "done":
-        return record is None or not (folder / record["path"]).is_file()
-    return record["kind"] in STOPPING or (record["kind"] not in PERMANENT and record["tries"] < MOST_TRIES)
+    if kind == "done":
+        return not (folder / path).is_file()
+    return kind in STOPPING or (kind not in PERMANENT and tries < MOST_TRIES)
 
 
 def _fetch(video: str, folder: Path, url: str, options: dict[str, Any]) -> tuple[str, str, str]:
