@@ -32,7 +32,7 @@ CORPORA = {  # reader, and what to do to have the corpus, step by step, with the
     "voxceleb": (voxceleb.read_voxceleb, [
         "there is no open download of the audio: join and unzip your own copy of the official archives (cat "
         "vox1_dev_wav_parta* > vox1_dev_wav.zip) so that {folder} holds wav/ (or aac/) and vox1_meta.csv",
-        "or fetch it from YouTube: read LEGAL_NOTE in lib/corpora/youtube.py, then set download.youtube: true; the meta "
+        "or fetch it from YouTube: read LEGAL_NOTE in lib/corpora/youtube.py, then set download.youtube: true; meta "
         "and frame files and an age table come along (download.download: true fetches those alone)",
         "ages are in neither: put labels of your own into {folder}/ages.csv (columns speaker and decade, or speaker "
         "and age), or name a table in download.age_labels",
@@ -49,7 +49,7 @@ CORPORA = {  # reader, and what to do to have the corpus, step by step, with the
 
 
 def resolve_root(root: str) -> Path:
-    """A folder as a run file writes it: relative ones count from the repository, "~" is the home folder, "" = data/corpora."""
+    """A folder as a run file writes it: relative ones count from the repository, "~" is home, "" is data/corpora."""
     return (paths.ROOT / Path(root).expanduser()).resolve() if root else paths.DATA / "corpora"
 
 
@@ -146,10 +146,10 @@ def obtain_corpora(
     """Folder that holds the corpora; rendered first in a synthetic run, fetched first where the run says so.
 
     `root` "" is `data/corpora`, or a folder of its own for the synthetic ones, whose size `speakers` and
-    `clips_per_speaker` give. `download` fetches what is open and missing: speechocean762, VoxCeleb's meta and frame files
-    and its age table; `datasets` Common Voice: ids at Mozilla Data Collective (needs MDC_API_KEY), or archives that are
-    here already; `from_youtube` VoxCeleb's audio too, see `lib.corpora.youtube.LEGAL_NOTE`. Raises ValueError with what
-    to do first when a corpus is not there.
+    `clips_per_speaker` give. `download` fetches what is open and missing: speechocean762, VoxCeleb's meta, frame files
+    and an age table; `datasets` Common Voice: ids at Mozilla Data Collective (needs MDC_API_KEY), or archives that are
+    here already; `from_youtube` VoxCeleb's audio too, see `lib.corpora.youtube.LEGAL_NOTE`. ValueError when what is
+    asked for cannot be fetched.
     """
     folder = resolve_root(root)
     if synthetic:
@@ -185,10 +185,10 @@ def read_clips(
 ) -> tuple[pd.DataFrame, pd.DataFrame, str]:
     """Read the corpora of a run into (clips, ledger, checksum of both tables and of every byte of the clips' sound).
 
-    `max_clips_per_speaker` is of Common Voice, drawn by `seed`, 0 = no cap; `age_labels` a table of ages for VoxCeleb, "" =
-    those lying in its folder. `clips.attrs` holds what each reader left there, by corpus, for `describe_reading`. A sound
-    that stands there for two speakers is dropped. Raises ValueError when a corpus holds nothing that can be used, with the
-    reasons counted, and when the user's own table gives one sound to two speakers.
+    `max_clips_per_speaker` is of Common Voice, drawn by `seed`, 0 = no cap; `age_labels` a table of ages for VoxCeleb,
+    "" = those in its folder. `clips.attrs` holds what each reader left there, by corpus, for `describe_reading`. Sound
+    that stands there for two speakers is dropped. Raises ValueError when a corpus holds nothing that can be used, with
+    the reasons counted and what to do, and when the user's own table gives one sound to two speakers.
     """
     options = {
         "common_voice": {"max_clips_per_speaker": max_clips_per_speaker or None, "seed": seed},
@@ -218,7 +218,7 @@ def read_clips(
 
 
 def describe_reading(clips: pd.DataFrame) -> list[dict[str, str]]:
-    """What the readers noticed, one record (corpus, noticed, what) each; takes the clips as `read_clips` returns them."""
+    """What the readers noticed, one record (corpus, noticed, what) each, of the clips as `read_clips` returns them."""
     records = []
     for corpus, attrs in clips.attrs.items():
         for noticed, fact in [*attrs["facts"].items(), *(("WARNING", text) for text in attrs["warnings"])]:

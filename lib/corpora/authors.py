@@ -84,7 +84,7 @@ def _build_tensor(storage: Any, offset: int, size: tuple, stride: tuple, *_: Any
 
 
 def read_pickle(content: bytes) -> Any:
-    """The object in a pickle made of tensors, strings, numbers, lists, tuples and sets; some exception for anything else."""
+    """The object in a pickle of tensors, strings, numbers, lists, tuples and sets; some exception for anything else."""
     for count, (opcode, argument, position) in enumerate(pickletools.genops(content)):
         is_far = "PUT" in opcode.name and argument > INSTRUCTIONS
         if opcode.name not in ALLOWED or count >= INSTRUCTIONS or is_far:
@@ -93,7 +93,7 @@ def read_pickle(content: bytes) -> Any:
 
 
 def read_items(path: Path) -> list[dict[str, Any] | str]:
-    """Every entry of one file: its frames [T, D], age_raw and gender_raw ("" = none), or the reason why it cannot be used.
+    """Every entry of one file: frames [T, D], age_raw and gender_raw ("" = none), or the reason why it cannot be used.
 
     Raises ValueError naming the file when the file as a whole is none of the authors' kind.
     """
@@ -132,8 +132,8 @@ def import_pickles(files: Iterable[Path], run: str) -> dict[str, int]:
     """Turn the authors' pickles into the finished stages 01 to 03 of `run`, so that 04_train can go on; return counts.
 
     There is no sound in them, and nobody says who speaks. Entries of one file count as one speaker and one recording,
-    since neighbours were cut from neighbouring audio; a person may still be in several files, so "unseen speaker" cannot
-    be promised. The store holds `frames` and their time average as the one layer, a shard a file.
+    since neighbours were cut from neighbouring audio; a person may still be in several, so "unseen speaker" cannot be
+    promised. The store holds `frames` and their time average as the one layer, a shard a file.
     """
     files = sorted(Path(file) for file in files)
     if len({file.name for file in files}) < len(files) or not files:
@@ -147,9 +147,10 @@ def import_pickles(files: Iterable[Path], run: str) -> dict[str, int]:
     sieve = Sieve(CORPUS, rows.assign(recording_id=rows["speaker_id"], clip_id=rows["item"]))
     sieve.note(dropped)
     clips, ledger = sieve.finish()
+    ids, unknown = clips["clip_id"], np.nan
     windows = clips[["clip_id", "speaker_id", "start_s"]].assign(
-        window_id=clips["clip_id"] + "@0", duration_s=3.0, speech_ratio=np.nan, level_db=np.nan, content_hash=clips["clip_id"]
-    )[list(WINDOWS.columns)]  # fmt: skip
+        window_id=ids + "@0", duration_s=3.0, speech_ratio=unknown, level_db=unknown, content_hash=ids
+    )[list(WINDOWS.columns)]
     for stage, name, table in zip(chain, ("clips", "windows"), (clips, windows)):
         save_table(stage.path(f"{name}.parquet"), table, name)
         save_table(stage.path("ledger.parquet"), ledger if name == "clips" else empty_table("ledger"), "ledger")
@@ -165,7 +166,7 @@ def import_pickles(files: Iterable[Path], run: str) -> dict[str, int]:
 
 
 def _save_frames(files: list[Path], folder: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]]]:
-    """Write what can be used of each file as one shard of the store in `folder`; return its rows, and what was left out.
+    """Write what can be used of each file as a shard of the store in `folder`; return its rows, and what was left out.
 
     Equal values count once, since they could land on both sides of a split.
     """

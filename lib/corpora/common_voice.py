@@ -25,8 +25,8 @@ BROKEN_GENDER = "6.0"  # this release left every "male" and "other" blank; 6.1 m
 BLOCK_LINES = 100_000  # lines of a table that are held as Python objects at once
 MDC_API = "https://mozilladatacollective.com/api"  # its REST interface; MDC_API_URL names another one
 MDC_ADVICE = (
-    "sign up at https://mozilladatacollective.com, open the dataset's page and AGREE TO ITS TERMS there, make an API key "
-    "(Profile, Credentials) and export MDC_API_KEY=...; or name an archive that you have in download.datasets"
+    "sign up at https://mozilladatacollective.com, open the dataset's page and AGREE TO ITS TERMS there, make an API "
+    "key (Profile, Credentials) and export MDC_API_KEY=...; or name an archive that you have in download.datasets"
 )
 
 
@@ -40,8 +40,8 @@ def check_mdc_key() -> str:
 def download_common_voice(dataset_id: str, folder: Path) -> Path:
     """Fetch one locale of one release from Mozilla Data Collective and check it; return the archive's path.
 
-    Needs MDC_API_KEY, and the dataset's terms agreed to in the browser, which forbid passing the archive on. `dataset_id`
-    is the id or short name on the dataset's page. ValueError with what to do when key, consent or archive is at fault.
+    Needs MDC_API_KEY, and the dataset's terms agreed to in the browser, which forbid passing the archive on. The id or
+    short name stands on the dataset's page. ValueError with what to do when key, consent or archive is at fault.
     """
     import requests
 
@@ -119,7 +119,7 @@ def _list_tables(folder: Path) -> dict[str, Path]:
 
 
 def _list_clips(folder: Path) -> dict[str, str]:
-    """The files with sound of a locale by stem, from its folder on: below `clips/` or `<locale>/clips/`, or beside the table.
+    """A locale's files with sound by stem, from its folder on: below `clips/`, `<locale>/clips/`, or beside the table.
 
     Of several with one stem, such as x.mp3 and x.wav, the one whose suffix is the best.
     """
@@ -153,7 +153,7 @@ def read_table(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]]]:
     """Read one clip table: (rows with the text columns of `COLUMNS`, malformed lines as (item, reason, detail)).
 
     Rows end at line feeds only, and nothing is quoted: a sentence may hold quotes, carriage returns and every Unicode
-    line separator. A column that is not there is blank; a line whose number of columns is not the header's is malformed.
+    line separator. A column that is not there is blank; a line with more or fewer columns than the header is malformed.
     Raises ValueError when the header lacks client_id or path; a file of no bytes has no rows.
     """
     with open(path, "rb") as stream:

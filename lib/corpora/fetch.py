@@ -41,9 +41,9 @@ def download_file(url: str, target: Path, known_hash: str = "", attempts: int = 
     """Fetch `url` to `target`, going on where an earlier attempt stopped; return `target`.
 
     Bytes gather in `<target>.part`, renamed only when size and hash are right. A file that is there (and has the hash)
-    is not fetched again. `known_hash` is "sha256:..." or "md5:...", "" = nobody publishes one, the server's size decides;
-    `attempts` are tries in a row that bring nothing new, waits double from `pause_s` seconds. Raises ValueError when the
-    URL is not https, the server refuses, the disk is too small, tries run out, or the file is not the one expected.
+    is not fetched again. `known_hash` is "sha256:..." or "md5:...", "" = nobody publishes one: the server's size
+    decides; `attempts` are tries in a row that bring nothing new, waits double from `pause_s` seconds. ValueError when
+    the URL is not https, the server refuses, the disk is too small, tries run out, or it is not the file expected.
     """
     import requests
 
@@ -84,7 +84,7 @@ def _has_hash(path: Path, known_hash: str) -> bool:
 
 
 def _fetch_rest(url: str, part: Path, shown: str) -> None:
-    """One try: append what is missing to `part` if the server still has the version that `<part>.json` notes, or begin anew."""
+    """One try: append what `part` lacks, if the server still has the version noted beside it, or begin anew."""
     import requests
 
     note, have, headers = part.with_suffix(".json"), 0, {"Accept-Encoding": "identity"}

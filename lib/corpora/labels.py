@@ -15,8 +15,8 @@ import pandas as pd
 
 from lib.tables import DECADES
 
-# By corpus and releases: raw value -> meaning. Common Voice: per-release statistics of github.com/common-voice/cv-dataset,
-# releases 1 to 25. Release 6.0 lost every "male" and "other": its gender is not used at all (lib.corpora.common_voice).
+# By corpus and releases: raw value -> meaning. Common Voice: statistics of releases 1 to 25, github.com/common-voice/
+# cv-dataset. Release 6.0 lost every "male" and "other": its gender is not used at all (lib.corpora.common_voice).
 GENDER_WORDS: dict[tuple[str, str], dict[str, str | None]] = {
     ("common_voice", "1-16.1"): {"": None, "male": "male", "female": "female", "other": None},
     ("common_voice", "17-25"): {
@@ -27,7 +27,7 @@ GENDER_WORDS: dict[tuple[str, str], dict[str, str | None]] = {
     ("speechocean762", "all"): {"m": "male", "f": "female"},
     ("own_data", "all"): {"man": "male", "woman": "female"},
 }  # fmt: skip
-# By corpus and releases: raw word -> first year of its decade. Common Voice's words never changed; "fourties" is its own
+# By corpus and releases: raw word -> first year of its decade. Common Voice's words never changed; "fourties" is its
 # spelling. It calls teens "< 19" and twenties "19 - 29": a speaker of 19 may stand in either. VoxCeleb's age tables,
 # speechocean762 and one's own data give years as numbers: "26", "26.0", "26,5".
 DECADE_WORDS = ["teens", "twenties", "thirties", "fourties", "fifties", "sixties", "seventies", "eighties", "nineties"]
@@ -60,7 +60,7 @@ def normalize_label(raw: str) -> str:
     return re.sub(r"[\s_-]+", " ", raw.strip()).strip().casefold()
 
 
-GENDER_MEANINGS = {normalize_label(raw): told for words in GENDER_WORDS.values() for raw, told in words.items()}
+GENDER_MEANINGS = {normalize_label(raw): meant for words in GENDER_WORDS.values() for raw, meant in words.items()}
 AGE_MEANINGS = {normalize_label(raw): decade for words in AGE_WORDS.values() for raw, decade in words.items()}
 ALLOWED = {  # in words, for messages
     "gender": "male, female, m, f, man or woman, or leave it blank",
@@ -87,7 +87,7 @@ def read_age(raw: str, unit: str = "years") -> tuple[float | None, int | None]:
 
 
 def is_known(raw: str, kind: str, unit: str = "years") -> bool:
-    """Whether the contract lists this raw value of `kind` "gender" or "age"; blank is listed, so is a credible number."""
+    """Whether the contract lists this raw value of `kind` "gender" or "age"; so it does blank and a credible number."""
     if kind == "gender":
         return normalize_label(raw) in GENDER_MEANINGS
     return normalize_label(raw) == "" or read_age(raw, unit) != (None, None)
@@ -163,9 +163,9 @@ def find_confounds(
         if share == 1 or (share >= 0.95 and mix[corpus] < 0.95):
             speakers, part = clips.loc[names == name, "speaker_id"].nunique(), f"{share:.1%} of the"
             sentences.append(
-                f"CONFOUNDED: {'ALL' if share == 1 else part} {row.sum():,} clips ({speakers:,} speakers) of {target} class "
-                f"'{name}' come from {corpus}. A model can tell '{name}' by recognising the corpus: believe only scores "
-                "within one corpus."
+                f"CONFOUNDED: {'ALL' if share == 1 else part} {row.sum():,} clips ({speakers:,} speakers) of {target} "
+                f"class '{name}' come from {corpus}. A model can tell '{name}' by recognising the corpus: believe only "
+                "scores within one corpus."
             )
     return sentences
 

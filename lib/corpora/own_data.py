@@ -1,4 +1,4 @@
-"""Any folder of one's own: a CSV with `path, speaker, gender, age` beside the audio is a corpus too; only path is a must."""
+"""A folder of one's own: a CSV with `path, speaker, gender, age` (path is a must) beside the sound is a corpus too."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from lib.corpora.sieve import AUDIO_SUFFIXES, Sieve, find_spelling, printable, w
 
 CORPUS = "own_data"
 COLUMNS = {  # what a header may call each column: lower case, `_`, `-`, brackets and blanks alike
-    "path": ["path", "file", "filename", "file name", "file path", "filepath", "audio", "audio file", "wav", "recording"],
-    "speaker": ["speaker", "speaker id", "speakerid", "speaker name", "spk", "spk id", "client id", "person", "person id",
-                "subject", "subject id", "participant", "participant id"],
+    "path": ["path", "file", "filename", "file name", "file path", "filepath", "audio", "audio file", "recording"],
+    "speaker": ["speaker", "speaker id", "speakerid", "speaker name", "spk", "spk id", "client id", "person",
+                "person id", "subject", "subject id", "participant", "participant id"],
     "gender_raw": ["gender", "sex"],
     "age_raw": ["age", "age years", "age in years", "years", "age decade", "decade", "age group"],
     "language": ["language", "locale", "lang"],
@@ -37,18 +37,18 @@ def find_own_table(root: Path) -> Path:
 def read_own_data(root_or_csv: Path, for_training: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read a folder's CSV into (clips, ledger). Paths are relative to the CSV's folder.
 
-    Optional columns (`COLUMNS` has their other names): speaker, gender (any word of `lib.corpora.labels`), age (years, or
-    a decade's word), language, start_s and end_s (seconds). A file without a speaker is its own speaker. Every line of the
-    file is a clip or a row of the ledger. Raises ValueError when there is no such CSV, or none with a column `path`; and,
-    unless `for_training` is False (who only asks a model needs no labels), when columns are not understood and none names
-    the speaker, or when two lines contradict each other about a recording or about a speaker's gender.
+    Optional columns (`COLUMNS` has their other names): speaker, gender (any word of `lib.corpora.labels`), age (years,
+    or a decade's word), language, start_s and end_s (seconds). A file without a speaker is its own speaker. Every line
+    is a clip or a row of the ledger. Raises ValueError when there is no such CSV, or none with a column `path`; and,
+    unless `for_training` is False (who only asks a model needs no labels), when columns are not understood and none
+    names the speaker, or when two lines contradict each other about a recording or about a speaker's gender.
     """
     path = find_own_table(root_or_csv)
     rows, malformed, strange = _read_csv(path)
     if strange and "speaker" not in rows and for_training:
         raise ValueError(
-            f"{path}: no column 'speaker', and these are not understood: {strange}. Rename the one that names the speaker "
-            "(the same person on both sides of a split would spoil every score), or add an empty column 'speaker'"
+            f"{path}: no column 'speaker', and these are not understood: {strange}. Rename the one that names the "
+            "speaker (a person on both sides of a split would spoil every score), or add an empty column 'speaker'"
         )
     rows = rows.assign(**{column: "" for column in COLUMNS if column not in rows})
     sieve = Sieve(CORPUS, rows)

@@ -3,8 +3,8 @@
 Layout and meta files: https://www.robots.ox.ac.uk/~vgg/data/voxceleb/. An utterance's key is `<speaker>/<video>/<n>`.
 Ages are in neither. The tables that are read: Hechmann, Mackenroth et al. 2021 (arXiv 2109.13510, github.com/hechmik/
 voxceleb_enrichment_age_gender, MIT), by speaker and video, recording year minus birth year, so one year off at best;
-AgeVoxCeleb (github.com/nttcslab-sp/agevoxceleb), by utterance, whose licence forbids passing it on: users fetch it; a CSV
-of one's own, speaker -> year or decade, as in the paper.
+AgeVoxCeleb (github.com/nttcslab-sp/agevoxceleb), by utterance, whose licence forbids passing it on: users fetch it; a
+CSV of one's own, speaker -> year or decade, as in the paper.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def download_voxceleb(folder: Path, url: str = URL, age_url: str = AGE_TABLE_URL
 
 
 def read_frame_file(path: Path) -> tuple[str, str, int, int]:
-    """(speaker, video, first frame, last frame) of one `txt` file of the frame archives: where the speaker is seen talking.
+    """(speaker, video, first frame, last frame) of a `txt` file of the frame archives: where somebody is seen to talk.
 
     The official cut ends on the last frame's sample. ValueError, naming the file, when it tells no stretch of time.
     """
@@ -77,7 +77,7 @@ def read_frame_file(path: Path) -> tuple[str, str, int, int]:
 
 
 def _read_cells(path: Path, **options: Any) -> pd.DataFrame:
-    """A table as text, blanks around cells gone, headers normalised; commas, semicolons or tabs. ValueError names the file."""
+    """A table of stripped text with normalised headers; commas, semicolons or tabs. ValueError names the file."""
     text = Path(path).read_bytes().decode("utf-8-sig", errors="replace")  # ids are ASCII
     separator = max(",;\t", key=text.split("\n", 1)[0].count)
     try:
@@ -113,9 +113,9 @@ def read_ages(path: Path) -> pd.DataFrame:
     """Read a table of ages: one row a speaker, a speaker in a video, or an utterance.
 
     Columns: key ("<speaker>", "<speaker>/<video>" or "<speaker>/<video>/<n>"), age_raw, age_years (float, NaN),
-    age_decade (Int16, NA). Bare numbers are decades where the column says so, or where it is just called "age" and holds
-    only 10, 20 ... 90; else years. Rows without a usable age are left out; `attrs` counts words and numbers that are no
-    age, by the file's name. Raises ValueError when the file is missing, has no column for speaker or age, or no age.
+    age_decade (Int16, NA). Bare numbers are decades where the column says so, or where it is just called "age" and
+    holds only 10, 20 ... 90; else years. Rows without a usable age are left out; `attrs` counts words and numbers that
+    are no age, by the file's name. Raises ValueError when the file is missing, has no column for speaker or age, or no age.
     """
     path = Path(path)
     if not path.is_file():
@@ -130,8 +130,8 @@ def read_ages(path: Path) -> pd.DataFrame:
         cells = _read_cells(path, **({"header": None, "names": ["speaker", "age"]} if is_bare else {}))
         speaker, video, column = (_pick_column(cells, names) for names in (SPEAKER_COLUMNS, VIDEO_COLUMNS, AGE_COLUMNS))
         if speaker is None or column is None:
-            needed = f"a column for the speaker ({', '.join(SPEAKER_COLUMNS)}) and one for the age ({', '.join(AGE_COLUMNS)})"
-            raise ValueError(f"{path}: needs {needed}, has {list(cells.columns)}")
+            needed = f"the speaker ({', '.join(SPEAKER_COLUMNS)}) and one for the age ({', '.join(AGE_COLUMNS)})"
+            raise ValueError(f"{path}: needs a column for {needed}, has {list(cells.columns)}")
         key = cells[speaker].str.removeprefix(f"{CORPUS}:")
         key = key.where(cells[video] == "", key + "/" + cells[video]) if video else key
         table = pd.DataFrame({"key": key, "age_raw": cells[column]})
@@ -152,8 +152,8 @@ def join_ages(rows: pd.DataFrame, tables: list[pd.DataFrame]) -> tuple[pd.DataFr
     """Ages for rows with columns speaker, video and item (the utterance key).
 
     The most exact label wins: of the utterance, else of the speaker in this video (a video can hold several speakers),
-    else of the speaker. Labels of one key that disagree give no age. Returns (frame of age_raw, age_years, age_decade on
-    the rows' index, number of keys whose labels disagree).
+    else of the speaker. Labels of one key that disagree give no age. Returns (frame of age_raw, age_years, age_decade
+    on the rows' index, number of keys whose labels disagree).
     """
     columns = {"age_raw": "object", "age_years": "float64", "age_decade": "float64"}
     labels = pd.concat([pd.DataFrame({name: [] for name in ("key", *columns)}), *tables], ignore_index=True)
@@ -172,9 +172,9 @@ def read_voxceleb(root: Path, ages: Path | None = None) -> tuple[pd.DataFrame, p
 
     An utterance is a cut, `.../<speaker>/<video>/<n>.wav` (m4a, flac ...), or a frame file of the same name (txt) with
     the whole video's audio anywhere below `root`, as `audio/<video>.m4a` or under one of the names that yt-dlp gives
-    (`Title [<video>].webm`); the clip then carries start_s and end_s from the frame file. Meta and age tables are those in
-    `root` or up to two folders above it, or the one table `ages`. No sound is decoded. Raises ValueError when `root` holds
-    neither cuts nor frame files with audio, or no meta file is near.
+    (`Title [<video>].webm`); the clip then carries start_s and end_s from the frame file. Meta and age tables are those
+    in `root` or up to two folders above it, or the one table `ages`. No sound is decoded. Raises ValueError when `root`
+    holds neither cuts nor frame files with audio, or no meta file is near.
     """
     cuts, frame_files, videos, tables, strange = _list_files(root)
     if not cuts and not (frame_files and videos):

@@ -35,9 +35,9 @@ OPTIONS: dict[str, Any] = {  # of yt-dlp: the best audio as it is, quietly, slow
 FAILURES = {  # kind: (words that tell it, what to do); the first with a matching text wins
     "bot check": (
         r"confirm you're not a bot|captcha",
-        "YouTube takes this connection for a robot. Stop for today. What helps: a home network instead of a data centre or "
-        "Colab; the newest yt-dlp (pip install -U 'yt-dlp[default]') with a JavaScript runtime (deno); as a last resort "
-        "yt-dlp's option cookiesfrombrowser, which risks the account. The next run goes on where this one stopped"),
+        "YouTube takes this connection for a robot. Stop for today. What helps: a home network not a data centre or "
+        "Colab; the newest yt-dlp (pip install -U 'yt-dlp[default]') with a JavaScript runtime (deno); as a last "
+        "resort its option cookiesfrombrowser, which risks the account. The next run goes on where this one stopped"),
     "login": (r"confirm your age|age-restricted|members-only|join this channel|this channel's members",
               "nothing, or cookies of an account, at your own risk"),
     "private": (r"private video|video is private", "nothing: its owner made it private"),
@@ -48,8 +48,8 @@ FAILURES = {  # kind: (words that tell it, what to do); the first with a matchin
              r"http error 4(04|10)|video is not available", "nothing: the video is no longer there"),
     "format": (r"format is not available|only images are available|javascript runtime|http error 403|ffmpeg exited|"
                r"downloaded file", "update yt-dlp and install deno, then run again"),
-    "network": (r"timed out|timeout|connection|name resolution|resolve host|unable to download|incompleteread|bytes read|"
-                r"http error 5\d\d|transporterror|network", "run again"),
+    "network": (r"timed out|timeout|connection|name resolution|resolve host|unable to download|incompleteread|"
+                r"bytes read|http error 5\d\d|transporterror|network", "run again"),
     "live": (r"live event|premieres in|is live", "nothing: a live event"),
     "error": ("", "read the detail"),
 }  # fmt: skip
@@ -66,7 +66,7 @@ def classify_failure(text: str, error: BaseException | None = None) -> str:
 
 
 def load_status(folder: Path) -> dict[str, dict[str, Any]]:
-    """What became of every video asked for: its kind ("done", or one of `FAILURES`), detail, tries, time (UTC) and path."""
+    """What became of every video: its kind ("done", or one of `FAILURES`), detail, tries, time (UTC) and path."""
     path = Path(folder) / "youtube_status.json"
     return load_json(path) if path.exists() else {}
 
@@ -77,8 +77,8 @@ def download_videos(
     """Fetch the audio of each video once, to `folder`/audio/<video>.<suffix>; return why the run stopped early, or "".
 
     Resumes: videos (ids of 11 characters) that are there, that failed for good, or that failed `MOST_TRIES` times are
-    passed over. A failure is noted (`load_status`) and passed, but a bot check or a rate limit stops the run. `options` of
-    yt-dlp go over those of `OPTIONS`, such as {"cookiesfrombrowser": ("firefox",)}; `url` is the pattern of the address.
+    passed over. A failure is noted (`load_status`) and passed, but a bot check or a rate limit stops the run. `options`
+    of yt-dlp go over those of `OPTIONS`, such as {"cookiesfrombrowser": ("firefox",)}; `url` is the address's pattern.
     ValueError with the legal note unless `allowed`.
     """
     if not allowed:
