@@ -115,7 +115,7 @@ def read_ages(path: Path) -> pd.DataFrame:
     Columns: key ("<speaker>", "<speaker>/<video>" or "<speaker>/<video>/<n>"), age_raw, age_years (float, NaN),
     age_decade (Int16, NA). Bare numbers are decades where the column says so, or where it is just called "age" and
     holds only 10, 20 ... 90; else years. Rows without a usable age are left out; `attrs` counts words and numbers that
-    are no age, by the file's name. Raises ValueError when the file is missing, has no column for speaker or age, or no age.
+    are no age, by the file's name. ValueError when the file is missing, or has no column for speaker or age, or no age.
     """
     path = Path(path)
     if not path.is_file():
