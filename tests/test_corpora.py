@@ -10,9 +10,9 @@ from test_own_data import make
 from test_voxceleb import VIDEO, write_file, write_frames, write_meta
 from yt_dlp.utils import ExtractorError
 
-from lib import config, corpora, paths, tasks
+from lib import config, corpora, paths
 from lib.corpora.common_voice import read_common_voice
-from lib.stages import digest_files, forget_digests
+from lib.stages import forget_digests
 
 TABLE = "path,speaker,gender,age\na.wav,x,f,40\nb.wav,y,m,15\nno.wav,x,f,40\n"
 
@@ -81,15 +81,6 @@ def test_the_checksum_holds_every_label_and_every_byte_of_sound(both):
     assert checksum() == other_sound
 
 
-def test_unchanged_sounds_are_not_read_again(tmp_path, monkeypatch):
-    for name in ("a", "b"):
-        (tmp_path / name).write_bytes(name.encode())
-    first = digest_files(tmp_path, ["a", "b", "gone"])
-    monkeypatch.setattr("lib.stages.file_checksum", lambda path: pytest.fail(f"{path} was read"))
-    assert digest_files(tmp_path, ["a", "b", "gone"]) == first
-    assert len(set(first.values())) == 3
-
-
 def test_a_sound_of_two_speakers_is_dropped_or_refused_by_name(both):
     clips = both / "common_voice" / "cv-corpus-20.0-x" / "en" / "clips"
     rows = [row(client, n, gender="male_masculine") for client, n in (("a", 0), ("b", 1), ("a", 2))]
@@ -126,52 +117,32 @@ def test_nothing_left_is_told_with_counts_and_names_by_every_reader(tmp_path):
             corpora.read_clips([name], tmp_path)
 
 
-def test_too_few_speakers_of_a_class_are_refused_with_names_and_words(tmp_path):
-    lines = [f"{n}.wav,s{n},{'f' if n < 4 else 'm'},{30 + n}" for n in range(6)]
-    make(tmp_path, "\n".join(["path,speaker,gender,age", *lines]), [f"{n}.wav" for n in range(6)])
-    clips, *_ = corpora.read_clips(["own_data"], tmp_path)
-    tasks.make_tasks(["gender"], ["teen", "adult"], [20], clips, least=2)
-    with pytest.raises(
-        ValueError, match=r"task gender: .* 3 speakers or more.*male: 2 speakers \(own_data:s4, own_data:s5\)"
-    ):
-        tasks.make_tasks(["gender"], ["teen", "adult"], [20], clips)
-    with pytest.raises(
-        ValueError, match=r"task age: .*\(0\.wav, 1\.wav \.\.\.\) have adult: 6 speakers .* take age out"
-    ):
-        tasks.make_tasks(["age"], ["teen", "adult"], [20], clips)
-    make(tmp_path, "path,speaker,gender\n0.wav,x,1\n1.wav,y,0\n", [])
-    with pytest.raises(ValueError, match=r"have none\. Not understood: \{'1': 1, '0': 1\}; write male, female"):
-        tasks.make_tasks(["gender"], ["teen", "adult"], [20], corpora.read_clips(["own_data"], tmp_path)[0])
-
-
 def check(tmp_path, **changes):
     section = {"corpora": ["common_voice"], "root": str(tmp_path / "corpora"), "download": False, "datasets": [],
                "youtube": False, "age_labels": ""}  # fmt: skip
     return corpora.check_run(section | changes, synthetic=False)
 
 
+WORDS = {
+    "common_voice": ["mozilladatacollective.com", "agree to its terms", "MDC_API_KEY", "download.datasets",
+                     "data/of-no-run/corpora/common_voice holds"],
+    "voxceleb": ["official archives", "download.youtube", "LEGAL_NOTE", "download.age_labels", "ages.csv"],
+    "own_data": ["own_data.csv", "download.root"],
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["common_voice", "voxceleb", "paper", "own_data"])
-def test_run_files_whose_data_are_missing_are_refused_with_the_steps_in_full(name):
+def test_run_files_whose_data_are_missing_are_refused_with_the_steps_in_full(name, monkeypatch):
+    monkeypatch.setattr(paths, "DATA", paths.ROOT / "data" / "of-no-run")
     sections = config.load_run(paths.PARAMS / f"{name}.yaml")
     with pytest.raises(ValueError, match="not there yet") as caught:
         corpora.check_run(sections["download"], sections["run"]["synthetic"])
-    words = {
-        "common_voice": ["mozilladatacollective.com", "agree to its terms", "MDC_API_KEY", "download.datasets"],
-        "voxceleb": ["official archives", "download.youtube", "LEGAL_NOTE", "download.age_labels", "ages.csv"],
-        "own_data": ["own_data.csv", "download.root"],
-    }
     for corpus in sections["download"]["corpora"]:
-        assert [word for word in words[corpus] if word not in str(caught.value)] == []
-
-
-def test_advice_names_folders_of_the_project_without_the_machines_path(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "DATA", paths.ROOT / "data" / "of-no-run")
-    with pytest.raises(ValueError, match="data/of-no-run/corpora/common_voice holds") as caught:
-        check(tmp_path, root="")
+        assert [word for word in WORDS[corpus] if word not in str(caught.value)] == []
     assert str(paths.ROOT) not in str(caught.value)
 
 
-def test_a_dataset_needs_a_key_or_an_archive_unless_it_was_fetched_before(tmp_path, monkeypatch):
+def test_what_can_be_fetched_need_not_be_there(tmp_path):
     with pytest.raises(ValueError, match="MDC_API_KEY is not set"):
         check(tmp_path, datasets=["cv-af"])
     with pytest.raises(ValueError, match="no such archive"):
@@ -180,16 +151,12 @@ def test_a_dataset_needs_a_key_or_an_archive_unless_it_was_fetched_before(tmp_pa
     check(tmp_path, datasets=[str(tmp_path / "mine.tar.gz")])
     make_locale(tmp_path / "corpora" / "common_voice" / "af" / "cv-corpus-25.0-x" / "af", V17, [row("a", 1, "af")])
     check(tmp_path, datasets=["cv-af"])
-    check(tmp_path)
-
-
-def test_cuts_without_meta_will_do_when_the_tables_are_fetched(tmp_path):
     write_file(tmp_path / "corpora" / "voxceleb" / "wav" / "id10270" / VIDEO / "00001.wav")
     with pytest.raises(ValueError, match=r"vox1_meta\.csv"):
         check(tmp_path, corpora=["voxceleb"])
     check(tmp_path, corpora=["voxceleb"], download=True)
     write_meta(tmp_path / "corpora" / "voxceleb")
-    check(tmp_path, corpora=["voxceleb"])
+    check(tmp_path, corpora=["voxceleb", "common_voice"])
     with pytest.raises(ValueError, match=r"age_labels: ages/none\.csv: no such file"):
         check(tmp_path, corpora=["voxceleb"], age_labels="ages/none.csv")
 
@@ -232,4 +199,3 @@ def test_real_corpora_lie_side_by_side_and_add_up():
     assert corpora.read_clips(names, root, max_clips_per_speaker=20)[2] == checksum
     assert clips.groupby("corpus")["speaker_id"].nunique().to_dict() == {"common_voice": 1646, "speechocean762": 125}
     assert set(ledger["reason"]) == {"Benchmark segment", "over the cap of clips a speaker"}
-    tasks.make_tasks(["gender", "age", "age_four"], ["child", "adult"], [16], clips)

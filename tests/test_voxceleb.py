@@ -7,12 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from test_common_voice import check_sum
 
 from lib.corpora.voxceleb import join_ages, read_ages, read_frame_file, read_meta, read_voxceleb
-from lib.tables import validate_table
 
 VIDEO, OTHER = "5r0dWxy17C8", "-J_dWxy17_0"
-RATE = 16_000
 
 
 def frame_text(speaker="id10270", video=VIDEO, first=50, last=150, end="\n", extra="") -> str:
@@ -40,29 +39,20 @@ def write_meta(root: Path, name="vox1_meta.csv") -> Path:
     return write_file(root / name, "\n".join(rows).encode())
 
 
-def check_sum(clips, ledger, rows_in):
-    validate_table(clips, "clips")
-    validate_table(ledger, "ledger")
-    assert len(clips) + len(ledger) == clips.attrs["rows_in"] == rows_in
+META_FORMS = [
+    "VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\nid00012\tAaron\tm\tUSA\tdev\nid00017\tRod\tf\tUSA\ttest\n",
+    "Name \tVoxCeleb2 ID \tVGGFace2 ID \tGender \tSet \nAaron \tid00012 \tn12 \tm \tdev \nR \tid00017 \tn17 \tf \ttest \n",
+    "\ufeffVoxCeleb2 ID ,VGGFace2 ID ,Gender ,Set \r\nid00012 ,n12 ,m ,dev \r\nid00017 ,n17 ,f ,test ",
+]
 
 
-META_FORMS = {
-    "vox1": "VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\nid00012\tAaron\tm\tUSA\tdev\nid00017\tRod\tf\tUSA\ttest\n",
-    "vox2 tabs": "Name \tVoxCeleb2 ID \tVGGFace2 ID \tGender \tSet \nAaron \tid00012 \tn12 \tm \tdev \nR \tid00017 \tn17 \tf \ttest \n",
-    "vox2 commas": "\ufeffVoxCeleb2 ID ,VGGFace2 ID ,Gender ,Set \r\nid00012 ,n12 ,m ,dev \r\nid00017 ,n17 ,f ,test ",
-}
-
-
-@pytest.mark.parametrize("form", META_FORMS)
-def test_every_real_form_of_the_meta_file_gives_the_same_rows(tmp_path, form):
-    meta = read_meta(write_file(tmp_path / "meta.csv", META_FORMS[form].encode()))
-    assert meta.to_dict("index") == {
+def test_every_real_form_of_the_meta_file_gives_the_same_rows_and_a_broken_one_is_refused(tmp_path):
+    rows = {
         "id00012": {"gender_raw": "m", "official_split": "train"},
         "id00017": {"gender_raw": "f", "official_split": "test"},
     }
-
-
-def test_meta_without_its_columns_or_with_two_answers_is_refused(tmp_path):
+    for text in META_FORMS:
+        assert read_meta(write_file(tmp_path / "meta.csv", text.encode())).to_dict("index") == rows
     bad = {"speaker\tsex\na\tm\n": "needs columns", "": "no table that can be read",
            "VoxCeleb1 ID\tGender\tSet\nid1\tm\tdev\nid1\tf\tdev\n": "id1 stands there twice"}  # fmt: skip
     for text, words in bad.items():
@@ -70,19 +60,15 @@ def test_meta_without_its_columns_or_with_two_answers_is_refused(tmp_path):
             read_meta(write_file(tmp_path / "m.csv", text.encode()))
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
-@pytest.mark.parametrize("extra", ["", "\t(1)"])
-def test_frame_file_tells_its_first_and_last_frame(tmp_path, end, extra):
-    path = write_frames(tmp_path, first=594, last=803, end=end, extra=extra)
-    assert read_frame_file(path) == ("id10270", VIDEO, 594, 803)
-    text = path.read_text().replace("154", "0.392").replace("\n000594", "\n\n000594") + "\n\n"
-    assert read_frame_file(write_frames(tmp_path, text=text)) == ("id10270", VIDEO, 594, 803)
-
-
-@pytest.mark.parametrize("text", ["", "Identity : \tid1\n\nFRAME \n", frame_text(first=9, last=9)])
-def test_frame_file_without_a_stretch_of_time_is_refused(tmp_path, text):
-    with pytest.raises(ValueError, match=r"00001\.txt"):
-        read_frame_file(write_frames(tmp_path, text=text))
+def test_frame_file_tells_its_first_and_last_frame_or_is_refused(tmp_path):
+    for end, extra in (("\n", ""), ("\r\n", "\t(1)")):
+        path = write_frames(tmp_path, first=594, last=803, end=end, extra=extra)
+        assert read_frame_file(path) == ("id10270", VIDEO, 594, 803)
+        text = path.read_text().replace("154", "0.392").replace("\n000594", "\n\n000594") + "\n\n"
+        assert read_frame_file(write_frames(tmp_path, text=text)) == ("id10270", VIDEO, 594, 803)
+    for text in ("", "Identity : \tid1\n\nFRAME \n", frame_text(first=9, last=9)):
+        with pytest.raises(ValueError, match=r"00001\.txt"):
+            read_frame_file(write_frames(tmp_path, text=text))
 
 
 @pytest.mark.parametrize("place", ["wav", "vox1_dev_wav/wav", "dev/aac", "VoxCeleb1/wav", ""])
@@ -96,16 +82,10 @@ def test_cuts_are_found_in_every_layout(tmp_path, place):
     assert clips["recording_id"].tolist() == [f"voxceleb:{OTHER}", f"voxceleb:{VIDEO}"]
     assert clips["gender"].tolist() == ["male", "female"]
     assert clips["official_split"].tolist() == ["train", "test"]
-    assert clips["start_s"].tolist() == [0, 0]
     assert clips["end_s"].isna().all()
     assert all((tmp_path / path).is_file() for path in clips["path"])
-
-
-def test_a_single_speakers_folder_is_a_root_too(tmp_path):
-    write_meta(tmp_path)
-    write_file(tmp_path / "wav" / "id10270" / VIDEO / "00001.wav")
-    clips, _ = read_voxceleb(tmp_path / "wav" / "id10270")
-    assert clips[["path", "gender"]].to_numpy().tolist() == [[f"{VIDEO}/00001.wav", "female"]]
+    below, _ = read_voxceleb(tmp_path / place)  # the meta file lies above
+    assert below[["path", "gender"]].to_numpy().tolist()[1] == [f"id10270/{VIDEO}/00001.wav", "female"]
 
 
 NAMES = ["{}.m4a", "{}.f140.m4a", "Title [{}].webm", "A - title-{}.opus", "{}.webm.wav", "{}.MKV"]
@@ -150,17 +130,6 @@ def test_what_cannot_be_cut_is_named_in_the_ledger(tmp_path):
     assert not ledger["detail"].str.contains(str(tmp_path), regex=False).any()
 
 
-def test_speakers_of_one_video_stay_apart_but_share_the_recording(tmp_path):
-    write_meta(tmp_path)
-    for speaker in ("id10270", "id10001"):
-        write_file(tmp_path / "wav" / speaker / VIDEO / "00001.wav")
-    ages = write_file(tmp_path / "hand.csv", f"VoxCeleb_ID,video_id,speaker_age\nid10001,{VIDEO},34.0\n".encode())
-    clips, _ = read_voxceleb(tmp_path, ages=ages)
-    assert clips["speaker_id"].nunique() == 2
-    assert clips["recording_id"].nunique() == 1
-    assert clips["age_years"].fillna(0).tolist() == [34.0, 0]
-
-
 def test_two_files_of_one_utterance_count_once_and_keep_its_age(tmp_path):
     write_meta(tmp_path)
     write_file(tmp_path / "utt2age.train", f"id10270/{VIDEO}/00001 30\n".encode())
@@ -175,7 +144,10 @@ def test_two_files_of_one_utterance_count_once_and_keep_its_age(tmp_path):
 
 
 def test_roots_without_utterances_are_told_what_to_do(tmp_path):
-    with pytest.raises(ValueError, match="unzip VoxCeleb"):
+    write_file(
+        tmp_path / "synthetic-3x3" / "wav" / "id10270" / VIDEO / "00001.wav"
+    )  # rendered ones never pass for real
+    with pytest.raises(ValueError, match="below it; unzip VoxCeleb"):
         read_voxceleb(tmp_path)
     write_frames(tmp_path)
     with pytest.raises(ValueError, match="frame files but no audio"):
@@ -184,17 +156,11 @@ def test_roots_without_utterances_are_told_what_to_do(tmp_path):
     with pytest.raises(ValueError, match="so no genders"):
         read_voxceleb(tmp_path)
     write_meta(tmp_path / "meta")
-    assert len(read_voxceleb(tmp_path)[0]) == 1
     write_file(tmp_path / "wav" / "id10999" / VIDEO / "00001.wav")
-    assert read_voxceleb(tmp_path)[0].attrs["facts"]["speakers in no meta file"] == 1
-
-
-def test_rendered_corpora_are_not_taken_for_real_ones(tmp_path):
-    write_meta(tmp_path)
-    write_file(tmp_path / "synthetic-3x3" / "wav" / "id10270" / VIDEO / "00001.wav")
-    with pytest.raises(ValueError, match="below it"):
-        read_voxceleb(tmp_path)
-    assert len(read_voxceleb(tmp_path / "synthetic-3x3")[0]) == 1
+    clips, ledger = read_voxceleb(tmp_path)
+    check_sum(clips, ledger, 2)
+    assert (clips["speaker_id"].nunique(), clips["recording_id"].nunique()) == (2, 1)
+    assert clips.attrs["facts"]["speakers in no meta file"] == 1
 
 
 def ages_of(path: Path, text: str) -> pd.DataFrame:
@@ -228,8 +194,7 @@ def test_extended_table_with_multi_line_cells_is_read_by_speaker_and_video(tmp_p
 )  # fmt: skip
 def test_every_form_of_an_age_table_gives_years_or_decades(tmp_path, text, years, decades):
     ages = ages_of(tmp_path / "ages", text)
-    assert ages["key"].tolist()[0] in ("id1", "id1/v", "id1/34f5sBShxSo/00001")
-    assert ages["key"].tolist()[1] in ("id2", "id2/-_V", "id2/x/00002")
+    assert [key.split(".")[0][:3] for key in ages["key"]] == ["id1", "id2"]
     assert ages["age_years"].fillna(0).tolist() == years
     assert ages["age_decade"].fillna(0).tolist() == decades
 
@@ -246,7 +211,7 @@ def test_tables_that_cannot_serve_are_refused(tmp_path):
 def test_the_most_exact_label_wins_and_disagreeing_ones_give_none(tmp_path):
     rows = pd.DataFrame({"speaker": ["id1", "id1", "id1", "id2", "id3"], "video": ["v", "v", "w", "v", "v"]})
     rows["item"] = rows["speaker"] + "/" + rows["video"] + ["/1", "/2", "/1", "/1", "/1"]
-    tables = [ages_of(tmp_path / "utt2age.test", "id1/v/1 70\n"), ages_of(tmp_path / "c.csv", "id,age\nid2,50\nid3,33\n"),
+    tables = [ages_of(tmp_path / "utt2age.test", "id1/v/1.wav 70\n"), ages_of(tmp_path / "c.csv", "id,age\nid2,50\nid3,33\n"),
               ages_of(tmp_path / "b.csv", "speaker,video,age\nid1,v,60\nid2,x,9\n"),
               ages_of(tmp_path / "d.csv", "id,age\nid1,21\nid2,51\nid3,33\n")]  # fmt: skip
     ages, disagreeing = join_ages(rows, tables)

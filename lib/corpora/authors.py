@@ -78,8 +78,9 @@ class _Reader(pickle.Unpickler):
 def _build_tensor(storage: Any, offset: int, size: tuple, stride: tuple, *_: Any) -> torch.Tensor:
     """A tensor over a storage, as torch._utils._rebuild_tensor_v2 does it, but never beyond or beside the storage."""
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-    if min([offset, *size, *stride]) < 0 or last >= max(len(storage), 1) or math.prod(size) > len(storage):
-        raise ValueError(f"a tensor of shape {list(size)[:8]} in a storage of {len(storage)} numbers")
+    count = storage.untyped().nbytes() // storage.dtype.itemsize
+    if min([offset, *size, *stride]) < 0 or last >= max(count, 1) or math.prod(size) > count:
+        raise ValueError(f"a tensor of shape {list(size)[:8]} in a storage of {count} numbers")
     return torch.empty(0, dtype=storage.dtype).set_(storage.untyped(), offset, size, stride)
 
 
