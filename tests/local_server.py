@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -20,7 +19,6 @@ class Site:
     statuses: list[int] = field(default_factory=list)  # answered first, one a request
     has_ranges: bool = True
     length: bool = True
-    routes: dict[str, Callable[[], tuple[int, dict]]] = field(default_factory=dict)  # path -> JSON answers
     redirects: dict[str, str] = field(default_factory=dict)
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)  # path, headers
     url: str = ""
@@ -49,9 +47,6 @@ class Handler(BaseHTTPRequestHandler):
             return self._answer(site.statuses.pop(0))
         if path in site.redirects:
             return self._answer(302, Location=site.redirects[path])
-        if path in site.routes:
-            status, answer = site.routes[path]()
-            return self._answer(status, json.dumps(answer).encode())
         if path not in site.files:
             return self._answer(404)
         body, tag = site.files[path], {"ETag": site.etag} if site.etag else {}

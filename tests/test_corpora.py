@@ -35,23 +35,18 @@ def both(tmp_path):
     return tmp_path
 
 
-def test_several_corpora_are_read_into_one_table_with_their_roots(both):
-    names = ["common_voice", "own_data"]
+def test_several_corpora_are_read_into_one_table_each_from_a_folder_of_its_own(both):
+    (both / "common_voice").rename(both / "many")
+    names = ["common_voice:many", "own_data"]
     clips, ledger, _ = corpora.read_clips(names, both, max_clips_per_speaker=2)
     roots = corpora.find_roots(names, both)
+    assert roots == {"common_voice": both / "many", "own_data": both / "own_data"}
     assert clips["corpus"].tolist() == ["common_voice"] * 2 + ["own_data"] * 2
     assert ledger["reason"].tolist() == ["over the cap of clips a speaker", "no such file"]
     assert all((roots[c] / p).is_file() and roots[c].is_absolute() for c, p in zip(clips["corpus"], clips["path"]))
-    told = {(record["corpus"], record["noticed"]): record["what"] for record in corpora.describe_reading(clips)}
-    assert told["own_data", "folder that was read"] == f"{both.name}/own_data"
-    assert told["common_voice", "tables that were read"] == "cv-corpus-20.0-x/en/validated.tsv"
-
-
-def test_each_corpus_can_have_a_folder_of_its_own_below_the_root(both):
-    (both / "common_voice").rename(both / "many")
-    names = ["common_voice:many", "own_data"]
-    assert corpora.find_roots(names, both) == {"common_voice": both / "many", "own_data": both / "own_data"}
-    assert len(corpora.read_clips(names, both)[0]) == 5
+    noticed = {(record["corpus"], record["noticed"]): record["what"] for record in corpora.describe_reading(clips)}
+    assert noticed["own_data", "folder that was read"] == f"{both.name}/own_data"
+    assert noticed["common_voice", "tables that were read"] == "cv-corpus-20.0-x/en/validated.tsv"
     assert corpora.find_roots(["own_data"], both / "own_data" / "own_data.csv") == {"own_data": both / "own_data"}
     assert corpora.find_roots(["common_voice"], both / "many") == {"common_voice": both / "many"}
     for bad in (["tedlium"], [], ["own_data", "own_data"], ["own_data:../x"], ["own_data:/etc"]):

@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import soundfile
@@ -169,12 +168,11 @@ def ages_of(path: Path, text: str) -> pd.DataFrame:
 
 def test_extended_table_with_multi_line_cells_is_read_by_speaker_and_video(tmp_path):
     text = (
-        "Name,gender_wiki,video_id,title,description,VoxCeleb_ID,gender,birth_year,recording_year,speaker_age,speaker_age_title_only\n"
-        'A B,male,vid1,"An, interview","line one\nline ""two""\n\nid1,fake,row\u2028x",id10001,m,1970.0,2012.0,42.0,\n'
-        "C D,female,vid2,t,,id10002,f,,,,\n"
-        'E F,female,vid3,t,"unquoted\r\nend",id10002,f,1990.0,2012.0,nan,nan\n'
-        "G H,female,vid4,t,,id10003,f,2012.0,2012.0,0.0,\n"
-        "I J,female,vid5,t,,id10003,f,1890.0,2012.0,122.0,\n"
+        "Name,gender_wiki,video_id,title,description,VoxCeleb_ID,gender,birth_year,speaker_age,speaker_age_title_only\n"
+        'A B,male,vid1,"An, interview","line one\nline ""two""\n\nid1,fake,row\u2028x",id10001,m,1970.0,42.0,\n'
+        "C D,female,vid2,t,,id10002,f,,,\n"
+        'E F,female,vid3,t,"unquoted\r\nend",id10002,f,1990.0,nan,nan\n'
+        "G H,female,vid4,t,,id10003,f,2012.0,0.0,\nI J,female,vid5,t,,id10003,f,1890.0,122.0,\n"
     )
     ages = ages_of(tmp_path / "final_dataframe_extended.csv", text)
     assert ages[["key", "age_years"]].to_numpy().tolist() == [["id10001/vid1", 42.0]]
@@ -235,6 +233,4 @@ def test_real_cuts_follow_the_cut_rule_sample_for_sample():
         assert soundfile.info(root / clip.path).frames == (last - first) * 640 + 1
     assert len(read_meta(root / "vox1_meta.csv")) == 1251
     assert read_meta(root / "vox2_meta.csv")["gender_raw"].value_counts().to_dict() == {"m": 3763, "f": 2351}
-    ages = read_ages(root / "age-train.txt")
-    assert np.isfinite(ages["age_years"]).all()
-    assert ages["age_years"].between(12, 90).all()
+    assert read_ages(root / "age-train.txt")["age_years"].between(12, 90).all()

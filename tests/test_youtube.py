@@ -117,13 +117,6 @@ def test_a_bot_check_or_rate_limit_stops_the_run_with_advice_and_is_tried_again(
     assert kinds(tmp_path) == {ONE: "done"}
 
 
-@pytest.mark.parametrize(("status", "kind"), [(404, "gone"), (410, "gone"), (403, "format"), (503, "network")])
-def test_real_answers_of_a_server_are_sorted_too(tmp_path, status, kind):
-    with serve(statuses=[status] * 50, files={f"/{ONE}.wav": sound()}) as site:
-        fetch(site, tmp_path, [ONE])
-    assert kinds(tmp_path) == {ONE: kind}
-
-
 def test_downloads_are_cut_by_the_reader_what_is_no_audio_is_not_kept_and_all_is_counted(tmp_path):
     write_meta(tmp_path)
     for number, video in enumerate([ONE, ONE, TWO, THREE]):
