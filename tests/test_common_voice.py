@@ -47,26 +47,15 @@ def check_sum(clips, ledger, rows_in) -> dict[str, int]:
     return ledger["reason"].value_counts().to_dict()
 
 
-HEADERS = {
-    "8": V1,
-    "10": V6,
-    "10s": V9,
-    "11": V13,
-    "13": V17,
-    "reordered": V6[::-1],
-    "marked": ["\ufeffclient_id", *V6[1:]],
-}
+HEADERS = [V1, V6, V9, V13, V17, V6[::-1], ["\ufeffclient_id", *V6[1:]]]
 
 
-@pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
+@pytest.mark.parametrize("header", HEADERS)
 def test_every_header_generation_gives_the_same_labels(tmp_path, header):
     rows = [row("NA", 1, gender="male", age="fourties"), row("012", 2, gender="female_feminine", age="teens")]
-    folder = make_locale(
-        tmp_path / "cv-corpus-9.0-2022-04-27" / "en", header, [r | {"\ufeffclient_id": r["client_id"]} for r in rows]
-    )
-    (folder / "validated.tsv").write_bytes(
-        (folder / "validated.tsv").read_bytes().replace(b"\n", b"\r\n") + b"cut\toff\n\n"
-    )
+    rows = [r | {"\ufeffclient_id": r["client_id"]} for r in rows]
+    table = make_locale(tmp_path / "cv-corpus-9.0-2022-04-27" / "en", header, rows) / "validated.tsv"
+    table.write_bytes(table.read_bytes().replace(b"\n", b"\r\n") + b"cut\toff\n\n")
     clips, ledger = read_common_voice(tmp_path)
     assert check_sum(clips, ledger, 3) == {"wrong number of columns": 1}
     assert ledger["item"].tolist() == ["cv-corpus-9.0-2022-04-27/en/validated.tsv:4"]
@@ -97,10 +86,8 @@ def test_release_and_locale_are_found_by_looking(tmp_path, place, start, locale,
 
 @pytest.mark.parametrize("seed", range(4))
 def test_any_bytes_are_read_as_a_plain_split_by_line_feed_and_tab_reads_them(tmp_path, seed, monkeypatch):
-    rng, odd = (
-        random.Random(seed),
-        ["\r", '"', "'", "\\", "\u2028", "\x85", "\x0b", "\x1c", "\x00", "é", "𝄞", ",", "#", " "],
-    )
+    rng = random.Random(seed)
+    odd = ["\r", '"', "'", "\\", "\u2028", "\x85", "\x0b", "\x1c", "\x00", "é", "𝄞", ",", "#", " "]
     lines = ["\t".join(V6)]
     for n in range(200):
         sentence = "".join(rng.choices(["\t", "\n", *odd], weights=[1, 1] + [12] * len(odd), k=rng.randint(0, 12)))
@@ -221,11 +208,9 @@ def test_parts_of_validated_stand_in_for_it_and_empty_tables_stop_nothing(tmp_pa
 def test_release_six_zero_gives_no_gender_and_says_so(tmp_path):
     rows = [row("a", 1, gender="female", age="teens"), row("b", 2)]
     make_locale(tmp_path / "cv-corpus-6.0-2020-12-11" / "en", V6, rows)
-    clips, ledger = read_common_voice(tmp_path)
-    check_sum(clips, ledger, 2)
+    clips, _ = read_common_voice(tmp_path)
     assert clips["gender"].isna().all()
-    assert clips["gender_raw"].tolist() == ["female", ""]
-    assert clips["age_decade"].fillna(0).tolist() == [10, 0]
+    assert clips[["gender_raw", "age_decade"]].fillna(0).to_numpy().tolist() == [["female", 10], ["", 0]]
     assert "6.1 or later" in clips.attrs["warnings"][0]
 
 

@@ -50,13 +50,7 @@ def test_a_dropped_connection_is_resumed_with_a_range_request_also_by_a_later_ru
     assert names_in(tmp_path) == ["f"]
 
 
-CHANGES = [
-    {"has_ranges": False},
-    {"etag": '"v2"'},
-    {"etag": None},
-    {"etag": 'W/"v1"'},
-    {"files": {"/file.bin": b"short"}},
-]
+CHANGES = [{"has_ranges": False}, {"etag": '"v2"'}, {"etag": None}, {"etag": 'W/"v1"'}, {"files": {"/file.bin": b"no"}}]
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -181,9 +175,8 @@ def test_archives_cut_short_are_named_and_nothing_of_them_is_read(tmp_path, shar
 def platform(tmp_path, monkeypatch):
     """Mozilla Data Collective, as its documentation describes it."""
     top, rng = "cv-corpus-25.0-2026-03-09/af", np.random.default_rng(1)
-    rows = [row(c, 10 * i + n, "af") for i, c in enumerate("ab") for n in range(4)] + [
-        row("c", 9, "af", segment="Benchmark")
-    ]
+    rows = [row(c, 10 * i + n, "af") for i, c in enumerate("ab") for n in range(4)]
+    rows.append(row("c", 9, "af", segment="Benchmark"))
     write_table(tmp_path / "validated.tsv", V17, rows)
     files = {f"{top}/clips/{r['path']}": rng.bytes(50_000) for r in rows}
     files |= {f"{top}/validated.tsv": (tmp_path / "validated.tsv").read_bytes()}

@@ -44,12 +44,8 @@ def test_whole_vocabulary_has_a_row_in_the_label_table():
     table = labels.label_table().fillna({"age_decade": 0})
     contract = [*labels.GENDER_WORDS.values(), *labels.AGE_WORDS.values()]
     assert table["raw"].tolist() == [raw for words in contract for raw in words]
-    classes = (
-        table.set_index("raw")
-        .loc[["", "teens", "forties", "fifties"], ["age_decade", *labels.SCHEMES]]
-        .drop_duplicates()
-    )
-    assert classes.to_numpy().tolist() == [
+    words = table.set_index("raw").loc[["", "teens", "forties", "fifties"], ["age_decade", *labels.SCHEMES]]
+    assert words.drop_duplicates().to_numpy().tolist() == [
         [0, "", "", "", ""], [10, "teen", "teens", "teens", ""], [40, "adult", "fourties", "fourties", "adult"],
         [50, "adult", "", "fifties", "adult"],
     ]  # fmt: skip
