@@ -46,12 +46,10 @@ META_FORMS = [
 
 
 def test_every_real_form_of_the_meta_file_gives_the_same_rows_and_a_broken_one_is_refused(tmp_path):
+    rows = [("id00012", "m", "train"), ("id00017", "f", "test")]
     for text in META_FORMS:
         meta = read_meta(write_file(tmp_path / "meta.csv", text.encode()))
-        assert meta[["gender_raw", "official_split"]].T.to_dict("list") == {
-            "id00012": ["m", "train"],
-            "id00017": ["f", "test"],
-        }
+        assert list(meta[["gender_raw", "official_split"]].itertuples(name=None)) == rows
     bad = {"speaker\tsex\na\tm\n": "needs columns", "": "no table that can be read",
            "VoxCeleb1 ID\tGender\tSet\nid1\tm\tdev\nid1\tf\tdev\n": "id1 stands there twice"}  # fmt: skip
     for text, words in bad.items():
@@ -84,7 +82,7 @@ def test_cuts_are_found_in_every_layout(tmp_path, place):
     assert clips["end_s"].isna().all()
     assert all((tmp_path / path).is_file() for path in clips["path"])
     below, _ = read_voxceleb(tmp_path / place)  # the meta file lies above
-    assert below[["path", "gender"]].to_numpy().tolist()[1] == [f"id10270/{VIDEO}/00001.wav", "female"]
+    assert below["gender"].tolist() == ["male", "female"]
 
 
 NAMES = ["{}.m4a", "{}.f140.m4a", "Title [{}].webm", "A - title-{}.opus", "{}.webm.wav", "{}.MKV"]

@@ -10,16 +10,9 @@ from local_server import serve
 from test_voxceleb import write_frames, write_meta
 from yt_dlp.utils import ExtractorError, GeoRestrictedError
 
+from lib.corpora import youtube
 from lib.corpora.voxceleb import list_videos, read_voxceleb
-from lib.corpora.youtube import (
-    FAILURES,
-    PERMANENT,
-    STOPPING,
-    classify_failure,
-    count_downloads,
-    download_videos,
-    load_status,
-)
+from lib.corpora.youtube import download_videos, load_status
 
 ONE, TWO, THREE = "5r0dWxy17C8", "-J_dWxy17_0", "_aaaaaaaaa-"
 MESSAGES = {
@@ -88,30 +81,30 @@ def test_each_video_is_fetched_once_and_again_only_when_it_is_lost(tmp_path):
 
 
 def test_every_message_is_sorted_into_its_kind():
-    assert {text: classify_failure(text) for texts in MESSAGES.values() for text in texts} == {
+    assert {text: youtube.classify_failure(text) for texts in MESSAGES.values() for text in texts} == {
         text: kind for kind, texts in MESSAGES.items() for text in texts
     }
-    assert classify_failure("Nicht verfügbar", GeoRestrictedError("", countries=["US"])) == "geo"
+    assert youtube.classify_failure("Nicht verfügbar", GeoRestrictedError("", countries=["US"])) == "geo"
 
 
-@pytest.mark.parametrize("kind", [kind for kind in MESSAGES if kind not in STOPPING])
+@pytest.mark.parametrize("kind", [kind for kind in MESSAGES if kind not in youtube.STOPPING])
 def test_failures_are_noted_with_advice_and_passed(tmp_path, monkeypatch, kind):
     fail_with(monkeypatch, ExtractorError(MESSAGES[kind][0], expected=True))
     with serve() as site:
         assert [fetch(site, tmp_path, [ONE, TWO]) for _ in range(4)] == [""] * 4
     assert kinds(tmp_path) == {ONE: kind, TWO: kind}
-    assert load_status(tmp_path)[ONE]["tries"] == (1 if kind in PERMANENT else 3)
-    assert count_downloads(tmp_path).to_numpy().tolist() == [[kind, 2, FAILURES[kind][1]]]
+    assert load_status(tmp_path)[ONE]["tries"] == (1 if kind in youtube.PERMANENT else 3)
+    assert youtube.count_downloads(tmp_path).to_numpy().tolist() == [[kind, 2, youtube.FAILURES[kind][1]]]
 
 
-@pytest.mark.parametrize("kind", STOPPING)
+@pytest.mark.parametrize("kind", youtube.STOPPING)
 def test_a_bot_check_or_rate_limit_stops_the_run_with_advice_and_is_tried_again(tmp_path, kind, monkeypatch):
     with serve(files={f"/{ONE}.wav": sound()}) as site:
         with monkeypatch.context() as patch:
             fail_with(patch, ExtractorError(MESSAGES[kind][0], expected=True))
             for _ in range(4):
                 stopped = fetch(site, tmp_path, [ONE, TWO, THREE])
-                assert stopped == f"stopped at video 1 of 3. {FAILURES[kind][1]}"
+                assert stopped == f"stopped at video 1 of 3. {youtube.FAILURES[kind][1]}"
         assert kinds(tmp_path) == {ONE: kind}
         fetch(site, tmp_path, [ONE])
     assert kinds(tmp_path) == {ONE: "done"}
