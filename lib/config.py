@@ -18,6 +18,7 @@ SHARED = {  # parameters that several notebooks declare, and the section they li
     "synthetic": "run",
     "age_classes": "run",
     "age_bounds": "run",
+    "tasks": "train",
     "engine": "compute",
     "precision": "compute",
     "workers": "compute",
@@ -166,5 +167,6 @@ def _explain(section: str, problem: dict) -> str:
 def parameters_for(notebook: str, run: str, sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The parameters that papermill hands to one notebook: its own section and the shared keys that it declares."""
     declared = declared_parameters(notebook_path(notebook))
-    values = {**sections.get("compute", {}), **sections["run"], **sections.get(section_of(notebook), {}), "run": run}
+    shared = {key: sections[section][key] for key, section in SHARED.items() if key in sections.get(section, {})}
+    values = {**shared, **sections["run"], **sections.get(section_of(notebook), {}), "run": run}
     return {key: values[key] for key in declared}

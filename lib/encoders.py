@@ -268,7 +268,7 @@ def bundle_weights_path(name: str) -> Path:
 
 def fetch_bundle_weights(name: str) -> Path:
     """Path of a bundle's weights in the cache, downloaded when missing. ValueError with advice when that fails."""
-    from lib.corpora.download import download_file
+    from lib.corpora.fetch import download_file
 
     target = bundle_weights_path(name)
     if not target.exists():

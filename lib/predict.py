@@ -193,7 +193,7 @@ def _list_of_csv(source: Path) -> pd.DataFrame:
 
     if not source.is_file():
         raise ValueError(f"{source}: no such list")
-    clips, ledger = read_own_data(source)
+    clips, ledger = read_own_data(source, for_training=False)
     names = clips["clip_id"].str.removeprefix(f"{CORPUS}:")
     listed = clips.assign(name=names, path=[source.parent / path for path in clips["path"]], fault="")
     lost = pd.DataFrame({"name": ledger["item"], "fault": ledger["item"] + ": " + ledger["reason"], "start_s": 0.0})

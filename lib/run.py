@@ -22,7 +22,8 @@ from typing import Any
 from tqdm import tqdm
 
 from lib import config, paths
-from lib.corpora.sources import check_run
+from lib.corpora import check_run
+from lib.stages import forget_digests
 
 SHOWN_VERSIONS = ["torch", "torchaudio", "numpy", "pandas", "scikit-learn", "soundfile", "silero-vad", "matplotlib"]
 KERNEL = "this-python"  # name of the kernel that runs notebooks with the interpreter of this process
@@ -250,6 +251,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
+    if asked.first == "01_download":
+        forget_digests()  # every sound is read anew, whatever its time of change says
     try:
         with lock_run(run):
             return run_all(run, sections, notebooks, bool(asked.only))

@@ -14,9 +14,12 @@ import resource
 import shutil
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from lib import paths
 
@@ -59,6 +62,34 @@ def file_checksum(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_files(root: Path, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of the content of each file below `root`, by name; one that cannot be read gives a text of its own.
+
+    A file of the size and time of change (ns) that an earlier call has seen is not read again: the digests are kept in
+    the cache folder, until `forget_digests`.
+    """
+    cache = paths.cache_folder() / "digests" / f"{fingerprint_of(str(Path(root).absolute()))}.json"
+    known = paths.load_json(cache) if cache.exists() else {}
+    digests, changed = {}, False
+    for name in tqdm(names, desc="comparing sounds", unit="file", delay=2):
+        try:
+            state = os.stat(Path(root, name))
+            seen = [state.st_size, state.st_mtime_ns]
+            if known.get(name, [])[:2] != seen:
+                known[name], changed = [*seen, file_checksum(Path(root, name))], True
+            digests[name] = known[name][2]
+        except OSError:
+            digests[name] = f"unreadable: {name}"
+    if changed:
+        paths.save_json(cache, known, indent=None)
+    return digests
+
+
+def forget_digests() -> None:
+    """Let the next `digest_files` read every file again."""
+    shutil.rmtree(paths.cache_folder() / "digests", ignore_errors=True)
 
 
 def open_stage(

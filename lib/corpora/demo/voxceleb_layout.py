@@ -24,8 +24,8 @@ NATIONS = {"en": "USA", "de": "Germany", "fr": "France", "es": "Spain", "it": "I
 SORES = {
     "video never recovered": Sore(2, 2, "no audio"),
     "empty video": Sore(1, 2, "empty file"),
-    "garbage instead of a video": Sore(1, 2, "unreadable video"),
-    "past the end of the video": Sore(1, 2, "past the end of the video"),
+    "garbage instead of a video": Sore(1, 2, "cannot be decoded"),
+    "past the end of the video": Sore(1, 2, "shorter than a window"),
     "shorter than 3 s": Sore(2, 1, "shorter than a window"),
     "frame file without frames": Sore(1, 1, "unusable frame file"),
     "silent cut": Sore(1, 1, ""),
