@@ -11,7 +11,7 @@ import pandas as pd
 from lib import paths
 from lib.baselines import fit_baselines, fit_constant_age, fit_majority, predict_constant
 from lib.bootstrap import bootstrap_speakers
-from lib.records import is_baseline
+from lib.results import is_baseline
 from lib.scores import (
     LEVELS,
     aggregate_predictions,

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lib.records import model_name
-from lib.report.show import show_figure, show_sound, show_table, show_together
+from lib.results import model_name
 from lib.score_figures import (
     bin_confidence,
     plot_calibration,
@@ -45,10 +44,6 @@ __all__ = [
     "plot_timeline",
     "plot_trainings",
     "plot_waveforms",
-    "show_figure",
-    "show_sound",
-    "show_table",
-    "show_together",
     "use_style",
 ]
 

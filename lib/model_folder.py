@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 
 from lib import paths
-from lib.cards import describe_thresholds, write_card
+from lib.cards import describe_head, write_card
 from lib.embed import DTYPES
 from lib.encoders import Encoder, load_encoder
 from lib.networks import Model
@@ -77,12 +77,8 @@ class Bundle:
         """One row a head: task, classes, network, normalisation, epoch, temperature, thresholds, interval, hash."""
         rows = []
         for task, head in self.description["heads"].items():
-            facts = {name: head[name] for name in ("network", "normalisation", "epoch")}
-            rows.append(
-                {"task": task, "classes": ", ".join(head["classes"]), **facts}
-                | {"temperature": head["calibration"]["temperature"], **describe_thresholds(head)}
-                | {"SHA-256": head["sha256"][:12] + "..."}
-            )
+            named = {"task": task, "classes": ", ".join(head["classes"])}
+            rows.append(named | describe_head(head) | {"SHA-256": head["sha256"][:12] + "..."})
         return pd.DataFrame(rows)
 
 

@@ -138,7 +138,7 @@ def what_decides(name: str, run: str, parameters: dict[str, Any]) -> str:
 def is_kept(name: str, run: str, depends: str) -> bool:
     """Whether a notebook's executed copy, record, figures and finished stage are there and still hold."""
     folder, kept = paths.DATA / run, _kept_path(name, run)
-    needed = [kept, folder / "executed" / f"{name}.ipynb", _record_path(name, run), folder / "figures" / name]
+    needed = [kept, folder / "executed" / f"{name}.ipynb", _record_path(name, run)]
     if not all(path.exists() for path in needed):
         return False
     if paths.load_json(kept) != {"depends": depends, "stage": _fingerprint(name, run)}:
@@ -187,7 +187,7 @@ def write_record(run: str, sections: dict[str, dict]) -> dict[str, Any]:
         "synthetic": bool(sections["run"].get("synthetic", False)),
         "seed": sections["run"].get("seed"),
         **load_notes(run),  # encoder and checksums, noted by the notebooks that know them
-        "parameters": _without_private_paths(sections),
+        "parameters": sections,
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in SHOWN_VERSIONS},
@@ -199,27 +199,6 @@ def write_record(run: str, sections: dict[str, dict]) -> dict[str, Any]:
     }
     paths.save_json(folder / "run.json", record)
     return record
-
-
-def _without_private_paths(sections: dict[str, dict]) -> dict[str, dict]:
-    """Parameters as a report may show them: of a folder outside the project only the last name."""
-
-    def shown(value: Any) -> Any:
-        if isinstance(value, str) and (Path(value).is_absolute() or value.startswith("..")):
-            return f"<{Path(value).name}>"
-        return value
-
-    return {section: {key: shown(value) for key, value in keys.items()} for section, keys in sections.items()}
-
-
-def _gather(source: Path, target: Path, notebooks: list[str]) -> Path:
-    """Bring the figures of a run's notebooks together in one fresh folder."""
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    for name in notebooks:
-        if (source / name).exists():
-            shutil.copytree(source / name, target, dirs_exist_ok=True)
-    return target
 
 
 def _private_roots(folder: Path) -> list[str]:
@@ -239,12 +218,12 @@ def build_run_report(run: str, sections: dict[str, dict]) -> Path:
     executed = folder / "report-notebooks"
     shutil.rmtree(executed, ignore_errors=True)
     executed.mkdir(parents=True)
+    pages = []
     for number, name in enumerate(sections["run"]["notebooks"], start=1):
         page = name if name[:1].isdigit() else f"{number:02d}_{name}"
-        shutil.copy2(folder / "executed" / f"{name}.ipynb", executed / f"{page}.ipynb")
-    figures = _gather(folder / "figures", folder / "report-figures", sections["run"]["notebooks"])
+        pages.append(shutil.copy2(folder / "executed" / f"{name}.ipynb", executed / f"{page}.ipynb"))
     roots = _private_roots(folder)
-    site.build_report(run, executed, figures, metrics, record, paths.REPORTS / run, private_roots=roots)
+    site.build_report(run, pages, metrics, record, paths.REPORTS / run, private_roots=roots)
     site.build_index(paths.REPORTS)
     return paths.REPORTS / run / "index.html"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from lib.records import is_baseline, metric_name, model_name
+from lib.results import is_baseline, metric_name, model_name
 from lib.style import INK, MUTED, colours_for, new_axes
 
 if TYPE_CHECKING:

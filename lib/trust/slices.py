@@ -203,33 +203,25 @@ def collect_errors(answers: dict[str, pd.DataFrame], tasks: list[Any], count: in
 
 
 def play_errors(
-    errors: pd.DataFrame, clips: pd.DataFrame, windows: pd.DataFrame, roots: dict[str, Path], folder: Path,
+    errors: pd.DataFrame, clips: pd.DataFrame, windows: pd.DataFrame, roots: dict[str, Path],
     count: int = 12, synthetic: bool = False,
-) -> Any:  # fmt: skip
-    """The first `count` errors as sounds with spectrograms, an equal number a task; one window each.
+) -> None:  # fmt: skip
+    """Show the first `count` errors as sounds, an equal number a task; one window each.
 
     Only invented voices and corpora of `LICENCES` are played: a voice is personal data, and a report is a publication.
     """
     from lib.audio import read_waveform
-    from lib.report.show import show_sound, show_table, show_together
+    from lib.report.show import show_sound, show_text
 
     each = count // max(1, errors["task"].nunique())
     chosen = errors.groupby("task", sort=False).head(each).merge(clips, on="clip_id", suffixes=("", "_clip"))
     cuts = windows.set_index("window_id")[["start_s", "duration_s"]]
-    sounds = []
-    for number, row in enumerate(chosen.itertuples(index=False), 1):
-        if not synthetic and row.corpus not in LICENCES:
-            continue
+    chosen = chosen[synthetic | chosen["corpus"].isin(list(LICENCES))]
+    if chosen.empty:
+        show_text("Not played: the voices are not ours to publish.")
+    for row in chosen.itertuples(index=False):
         begin = row.start_s + cuts.loc[row.window_id, "start_s"]
         waveform = read_waveform(roots[row.corpus] / row.path, begin, begin + cuts.loc[row.window_id, "duration_s"])
         title = f"{row.task}: told {row.told}, is {row.truth} ({100 * row.confidence:.0f} % sure)"
         source = "synthetic voice" if synthetic else LICENCES[row.corpus]
-        caption = f"{row.window_id}; {source}"
-        sounds.append(
-            show_sound(waveform, RATE_HZ, f"error-{number:02d}-{row.task.replace('_', '-')}", title, folder, caption)
-        )
-    return (
-        show_together(sounds)
-        if sounds
-        else show_table(errors.head(0), "Not played: the voices are not ours to publish")
-    )
+        show_sound(waveform, RATE_HZ, title, f"{row.window_id}; {source}")
