@@ -153,10 +153,9 @@ def tabulate(records: pd.DataFrame, rows: Sequence[str] = ("task", "model"), col
     rows = list(rows)
     if records.empty:
         return pd.DataFrame(columns=rows)
-    twice = records[records.duplicated([*rows, columns])]
-    if len(twice):
-        place = twice.iloc[0][[*rows, columns]].to_dict()
-        raise ValueError(f"two records for {place}: filter by level, protocol or subset first")
+    twice = records.loc[records.duplicated([*rows, columns]), [*rows, columns]].to_dict("records")
+    if twice:
+        raise ValueError(f"two records for {twice[0]}: filter by level, protocol or subset first")
     cells = records.assign(cell=[format_score(record) for record in records.to_dict("records")])
     table = cells.set_index([*rows, columns])["cell"].unstack(sort=False)
     table = table.reindex(columns=records[columns].unique()).fillna("").rename(columns=NAMED.get(columns, str))
@@ -180,7 +179,8 @@ def tabulate(records: pd.DataFrame, rows: Sequence[str] = ("task", "model"), col
 def to_markdown(table: pd.DataFrame) -> str:
     """A frame as a Markdown table."""
     lines = [table.columns, ["---"] * table.shape[1], *table.itertuples(index=False)]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    safe = [[str(cell).replace("|", "\\|").replace("<", "&lt;") for cell in line] for line in lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in safe)
 
 
 def find_headline(scores: pd.DataFrame, view: Record, differences: pd.DataFrame | None = None) -> Record | None:
@@ -224,9 +224,8 @@ def tell_score(headline: Record | None) -> str:
     if headline is None:
         return ""
     score, guess, simple, classes = (headline[key] for key in ("score", "guess", "simple", "classes"))
-    heard = f"{score['level']}s of {HEARD.get(score['protocol'], score['protocol'])}".replace(
-        "speakers of speakers", "speakers"
-    )
+    heard = f"{score['level']}s of {HEARD.get(score['protocol'], score['protocol'])}"
+    heard = heard.removeprefix("speakers of ") if score["protocol"] == "speaker" else heard
     tested = f"{score['speakers']:.0f} speakers" if score["speakers"] else ""
     aside = ", ".join(filter(None, [format_interval(score), tested]))
     aside = f" ({aside})" if aside else ""

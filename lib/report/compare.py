@@ -13,7 +13,7 @@ from lib import paths, results
 START, END = "<!-- headline: written by `make readme` from reports/ -->", "<!-- end of headline -->"
 IN_README = ["ready", "common_voice", "speechocean762", "demo"]  # runs of recorded speech first
 BESIDE = ["mean pitch", "MFCC statistics"]  # baselines that have a column of their own
-IN_ROW = ["speech", "task", "this project", "a guess", *BESIDE, "test speakers"]
+IN_ROW = ["speech", "task", "**this project** (UAR)", "a guess", *BESIDE, "test speakers"]
 
 
 def find_answers(metrics: dict[str, Any], record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -78,7 +78,7 @@ def headline_markdown(reports: Path) -> str:
             row |= {
                 "speech": link,
                 "task": f"{task}: {row['classes']}",
-                "this project": f"**{row['score']}** {row['model']}",
+                "**this project** (UAR)": f"**{row['score']}** {row['model']}",
             }
             rows.append({column: row[column] for column in IN_ROW})
         if not record["synthetic"]:

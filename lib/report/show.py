@@ -12,30 +12,29 @@ import html
 import io
 import numbers
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import soundfile
 from IPython.display import HTML, display
+from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
+from PIL import Image
 
 from lib.results import model_name
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 DPI, SHOWN_DPI = 144, 96  # dots an inch as drawn, sharp on every screen, and CSS pixels an inch as shown
 
 
-def draw_png(fig: Figure) -> tuple[bytes, int]:
-    """Draw `fig` as a PNG of at most 128 colours (a third of the bytes, no visible loss); its bytes and width in CSS pixels."""
-    from PIL import Image
-
+def draw_png(fig: Figure) -> tuple[bytes, dict[str, int]]:
+    """Draw `fig` as a PNG of at most 128 colours (a third of the bytes, no visible loss); its bytes and size in CSS pixels."""
     raw, small = io.BytesIO(), io.BytesIO()
     fig.savefig(raw, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
     picture = Image.open(raw).convert("RGB").quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     picture.save(small, format="PNG", optimize=True)
-    return small.getvalue(), round(picture.width * SHOWN_DPI / DPI)
+    return small.getvalue(), {"width": picture.width * SHOWN_DPI // DPI, "height": picture.height * SHOWN_DPI // DPI}
 
 
 def show_figure(fig: Figure, name: str, alt: str, data: pd.DataFrame | None = None, caption: str = "") -> None:
@@ -49,18 +48,16 @@ def show_figure(fig: Figure, name: str, alt: str, data: pd.DataFrame | None = No
 
     Raises ValueError for a name that cannot name a file, and without an alternative text.
     """
-    import matplotlib.pyplot as plt
-
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise ValueError(f"figure name {name!r}: use lower-case letters, digits, '_' and '-' only")
     if not alt.strip():
         raise ValueError(f"figure {name!r}: give an alt text that says what the figure shows")
-    picture, width = draw_png(fig)
+    picture, size = draw_png(fig)
     plt.close(fig)
     content = {"image/png": base64.b64encode(picture).decode("ascii"), "text/plain": alt}
     if data is not None:
         content["text/csv"] = data.to_csv(index=False, float_format="%.6g")
-    described = {"image/png": {"alt": alt, "width": width}, "filename": name, "caption": caption}
+    described = {"image/png": {"alt": alt, **size}, "filename": name, "caption": caption}
     display(content, metadata=described, raw=True)
 
 
@@ -105,13 +102,12 @@ def format_value(value: Any, digits: int = 3) -> str:
 def show_text(*sentences: str) -> None:
     """Show sentences, one paragraph each, as plain text whatever is in them; empty ones are left out."""
     paragraphs = [f"<p>{html.escape(sentence)}</p>" for sentence in sentences if sentence]
-    display(HTML(f'<div class="said">{"".join(paragraphs)}</div>'))
+    if paragraphs:
+        display(HTML(f'<div class="said">{"".join(paragraphs)}</div>'))
 
 
 def show_sound(waveform: np.ndarray, rate_hz: int, title: str, caption: str = "") -> None:
     """Show a player: `waveform` [samples] in [-1, 1], at most 15 s, is taken along as a small MP3; `title` says what is heard."""
-    import soundfile
-
     waveform = np.clip(np.asarray(waveform, dtype=np.float32), -1, 1)
     if waveform.ndim != 1 or not 0 < len(waveform) <= 15 * rate_hz:
         raise ValueError(f"sound {title!r}: give one channel of up to 15 s, not shape {waveform.shape} at {rate_hz} Hz")

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 from lib import paths
@@ -112,8 +113,6 @@ class AnswerPage:
 
     def _draw(self) -> None:
         """The timeline of the latest prediction for the chosen task, as far as the waveform is drawn."""
-        import matplotlib.pyplot as plt
-
         prediction, task = self.predictions[-1], self.tasks.value
         if not prediction.answers:
             self.picture.value = ""
@@ -122,11 +121,13 @@ class AnswerPage:
         windows = prediction.timeline(task).query("start_s < @shown_s")
         regions = [(start, min(end, shown_s)) for start, end in prediction.speech_regions() if start < shown_s]
         figure = plot_timeline(self._waveform, RATE_HZ, windows, self.bundle.heads[task].classes, regions)
-        picture, width = draw_png(figure)
+        picture, size = draw_png(figure)
         plt.close(figure)
         alt = f"The waveform, its speech shaded, and under it the probability of each class of {task} for each window."
         source = f"data:image/png;base64,{base64.b64encode(picture).decode('ascii')}"
-        self.picture.value = f'<img src="{source}" alt="{html.escape(alt)}" width="{width}" style="max-width:100%">'
+        self.picture.value = (
+            f'<img src="{source}" alt="{html.escape(alt)}" width="{size["width"]}" style="max-width:100%">'
+        )
 
 
 def _first_seconds(path: Path) -> np.ndarray:
