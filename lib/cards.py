@@ -15,17 +15,16 @@ def write_card(description: dict[str, Any]) -> str:
     """The model card, Markdown, from the content of a model folder's `model.json`."""
     scores = results.read_records(description["metrics"])
     whole = scores[(scores["subset"] == "all") & (scores["protocol"] != "paper")]
-    shown = whole[whole["metric"].isin(["mae_years", "accuracy", "uar", "macro_f1"])]
-    slices = scores[
-        (scores["subset"] != "all") & (scores["metric"] == "uar") & (scores["model"] == description["name"])
-    ]
+    f1 = whole["metric"].str.startswith("f1_") & (whole["task"] != "age_years")
+    shown = whole[f1 | whole["metric"].isin(["mae_years", "accuracy", "uar", "macro_f1"])]
+    slices = scores[(scores["subset"] != "all") & (scores["metric"] == "uar")]
+    slices = slices[slices["model"] == description["name"]]
     views = whole.drop_duplicates(["task", "protocol", "level"])[["task", "protocol", "level"]].to_dict("records")
     headlines = [results.find_headline(scores, view | {"model": description["name"]}) for view in views]
     heads = [{"task": task, "classes": ", ".join(head["classes"])} | describe_head(head)
              for task, head in description["heads"].items()]  # fmt: skip
     files = [{"file": f"`{head['file']}`", "SHA-256": f"`{head['sha256']}`"} for head in description["heads"].values()]
-    encoder = description["encoder"]
-    files.append({"file": f"encoder `{encoder['name']}`", "SHA-256": f"`{encoder['weights_sha256']}`"})
+    files.append({"file": "the encoder", "SHA-256": f"`{description['encoder']['weights_sha256']}`"})
     facts = [{"fact": name.replace("_", " "), "value": _text(value)} for name, value in description["about"].items()
              if name != "encoder" and value not in ("", None, [], {})]  # fmt: skip
     tables = {
@@ -37,15 +36,15 @@ def write_card(description: dict[str, Any]) -> str:
     loader = jinja2.FileSystemLoader(paths.TEMPLATES)
     options = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = jinja2.Environment(loader=loader, autoescape=False, **options)  # Markdown, not HTML
-    sentences = map(results.tell_score, headlines)
-    return environment.get_template("card.md.j2").render(**description, **texts, sentences=filter(None, sentences))
+    texts["sentences"] = list(filter(None, map(results.tell_score, headlines)))
+    return environment.get_template("card.md.j2").render(**description, **texts)
 
 
 def describe_head(head: dict[str, Any]) -> dict[str, Any]:
     """A head of `model.json` in words: network, epoch, temperature, thresholds, and its interval where it tells years."""
     rare, years = head.get("rare"), head.get("years")
     return {
-        "network": results.model_name(head["network"]),
+        "network": results.model_name(head["network"] + "_layers" * (head["tensor"] == "layers")),
         "normalisation": head["normalisation"],
         "epoch": head["epoch"],
         "temperature": f"{head['calibration']['temperature']:.3f}",

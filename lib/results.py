@@ -77,7 +77,7 @@ def read_records(records: list[Record] | pd.DataFrame | None) -> pd.DataFrame:
     frame = pd.DataFrame(records if records is not None else [])
     frame = frame.reindex(columns=list(dict.fromkeys([*RECORD, *frame.columns])))
     numbers = ["value", "low", "high", "n", "speakers"]
-    return frame.assign(**frame[numbers].apply(pd.to_numeric))
+    return frame.astype(dict.fromkeys(RECORD[:7], "str")).assign(**frame[numbers].apply(pd.to_numeric))
 
 
 def select_scores(scores: pd.DataFrame, **wanted: Any) -> pd.DataFrame:

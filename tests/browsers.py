@@ -59,6 +59,12 @@ def running_lab(folder, environment=None):
         server.wait(20)
 
 
+def run_all(page):
+    """Run all cells of the notebook that a page of JupyterLab shows, once its kernel is there; returns when all have run."""
+    page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.context?.sessionContext?.session?.kernel != null")
+    page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => 1, () => 0)")
+
+
 def _wait_for(address, server, log, wait_s=90):
     deadline = time.monotonic() + wait_s
     while time.monotonic() < deadline:

@@ -1,7 +1,6 @@
 """A small made-up run for the tests of the report pages: every number in it is invented and says so."""
 
 import base64
-import functools
 from pathlib import Path
 from unittest import mock
 
@@ -23,17 +22,19 @@ EVIL = "<script>window.broken = 1</script><img src=x onerror='window.broken = 1'
 
 def make_record(run="fixture", synthetic=True, **changes):
     """What `run.json` holds."""
-    stages = [
-        {"stage": name, "seconds": 1.0, "peak_memory_mb": 300 + nth, "recomputed": [name] * (nth % 2),
-         "counts": {"clips": 480, "windows": 1234}, "made_in_seconds": 3.21 * nth, "made_with_mb": 350}
-        for nth, name in enumerate(NOTEBOOKS)
-    ]  # fmt: skip
+    stage = {
+        "stage": "05_evaluate",
+        "seconds": 1.0,
+        "peak_memory_mb": 300,
+        "recomputed": [],
+        "counts": {"windows": 1234},
+    }
     return {
         "run": run, "title": f"Fixture run {run}", "question": "How well does a made-up model tell made-up voices apart?",
         "synthetic": synthetic, "encoder": {"name": "wav2vec2-tiny", "note": "untrained, random weights"}, "seed": 7,
-        "versions": {"python": "3.11.9"}, "machine": {"system": "Linux", "cores": 2}, "stages": stages,
-        "parameters": {"run": {"title": "Fixture"}, "download": {"root": "../somewhere/corpus"}, "train": {"epochs": 12, "tasks": [*CLASSES]}},
-        "git_commit": "0123456789ab", "data_checksum": "cd" * 32, "made_at": "2026-11-22T16:00:00+00:00",
+        "versions": {"python": "3.11.9"}, "machine": {"system": "Linux", "cores": 2}, "git_commit": "0123456789ab",
+        "parameters": {"download": {"root": "../somewhere/corpus"}, "train": {"epochs": 12, "tasks": [*CLASSES]}},
+        "made_at": "2026-11-22T16:00:00+00:00", "stages": [{**stage, "made_in_seconds": 16.05, "made_with_mb": 350}],
     } | changes  # fmt: skip
 
 
@@ -65,7 +66,7 @@ def outputs_of(show_something, *arguments, **options):
     outputs = []
 
     def display(content, metadata=None, raw=False):
-        data = content if raw else {"text/html": content.data} if isinstance(content, HTML) else content
+        data = {"text/html": content.data} if isinstance(content, HTML) else content
         outputs.append(new_output("display_data", data, metadata=metadata or {}))
 
     with mock.patch.object(show, "display", display):
@@ -80,13 +81,19 @@ def draw(name, alt="A line falls.", width=7.5, data=None, caption=""):
     return outputs_of(show.show_figure, figure, name, alt, data, caption)
 
 
-def make_cells(name):
+def picture(alt):
+    """The output of a figure that a notebook shows without `show_figure`."""
+    content = base64.b64encode(show.draw_png(plt.figure())[0]).decode()
+    plt.close()
+    return new_output("display_data", {"image/png": content}, metadata={"image/png": {"alt": alt}} if alt else {})
+
+
+def make_outputs(name):
     """What each notebook shows besides what all of them show."""
-    times_s = np.arange(3 * 16_000) / 16_000
     wide = pd.DataFrame({f"a rather long heading {nth}": ["77 % (71 to 83)", "random words"] for nth in range(12)})
     shown = {
         "01_download": draw("labels", data=pd.DataFrame({"class": ["male"], "clips": [6]}), caption="Clips < all"),
-        "02_segment": outputs_of(show.show_sound, 0.3 * np.sin(1068 * times_s), 16_000, "A tone", "of 170 Hz"),
+        "02_segment": outputs_of(show.show_sound, 0.3 * np.sin(0.07 * np.arange(48_000)), 16_000, "A tone", "of 170 Hz"),
         "05_evaluate": [
             *draw("narrow-one", width=3.6), *draw("narrow-two", width=3.6), *draw("wide", alt=f"Wide {EVIL}"),
             *outputs_of(show.show_table, wide, "Wide"),
@@ -101,48 +108,37 @@ def make_cells(name):
 
 def make_notebook(name, root="../somewhere/corpus"):
     """One executed notebook: prose, parameters, code with every kind of output."""
-    verb = name.split("_")[1].capitalize()
     frame = pd.DataFrame({"speaker": [f"voice-{nth}" for nth in range(6)], "clips": [12, 9, 1100, 7, 33, 1],
                           "UAR": ["80 % (71 to 83)", "9 % (1 to 2)", None, "100 %", "50 %", "65 %"]})  # fmt: skip
-    lines = f"**Reads** nothing.\n**Writes** nothing.\n**Question** What does a page called {verb.lower()} look like?"
-    bar = [new_output("stream", name="stderr", text="100%|####| 9/9 [00:01<00:00]"), new_output("stream", name="stdout", text="wrote 1234 rows\n")]  # fmt: skip
-    cells = [
-        new_markdown_cell(f"# {name[:2]} {verb}\n\n{lines}\n\n{NOTE}"),
-        new_code_cell("root: str = ''  # folder of the corpus", metadata={"tags": ["parameters"]}),
+    lines = f"**Reads** nothing.\n**Writes** nothing.\n**Question** What does the page {name} look like?"
+    bar = new_output("stream", name="stderr", text="100%|####| 9/9 [00:01<00:00]")
+    printed = new_output("stream", name="stdout", text="wrote 1234 rows\n")
+    return new_notebook(cells=[
+        new_markdown_cell(f"# {name[:2]} {name[3:].capitalize()}\n\n{lines}\n\n{NOTE}"),
         new_code_cell(f'# Parameters\nroot = "{root}"', metadata={"tags": ["injected-parameters"]}),
         new_markdown_cell("## What is there\n\nThe table holds six voices:"),
         new_code_cell("show_table(frame, 'Voices')", outputs=outputs_of(show.show_table, frame, "Invented voices")),
-        new_markdown_cell("A line that is printed, and a bar that goes to standard error:"),
-        new_code_cell("print('wrote', 1234, 'rows')  # " + "a long line " * 12, outputs=bar),
+        new_code_cell("print('wrote', 1234, 'rows')  # " + "a long line " * 12, outputs=[bar, printed]),
         new_markdown_cell("### A finer point\n\nA frame shown by itself:"),
         new_code_cell("frame", outputs=[new_output("execute_result", {"text/html": frame.to_html(), "text/plain": "frame"})]),
-        new_code_cell("show(...)", outputs=make_cells(name)),
-    ]  # fmt: skip
-    return new_notebook(cells=cells)
+        new_code_cell("show(...)", outputs=make_outputs(name)),
+    ])  # fmt: skip
 
 
 def make_inputs(folder):
     """Write the executed notebooks below `folder`; return their paths."""
-    executed = [Path(folder) / f"{name}.ipynb" for name in NOTEBOOKS]
-    executed[0].parent.mkdir(parents=True, exist_ok=True)
-    for path in executed:
-        nbformat.write(make_notebook(path.stem), path)
-    return executed
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name in NOTEBOOKS:
+        nbformat.write(make_notebook(name), Path(folder) / f"{name}.ipynb")
+    return sorted(Path(folder).glob("*.ipynb"))
 
 
-@functools.cache
-def shared_site(base):
-    """A site of two fixture runs, one synthetic and one not, made once for all test modules; returns its folder."""
-    executed, site = make_inputs(base / "site-inputs"), base / "site"
+def make_site(folder):
+    """A site of two fixture runs, one synthetic and one not; returns its folder."""
+    executed, site = make_inputs(folder / "executed"), folder / "reports"
     other = make_record("second", synthetic=False, title=EVIL)
     other["parameters"] = {**other["parameters"], "train": {"epochs": 30}}
     site_module.build_report("fixture", executed, make_metrics(), make_record(), site / "fixture")
     site_module.build_report("second", executed, make_metrics("second", 0.82), other, site / "second")
     site_module.build_index(site)
     return site
-
-
-def picture(alt=None):
-    """The output of a figure that a notebook shows without `show_figure`."""
-    figure = base64.b64encode(show.draw_png(plt.figure())[0]).decode()
-    return new_output("display_data", {"image/png": figure}, metadata={"image/png": {"alt": alt}} if alt else {})

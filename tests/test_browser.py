@@ -1,13 +1,8 @@
-"""The report site as a reader meets it: opened from disk in Chromium, at a desk, on a phone, without script, in print.
-
-`AXE=/path/to/axe.min.js` adds axe-core's accessibility check (npm package axe-core); without it that test is skipped.
-"""
-
-import os
+"""The report site as a reader meets it: opened from disk in Chromium, at a desk, on a phone, without script, in print."""
 
 import pytest
 from browsers import needs_browser, running_browser
-from report_fixture import EVIL, shared_site
+from report_fixture import EVIL
 
 pytestmark = needs_browser
 PAGES = ["index.html", "compare.html", "fixture/index.html", "fixture/02_segment.html", "fixture/05_evaluate.html", "second/index.html"]  # fmt: skip
@@ -17,11 +12,6 @@ BROKEN = """async () => {
   await Promise.allSettled(pictures.map((picture) => picture.decode()));
   return pictures.filter((picture) => !picture.naturalWidth).map((picture) => picture.src);
 }"""
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    return shared_site(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +29,9 @@ def show(browser, site):
         contexts.append(browser.new_context(viewport={"width": width, "height": 800}, **options))
         page = contexts[-1].new_page()
         page.problems = []
-        page.on("console", lambda line: page.problems.append(line.text) if line.type in ("error", "warning") else None)
+        page.on("console", lambda line: line.type in ("error", "warning") and page.problems.append(line.text))
         page.on("pageerror", lambda error: page.problems.append(str(error)))
-        page.on(
-            "request", lambda sent: page.problems.extend([] if sent.url.startswith(("file:", "data:")) else [sent.url])
-        )
+        page.on("request", lambda sent: sent.url.startswith(("file:", "data:")) or page.problems.append(sent.url))
         page.goto((site / name).as_uri())
         return page
 
@@ -132,16 +120,3 @@ def test_the_theme_follows_the_system_and_a_printed_page_is_light_and_clips_noth
         ".result:has(table)", "all => all.map((one) => getComputedStyle(one).overflowX)"
     )
     assert set(overflows) == {"visible"}
-
-
-@pytest.mark.skipif("AXE" not in os.environ, reason="set AXE=/path/to/axe.min.js to check accessibility with axe-core")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", PAGES)
-def test_axe_finds_no_violation(show, name, scheme):
-    page = show(name, color_scheme=scheme)
-    page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
-    page.add_script_tag(path=os.environ["AXE"])
-    found = page.evaluate(
-        "axe.run({preload: false}).then((done) => done.violations.map((v) => [v.id, v.nodes.map((n) => n.html.slice(0, 120))]))"
-    )
-    assert found == []

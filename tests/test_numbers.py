@@ -33,13 +33,10 @@ def test_every_interval_in_a_table_of_the_evaluation_page_is_one_of_metrics_json
     for record in records_of(metrics):
         for protocol in (record["protocol"], "leak"):
             known.update(INTERVAL.findall(results.format_score(record | {"protocol": protocol})))
-    shown = [
-        text
-        for table in page.select("table.table")
-        for text in INTERVAL.findall(table.get_text(" ").replace("\xa0", " "))
-    ]
+    text = " | ".join(table.get_text(" | ") for table in page.select("table.table")).replace("\xa0", " ")
+    shown = INTERVAL.findall(text)
     assert len(shown) > 100
-    assert [text for text in shown if text not in known] == []
+    assert [interval for interval in shown if interval not in known] == []
 
 
 def test_the_first_table_of_the_evaluation_page_is_the_leak(page):
@@ -50,13 +47,7 @@ def test_the_first_table_of_the_evaluation_page_is_the_leak(page):
 
 def test_sentences_stand_after_the_tables_of_scores(page):
     text = " ".join(one.get_text(" ") for one in page.select(".said"))
-    for words in (
-        "random windows claim",
-        "of 100 windows of speakers",
-        "windows told right",
-        "after temperature",
-        "paper reports",
-    ):
+    for words in ("random windows claim", "of 100 windows", "windows told right", "after temperature", "paper reports"):
         assert words in text, words
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from report_fixture import make_metrics, make_row
 
-from lib import results
+from lib import cards, results
 
 VIEW = {"task": "gender", "model": "paper", "protocol": "speaker", "level": "clip"}
 
@@ -29,17 +29,12 @@ def told(low, high, metric="uar", task="gender", rival=None, gain=None):
 @pytest.mark.parametrize(
     ("value", "low", "high", "metric", "text"),
     [
-        (0.774, 0.712, 0.829, "uar", "77 % (71 to 83)"),
-        (0.7744, 0.7604, 0.7889, "uar", "77.4 % (76.0 to 78.9)"),
-        (5.58, 4.91, 6.21, "mae_years", "5.6 (4.9 to 6.2)"),
-        (0.034, 0.021, 0.051, "ece", "0.034 (0.021 to 0.051)"),
-        (0.5, 0.5, 0.5, "uar", "50 %"),
-        (0.9345, None, None, "accuracy", "93.5 %"),
-        (None, None, None, "uar", "–"),
-        (-0.003, -0.12, 0.11, "uar_difference", "+0 (-12 to +11)"),
-        (0.091, 0.02, 0.15, "uar_difference", "+9 (+2 to +15)*"),
+        (0.774, 0.712, 0.829, "uar", "77 % (71 to 83)"), (0.7744, 0.7604, 0.7889, "uar", "77.4 % (76.0 to 78.9)"),
+        (5.58, 4.91, 6.21, "mae_years", "5.6 (4.9 to 6.2)"), (0.034, 0.021, 0.051, "ece", "0.034 (0.021 to 0.051)"),
+        (0.5, 0.5, 0.5, "uar", "50 %"), (0.9345, None, None, "accuracy", "93.5 %"), (None, None, None, "uar", "–"),
+        (-0.003, -0.12, 0.11, "uar_difference", "+0 (-12 to +11)"), (0.091, 0.02, 0.15, "uar_difference", "+9 (+2 to +15)*"),
     ],
-)
+)  # fmt: skip
 def test_a_number_has_the_digits_that_its_interval_deserves(value, low, high, metric, text):
     record = {"value": value, "low": low, "high": high, "metric": metric, "protocol": "speaker"}
     assert results.format_score(record) == text
@@ -53,14 +48,11 @@ def test_the_table_holds_every_score_once_baselines_last_and_sizes():
     assert table.iloc[0].tolist() == ["Gender", "the paper's network", "78 % (72 to 84)", "78 % (72 to 84)", 480, 40]
 
 
-def test_two_records_for_one_cell_are_refused_and_none_give_an_empty_table():
+def test_two_records_for_one_cell_are_refused_none_give_an_empty_table_and_seeds_their_spread():
     scores = records(*make_metrics()["scores"])
     with pytest.raises(ValueError, match="filter by level, protocol or subset"):
         results.tabulate(results.select_scores(scores, metric="uar"))
     assert results.tabulate(scores.head(0)).empty
-
-
-def test_the_spread_between_seeds_stands_in_the_table():
     score = make_row("age", "paper", "uar", 0.7, seeds=3, seed_std=0.021)
     assert results.tabulate(records(score))["seeds"].tolist() == ["3, ± 2.1"]
 
@@ -68,15 +60,10 @@ def test_the_spread_between_seeds_stands_in_the_table():
 def test_the_leak_is_a_column_beside_what_was_claimed_and_shown():
     metrics = make_metrics()
     both = results.join_leaks(records(*metrics["scores"]), records(*metrics["leak"]), "speaker")
-    table = results.tabulate(
-        results.select_scores(both, metric="uar", model="paper"), ["task", "model", "metric"], "protocol"
-    )
+    both = results.select_scores(both, metric="uar", model="paper")
+    table = results.tabulate(both, rows=["task", "model", "metric"], columns="protocol")
     assert table.columns.tolist()[3:6] == ["random windows claim", "speakers never heard in training", "leak (points)"]
     assert table.iloc[0].tolist()[3:6] == ["87 % (81 to 93)", "78 % (72 to 84)", "+9 (+4 to +14)*"]
-
-
-def test_a_markdown_table_keeps_a_bar_inside_its_cell():
-    assert results.to_markdown(pd.DataFrame({"a": ["x|y"], "b": [1]})) == "| a | b |\n| --- | --- |\n| x\\|y | 1 |"
 
 
 @pytest.mark.parametrize(
@@ -195,7 +182,28 @@ def test_age_classes_stand_with_their_bounds(bounds, last):
     assert results.describe_classes(["male", "female"], settings) == ["male", "female"]
 
 
-def test_networks_and_baselines_are_called_by_names_that_a_reader_understands():
+def test_names_are_a_reader_s_and_a_markdown_table_keeps_a_bar_inside_its_cell():
+    table = pd.DataFrame({"a": ["x|y"], "b": ["<i>"]})
+    assert results.to_markdown(table) == "| a | b |\n| --- | --- |\n| x\\|y | &lt;i> |"
     named = {"paper": "the paper's network", "linear_layers": "linear model on all layers", "baseline: MFCC": "MFCC statistics",
              "attentive_layers": "learned mix of all layers", "eGeMAPS": "eGeMAPS"}  # fmt: skip
     assert {name: results.model_name(name) for name in named} == named
+
+
+def test_a_model_card_tells_its_scores_its_groups_and_its_heads():
+    metrics = [row | {"model": row["model"].replace("paper", "best")} for row in make_metrics()["scores"]]
+    head = {
+        "classes": ["male", "female"],
+        "file": "gender.safetensors",
+        "sha256": "ab",
+        "network": "linear",
+        "tensor": "layers",
+    }
+    head |= {"normalisation": "standard", "epoch": 3, "threshold": 0.5, "calibration": {"temperature": 2.0}}
+    description = {"name": "best", "heads": {"gender": head}, "metrics": metrics, "about": {}, "versions": {"torch": "2"},
+                   "encoder": {"name": "tiny", "note": "n", "weights_sha256": "cd"}, "feature": "emission", "dtype": "float16",
+                   "windowing": {"window_s": 3.0, "step_s": 2.0, "min_speech_ratio": 0.1}}  # fmt: skip
+    card = cards.write_card(description)
+    for words in ("78 are told right (72 to 84", "| Gender | best | clip | 78 % (72 to 84) |", "F1 of male", "| Gender | corpus: voxceleb |",
+                  "| gender | male, female | linear model on all layers | standard | 3 | 2.000 | 0.500 |"):  # fmt: skip
+        assert words in card, words

@@ -6,7 +6,7 @@ import nbformat
 import numpy as np
 import pytest
 import soundfile
-from browsers import needs_browser, running_browser, running_lab
+from browsers import needs_browser, run_all, running_browser, running_lab
 from recordings_fixture import CENTRES, CLASSES, make_bundle, spoken  # noqa: F401
 
 from lib.answers import Answer, Prediction
@@ -61,21 +61,20 @@ def test_parts_become_an_answer_with_a_timeline_and_no_sound_is_left_behind(page
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_answered_is_said_without_a_picture_and_without_markup(page, voice):
-    hand_over(page, "voice.wav", voice.read_bytes())
-    hand_over(page, "<b>.wav", b"RIFF no sound")
-    assert page.predictions[-1].state == "unreadable"
-    assert page.picture.value == ""
-    assert page.tasks.layout.display == "none"
-    assert "<b>" not in page.answer.value
-
-
-def test_a_new_file_in_the_middle_replaces_the_first_and_silence_is_told(page, tmp_path):
+def test_what_cannot_be_answered_is_said_without_a_picture_and_without_markup(page, voice, tmp_path):
     soundfile.write(tmp_path / "silence.wav", np.zeros(5 * RATE_HZ, np.float32), RATE_HZ)
     half = {"kind": "part", "number": 1, "name": "half.wav", "first": True, "last": False}
-    page.receive(page.recorder, half, [memoryview(b"RIFF")])
-    hand_over(page, "silence.wav", (tmp_path / "silence.wav").read_bytes())
-    assert [prediction.state for prediction in page.predictions] == ["no speech"]
+    page.receive(page.recorder, half, [memoryview(b"RIFF")])  # never ended: the next file takes its place
+    for name, content, state in (
+        ("voice.wav", voice.read_bytes(), "ok"),
+        ("<b>.wav", b"RIFF no sound", "unreadable"),
+        ("silence.wav", (tmp_path / "silence.wav").read_bytes(), "no speech"),
+    ):
+        hand_over(page, name, content)
+        assert page.predictions[-1].state == state
+        assert (page.picture.value == "") == (state != "ok")
+        assert (page.tasks.layout.display == "none") == (state != "ok")
+        assert "<b>" not in page.answer.value
     assert "0 % speech" in page.answer.value
 
 
@@ -105,25 +104,18 @@ def test_outside_a_notebook_server_a_note_stands_instead(bundle, monkeypatch):
 @needs_browser[0]
 @needs_browser[1]
 def test_upload_and_microphone_are_answered_in_jupyterlab(voice, tmp_path):
-    options = {"years": {"age_years": Years(CENTRES, 9.0)}, "about": {"synthetic": True}}
-    make_bundle(tmp_path / "model", tasks=(*CLASSES, "age_years"), **options)
+    make_bundle(tmp_path / "model", tasks=(*CLASSES, "age_years"), years={"age_years": Years(CENTRES, 9.0)})
     source = "from lib.model_folder import load_bundle\nfrom lib.report.widget import show_page\nshow_page(load_bundle('model'))"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(notebook, tmp_path / "page.ipynb")
-    microphone = (
-        "--use-fake-device-for-media-stream",
-        "--use-fake-ui-for-media-stream",
-        f"--use-file-for-fake-audio-capture={voice}",
-    )
+    flags = ["device-for-media-stream", "ui-for-media-stream"]
+    microphone = [f"--use-fake-{flag}" for flag in flags] + [f"--use-file-for-fake-audio-capture={voice}"]
     with running_lab(tmp_path) as address, running_browser(*microphone) as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
         page.set_default_timeout(120_000)
         page.goto(f"{address}/lab/tree/page.ipynb?token=t")
-        page.wait_for_function(
-            "window.jupyterapp?.shell?.currentWidget?.context?.sessionContext?.session?.kernel != null"
-        )
-        page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => true)")
+        run_all(page)
         answer, picture = page.locator(".jp-OutputArea h3"), page.locator(".jp-OutputArea img")
         page.set_input_files(".voice-recorder input", voice)
         page.wait_for_function("document.querySelector('.jp-OutputArea h3')?.textContent === 'voice.wav: ok'")
