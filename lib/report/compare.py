@@ -42,7 +42,7 @@ def tabulate_runs(runs: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
             rows.setdefault(results.task_name(score["task"]), []).append({
                 "run": run["name"],
                 "speech": "synthetic" if run["record"]["synthetic"] else "recorded",
-                "classes": " / ".join(answer["classes"]) or "mean error",
+                "classes": "mean error" if answer["metric"] in results.ERRORS else " / ".join(answer["classes"]) or "–",
                 "score": results.format_score(score),
                 "model": results.model_name(score["model"]),
                 **{name: results.format_score(one) if one else "–" for name, one in cells.items()},

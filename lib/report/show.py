@@ -76,6 +76,7 @@ def table_html(frame: pd.DataFrame, caption: str, digits: int = 3, limit: int = 
     more = f" (the first {limit:,} of {len(frame):,} rows)" if len(frame) > limit else more
     numeric = [pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind) for kind in frame.dtypes]
     shown = frame.head(limit).reset_index(drop=True).astype(object)
+    shown.columns = [str(name).replace("_", " ") for name in frame.columns]  # so that a head can wrap
     shown = shown.map(
         lambda value: re.sub(r"(?<=\d) (?=%|to )|(?<=to) (?=[-+\d])", "\xa0", format_value(value, digits))
     )
