@@ -160,10 +160,9 @@ def tabulate(records: pd.DataFrame, rows: Sequence[str] = ("task", "model"), col
     table = cells.set_index([*rows, columns])["cell"].unstack(sort=False)
     table = table.reindex(columns=records[columns].unique()).fillna("").rename(columns=NAMED.get(columns, str))
     lines = records.groupby(rows, sort=False)
+    unit = f"{records['level'].iloc[0]}s" if records["level"].nunique() == 1 else "n"
     if lines["n"].nunique().max() == 1:
-        table[f"{records['level'].iloc[0]}s" if records["level"].nunique() == 1 else "n"] = (
-            lines["n"].first().astype("Int64")
-        )
+        table[unit] = lines["n"].first().astype("Int64")
         table["speakers"] = lines["speakers"].first().astype("Int64")
     if "seeds" in records and records["seeds"].max() > 1:
         spread = zip(lines["seeds"].first(), lines["seed_std"].first() * unit_of(records["metric"].iloc[0]))
@@ -232,9 +231,9 @@ def tell_score(headline: Record | None) -> str:
     if score["metric"] in ERRORS:
         text = f"answers for {heard} are {format_number(score)} {ERRORS[score['metric']]} off on average{aside}"
     else:
-        equally = (
-            f", as many {', '.join(classes[:-1])} as {classes[-1]}," if score["metric"] == "uar" and classes else ""
-        )
+        equally = ""
+        if score["metric"] == "uar" and classes:
+            equally = f", as many {', '.join(classes[:-1])} as {classes[-1]},"
         text = f"of 100 {heard}{equally} {format_number(score)} are told right{aside}"
     if guess:
         name = "always the median age" if score["metric"] in ERRORS else "a guess"

@@ -1,7 +1,5 @@
 """The page in the notebook: a file or a voice becomes an answer with its timeline, and nothing is left behind."""
 
-import os
-
 import nbformat
 import numpy as np
 import pytest
@@ -128,4 +126,3 @@ def test_upload_and_microphone_are_answered_in_jupyterlab(voice, tmp_path):
         assert answer.inner_text() == "recording.wav: ok"
         assert picture.get_attribute("src") != first
         assert page.locator(".voice-recorder audio").is_visible()
-        page.screenshot(path=os.path.join(os.environ.get("SCREENSHOTS", tmp_path), "page-recording.png"))
