@@ -169,7 +169,7 @@ def write_record(run: str, sections: dict[str, dict]) -> dict[str, Any]:
     for stage in stages:
         record |= stage.pop("facts")  # encoder, engine, checksums: noted by the notebooks that know them
     record |= {
-        "parameters": _without_private_paths(sections),
+        "parameters": sections,
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in SHOWN_VERSIONS},
@@ -183,50 +183,20 @@ def write_record(run: str, sections: dict[str, dict]) -> dict[str, Any]:
     return record
 
 
-def _without_private_paths(sections: dict[str, dict]) -> dict[str, dict]:
-    """Parameters as a report may show them: of a folder outside the project only the last name."""
-
-    def shown(value: Any) -> Any:
-        if isinstance(value, str) and (Path(value).is_absolute() or value.startswith("..")):
-            return f"<{Path(value).name}>"
-        return value
-
-    return {section: {key: shown(value) for key, value in keys.items()} for section, keys in sections.items()}
-
-
-def _gather(source: Path, target: Path, notebooks: list[str]) -> Path:
-    """Bring the figures of a run's notebooks together in one fresh folder."""
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    for name in notebooks:
-        if (source / name).exists():
-            shutil.copytree(source / name, target, dirs_exist_ok=True)
-    return target
-
-
-def _private_roots(folder: Path) -> list[str]:
-    """Folders of the corpora, which no page may show: those that 01_download noted."""
-    return [root for path in folder.glob("01_download-*/roots.json") for root in paths.load_json(path).values()]
-
-
 def build_run_report(run: str, sections: dict[str, dict]) -> Path:
     """Build `reports/<run>` from what the notebooks left, then the list of runs; return the run's index page."""
     from lib.report import site
 
-    folder = paths.DATA / run
+    folder, names = paths.DATA / run, sections["run"]["notebooks"]
     record = write_record(run, sections)
-    metrics = (
-        paths.load_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {"run": run, "scores": []}
-    )
-    executed = folder / "report-notebooks"
-    shutil.rmtree(executed, ignore_errors=True)
-    executed.mkdir(parents=True)
-    for number, name in enumerate(sections["run"]["notebooks"], start=1):
-        page = name if name[:1].isdigit() else f"{number:02d}_{name}"
-        shutil.copy2(folder / "executed" / f"{name}.ipynb", executed / f"{page}.ipynb")
-    figures = _gather(folder / "figures", folder / "report-figures", sections["run"]["notebooks"])
-    roots = _private_roots(folder)
-    site.build_report(run, executed, figures, metrics, record, paths.REPORTS / run, private_roots=roots)
+    metrics = {"run": run, "scores": []}
+    if (folder / "metrics.json").exists():
+        metrics = paths.load_json(folder / "metrics.json")
+    pages = [folder / "executed" / f"{name}.ipynb" for name in names]
+    private = []  # folders of the corpora, which no page may show
+    for path in folder.glob("01_download-*/roots.json"):
+        private += paths.load_json(path).values()
+    site.build_report(run, pages, metrics, record, paths.REPORTS / run, private_roots=private)
     site.build_index(paths.REPORTS)
     return paths.REPORTS / run / "index.html"
 
