@@ -21,13 +21,13 @@ import torch
 from tqdm import tqdm
 
 from lib import paths
-from lib.audio import RATE_HZ, UnreadableAudio
-from lib.baselines import MEASURED, baseline_features
+from lib.audio import RATE_HZ, UnreadableAudio, read_waveform
+from lib.baselines import MEASURED, measure_acoustics
 from lib.encoders import Encoder, frames_of
 from lib.speed.engines import BATCH, CALIBRATION, Choice, Engine, load_engine, torch_threads  # noqa: F401 - BATCH is predict's
 from lib.stages import fingerprint_of
 from lib.store import Store, finish_store, missing_shards, save_shard, shard_ids
-from lib.windows import Windowing, clip_waveform, cut_window
+from lib.windows import Windowing, as_heard, as_stored
 
 DECODERS = 2  # threads that decode
 AHEAD = 256  # windows decoded ahead of the encoder at most, about 50 MB; two clips in any case
@@ -81,10 +81,10 @@ def waveform_batches(
     def cut(span: tuple[Any, int, int]) -> list[np.ndarray]:
         clip, first, last = span
         try:
-            waveform = clip_waveform(clip, roots)
+            waveform = read_waveform(roots[clip.corpus] / clip.path, clip.start_s, clip.end_s)
         except UnreadableAudio as error:
             raise ValueError(f"clip {clip.clip_id} was cut, but {error}; run 02_segment again") from error
-        return [cut_window(waveform, start, samples) for start in starts[first:last]]
+        return [as_heard(as_stored(waveform[start : start + samples]), samples) for start in starts[first:last]]
 
     pieces: deque[np.ndarray] = deque()
     left = iter(sizes)
@@ -121,7 +121,7 @@ def _exact_engine(encoder: Encoder, feature: str) -> Engine:
 
 def embed_batch(engine: Engine, waveforms: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
     """All that the store keeps of waveforms (B, samples): frames, layers, conv and acoustics of each window."""
-    return {**fit_dtype(engine.run(waveforms), dtype), **baseline_features(waveforms, RATE_HZ)}
+    return {**fit_dtype(engine.run(waveforms), dtype), "acoustics": measure_acoustics(waveforms, RATE_HZ)}
 
 
 def fit_dtype(tensors: dict[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:

@@ -14,8 +14,8 @@ import soundfile
 from recordings_fixture import CENTRES, CLASSES, make_bundle, spoken  # noqa: F401
 
 from lib import paths
-from lib.answers import Answer, Prediction
 from lib.audio import RATE_HZ, read_waveform
+from lib.predict import Answer, Prediction
 from lib.report import widget
 from lib.trust.calibration import Years
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-
-from lib.audio import ffmpeg_command
+from imageio_ffmpeg import get_ffmpeg_exe as ffmpeg_command
 
 FRAMES_PER_S = 25  # frame numbers are time stamps x 25, whatever the video's own rate
 SAMPLES_PER_FRAME = 640  # 16,000 Hz / 25

@@ -180,7 +180,7 @@ def _is_waiting(folder: Path, record: dict[str, Any] | None, max_tries: int) -> 
 
 def _options(rate_bytes_per_s: int, cookies_from_browser: str | None) -> dict[str, Any]:
     """Options of yt-dlp: the best audio as it is, quietly, slowly, with its own few retries."""
-    from lib.audio import ffmpeg_command
+    from imageio_ffmpeg import get_ffmpeg_exe as ffmpeg_command
 
     options: dict[str, Any] = {
         "format": "bestaudio/best", "quiet": True, "no_warnings": True, "noprogress": True, "noplaylist": True,

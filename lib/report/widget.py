@@ -16,11 +16,9 @@ from typing import Any
 import numpy as np
 
 from lib import paths
-from lib.answers import Answer, Prediction
-from lib.audio import RATE_HZ, UnreadableAudio
+from lib.audio import RATE_HZ, read_waveform
 from lib.model_folder import Bundle
-from lib.predict import predict
-from lib.streams import stream_waveform
+from lib.predict import Answer, Prediction, predict
 
 LONGEST_S = 120.0  # a recording by microphone stops by itself then
 DRAWN_S = 600.0  # of a longer file, so much of its waveform is drawn
@@ -108,7 +106,7 @@ class AnswerPage:
         """Ask the model about a file, show what it says under `name`, and return it."""
         self.told.value = self.picture.value = ""
         found = predict(path, model=self.bundle, name=name)
-        self._waveform = _first_seconds(path) if len(found.windows) else np.zeros(0, np.float32)
+        self._waveform = read_waveform(path, 0.0, DRAWN_S) if len(found.windows) else np.zeros(0, np.float32)
         self.predictions.append(found)
         self.tasks.layout.display = "" if found.answers and len(self.bundle.heads) > 1 else "none"
         self._draw()
@@ -137,19 +135,6 @@ class AnswerPage:
         plt.close(figure)
 
 
-def _first_seconds(path: Path) -> np.ndarray:
-    """At most DRAWN_S of the waveform (samples,) at 16 kHz; what there is of a file that breaks off."""
-    parts, samples = [], 0
-    try:
-        for block in stream_waveform(path, 0.0, DRAWN_S):
-            parts.append(block)
-            samples += len(block)
-    except UnreadableAudio:
-        if not samples:
-            raise
-    return np.concatenate(parts)
-
-
 def _unheard(found: Prediction) -> str:
     """A sentence on the tail after the last whole window, which no model hears; "" when it is short."""
     if not len(found.windows):
@@ -175,10 +160,14 @@ def answer_html(found: Prediction, notes: list[str] | None = None) -> str:
     """The answer in words: state, best class of each task with its share, and what to mind; `notes` on the model last."""
     lines = [f"<h3 style='margin:0.4em 0'>{html.escape(found.name)}: {found.state}</h3>"]
     for task, answer in found.answers.items():
-        shares = ", ".join(f"{html.escape(name)} {100 * share:.0f} %" for name, share in answer.probabilities.items())
-        said = f"sounds like <b>{html.escape(answer.label)}</b>" if answer.label else "<b>unsure</b>"
-        said += _aside(answer)
-        lines.append(f"<p style='margin:0.2em 0'>{html.escape(task)}: {said} ({shares})</p>")
+        shares = ", ".join(
+            f"{html.escape(name)} {100 * share:.0f} %"
+            for name, share in answer.probabilities.items()
+            if share is not None
+        )
+        said = f"sounds like <b>{html.escape(answer.label)}</b>" if answer.label else f"<b>{answer.state}</b>"
+        said += _aside(answer) + (f" ({shares})" if shares else "")
+        lines.append(f"<p style='margin:0.2em 0'>{html.escape(task)}: {said}</p>")
     if not np.isnan(found.speech_ratio):
         lines.append(f"<p style='margin:0.2em 0'>{found.duration_s:.1f} s, {100 * found.speech_ratio:.0f} % speech</p>")
     texts = [text for text in (_unheard(found), found.warning, found.reason) if text]

@@ -115,6 +115,18 @@ def conformal_margin(errors: np.ndarray, speakers: np.ndarray, share: float) -> 
     return float(errors[order][reached.argmax()]) if reached.any() else None
 
 
+def disagreement(probabilities: np.ndarray) -> float:
+    """How far windows [n, C] contradict one another, in bits: the entropy of their mean less the mean of their entropies.
+
+    The Jensen-Shannon divergence of several distributions (Lin 1991, IEEE Trans. Inf. Theory 37, 145): 0 where all say the
+    same, however unsure; log2 of the number of classes where each window is sure and every class is told as often.
+    """
+    from scipy.stats import entropy
+
+    p = np.clip(probabilities, FLOOR, 1)
+    return float(entropy(p.mean(axis=0), base=2) - entropy(p, base=2, axis=1).mean())
+
+
 def _softmax(logits: np.ndarray) -> np.ndarray:
     values = np.exp(logits - logits.max(axis=1, keepdims=True))
     return values / values.sum(axis=1, keepdims=True)

@@ -10,14 +10,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from lib import paths
-from lib.answers import has_speech
-from lib.audio import UnreadableAudio
+from lib.audio import Recording, UnreadableAudio
 from lib.corpora.sources import resolve_root
 from lib.model_folder import Bundle
-from lib.predict import embed_stream, list_recordings
+from lib.predict import embed_recording, has_speech, list_recordings
 from lib.scores import confusion_counts, confusion_metrics
 from lib.stages import Stage, file_checksum, fingerprint_of
-from lib.streams import WindowStream, stream_waveform
 from lib.style import MUTED, colours_for
 from lib.tasks import YEARS, Task, assign_targets
 from lib.train import checkpoint_path, list_checkpoints, load_model, predict_log_probabilities
@@ -197,12 +195,11 @@ def embed_recordings(recordings: pd.DataFrame, bundle: Bundle) -> tuple[np.ndarr
         if row.fault:
             continue
         try:
-            stream = WindowStream(stream_waveform(row.path, row.start_s, row.end_s), bundle.windowing)
-            found = list(embed_stream(stream, bundle))
+            found = list(embed_recording(Recording(row.path, None, row.start_s, row.end_s), bundle))
         except UnreadableAudio:
             continue
-        if has_speech([window["speech_ratio"] for rows, _, _ in found for window in rows], bundle):
-            kept = [tensors for _, _, tensors in found if tensors]
+        if has_speech([ratio for windows, _ in found for ratio in windows["speech_ratio"]], bundle):
+            kept = [tensors for _, tensors in found if tensors]
             parts += kept
             owners += [number] * sum(len(tensors["frames"]) for tensors in kept)
     if not parts:
