@@ -20,13 +20,13 @@ import soxr
 
 RATE_HZ = 16_000  # what every encoder here was trained on
 BLOCK_S = 20.0  # decoded at a time, counted from the start of the file, so that a cut is a slice of the whole
-LEAST_RATE_HZ = 1000  # below it there is no voice, and a header that says 1 Hz would fill gigabytes
 SHORTFALL_S = 0.06  # promised sound that does not come is told from here; codecs pad by less
 COUNTED = {"aiff", "ape", "au", "flac", "matroska", "mov", "tta", "wv"}  # other lengths are guessed from a bit rate
+MISTAKEN = [("wav", "g726"), ("au", "g726le"), ("wav", "amrnb"), ("caf", "alac"), ("aiff", "gsm")]  # by FFmpeg alone
+COUNTS_LESS = "its header counts less sound than the file holds; all of it is heard"
 UPSIDE_DOWN = "a channel is upside down; it was turned before the channels were averaged"
-UNDECODABLE = (av.error.FFmpegError, soundfile.SoundFileError, OSError, ValueError, TypeError)  # what decoders raise
 
-Blocks = Iterator[tuple[np.ndarray, int]]  # float32 samples [n, C] at their own rate in Hz
+Blocks = Iterator[tuple[np.ndarray, int]]  # samples [n, C] in their own type, at their own rate in Hz
 
 
 class UnreadableAudio(ValueError):
@@ -45,15 +45,14 @@ class Recording:
 
     def __init__(self, source: Path | str | np.ndarray, rate_hz: int | None = None, start_s=0.0, end_s=None):
         self.source = source if rate_hz is None else _as_channels(source, rate_hz)
-        self.rate_hz, self.start_s, self.end_s = rate_hz, float(start_s), np.inf if end_s is None else float(end_s)
+        self.rate_hz, self.start_s, self.end_s = rate_hz, start_s, np.inf if end_s is None or np.isnan(end_s) else end_s
         self.warnings, self.samples = [], 0
 
     def __iter__(self) -> Iterator[np.ndarray]:
         self.warnings.clear()
         name = "the samples" if self.rate_hz else shown_name(self.source)
-        native = self._split_samples() if self.rate_hz else _file_blocks(self.source, self.warnings)
-        first, done, self.samples = round(self.start_s * RATE_HZ), 0, 0
-        last = round(self.end_s * RATE_HZ) if np.isfinite(self.end_s) else np.inf
+        native = _split_samples(self.source, self.rate_hz) if self.rate_hz else _file_blocks(self.source, self.warnings)
+        first, last, done, self.samples = round(self.start_s * RATE_HZ), np.round(self.end_s * RATE_HZ), 0, 0
         for block in _resample_blocks(_mix_channels(native, name, self.warnings), name):
             part = block[max(0, first - done) : int(np.clip(last - done, 0, len(block)))]
             done, self.samples = done + len(block), self.samples + len(part)
@@ -64,11 +63,6 @@ class Recording:
             raise UnreadableAudio(f"{name}: cut from {self.start_s:g} s, but the file ends at {done / RATE_HZ:g} s")
         if SHORTFALL_S * RATE_HZ < last - done < np.inf:
             self.warnings.append(f"its cut ends at {self.end_s:g} s, the file at {done / RATE_HZ:.2f} s")
-
-    def _split_samples(self) -> Blocks:
-        step = round(BLOCK_S * self.rate_hz)
-        for first in range(0, len(self.source), step):
-            yield _as_float(self.source[first : first + step]), int(self.rate_hz)
 
 
 def read_waveform(path: Path | str, start_s: float = 0.0, end_s: float | None = None) -> np.ndarray:
@@ -90,11 +84,10 @@ def open_sound(path: Path | str) -> io.FileIO:
     """Open a file to read. UnreadableAudio says why not: missing, a folder, a pipe, empty, forbidden, a name too long."""
     try:
         status = os.stat(path)
-        is_file = stat.S_ISREG(status.st_mode)  # to read a pipe is to wait for ever
-        if is_file and status.st_size:
+        if stat.S_ISREG(status.st_mode) and status.st_size:
             # by number: bytes show what a file is, its name does not, and FFmpeg would take "http:x.wav" for an address
             return io.FileIO(os.open(path, os.O_RDONLY))
-        reason = "empty file (0 bytes)" if is_file else "a folder, a pipe or a device, not a file"
+        reason = "empty file (0 bytes)" if stat.S_ISREG(status.st_mode) else "a folder, a pipe or a device, not a file"
     except FileNotFoundError:
         reason = "a link to nothing" if os.path.islink(path) else "no such file"
     except (OSError, ValueError) as error:
@@ -113,7 +106,7 @@ def _file_blocks(path: Path | str, warnings: list[str]) -> Blocks:
                     yield samples, rate_hz
                     done_s += len(samples) / rate_hz
                 reasons.append("decodes to no samples")
-            except UNDECODABLE as error:
+            except Exception as error:  # decoders raise whatever they like
                 reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
                 reasons.append(reason.strip(" ."))
                 warnings += [f"breaks off after {done_s:.2f} s ({reason})"] if done_s else []
@@ -131,25 +124,20 @@ def _libsndfile_blocks(file: io.FileIO, warnings: list[str]) -> Blocks:
 
 
 def _ffmpeg_blocks(file: io.FileIO, warnings: list[str]) -> Blocks:
-    too_short = _wav_goes_on(file)
-    with av.open(file, metadata_errors="replace", options={"ignore_length": "1"} if too_short else {}) as container:
-        stream, seconds = container.streams.best("audio"), 0.0
-        if stream is None or not stream.codec_context or stream.codec_context.name.startswith("adpcm_g726"):
-            raise ValueError("no sound in it that FFmpeg knows")  # it takes G.721 for G.726; libsndfile has it right
+    too_short, seconds = _wav_goes_on(file), 0.0
+    options = {"protocol_whitelist": "none", "ignore_length": str(int(too_short))}  # a list leads to no other file
+    with av.open(file, metadata_errors="replace", options=options) as container:
+        stream = container.streams.best("audio")
+        codec = stream.codec_context.name if stream and stream.codec_context else ""
+        if not codec or (container.format.name, codec) in MISTAKEN:
+            raise ValueError("no sound in it that FFmpeg knows")
         frames = _decode_frames(container.demux(stream), warnings)
         # a joined file may change its rate and its channels on the way
         for (rate_hz, _), run in itertools.groupby(frames, lambda frame: (frame.sample_rate, frame.layout.nb_channels)):
             while len(samples := _gather_samples(run, round(BLOCK_S * rate_hz))):
-                yield _as_float(samples), rate_hz
+                yield samples, rate_hz
                 seconds += len(samples) / rate_hz
-        promised_s = _promised_s(container, stream, os.pread(file.fileno(), 1 << 16, 0), seconds)
-        last_page = os.pread(file.fileno(), 1 << 16, max(0, container.size - (1 << 16))).rpartition(b"OggS")
-    if too_short:
-        warnings.append("its header counts less sound than the file holds; all of it is heard")
-    elif promised_s > seconds + SHORTFALL_S and seconds:
-        warnings.append(f"only {seconds:.2f} of the {promised_s:.2f} s that its header promises are there")
-    elif container.format.name == "ogg" and not (last_page[2] + b"\0\0")[1] & 4:
-        warnings.append("it lacks an end mark: cut off, it does not tell by how much")
+        warnings += [COUNTS_LESS] if too_short else _find_missing(container, file, seconds)
 
 
 def _decode_frames(packets: Iterator[av.Packet], warnings: list[str]) -> Iterator[av.AudioFrame]:
@@ -170,6 +158,10 @@ def _gather_samples(frames: Iterator[av.AudioFrame], count: int) -> np.ndarray:
     """The next `count` samples or a few more, [n, C] in the decoder's own type; [0, 1] at the end."""
     parts, size = [], 0
     for frame in frames:
+        if (
+            frame.format.is_planar and frame.layout.nb_channels > 7
+        ):  # of which PyAV would read planes that are not there
+            frame = av.AudioResampler(frame.format.packed).resample(frame)[0]
         values = frame.to_ndarray()
         parts.append(values.T if frame.format.is_planar else values.reshape(-1, frame.layout.nb_channels))
         size += frame.samples
@@ -190,18 +182,30 @@ def _wav_goes_on(file: io.FileIO) -> bool:
     return False
 
 
-def _promised_s(container: av.container.InputContainer, stream: av.AudioStream, head: bytes, done_s: float) -> float:
-    """Length by the header after `done_s` came, 0 where a header counts nothing and FFmpeg guesses; `head`: first bytes."""
-    kind = container.format.name.split(",")[0]
+def _find_missing(container: av.container.InputContainer, file: io.FileIO, done_s: float) -> list[str]:
+    """What a header promises beyond the `done_s` that came; FFmpeg's guesses from a bit rate are no promise."""
+    kind, stream, promised_s = container.format.name.split(",")[0], container.streams.best("audio"), 0.0
+    head, size = os.pread(file.fileno(), 1 << 16, 0), container.size
     if kind == "wav":  # FFmpeg cuts the count down to what is there; a stream's header holds the largest number
-        size = int.from_bytes(head[4:8], "little") + 8
-        return done_s * size / container.size if head.startswith(b"RIFF") and size < 0x7FFFFF00 else 0.0
-    counted_mp3 = kind == "mp3" and any(mark in head for mark in (b"Xing\0\0\0", b"Info\0\0\0", b"VBRI"))
-    if kind not in COUNTED and not counted_mp3:
-        return 0.0
-    if stream.duration is None:
-        return container.duration / av.time_base if container.duration and len(container.streams) == 1 else 0.0
-    return float(stream.duration * stream.time_base)
+        whole = int.from_bytes(head[4:8], "little") + 8
+        promised_s = done_s * whole / size if head.startswith(b"RIFF") and whole < 0x7FFFFF00 else 0.0
+    elif kind in COUNTED or (kind == "mp3" and any(mark in head for mark in (b"Xing\0\0\0", b"Info\0\0\0", b"VBRI"))):
+        promised_s = float((stream.duration or 0) * stream.time_base)
+        if not promised_s and len(container.streams) == 1:
+            promised_s = (container.duration or 0) / av.time_base
+    elif kind == "ogg":
+        page = os.pread(file.fileno(), 1 << 17, max(0, size - (1 << 17))).rpartition(b"OggS")[2] + bytes(23)
+        whole = len(page) >= 46 + page[22] + sum(
+            page[23 : 23 + page[22]]
+        )  # the last page, which must be marked as such
+        return [] if whole and page[1] & 4 else ["its end is missing, it does not tell how much"]
+    promise = f"only {done_s:.2f} of the {promised_s:.2f} s that its header promises are there"
+    return [promise] if promised_s > done_s + SHORTFALL_S else []
+
+
+def _split_samples(samples: np.ndarray, rate_hz: int) -> Blocks:
+    step = round(BLOCK_S * rate_hz)
+    yield from ((samples[first : first + step], int(rate_hz)) for first in range(0, len(samples), step))
 
 
 def _as_channels(samples: np.ndarray, rate_hz: int) -> np.ndarray:
@@ -212,19 +216,17 @@ def _as_channels(samples: np.ndarray, rate_hz: int) -> np.ndarray:
     return samples.T if 0 < samples.shape[0] < samples.shape[1] else samples
 
 
-def _as_float(samples: np.ndarray) -> np.ndarray:
-    """float32; whole numbers divided by the largest of their type, unsigned ones (8-bit wav) shifted first."""
-    if samples.dtype.kind in "iu":
-        full = 2.0 ** (8 * samples.dtype.itemsize - 1)
-        samples = (samples - full * (samples.dtype.kind == "u")) / full
-    return samples.astype(np.float32)
-
-
 def _mix_channels(blocks: Blocks, name: str, warnings: list[str]) -> Blocks:
-    """Average channels [n, C] to [n, 1]; one that correlates with the loudest by less than -0.5 is turned first."""
+    """Average channels [n, C] to float32 [n, 1]; one that correlates with the loudest by less than -0.5 is turned first."""
     loudness: dict[int, list[np.ndarray]] = {}  # number of channels -> their loudness [20-ms frames, C] in each block
     try:
         for samples, rate_hz in blocks:
+            if (
+                samples.dtype.kind in "iu"
+            ):  # divided by the largest of their type, unsigned ones (8-bit wav) shifted first
+                full = 2.0 ** (8 * samples.dtype.itemsize - 1)
+                samples = (samples - full * (samples.dtype.kind == "u")) / full
+            samples = samples.astype(np.float32)
             if not np.isfinite(samples).all():
                 raise UnreadableAudio(f"{name}: holds samples that are not numbers (NaN or infinite)")
             if (count := samples.shape[1]) > 1:
@@ -238,22 +240,20 @@ def _mix_channels(blocks: Blocks, name: str, warnings: list[str]) -> Blocks:
                 samples = (samples * np.where(opposite, -1, 1)).mean(axis=1, dtype=np.float32)[:, None]
             yield samples, rate_hz
     finally:  # at the end of a cut, too
-        if any(_channels_differ(np.concatenate(parts)) for parts in loudness.values()):
-            warnings.append("its channels differ as those of two people do; their mean is heard")
-
-
-def _channels_differ(loudness: np.ndarray) -> bool:
-    """Whether two channels within 30 dB of each other are loud at different times; `loudness` [frames, C]."""
-    mean = loudness.mean(axis=0)
-    audible = loudness[:, (mean > 0.03 * mean.max()) & (loudness.std(axis=0) > 0)]
-    return len(loudness) > 50 and audible.shape[1] > 1 and bool(np.corrcoef(audible.T).min() < 0.5)
+        for frames in map(np.concatenate, loudness.values()):
+            mean, deviation = frames.mean(axis=0), frames.std(axis=0)
+            audible = frames[:, (mean > 0.03 * mean.max()) & (deviation > 0)]  # within 30 dB of the loudest channel
+            if len(frames) > 50 and audible.shape[1] > 1 and np.corrcoef(audible.T).min() < 0.5:
+                warnings.append(
+                    "its channels are loud at different times, as those of two people are; their mean is heard"
+                )
 
 
 def _resample_blocks(blocks: Blocks, name: str) -> Iterator[np.ndarray]:
     """Blocks (samples,) at 16 kHz; soxr gives the same samples however they are divided, and leaves 16 kHz as it is."""
     for rate_hz, run in itertools.groupby(blocks, lambda block: block[1]):
-        if rate_hz < LEAST_RATE_HZ:
-            raise UnreadableAudio(f"{name}: {rate_hz} samples a second hold no voice; {LEAST_RATE_HZ} are the least")
+        if rate_hz < 1000:  # a header that says 1 Hz would fill gigabytes
+            raise UnreadableAudio(f"{name}: {rate_hz} samples a second hold no voice; 1000 are the least")
         resampler = soxr.ResampleStream(rate_hz, RATE_HZ, 1, dtype="float32")
         for samples, _ in run:
             yield resampler.resample_chunk(samples[:, 0])

@@ -106,8 +106,8 @@ def test_two_people_in_two_channels_are_told_and_one_silent_channel_is_not(tmp_p
     first, second = (noise(6, RATE_HZ, seed=seed)[:, 0] for seed in (0, 1))
     turns = np.repeat([1, 0, 0, 1, 1, 0], RATE_HZ)
     together = np.stack([first * turns, second * (1 - turns)], axis=1)
-    assert "channels differ" in hear(together, RATE_HZ)[1]
-    assert "channels differ" in hear(together.T, RATE_HZ, 0.0, 5.0)[1]
+    assert "channels are loud at different times" in hear(together, RATE_HZ)[1]
+    assert "channels are loud at different times" in hear(together.T, RATE_HZ, 0.0, 5.0)[1]
     assert hear(np.stack([first * turns, 0.001 * second], axis=1), RATE_HZ)[1] == ""
     assert (
         hear(np.stack([first * turns, np.roll(first * turns, 20)], axis=1), RATE_HZ)[1] == ""
@@ -194,7 +194,7 @@ def test_an_ogg_without_its_last_page_says_that_it_was_cut_off(tmp_path):
     soundfile.write(tmp_path / "a.ogg", noise(12, 44100), 44100)
     whole = (tmp_path / "a.ogg").read_bytes()
     (tmp_path / "a.ogg").write_bytes(whole[: len(whole) // 2])
-    assert "lacks an end mark" in hear(tmp_path / "a.ogg")[1]
+    assert "its end is missing" in hear(tmp_path / "a.ogg")[1]
 
 
 def test_damaged_bytes_in_the_middle_cost_only_themselves(tmp_path):
