@@ -341,7 +341,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     # a file whose name begins with a dash is no option
     words = [f"./{word}" if word[:1] == "-" and os.path.lexists(word) else word for word in arguments]
     options = parser.parse_args(words)
-    if len(options.sources) > 1 and not options.model and (Path(options.sources[0]) / DESCRIPTION).is_file():
+    if options.sources and not options.model and (Path(options.sources[0]) / DESCRIPTION).is_file():
         options.model = options.sources.pop(0)  # as in `python -m lib.predict MODEL FILE`
     return options
 

@@ -313,13 +313,13 @@ def test_a_call_that_cannot_work_is_refused_in_a_sentence_before_any_work(spoken
     before = Path(voice).read_bytes()
     (tmp_path / "empty").mkdir()
     for arguments, words in [
-        ([], "give a recording"), (["-"], "standard input is not read"), (["https://a.b/c.mp3"], "https://a.b/c.mp3: nothing is fetched"),
+        ([], "give a recording"), ([model, "--csv"], "give a recording"), (["-"], "standard input is not read"), (["https://a.b/c.mp3"], "https://a.b/c.mp3: nothing is fetched"),
         ([str(tmp_path / "gone.wav")], "no such file or folder"), ([str(tmp_path / "empty")], "no files in this folder"),
         ([voice, "--model", str(tmp_path)], "no model folder"), ([voice, "--model", "gone"], "gone: no such model"),
         ([voice, "--csv", "/dev/null/out.csv"], "/dev/null"), ([voice, "--json", str(tmp_path / "no/\0.json")], "null byte"),
         (["--json", voice], "put recordings before --json"),
     ]:  # fmt: skip
-        if "--model" not in arguments:
+        if "--model" not in arguments and model not in arguments:
             arguments = [*arguments, "--model", model]
         assert predicting.main(arguments) == 2
         told = capsys.readouterr().err

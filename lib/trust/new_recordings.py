@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,9 +93,16 @@ def label_recordings(recordings: pd.DataFrame, tasks: list[Task], splits: pd.Dat
 
 def fingerprint_recordings(recordings: pd.DataFrame) -> str:
     """Changes when the list, a file's size or a label changes."""
-    sizes = [0 if row.fault else Path(row.path).stat().st_size for row in recordings.itertuples(index=False)]
+    sizes = [0 if row.fault else _size(row.path) for row in recordings.itertuples(index=False)]
     labels = recordings.drop(columns=["path"]).astype(str).to_dict("split")["data"]
     return fingerprint_of(labels, sizes)
+
+
+def _size(path: Path) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:  # prediction says why it cannot be read
+        return -1
 
 
 def save_answers(stage: Stage, answers: pd.DataFrame, epochs: pd.DataFrame) -> None:
