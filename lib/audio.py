@@ -96,6 +96,7 @@ def open_sound(path: Path | str) -> io.FileIO:
 
 
 def _file_blocks(path: Path | str, warnings: list[str]) -> Blocks:
+    """Blocks of a file by the first decoder that gives any; what is missing or damaged goes to `warnings`."""
     reasons, done_s = [], 0.0
     with open_sound(path) as file:
         for decode in (_ffmpeg_blocks, _libsndfile_blocks):
@@ -124,6 +125,7 @@ def _libsndfile_blocks(file: io.FileIO, warnings: list[str]) -> Blocks:
 
 
 def _ffmpeg_blocks(file: io.FileIO, warnings: list[str]) -> Blocks:
+    """Blocks of the sound that the program ffmpeg would take, each of one rate and number of channels."""
     too_short, seconds = _wav_goes_on(file), 0.0
     options = {"protocol_whitelist": "none", "ignore_length": str(int(too_short))}  # a list leads to no other file
     with av.open(file, metadata_errors="replace", options=options) as container:
@@ -158,9 +160,7 @@ def _gather_samples(frames: Iterator[av.AudioFrame], count: int) -> np.ndarray:
     """The next `count` samples or a few more, [n, C] in the decoder's own type; [0, 1] at the end."""
     parts, size = [], 0
     for frame in frames:
-        if (
-            frame.format.is_planar and frame.layout.nb_channels > 7
-        ):  # of which PyAV would read planes that are not there
+        if frame.format.is_planar and frame.layout.nb_channels > 7:  # PyAV would read a plane that is not there
             frame = av.AudioResampler(frame.format.packed).resample(frame)[0]
         values = frame.to_ndarray()
         parts.append(values.T if frame.format.is_planar else values.reshape(-1, frame.layout.nb_channels))
@@ -195,10 +195,9 @@ def _find_missing(container: av.container.InputContainer, file: io.FileIO, done_
             promised_s = (container.duration or 0) / av.time_base
     elif kind == "ogg":
         page = os.pread(file.fileno(), 1 << 17, max(0, size - (1 << 17))).rpartition(b"OggS")[2] + bytes(23)
-        whole = len(page) >= 46 + page[22] + sum(
-            page[23 : 23 + page[22]]
-        )  # the last page, which must be marked as such
-        return [] if whole and page[1] & 4 else ["its end is missing, it does not tell how much"]
+        is_whole = len(page) >= 46 + page[22] + sum(page[23 : 23 + page[22]])  # by the lengths of its segments
+        is_last = page[1] & 4
+        return [] if is_whole and is_last else ["its end is missing, it does not tell how much"]
     promise = f"only {done_s:.2f} of the {promised_s:.2f} s that its header promises are there"
     return [promise] if promised_s > done_s + SHORTFALL_S else []
 
@@ -221,9 +220,7 @@ def _mix_channels(blocks: Blocks, name: str, warnings: list[str]) -> Blocks:
     loudness: dict[int, list[np.ndarray]] = {}  # number of channels -> their loudness [20-ms frames, C] in each block
     try:
         for samples, rate_hz in blocks:
-            if (
-                samples.dtype.kind in "iu"
-            ):  # divided by the largest of their type, unsigned ones (8-bit wav) shifted first
+            if samples.dtype.kind in "iu":  # divided by the largest of their type, unsigned ones shifted first
                 full = 2.0 ** (8 * samples.dtype.itemsize - 1)
                 samples = (samples - full * (samples.dtype.kind == "u")) / full
             samples = samples.astype(np.float32)
@@ -244,9 +241,7 @@ def _mix_channels(blocks: Blocks, name: str, warnings: list[str]) -> Blocks:
             mean, deviation = frames.mean(axis=0), frames.std(axis=0)
             audible = frames[:, (mean > 0.03 * mean.max()) & (deviation > 0)]  # within 30 dB of the loudest channel
             if len(frames) > 50 and audible.shape[1] > 1 and np.corrcoef(audible.T).min() < 0.5:
-                warnings.append(
-                    "its channels are loud at different times, as those of two people are; their mean is heard"
-                )
+                warnings.append("its channels are loud at different times, as two people are; their mean is heard")
 
 
 def _resample_blocks(blocks: Blocks, name: str) -> Iterator[np.ndarray]:
