@@ -90,6 +90,17 @@ def test_a_list_keeps_every_row_and_its_labels(spoken, bundle):  # noqa: F811
     assert listed["gender"].notna().sum() == 10
 
 
+def test_a_cut_behind_the_break_of_a_file_is_unreadable_and_its_neighbours_are_answered(voice, bundle, tmp_path):
+    soundfile.write(tmp_path / "voice.flac", voice, RATE_HZ)
+    whole = (tmp_path / "voice.flac").read_bytes()
+    (tmp_path / "voice.flac").write_bytes(whole[: len(whole) * 4 // 10])
+    spans = "".join(f"voice.flac,a,{start},{start + 4}\n" for start in (0, 15, 2))
+    (tmp_path / "list.csv").write_text("path,speaker,start_s,end_s\n" + spans)
+    found = predict_listed(list_recordings(tmp_path / "list.csv"), bundle, progress=False)
+    assert [prediction.state for prediction in found] == ["ok", "unreadable", "ok"]
+    assert "cut from 15 s, but the file ends at" in found[1].reason
+
+
 def test_samples_in_memory_are_answered_like_their_file(voice, bundle, tmp_path):
     soundfile.write(tmp_path / "voice.wav", voice, RATE_HZ, subtype="FLOAT")
     from_file = predict(tmp_path / "voice.wav", model=bundle)

@@ -194,7 +194,7 @@ def fates(zoo, tmp_path_factory):
 
 
 def test_every_file_is_used_or_stands_in_the_ledger_with_a_reason(zoo, fates):
-    (_, animals), (windows, ledger, _, _) = zoo, fates
+    animals, (windows, ledger, _, _) = zoo[1], fates
     used, left_out = {*windows["name"]}, ledger.loc[ledger["reason"] != "used with a warning", "name"]
     assert set(ledger["reason"]) == {"cannot be decoded", "shorter than a window", "used with a warning"}
     assert (ledger["detail"] != "").all()
@@ -242,8 +242,9 @@ def test_what_decodes_is_the_sound_that_was_written_and_ffmpegs_to_the_sample(zo
         if not len(reference):  # ffmpeg knows no such form
             return 0
         reference = soxr.resample(reference, animal.rate_hz, RATE_HZ)
-        common = min(len(reference), len(waveform)) - 400  # the program ends some codecs a frame earlier
-        assert common > 40_000, name
+        assert (common := min(len(reference), len(waveform)) - 400) > 40_000, (
+            name
+        )  # the program ends some a frame earlier
         assert np.abs(reference[:common] - waveform[:common]).max() < 1e-4 * max(1, np.abs(reference).max()), name
         return 1
 
