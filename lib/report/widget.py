@@ -18,13 +18,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from lib import paths
-from lib.answers import Answer, Prediction
-from lib.audio import RATE_HZ, UnreadableAudio
-from lib.figures import plot_timeline, use_style
-from lib.model_folder import Bundle
-from lib.predict import predict
+from lib.audio import RATE_HZ, read_waveform
+from lib.model_folder import ModelFolder
+from lib.plots import plot_timeline, use_style
+from lib.predict import Answer, Prediction, predict
 from lib.report.show import draw_png
-from lib.streams import stream_waveform
 
 LONGEST_S = 120.0  # a recording by microphone stops by itself then
 DRAWN_S = 600.0  # of a longer file, so much of its waveform is drawn
@@ -35,7 +33,7 @@ NOTE = (
 )
 
 
-def show_page(bundle: Bundle) -> Any:
+def show_page(bundle: ModelFolder) -> Any:
     """The page for `bundle` where a notebook server started this kernel; else a note (papermill starts its own kernels)."""
     from IPython.display import HTML
 
@@ -61,7 +59,7 @@ def recorder_class() -> type:
 class AnswerPage:
     """Recorder, answer, and timeline in one box. `predictions` keeps every answer given so far."""
 
-    def __init__(self, bundle: Bundle):
+    def __init__(self, bundle: ModelFolder):
         import ipywidgets
 
         use_style()
@@ -104,7 +102,7 @@ class AnswerPage:
         """Ask the model about a file and show what it says under `name`."""
         self.answer.value = self.picture.value = ""
         prediction = predict(path, model=self.bundle, name=name)
-        self._waveform = _first_seconds(path) if len(prediction.windows) else np.zeros(0, np.float32)
+        self._waveform = read_waveform(path, 0.0, DRAWN_S) if len(prediction.windows) else np.zeros(0, np.float32)
         self.predictions.append(prediction)
         self.tasks.layout.display = "" if prediction.answers and len(self.bundle.heads) > 1 else "none"
         self._draw()
@@ -130,18 +128,6 @@ class AnswerPage:
         )
 
 
-def _first_seconds(path: Path) -> np.ndarray:
-    """At most DRAWN_S of the waveform [samples] at 16 kHz; what there is of a file that breaks off."""
-    blocks = []
-    try:
-        for block in stream_waveform(path, 0.0, DRAWN_S):
-            blocks.append(block)
-    except UnreadableAudio:
-        if not blocks:
-            raise
-    return np.concatenate(blocks)
-
-
 def answer_html(prediction: Prediction, warnings: list[str]) -> str:
     """The answer in words: state, best class of each task with its share, what to mind; `warnings` on the model last."""
     lines = [_tell_answer(answer) for answer in prediction.answers.values()]
@@ -160,9 +146,10 @@ def answer_html(prediction: Prediction, warnings: list[str]) -> str:
 
 def _tell_answer(answer: Answer) -> str:
     """ "gender: sounds like female (male 8 %, female 92 %)", with the interval of an age or a rare class told beside it."""
-    text = f"{answer.task}: sounds like {answer.label}" if answer.label else f"{answer.task}: unsure"
+    text = f"{answer.task}: sounds like {answer.label}" if answer.label else f"{answer.task}: {answer.state}"
     if answer.low_years is not None:
         text += f", probably between {answer.low_years:.0f} and {answer.high_years:.0f}"
     elif answer.by_threshold not in (None, answer.label):
         text += f"; {answer.by_threshold} where that class is told from its own threshold"
-    return f"{text} ({', '.join(f'{name} {100 * share:.0f} %' for name, share in answer.probabilities.items())})"
+    shares = {name: share for name, share in answer.probabilities.items() if share is not None}
+    return text + (f" ({', '.join(f'{name} {100 * share:.0f} %' for name, share in shares.items())})" if shares else "")
