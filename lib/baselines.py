@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import soxr
 from scipy import fft
 from scipy.signal import get_window
@@ -131,39 +132,32 @@ def _mfcc_statistics(waves: np.ndarray, samples: np.ndarray, rate_hz: int) -> np
     return np.stack(rows)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Fitting and answering
+# ----------------------------------------------------------------------------------------------- fitting and answering
 
 
-def fit_baselines(
-    acoustics: np.ndarray, targets: np.ndarray, rows_train: np.ndarray, rows: np.ndarray, classes: list[str]
-) -> dict[str, np.ndarray]:
-    """Probabilities of every baseline for `rows`: {name: [len(rows), C]}, learned from `rows_train` only.
+def fit_baseline(
+    name: str, acoustics: pd.DataFrame, train: pd.DataFrame, rows: pd.DataFrame, classes: int
+) -> np.ndarray | None:
+    """Probabilities (len(rows), C) of one of `BASELINES` for the windows of `rows`, learned from those of `train` alone.
 
-    Parameters
-    ----------
-    acoustics: [n, K], columns as in `ACOUSTICS`. targets: [n] class numbers; those outside `rows_train` are not read.
+    acoustics: window_id and `ACOUSTICS`. train, rows: window_id and target. None where the baseline's measures are lacking.
 
-    The majority answers with the class shares; the others are logistic regressions with balanced class weights on the
-    columns that `BASELINES` gives them. For two classes "mean F0" is a threshold on pitch; unvoiced windows get the
-    training part's median pitch.
+    The majority answers with the class shares; the others are logistic regressions with balanced class weights. For two
+    classes "mean F0" is a threshold on pitch; unvoiced windows get the training part's median pitch.
     """
-    acoustics = np.asarray(acoustics)
-    if acoustics.shape[1] != len(ACOUSTICS):
-        raise ValueError(f"acoustics has {acoustics.shape[1]} columns, not the {len(ACOUSTICS)} of measure_acoustics")
-    found = {}
-    for name, columns in BASELINES.items():
-        if not columns:
-            found[name] = predict_constant(fit_majority(np.asarray(targets)[rows_train], len(classes)), len(rows))
-            continue
-        chosen = [ACOUSTICS.index(column) for column in columns]
-        probe = fit_probe(acoustics[np.ix_(rows_train, chosen)], np.asarray(targets)[rows_train])
-        found[name] = predict_probe(probe, acoustics[np.ix_(rows, chosen)], len(classes))
-    return found
+    columns = BASELINES[name]
+    if not columns:
+        shares = np.bincount(train["target"], minlength=classes) / max(len(train), 1)
+        return np.tile(shares, (len(rows), 1))
+    if not set(columns) <= set(acoustics.columns) or acoustics.empty:
+        return None
+    measures = acoustics.set_index("window_id")[columns]
+    probe = fit_probe(measures.loc[train["window_id"]].to_numpy(), train["target"].to_numpy())
+    return predict_probe(probe, measures.loc[rows["window_id"]].to_numpy(), classes)
 
 
-def fit_probe(vectors: np.ndarray, targets: np.ndarray, strength: float = 1.0) -> Any:
-    """Fit a logistic regression with balanced class weights on standardised vectors [n, K]; NaN becomes the median.
+def make_probe(strength: float = 1.0) -> Any:
+    """A logistic regression with balanced class weights on standardised vectors; NaN becomes the median.
 
     `strength` is the inverse of the penalty (scikit-learn's C). Used for baselines, layer probes and audits alike.
     """
@@ -174,27 +168,19 @@ def fit_probe(vectors: np.ndarray, targets: np.ndarray, strength: float = 1.0) -
 
     logistic = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000)
     imputer = SimpleImputer(strategy="median", keep_empty_features=True)
-    return make_pipeline(imputer, StandardScaler(), logistic).fit(np.asarray(vectors, np.float64), targets)
+    return make_pipeline(imputer, StandardScaler(), logistic)
+
+
+def fit_probe(vectors: np.ndarray, targets: np.ndarray, strength: float = 1.0) -> Any:
+    """`make_probe`, fitted on vectors (n, K)."""
+    return make_probe(strength).fit(np.asarray(vectors, np.float64), targets)
 
 
 def predict_probe(probe: Any, vectors: np.ndarray, classes: int) -> np.ndarray:
-    """Probabilities [n, C] of a probe; a class that its training part lacked gets 0."""
+    """Probabilities (n, C) of a probe; a class that its training part lacked gets 0."""
     probabilities = np.zeros((len(vectors), classes))
     probabilities[:, probe.classes_] = probe.predict_proba(np.asarray(vectors, np.float64))
     return probabilities
-
-
-def fit_majority(targets: np.ndarray, classes: int) -> np.ndarray:
-    """Class shares [C] of the training part; as constant probabilities they always answer its majority class."""
-    counts = np.bincount(np.asarray(targets, np.int64), minlength=classes)
-    if not counts.sum():
-        raise ValueError("the training part is empty; no majority to learn")
-    return counts / counts.sum()
-
-
-def predict_constant(shares: np.ndarray, rows: int) -> np.ndarray:
-    """The same probabilities for every row: [rows, C]."""
-    return np.tile(np.asarray(shares, np.float64), (rows, 1))
 
 
 def fit_constant_age(years: np.ndarray) -> float:

@@ -11,17 +11,24 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lib.augment import alter_waveforms
+from lib.compute import torch_threads
 from lib.encoders import Encoder, bank_statistics
-from lib.speed.engines import CALIBRATION, Choice, Engine, load_engine, torch_threads
+from lib.speed.engines import Engine, EngineChoice, load_engine
 from lib.store import StoreWriter
+from lib.tiny.augment import alter_waveforms
 
-SCALE = 32_767  # of int16 samples
+VERSION = 5  # of a store's content; raised by hand when the code's results change
+CALIBRATION = 32  # windows that int8 is calibrated on
 
 
 def read_waveforms(windows: np.ndarray, rows: Any) -> np.ndarray:
     """Float32 waveforms (B, samples) of rows of `windows.npy`, int16 (n, samples)."""
-    return windows[rows].astype(np.float32) / SCALE
+    return windows[rows].astype(np.float32) / 32768
+
+
+def calibration_waveforms(windows: np.ndarray) -> np.ndarray:
+    """Waveforms (n, samples) of some windows, spread evenly over all: the speech that int8 is calibrated on."""
+    return read_waveforms(windows, np.unique(np.linspace(0, len(windows) - 1, CALIBRATION).astype(int)))
 
 
 def embed_windows(
@@ -29,14 +36,13 @@ def embed_windows(
     windows: np.ndarray,
     window_ids: list[str],
     encoder: Encoder,
-    choice: Choice,
+    choice: EngineChoice,
     *,
     feature: str = "emission",
     dtype: str = "float16",
     copy: int = 0,
     seed: int = 0,
     workers: int = 0,
-    address: str = "",
 ) -> int:
     """Fill the store in `folder` with these windows' embeddings; return the number of blocks made now.
 
@@ -45,22 +51,17 @@ def embed_windows(
     windows: int16 (n, samples), a memory map of what 02_segment wrote; window_ids: their ids, in the same order.
     choice: what computes, from `lib.speed.engines.choose_engine`.
     feature: stage whose frames are kept; "" = statistics alone.
-    copy: 0 = the windows as they are; 1, 2 ... = an altered copy of each (see `lib.augment`), drawn by `seed` and this number.
-    workers: batches computed at once, or Ray's actors; 0 = one a core. address: of a Ray cluster; "" = one started here.
+    copy: 0 = the windows as they are; 1, 2 ... = an altered copy of each (see `lib.tiny.augment`), drawn by `seed` and this number.
+    workers: batches computed at once; 0 = one a core.
     """
     if not len(window_ids):
         raise ValueError("there are no windows to embed; the ledger of 02_segment tells why clips were left out")
     writer = StoreWriter(folder, window_ids, describe_store(encoder, feature, dtype, windows.shape[1]))
     missing = writer.missing()
-    if choice.place == "ray":
-        from lib.speed.ray import embed_on_ray
-
-        embed_on_ray(writer, windows, encoder, choice, feature, copy, seed, workers, address)
-    elif missing:
-        rows = np.unique(np.linspace(0, len(windows) - 1, CALIBRATION).astype(int))
+    if missing:
         engine = load_engine(
             encoder, feature, choice, samples=windows.shape[1], streams=workers,
-            calibration=lambda: read_waveforms(windows, rows),
+            calibration=lambda: calibration_waveforms(windows),
         )  # fmt: skip
         embed_blocks(writer, windows, engine, missing, copy, seed)
     writer.finish()
@@ -82,7 +83,7 @@ def embed_blocks(
 ) -> None:
     """Embed these blocks of rows, several batches at once where the engine can; a bar shows the windows done."""
     with (
-        torch_threads(engine.threads),
+        torch_threads(1),
         ThreadPoolExecutor(engine.streams) as pool,
         tqdm(
             total=sum(rows.stop - rows.start for rows in blocks), desc=f"embedding with {engine.encoder}", unit="window"
@@ -119,13 +120,6 @@ def encode_batch(engine: Engine, waveforms: np.ndarray) -> dict[str, np.ndarray]
     return tensors | {"statistics": np.concatenate([tensors["statistics"], bank], axis=1)}
 
 
-def project_statistics(statistics: np.ndarray, seed: int) -> np.ndarray:
-    """Windows on a plane (n, 2) by t-SNE of their standardised statistics (n, S), after 30 principal components."""
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-    from sklearn.preprocessing import StandardScaler
-
-    components = PCA(min(30, *statistics.shape), random_state=seed)
-    reduced = components.fit_transform(StandardScaler().fit_transform(statistics))
-    perplexity = min(30.0, max(2.0, (len(reduced) - 1) / 4))
-    return TSNE(2, perplexity=perplexity, init="pca", random_state=seed, max_iter=500).fit_transform(reduced)
+def copy_folder(folder: Path, copy: int) -> Path:
+    """Where the store of an altered copy lies within that of the windows as they are."""
+    return Path(folder) / f"copy-{copy}" if copy else Path(folder)

@@ -19,9 +19,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lib import paths, speaker_models
+from lib import paths
 from lib.audio import RATE_HZ
 from lib.stages import file_checksum
+from lib.tiny import speaker_models
 
 TINY = "wav2vec2-tiny"
 UNTRAINED = "wav2vec2-tiny-untrained"
@@ -116,6 +117,7 @@ class Encoder:
     stages: nn.Module
     note: str
     weights_sha256: str
+    wav2vec2: nn.Module | None = None  # torchaudio's own model, where it is one: the paper's call is `model(waveform)`
 
     def __post_init__(self) -> None:
         self.stages.eval().requires_grad_(False)
@@ -130,6 +132,10 @@ class Encoder:
         """Every stage of waveforms (B, samples) at 16 kHz, from bottom to top."""
         with torch.inference_mode():
             return self.stages(waveforms)
+
+    def prepare(self, waveforms: Tensor) -> Tensor:
+        """What goes into `wav2vec2` for waveforms (B, samples): some encoders want zero mean and unit variance."""
+        return normalize_windows(waveforms) if getattr(self.stages, "normalize", False) else waveforms
 
     def summary(self, feature: str = "") -> Summary:
         """The module that engines compute; ValueError when there is no such stage, or it has no frames."""
@@ -203,13 +209,13 @@ def _load_tiny(name: str) -> Encoder:
     model = build_wav2vec2(card["model"])
     if name == UNTRAINED:
         note = "an untrained wav2vec2-tiny: random weights, seed 0"
-        return Encoder(name, Wav2Vec2Stages(model, card["normalize"]), note, state_checksum(model))
+        return Encoder(name, Wav2Vec2Stages(model, card["normalize"]), note, state_checksum(model), model)
     weights = paths.ASSETS / f"{TINY}.safetensors"
     digest = file_checksum(weights)
     if digest != card["sha256"]:
         raise ValueError(f"{weights.name}: SHA-256 is {digest}, its card says {card['sha256']}; get the file again")
     model.load_state_dict({key: value.float() for key, value in load_file(weights).items()})
-    return Encoder(name, Wav2Vec2Stages(model, card["normalize"]), card["note"], digest)
+    return Encoder(name, Wav2Vec2Stages(model, card["normalize"]), card["note"], digest, model)
 
 
 def build_wav2vec2(config: dict, seed: int = 0) -> nn.Module:
@@ -249,7 +255,7 @@ def _load_bundle(name: str) -> Encoder:
     if bundle._normalize_waveform:
         model.normalize_waveform = False  # the wrapper would take a whole batch as one
     stages = Wav2Vec2Stages(model, bool(bundle._normalize_waveform))
-    return Encoder(name, stages, f"torchaudio's {name}, as published", digest)
+    return Encoder(name, stages, f"torchaudio's {name}, as published", digest, model)
 
 
 def bundle_url(name: str) -> str:

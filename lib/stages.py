@@ -131,6 +131,11 @@ def find_stage(name: str, run: str) -> Stage:
     return Stage(name, run, found["fingerprint"], folder, found["parameters"], True, facts)
 
 
+def load_roots(downloaded: Stage) -> dict[str, Path]:
+    """Where each corpus of a run lies, as 01_download noted it."""
+    return {name: Path(folder) for name, folder in paths.load_json(downloaded.path("roots.json")).items()}
+
+
 def finish_stage(stage: Stage, counts: dict[str, Any] | None = None) -> dict[str, Any]:
     """Mark the stage complete and record what it cost; return the record.
 

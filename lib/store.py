@@ -151,6 +151,12 @@ class Store:
         return rows.to_numpy(np.int64)
 
 
+def open_stores(folder: Path) -> list[Store]:
+    """The store of the windows as they are, and after it those of their altered copies."""
+    copies = sorted(Path(folder).glob("copy-*"), key=lambda path: int(path.name.split("-")[1]))
+    return [Store(folder), *map(Store, copies)]
+
+
 class Features:
     """Rows of one array on disk: `features[rows]` gives float32 (len(rows), ...), in the order asked for."""
 

@@ -84,7 +84,6 @@ ACOUSTICS = pa.DataFrameSchema(  # columns of `lib.baselines.ACOUSTICS`, of each
 INDEX = pa.DataFrameSchema(
     {
         "window_id": _text(unique=True),
-        "shard": pa.Column("int64", pa.Check.ge(0), coerce=True),
         "row": pa.Column("int64", pa.Check.ge(0), coerce=True),
     },
     strict=True,
@@ -98,7 +97,7 @@ PREDICTIONS = pa.DataFrameSchema(
         "speaker_id": _text(),
         "task": _text(),
         "model": _text(),
-        "protocol": _text(checks=pa.Check.isin(["speaker", "paper", "official"])),
+        "protocol": _text(checks=pa.Check.isin(["speaker", "language", "paper"])),
         "seed": pa.Column("int64", coerce=True),
         "split": _text(checks=pa.Check.isin(["train", "validation", "test"])),
         "target": pa.Column("int64", coerce=True),  # index into the task's classes

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from lib import tables
+from lib import paths, tables
 from lib.corpora.labels import ALLOWED, SCHEMES, assign_age_class, unknown_labels
+from lib.stages import Stage
 
 YEARS = "age_years"
 FORMS = {
@@ -17,14 +18,13 @@ FORMS = {
 TASKS = ["gender", "age", *FORMS, YEARS]
 YEAR_BOUNDS = [
     12,
-    16,
     20,
     30,
     40,
     50,
 ]  # first years of the classes of `age_years` after the first; the answer is the expected age
 LEAST_SPEAKERS = 3  # a class of a further form of age with fewer could not stand in train, validation and test
-FROM_CLIPS = ["corpus", "recording_id", "language", "gender", "age_years", "age_decade", "official_split"]
+FROM_CLIPS = ["corpus", "recording_id", "language", "gender", "age_years", "age_decade"]
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,16 @@ def usable_bounds(clips: pd.DataFrame, least: int) -> list[int]:
         if below.sum() >= least and ages.ge(bound).sum() >= least:
             bounds.append(bound)
     return bounds
+
+
+def save_tasks(stage: Stage, tasks: list[Task], notes: list[str]) -> None:
+    """Keep a run's tasks beside its clips, with what was left out and why."""
+    paths.save_json(stage.path("tasks.json"), {"tasks": [vars(task) for task in tasks], "notes": notes})
+
+
+def load_tasks(stage: Stage) -> list[Task]:
+    """The tasks that 01_download settled."""
+    return [Task(**task) for task in paths.load_json(stage.path("tasks.json"))["tasks"]]
 
 
 def task_table(windows: pd.DataFrame, clips: pd.DataFrame, task: Task) -> pd.DataFrame:

@@ -27,6 +27,7 @@ from lib.networks import LinearNet, Model, Normaliser, StepsNet, build_network
 from lib.paths import write_whole
 from lib.scores import confusion_counts, confusion_metrics
 
+VERSION = 3  # of a training's result; raised by hand when the code's results change
 HISTORY = "history.csv"
 STATE = "state.safetensors"  # weights, optimizer and history after the last whole epoch
 PENALTIES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)  # scikit-learn's C of linear models, strongest penalty first
@@ -147,7 +148,7 @@ def fit_network(
     history, optimizer_state = resume(folder, model, settings)
     if not history:
         fit_normaliser(model.normaliser, features, rows_train)
-    model.to(compute.device, memory_format=compute.memory_format)
+    model.to(compute.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
     if optimizer_state:
         optimizer.load_state_dict(optimizer.state_dict() | {"state": optimizer_state})

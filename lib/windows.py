@@ -28,6 +28,7 @@ from lib.audio import RATE_HZ, Recording, UnreadableAudio
 from lib.baselines import ACOUSTICS, measure_acoustics
 from lib.stages import Stage
 
+VERSION = 2  # of what this module writes; raised by hand when the code's results change
 VAD_CHUNK = 512  # samples: what silero-vad takes at 16 kHz, 32 ms
 PART_FILES = 200  # files a resumable part
 VAD_BATCH = 64  # windows silero-vad sees at once

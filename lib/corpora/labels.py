@@ -38,6 +38,9 @@ AGE_WORDS: dict[tuple[str, str], dict[str, int | None]] = {
 OLDEST_YEARS = 110  # years given as 0 or less, or as this or more, are taken for mistakes
 
 
+TEENS_FROM = 16  # years: Common Voice asks who is younger for a parent's consent
+
+
 class AgeScheme(NamedTuple):
     """Classes of age. `bounds[i]` is the first age (years) that no longer belongs to `classes[i]`; the first class
     starts at 0. With one bound fewer than classes the last class has no end; with as many, older speakers are left out.
@@ -124,13 +127,15 @@ def assign_age_class(clips: pd.DataFrame, classes: Sequence[str], bounds: Sequen
     """The class of every clip's age (Int16, index into `classes`, NA = none), by its `age_years` and `age_decade`.
 
     Years, where known, decide; a decade stands for all ages from its first year to the next decade (teens: from 0,
-    since Common Voice says "< 19"; nineties: without end), which must all lie in one class.
+    since Common Voice says "< 19"; nineties: without end), which must all lie in one class. Where classes part the teens at
+    `TEENS_FROM`, such as child, teen and adult, the word stands for those years alone: an assumption.
     """
     check_scheme(classes, bounds)
     years = clips["age_years"].to_numpy("float64", na_value=np.nan)
     decade = clips["age_decade"].to_numpy("float64", na_value=np.nan)
     oldest_of_decade = np.where(decade == DECADES[-1], np.finfo(float).max, np.nextafter(decade + 10, 0))
-    youngest = np.where(np.isnan(years), np.where(decade == DECADES[0], 0, decade), years)
+    teens_from = TEENS_FROM if TEENS_FROM in bounds else 0
+    youngest = np.where(np.isnan(years), np.where(decade == DECADES[0], teens_from, decade), years)
     oldest = np.where(np.isnan(years), oldest_of_decade, years)
     ends = np.array([*bounds, np.inf][: len(classes)])
     first, last = np.searchsorted(ends, youngest, side="right"), np.searchsorted(ends, oldest, side="right")

@@ -20,8 +20,8 @@ import numpy as np
 from lib import paths
 from lib.audio import RATE_HZ, read_waveform
 from lib.model_folder import ModelFolder
-from lib.plots import plot_timeline, use_style
 from lib.predict import Answer, Prediction, predict
+from lib.report.plots import plot_timeline, use_style
 from lib.report.show import draw_png
 
 LONGEST_S = 120.0  # a recording by microphone stops by itself then

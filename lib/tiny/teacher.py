@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lib.paths import write_whole
-from lib.speaker_models import load_campplus, load_resemblyzer
+from lib.tiny.speaker_models import load_campplus, load_resemblyzer
 from lib.tiny.views import RATE_HZ, Speech, draw_length, draw_speed, draw_view
 
 VIEWS = 256  # a shard

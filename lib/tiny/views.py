@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import fft
 
 from lib.audio import RATE_HZ
-from lib.augment import alter_spectrum
+from lib.tiny.augment import alter_spectrum
 
 SCALE = 32767.0
 LENGTHS_S = (1.0, 1.5, 2.0, 3.0, 4.0)

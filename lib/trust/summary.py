@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from lib import paths
-from lib.embed import load_encoder
+from lib.encoders import load_encoder
 from lib.evaluate import (
     CONSTANT,
     SHIPPED,
