@@ -91,9 +91,9 @@ def obtain_corpora(
     Raises ValueError with what to do first when a corpus is not there.
     """
     if synthetic:
-        from lib.corpora.demo.render import render_synthetic_corpora
+        from lib.corpora.demo.render import VERSION, render_synthetic_corpora
 
-        name = f"synthetic-{speakers}x{clips_per_speaker}-seed{seed}"
+        name = f"synthetic{VERSION}-{speakers}x{clips_per_speaker}-seed{seed}"
         folder = resolve_root(root) if root else paths.DATA / "corpora" / name
         render_synthetic_corpora(folder, seed, speakers=speakers, clips_per_speaker=clips_per_speaker)
         return folder

@@ -74,7 +74,7 @@ def make_work(corpus: Path | None, folder: Path, count: int) -> tuple[Work, pd.D
         from lib.corpora.common_voice import read_common_voice
         from lib.corpora.demo.render import render_synthetic_corpora
 
-        render_synthetic_corpora(folder / "corpora", seed=0, speakers=24, clips_per_speaker=6)
+        render_synthetic_corpora(folder / "corpora", seed=0, speakers=48, clips_per_speaker=3)
         clips, _ = read_common_voice(folder / "corpora" / "common_voice")
         roots = {"common_voice": folder / "corpora" / "common_voice"}
     spread = clips.sort_values("clip_id").iloc[np.unique(np.linspace(0, len(clips) - 1, count).astype(int))]

@@ -334,14 +334,14 @@ def measure_formats(engines: list[Engine], work: Work, tries: int) -> list[dict[
 
 def in_format(work: Work, folder: Path, codec: str, rate_hz: int) -> Work:
     """The same work on copies of its clips in another format, written into `folder`."""
-    from lib.corpora.demo.recording import resample, write_audio
+    from lib.corpora.demo.recording import write_audio
 
     chosen, paths = work.clips[work.clips["clip_id"].isin(work.windows["clip_id"])], {}
     for clip in chosen.itertuples():
         source = work.roots[clip.corpus] / clip.path
         if source not in paths:
             paths[source] = f"{len(paths)}-{rate_hz}.{codec}"
-            write_audio(folder / paths[source], resample(read_waveform(source), RATE_HZ, rate_hz), rate_hz, codec)
+            write_audio(folder / paths[source], read_waveform(source), RATE_HZ, rate_hz)
     copies = [paths[work.roots[clip.corpus] / clip.path] for clip in chosen.itertuples()]
     return replace(work, clips=chosen.assign(path=copies), roots=dict.fromkeys(work.roots, folder))
 

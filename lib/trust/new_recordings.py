@@ -55,9 +55,9 @@ def obtain_recordings(
     if unseen:
         return list_recordings(resolve_root(unseen)), GIVEN
     if synthetic:
-        from lib.corpora.demo.render import render_unseen
+        from lib.corpora.demo.render import VERSION, render_unseen
 
-        folder = paths.DATA / "corpora" / f"unseen-{count}-seed{seed}"
+        folder = paths.DATA / "corpora" / f"unseen{VERSION}-{count}-seed{seed}"
         render_unseen(folder, seed, count)
         return list_recordings(folder / "labels.csv"), RENDERED
     tested = tested_clips(splits)["clip_id"].unique()
