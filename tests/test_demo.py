@@ -198,7 +198,8 @@ def test_same_seed_renders_the_same_bytes_and_samples_in_one_process_or_many(cor
 
 
 def test_a_killed_rendering_leaves_nothing_that_is_read(tmp_path):
-    call = f"from lib.corpora.demo.render import *; render_synthetic_corpora('{tmp_path / 'corpora'}', {SEED})"
+    call = "import joblib\nfrom lib.corpora.demo.render import *\nwith joblib.parallel_config(backend='sequential'):"
+    call += f" render_synthetic_corpora('{tmp_path / 'corpora'}', {SEED})"
     process = subprocess.Popen([sys.executable, "-c", call], cwd=paths.ROOT, stderr=subprocess.DEVNULL)
     while process.poll() is None and not list(tmp_path.rglob("*.mp3")):
         time.sleep(0.05)

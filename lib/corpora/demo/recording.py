@@ -58,14 +58,14 @@ class Session:
 
     def make_noise(self, count: int) -> np.ndarray:
         """The room's noise: Gaussian, [count], RMS 1."""
-        noise = tilt_spectrum(self.rng.standard_normal(count), self.rate_hz, self.noise_tilt_db, from_hz=50)
+        noise = tilt_spectrum(self.rng.standard_normal(count, np.float32), self.rate_hz, self.noise_tilt_db, from_hz=50)
         return noise / noise.std()
 
     def record(self, waveform: np.ndarray) -> np.ndarray:
         """Put a dry waveform [samples] into the room (Polack's: decaying noise) and through the device; same length."""
         time_s = np.arange(int(self.reverb_s * self.rate_hz)) / self.rate_hz
-        tail = self.rng.standard_normal(len(time_s)) * np.exp(-6.9 * time_s / self.reverb_s)
-        echo = fftconvolve(waveform, tail / np.linalg.norm(tail))[: len(waveform)]
+        tail = self.rng.standard_normal(len(time_s), np.float32) * np.exp(-6.9 * time_s / self.reverb_s)
+        echo = fftconvolve(waveform, np.float32(tail / np.linalg.norm(tail)))[: len(waveform)]
         sound = (1 - self.wet) * waveform + self.wet * echo
         sound += sound.std() * 10 ** (-self.snr_db / 20) * self.make_noise(len(sound))
         sound = tilt_spectrum(sound, self.rate_hz, self.device_tilt_db, from_hz=300)
@@ -77,7 +77,7 @@ def tilt_spectrum(waveform: np.ndarray, rate_hz: int, tilt_db: float, from_hz: f
     """Raise [samples] by `tilt_db` an octave above `from_hz`."""
     length = next_fast_len(len(waveform), real=True)  # a prime length would take seconds
     octaves = np.log2(np.maximum(rfftfreq(length, 1 / rate_hz) / from_hz, 1.0))
-    return irfft(rfft(waveform, length) * 10 ** (tilt_db * octaves / 20), length)[: len(waveform)]
+    return irfft(rfft(waveform, length) * np.float32(10 ** (tilt_db * octaves / 20)), length)[: len(waveform)]
 
 
 def write_audio(path: Path, waveform: np.ndarray, from_hz: int, to_hz: int) -> None:
