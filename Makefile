@@ -58,7 +58,7 @@ bench: $(READY)  ## measure speed and memory as ratios in one run (minutes)
 	$(BIN)/python -m lib.speed.bench
 
 readme: $(READY)  ## write the headline table of README from reports/
-	$(BIN)/python -m lib.readme
+	$(BIN)/python -m lib.report.compare
 
 clean:  ## remove tables, arrays and downloaded or rendered corpora (data/), keep reports and .venv
 	rm -rf data

@@ -1,19 +1,19 @@
 """What a score must beat: majority class, pitch, duration and level, MFCC statistics, a constant age.
 
-Their inputs are measured once, beside the embedding (`baseline_features`), so evaluation never needs the audio again.
+Their inputs are measured once, where windows are cut (`measure_acoustics`), so evaluation never needs the audio again.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
-from scipy.fft import next_fast_len
-from torch import Tensor
+import soxr
+from scipy import fft
+from scipy.signal import get_window
 
-MEASURED = 2  # raised when acoustics are measured in another way; 2: MFCC of a window alone, not of its batch
+MEASURED = 3  # raised when acoustics are measured in another way; 3: resampled to 4 kHz by soxr
 MFCCS = 20
 ACOUSTICS = ["f0_hz", "voiced_share", "duration_s", "level_db"]
 ACOUSTICS += [f"mfcc_{kind}_{k}" for kind in ("mean", "std", "delta_std") for k in range(MFCCS)]
@@ -32,115 +32,103 @@ BASELINES = {
 }
 
 
-def baseline_features(waveforms: np.ndarray, rate_hz: int) -> dict[str, np.ndarray]:
-    """Measure windows [B, samples]: {"acoustics": float32 [B, K]}, its columns named by `ACOUSTICS`.
+def measure_acoustics(waveforms: np.ndarray, rate_hz: int) -> np.ndarray:
+    """Measure windows [B, samples]: float32 [B, K], columns as in `ACOUSTICS`.
 
     Zeros at the end of a window are padding: they count neither as duration nor for any mean. `f0_hz` is NaN where no
     frame is voiced; `level_db` is the RMS in dB below full scale, at least -100.
     """
-    waves = torch.from_numpy(np.ascontiguousarray(waveforms, np.float32))
+    waves = np.ascontiguousarray(waveforms, np.float32)
     samples = _true_samples(waves)  # [B]
-    with torch.inference_mode():
-        f0_hz, voiced = measure_f0(waves, rate_hz)
-        mfcc = _mfcc_statistics(waves, samples, rate_hz)
-    power = waves.square().sum(dim=1) / samples.clamp_min(1)
-    level = 10 * torch.log10(power.clamp_min(1e-10))
-    columns = [mean_f0(f0_hz, voiced), voiced.float().mean(dim=1), samples / rate_hz, level]
-    return {"acoustics": torch.cat([torch.stack(columns, dim=1), mfcc], dim=1).float().numpy()}
+    f0_hz, voiced = measure_f0(waves, rate_hz)
+    power = np.square(waves, dtype=np.float64).sum(axis=1) / np.maximum(samples, 1)
+    level_db = 10 * np.log10(np.maximum(power, 1e-10))
+    simple = np.stack([mean_f0(f0_hz, voiced), voiced.mean(axis=1), samples / rate_hz, level_db], axis=1)
+    return np.concatenate([simple, _mfcc_statistics(waves, samples, rate_hz)], axis=1).astype(np.float32)
 
 
-def measure_f0(waveforms: Tensor, rate_hz: int) -> tuple[Tensor, Tensor]:
+def measure_f0(waveforms: np.ndarray, rate_hz: int) -> tuple[np.ndarray, np.ndarray]:
     """Pitch by normalised autocorrelation (the NCCF of Talkin 1995) of 60-ms frames every 20 ms.
 
     waveforms [B, samples] -> F0 in Hz [B, T] and voiced [B, T]. The shortest lag whose peak comes within 10 % of the
     best is taken, so that an octave below is not mistaken for the pitch.
     """
-    from torchaudio.functional import resample
-
-    size, hop = round(FRAME_S * F0_RATE_HZ), round(HOP_S * F0_RATE_HZ)
-    waves = resample(waveforms, rate_hz, F0_RATE_HZ)
-    frames = torch.nn.functional.pad(waves, (0, max(0, size - waves.shape[1]))).unfold(1, size, hop)  # [B, T, size]
-    frames = frames - frames.mean(dim=-1, keepdim=True)
+    waves = soxr.resample(waveforms.T, rate_hz, F0_RATE_HZ).T  # [B, samples at 4 kHz]
+    frames = _frames(waves, round(FRAME_S * F0_RATE_HZ), round(HOP_S * F0_RATE_HZ))
+    frames = frames - frames.mean(axis=-1, keepdims=True)
     shortest, longest = int(F0_RATE_HZ / F0_RANGE_HZ[1]), int(F0_RATE_HZ / F0_RANGE_HZ[0]) + 1
     similar = _autocorrelation(frames, longest + 2)  # [B, T, lags 0 .. longest + 1]
     inner = similar[..., shortest : longest + 1]
-    peak = (inner >= similar[..., shortest - 1 : longest]) & (inner > similar[..., shortest + 1 : longest + 2])
-    heights = torch.where(peak, inner, -1.0)
-    best = heights.amax(dim=-1, keepdim=True)
-    lag = (heights >= 0.9 * best.clamp_min(1e-3)).int().argmax(dim=-1, keepdim=True) + shortest
-    left, top, right = (similar.gather(-1, lag + step) for step in (-1, 0, 1))
-    shift = 0.5 * (left - right) / (left - 2 * top + right).clamp_max(-1e-6)  # of the parabola through three points
-    energy = frames.square().mean(dim=-1)
-    loud = energy > energy.amax(dim=1, keepdim=True) * 10 ** (-LEVEL_RANGE_DB / 10)
-    return F0_RATE_HZ / (lag + shift).squeeze(-1), (best.squeeze(-1) >= VOICED) & loud & (energy > 1e-9)
+    is_peak = (inner >= similar[..., shortest - 1 : longest]) & (inner > similar[..., shortest + 1 : longest + 2])
+    heights = np.where(is_peak, inner, -1.0)
+    best = heights.max(axis=-1, keepdims=True)
+    lag = (heights >= 0.9 * np.maximum(best, 1e-3)).argmax(axis=-1, keepdims=True) + shortest
+    left, top, right = (np.take_along_axis(similar, lag + step, axis=-1) for step in (-1, 0, 1))
+    shift = 0.5 * (left - right) / np.minimum(left - 2 * top + right, -1e-6)  # of the parabola through three points
+    energy = np.square(frames).mean(axis=-1)
+    loud = energy > energy.max(axis=1, keepdims=True) * 10 ** (-LEVEL_RANGE_DB / 10)
+    return F0_RATE_HZ / (lag + shift)[..., 0], (best[..., 0] >= VOICED) & loud & (energy > 1e-9)
 
 
-def mean_f0(f0_hz: Tensor, voiced: Tensor) -> Tensor:
-    """Mean pitch [B] of the voiced frames within a factor 1.5 of their median; NaN where none is voiced."""
-    kept = torch.where(voiced, f0_hz, torch.nan)
-    ratio = kept / kept.nanmedian(dim=1, keepdim=True).values
-    return torch.where((ratio > 1 / 1.5) & (ratio < 1.5), kept, torch.nan).nanmean(dim=1)
+def mean_f0(f0_hz: np.ndarray, voiced: np.ndarray) -> np.ndarray:
+    """Mean pitch [B] of the voiced frames [B, T] within a factor 1.5 of their median; NaN where none is voiced."""
+    means = np.full(len(f0_hz), np.nan)
+    for number, (pitch, is_voiced) in enumerate(zip(f0_hz, voiced)):
+        if is_voiced.any():
+            ratio = pitch[is_voiced] / np.median(pitch[is_voiced])
+            means[number] = pitch[is_voiced][(ratio > 1 / 1.5) & (ratio < 1.5)].mean()
+    return means
 
 
-def _autocorrelation(frames: Tensor, lags: int) -> Tensor:
+def _frames(waves: np.ndarray, size: int, hop: int) -> np.ndarray:
+    """Frames [B, T, size] of waves [B, samples], a view; at least one."""
+    padded = np.pad(waves, ((0, 0), (0, max(0, size - waves.shape[1]))))
+    return np.lib.stride_tricks.sliding_window_view(padded, size, axis=1)[:, ::hop]
+
+
+def _autocorrelation(frames: np.ndarray, lags: int) -> np.ndarray:
     """Autocorrelation [B, T, lags], each lag divided by the energies of the two stretches that it compares."""
     size = frames.shape[-1]
-    product = torch.fft.irfft(_power(torch.fft.rfft(frames, n=next_fast_len(size + lags, real=True))))[..., :lags]
-    running = torch.nn.functional.pad(frames.square().cumsum(dim=-1), (1, 0))  # [B, T, size + 1]
-    head, tail = running[..., size - lags + 1 :].flip(-1), running[..., -1:] - running[..., :lags]
-    return product / (head * tail).clamp_min(1e-12).sqrt()
+    spectrum = fft.rfft(frames, fft.next_fast_len(size + lags, real=True))
+    product = fft.irfft(spectrum.real**2 + spectrum.imag**2)[..., :lags]
+    running = np.pad(np.square(frames).cumsum(axis=-1), ((0, 0), (0, 0), (1, 0)))  # [B, T, size + 1]
+    head, tail = running[..., size - lags + 1 :][..., ::-1], running[..., -1:] - running[..., :lags]
+    return product / np.sqrt(np.maximum(head * tail, 1e-12))
 
 
-def _power(spectrum: Tensor) -> Tensor:
-    """Squared magnitude of complex numbers, without a root between."""
-    return (spectrum * spectrum.conj()).real
-
-
-def _true_samples(waves: Tensor) -> Tensor:
+def _true_samples(waves: np.ndarray) -> np.ndarray:
     """Number of samples up to the last that is not zero, [B]."""
-    sounding = (waves != 0).to(torch.int8)
-    return torch.where(sounding.amax(dim=1) > 0, waves.shape[1] - sounding.flip(1).argmax(dim=1), 0)
+    sounding = waves != 0
+    return np.where(sounding.any(axis=1), waves.shape[1] - sounding[:, ::-1].argmax(axis=1), 0)
 
 
-@lru_cache(maxsize=2)
-def _mfcc_transform(rate_hz: int) -> Any:
-    from torchaudio.transforms import MFCC
+@cache
+def _mel_filters(bins: int, rate_hz: int) -> np.ndarray:
+    from torchaudio.functional import melscale_fbanks
 
-    size, hop = _mfcc_frames(rate_hz)
-    return MFCC(rate_hz, MFCCS, melkwargs={"n_fft": size, "hop_length": hop, "n_mels": 40, "center": False})
-
-
-def _mfcc_frames(rate_hz: int) -> tuple[int, int]:
-    return int(0.025 * rate_hz), int(0.02 * rate_hz)  # samples of a frame, samples between two
+    return melscale_fbanks(bins, 0.0, rate_hz / 2, 40, rate_hz).numpy()  # [bins, 40]
 
 
-def _mfcc(waves: Tensor, rate_hz: int) -> Tensor:
-    """Coefficients [B, MFCCS, T] as torchaudio's MFCC gives for one window at a time.
-
-    Given a batch, it would cut off what is 80 dB below the loudest of all windows, so that a window's values would
-    depend on its neighbours.
-    """
-    transform, (size, hop) = _mfcc_transform(rate_hz), _mfcc_frames(rate_hz)
-    window = transform.MelSpectrogram.spectrogram.window
-    power = _power(torch.stft(waves, size, hop, size, window, center=False, return_complex=True))
-    mel_db = transform.amplitude_to_DB(transform.MelSpectrogram.mel_scale(power)[:, None])[:, 0]
-    return (mel_db.transpose(-1, -2) @ transform.dct_mat).transpose(-1, -2)
+def measure_mfcc(waves: np.ndarray, rate_hz: int) -> np.ndarray:
+    """Coefficients [B, T, MFCCS] as torchaudio's MFCC gives for one window at a time: 25-ms frames every 20 ms."""
+    size, hop = int(0.025 * rate_hz), int(0.02 * rate_hz)
+    spectrum = fft.rfft(_frames(waves, size, hop) * get_window("hann", size).astype(np.float32))
+    mel = (spectrum.real**2 + spectrum.imag**2) @ _mel_filters(size // 2 + 1, rate_hz)  # [B, T, 40]
+    mel_db = 10 * np.log10(np.maximum(mel, 1e-10))
+    mel_db = np.maximum(mel_db, mel_db.max(axis=(1, 2), keepdims=True) - 80)  # of its own window, not of the batch
+    return fft.dct(mel_db, norm="ortho")[..., :MFCCS]
 
 
-def _mfcc_statistics(waves: Tensor, samples: Tensor, rate_hz: int) -> Tensor:
+def _mfcc_statistics(waves: np.ndarray, samples: np.ndarray, rate_hz: int) -> np.ndarray:
     """Mean, standard deviation and standard deviation of the differences of each coefficient: [B, 3 * MFCCS]."""
-    mfcc = _mfcc(waves, rate_hz)
-    frames = ((samples - 0.025 * rate_hz) / (0.02 * rate_hz)).floor().clamp_min(0) + 1
-    inside = torch.arange(mfcc.shape[-1]) < frames[:, None]  # [B, T]
-    mean, std = _masked_moments(mfcc, inside)
-    _, delta_std = _masked_moments(mfcc.diff(dim=-1), inside[:, 1:])
-    return torch.cat([mean, std, delta_std], dim=1)
-
-
-def _masked_moments(values: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
-    weight = inside[:, None].float() / inside.sum(dim=1).clamp_min(1)[:, None, None]
-    mean = (values * weight).sum(dim=-1)
-    return mean, ((values - mean[..., None]).square() * weight).sum(dim=-1).sqrt()
+    mfcc = measure_mfcc(waves, rate_hz)
+    frames = np.floor((samples - 0.025 * rate_hz) / (0.02 * rate_hz)).clip(0).astype(int) + 1
+    rows = []
+    for values, count in zip(mfcc, frames):
+        inside = values[:count]  # frames of padding are left out
+        steps = np.diff(inside, axis=0) if count > 1 else np.zeros((1, MFCCS))
+        rows.append(np.concatenate([inside.mean(axis=0), inside.std(axis=0), steps.std(axis=0)]))
+    return np.stack(rows)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -162,7 +150,7 @@ def fit_baselines(
     """
     acoustics = np.asarray(acoustics)
     if acoustics.shape[1] != len(ACOUSTICS):
-        raise ValueError(f"acoustics has {acoustics.shape[1]} columns, not the {len(ACOUSTICS)} of baseline_features")
+        raise ValueError(f"acoustics has {acoustics.shape[1]} columns, not the {len(ACOUSTICS)} of measure_acoustics")
     found = {}
     for name, columns in BASELINES.items():
         if not columns:

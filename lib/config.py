@@ -1,4 +1,4 @@
-"""Run files: one YAML a run, one section a notebook, checked against what the notebooks declare before a kernel starts."""
+"""Run files: one YAML a run that says what differs from the notebooks' own values, checked before a kernel starts."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ SHARED = {  # parameters that several notebooks declare, and the section they li
     "synthetic": "run",
     "age_classes": "run",
     "age_bounds": "run",
+    "tasks": "train",
     "engine": "compute",
     "precision": "compute",
     "workers": "compute",
@@ -110,10 +111,10 @@ def notebooks_of(content: dict) -> list[str]:
 def _apply_change(content: dict, change: str, path: Path) -> None:
     name, equals, text = change.partition("=")
     section, dot, key = name.partition(".")
-    if not (equals and dot and isinstance(content.get(section), dict)):
-        raise ValueError(
-            f"--set {change}: write section.key=value with a section of {path}: {', '.join(map(str, content))}"
-        )
+    if not (equals and dot and section and key):
+        raise ValueError(f"--set {change}: write section.key=value, such as train.epochs=20")
+    if not isinstance(content.setdefault(section, {}), dict):
+        raise ValueError(f"{path}: section '{section}' must hold keys, found {content[section]!r}")
     content[section][key] = yaml.load(text, _StrictLoader) if text else ""
 
 
@@ -128,16 +129,14 @@ def _validate_run(content: dict, notebooks: list[str], path: Path) -> dict[str, 
     by_notebook = {name: declared_parameters(notebook_path(name)) for name in notebooks}
     expected: dict[str, dict] = {"run": dict(RUN_KEYS)}
     for name, declared in by_notebook.items():
-        for key, (kind, _) in declared.items():
+        for key, (kind, default) in declared.items():
             if key != "run":  # a run's name is its file's name, never a key
-                expected.setdefault(SHARED.get(key, section_of(name)), {})[key] = (kind, ...)
+                expected.setdefault(SHARED.get(key, section_of(name)), {})[key] = (kind, default)
     problems = [f"unknown section '{name}'" for name in content if name not in expected]
-    problems += [f"missing section '{name}'" for name in expected if name not in content]
     checked = {}
     for section, keys in expected.items():
-        if section in content:
-            checked[section], errors = _validate_section(section, content[section], keys)
-            problems += errors
+        checked[section], errors = _validate_section(section, content.get(section, {}), keys)
+        problems += errors
     if problems:
         raise ValueError(f"{path}: " + "; ".join(problems))
     return checked
@@ -168,5 +167,6 @@ def _explain(section: str, problem: dict) -> str:
 def parameters_for(notebook: str, run: str, sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The parameters that papermill hands to one notebook: its own section and the shared keys that it declares."""
     declared = declared_parameters(notebook_path(notebook))
-    values = {**sections.get("compute", {}), **sections["run"], **sections.get(section_of(notebook), {}), "run": run}
+    shared = {key: sections[section][key] for key, section in SHARED.items() if key in sections.get(section, {})}
+    values = {**shared, **sections["run"], **sections.get(section_of(notebook), {}), "run": run}
     return {key: values[key] for key in declared}

@@ -1,15 +1,14 @@
-"""Encoders by name: the bundled wav2vec2-tiny, the same network untrained, and every bundle of torchaudio.
+"""Encoders by name: the bundled wav2vec2-tiny, the same network untrained, two speaker models, and every bundle of torchaudio.
 
-An encoder turns waveforms (B, samples) at 16 kHz into three things: the emission (B, T, D), which the paper used; the
-hidden states of every layer (B, L, T, D'), layer 0 being the transformer's input; and the convolutional features
-(B, T, C) below them.
+An encoder turns waveforms (B, samples) at 16 kHz into named stages, from bottom to top. Of a wav2vec2: `conv`, `layer:0` (the
+transformer's input), `layer:1` ... and `emission`, which the paper used, each (B, T, D). Of CAM++: `block:1` to `block:3`,
+(B, T, D), and `embedding`, (B, D). Of Resemblyzer: `embedding` alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,24 +16,28 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from lib import paths
+from lib import paths, speaker_models
 from lib.audio import RATE_HZ
 from lib.stages import file_checksum
 
 TINY = "wav2vec2-tiny"
 UNTRAINED = "wav2vec2-tiny-untrained"
+CAMPPLUS = "campplus"
+RESEMBLYZER = "resemblyzer"
+OURS = [TINY, UNTRAINED, CAMPPLUS, RESEMBLYZER]
 
 
-class Tap(torch.nn.Module):
-    """A wav2vec2 that also gives what lies below its output, from the one pass that makes the output.
+class Wav2Vec2Stages(nn.Module):
+    """Every stage of a wav2vec2, from the one pass that makes its output.
 
-    `forward` takes waveforms (B, samples) and returns the model's own output, the hidden states before the first and
-    after every transformer layer, L tensors (B, T, D'), and the convolutional features (B, T, C). It spells out
-    `torchaudio.models.Wav2Vec2Model.forward`, the same modules in the same order, and gives the same bits.
+    `forward` spells out `torchaudio.models.Wav2Vec2Model.forward`, the same modules in the same order, and gives the same
+    bits: the emission is `model(waveforms)` itself.
     """
 
-    def __init__(self, model: torch.nn.Module):
+    def __init__(self, model: nn.Module, normalize: bool) -> None:
         super().__init__()
         wav2vec2 = inner_model(model)
         self.feature_extractor = wav2vec2.feature_extractor
@@ -42,44 +45,107 @@ class Tap(torch.nn.Module):
         self.transformer = wav2vec2.encoder.transformer
         self.aux = wav2vec2.aux
         self.log_softmax = getattr(model, "apply_log_softmax", False)
+        self.normalize = normalize  # bring each window to zero mean and unit variance first
 
-    def forward(self, waveforms: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
-        """Emission (B, T, D), hidden states L x (B, T, D'), convolutional features (B, T, C) of (B, samples)."""
+    def forward(self, waveforms: Tensor) -> dict[str, Tensor]:
+        """Stages, each (B, T, D), of (B, samples)."""
+        if self.normalize:
+            waveforms = normalize_windows(waveforms)
         conv, _ = self.feature_extractor(waveforms, None)
         x = self.transformer._preprocess(self.feature_projection(conv))
-        hidden, position_bias = [x], None  # the bias is WavLM's
-        for layer in self.transformer.layers:
+        stages, position_bias = {"conv": conv, "layer:0": x}, None  # the bias is WavLM's
+        for number, layer in enumerate(self.transformer.layers, 1):
             x, position_bias = layer(x, None, position_bias=position_bias)
-            hidden.append(x)
+            stages[f"layer:{number}"] = x
         if not self.transformer.layer_norm_first:
             x = self.transformer.layer_norm(x)
         emission = x if self.aux is None else self.aux(x)
-        return torch.log_softmax(emission, dim=-1) if self.log_softmax else emission, hidden, conv
+        stages["emission"] = torch.log_softmax(emission, dim=-1) if self.log_softmax else emission
+        return stages
+
+
+class SpeakerStages(nn.Module):
+    """Stages of a speaker model: CAM++'s three blocks and its embedding, or Resemblyzer's embedding."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, waveforms: Tensor) -> dict[str, Tensor]:
+        """Stages, (B, T, D) or (B, D), of (B, samples)."""
+        if isinstance(self.model, speaker_models.Resemblyzer):
+            return {"embedding": self.model(waveforms)}
+        blocks, embedding = self.model(waveforms)
+        return {f"block:{number}": block for number, block in enumerate(blocks, 1)} | {"embedding": embedding}
+
+
+class Summary(nn.Module):
+    """What a store keeps of an encoder: the frames of one stage, and the time mean and deviation of every stage.
+
+    `forward` gives (frames, statistics), (B, T, D) and (B, S); without `feature` the statistics alone, (B, S).
+    """
+
+    def __init__(self, stages: nn.Module, feature: str) -> None:
+        super().__init__()
+        self.stages, self.feature = stages, feature
+
+    def forward(self, waveforms: Tensor) -> tuple[Tensor, Tensor] | Tensor:
+        stages = self.stages(waveforms)
+        statistics = torch.cat([time_statistics(stage) for stage in stages.values()], dim=1)
+        return (stages[self.feature], statistics) if self.feature else statistics
+
+
+def time_statistics(stage: Tensor) -> Tensor:
+    """Time mean and deviation (B, 2 D) of (B, T, D); a stage without time, (B, D), stays as it is."""
+    if stage.dim() == 2:
+        return stage
+    return torch.cat([stage.mean(1), stage.std(1, unbiased=False)], dim=1)
+
+
+def bank_statistics(waveforms: Tensor) -> Tensor:
+    """Time mean and deviation (B, 160) of the log mel filter bank, the level taken off."""
+    bands = speaker_models.filter_bank(waveforms)
+    return time_statistics(bands - bands.mean((1, 2), keepdim=True))
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A frozen wav2vec2 with what a reader must know of it. `note` is shown on every page that its numbers are on."""
+    """A frozen encoder with what a reader must know of it. `note` is shown on every page that its numbers are on."""
 
     name: str
-    model: torch.nn.Module
+    stages: nn.Module
     note: str
     weights_sha256: str
-    normalize: bool  # bring each window to zero mean and unit variance first
 
     def __post_init__(self) -> None:
-        fold_weight_norm(self.model)
-        object.__setattr__(self, "tap", Tap(self.model.eval()))
+        self.stages.eval().requires_grad_(False)
+        fold_weight_norm(self.stages)
 
     @property
     def parameters(self) -> int:
         """Number of weights."""
-        return sum(weight.numel() for weight in self.model.parameters())
+        return sum(weight.numel() for weight in self.stages.parameters())
 
-    @property
-    def layers(self) -> int:
-        """Number of transformer layers; the hidden states are one more."""
-        return len(inner_model(self.model).encoder.transformer.layers)
+    def encode(self, waveforms: Tensor) -> dict[str, Tensor]:
+        """Every stage of waveforms (B, samples) at 16 kHz, from bottom to top."""
+        with torch.inference_mode():
+            return self.stages(waveforms)
+
+    def summary(self, feature: str = "") -> Summary:
+        """The module that engines compute; ValueError when there is no such stage, or it has no frames."""
+        frames = [name for name, stage in self.encode(torch.zeros(1, RATE_HZ)).items() if stage.dim() == 3]
+        if feature and feature not in frames:
+            have = f"those of {self.name} are {', '.join(frames)}" if frames else f"{self.name} has none"
+            raise ValueError(f"feature {feature!r}: no stage with frames of this name, {have}")
+        return Summary(self.stages, feature)
+
+    def parts(self) -> dict[str, list[int]]:
+        """First and last column (exclusive) of each stage in the statistics of a store, and of the filter bank after them."""
+        parts, first = {}, 0
+        for name, stage in self.encode(torch.zeros(1, RATE_HZ)).items():
+            width = time_statistics(stage).shape[1]
+            parts[name], first = [first, first + width], first + width
+        return parts | {"bank": [first, first + 2 * speaker_models.MELS]}
 
     def describe(self) -> pd.DataFrame:
         """What a reader should know, as a table of two columns."""
@@ -87,68 +153,72 @@ class Encoder:
             "name": self.name,
             "what it is": self.note,
             "parameters": f"{self.parameters:,}",
-            "transformer layers": str(self.layers),
+            "stages": ", ".join(self.parts()),
             "SHA-256 of the weights": self.weights_sha256,
         }
         return pd.DataFrame({"fact": facts.keys(), "value": facts.values()})
 
-    def encode(self, waveforms: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Encode (B, samples) at 16 kHz; return emission (B, T, D), hidden (B, L, T, D') and conv (B, T, C).
 
-        The emission is the very output of `model(waveforms)`, bit for bit.
-        """
-        with torch.inference_mode():
-            emission, hidden, conv = self.tap(normalize_windows(waveforms) if self.normalize else waveforms)
-            return {"emission": emission, "hidden": torch.stack(hidden, dim=1), "conv": conv}
-
-
-def inner_model(model: torch.nn.Module) -> torch.nn.Module:
+def inner_model(model: nn.Module) -> nn.Module:
     """The Wav2Vec2Model itself; torchaudio's bundles may wrap it to normalise its input."""
     while not hasattr(model, "feature_extractor"):
         model = model.model
     return model
 
 
-def fold_weight_norm(model: torch.nn.Module) -> None:
+def fold_weight_norm(stages: nn.Module) -> None:
     """Compute once what torchaudio computes in every pass: the normalised weights of the positional convolution."""
-    convolution = inner_model(model).encoder.transformer.pos_conv_embed.conv
-    if torch.nn.utils.parametrize.is_parametrized(convolution, "weight"):
-        torch.nn.utils.parametrize.remove_parametrizations(convolution, "weight")
+    for module in stages.modules():
+        if torch.nn.utils.parametrize.is_parametrized(module, "weight"):
+            torch.nn.utils.parametrize.remove_parametrizations(module, "weight")
 
 
-def normalize_windows(waveforms: torch.Tensor) -> torch.Tensor:
+def normalize_windows(waveforms: Tensor) -> Tensor:
     """Each window (B, samples) to zero mean and unit variance by itself; torchaudio's wrapper takes a batch as one."""
-    return torch.nn.functional.layer_norm(waveforms, [int(waveforms.shape[-1])])
+    return nn.functional.layer_norm(waveforms, [int(waveforms.shape[-1])])
+
+
+# ---------------------------------------------------------------------------------------------------------------- by name
 
 
 def load_encoder(name: str) -> Encoder:
     """The encoder of this name, in evaluation mode. ValueError names the choices when there is none such."""
     if name in (TINY, UNTRAINED):
         return _load_tiny(name)
-    bundles = bundle_names()
-    if name not in bundles:
-        raise ValueError(f"encoder {name!r} is not known; choose one of {', '.join([TINY, UNTRAINED, *bundles])}")
-    return _load_bundle(name)
+    if name == CAMPPLUS:
+        path = speaker_models.wheel_file(*speaker_models.CAMPPLUS_WEIGHTS)
+        note = "CAM++, a speaker model of 7 million weights that heard 200,000 speakers of Chinese and English"
+        return Encoder(name, SpeakerStages(speaker_models.load_campplus(path)), note, file_checksum(path))
+    if name == RESEMBLYZER:
+        path = speaker_models.wheel_file(*speaker_models.RESEMBLYZER_WEIGHTS)
+        note = "Resemblyzer, a speaker model of 1.4 million weights, as published"
+        return Encoder(name, SpeakerStages(speaker_models.load_resemblyzer(path)), note, file_checksum(path))
+    if name in bundle_names():
+        return _load_bundle(name)
+    raise ValueError(f"encoder {name!r} is not known; choose one of {', '.join([*OURS, *bundle_names()])}")
 
 
 def _load_tiny(name: str) -> Encoder:
-    import torchaudio
-    from safetensors.torch import load_file
-
     card = json.loads((paths.ASSETS / f"{TINY}.json").read_text(encoding="utf-8"))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = torchaudio.models.wav2vec2_model(**card["model"])
+    model = build_wav2vec2(card["model"])
     if name == UNTRAINED:
-        digest = state_checksum(model)
         note = "an untrained wav2vec2-tiny: random weights, seed 0"
-        return Encoder(name, model.eval(), note, digest, bool(card.get("normalize")))
+        return Encoder(name, Wav2Vec2Stages(model, card["normalize"]), note, state_checksum(model))
     weights = paths.ASSETS / f"{TINY}.safetensors"
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    digest = file_checksum(weights)
     if digest != card["sha256"]:
         raise ValueError(f"{weights.name}: SHA-256 is {digest}, its card says {card['sha256']}; get the file again")
     model.load_state_dict({key: value.float() for key, value in load_file(weights).items()})
-    return Encoder(name, model.eval(), card["note"], digest, bool(card.get("normalize")))
+    return Encoder(name, Wav2Vec2Stages(model, card["normalize"]), card["note"], digest)
+
+
+def build_wav2vec2(config: dict, seed: int = 0) -> nn.Module:
+    """A `torchaudio.models.wav2vec2_model` with seeded random weights."""
+    import torchaudio
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return torchaudio.models.wav2vec2_model(**config)
 
 
 def bundle_names() -> list[str]:
@@ -167,9 +237,9 @@ def _load_bundle(name: str) -> Encoder:
     weights = fetch_bundle_weights(name)
     digest = check_weights(weights)
     options = {"model_dir": str(weights.parent), "file_name": weights.name, "progress": False, "weights_only": True}
-    wanted = {"with_star": False} if isinstance(bundle, pipelines.Wav2Vec2FABundle) else {}
+    more = {"with_star": False} if isinstance(bundle, pipelines.Wav2Vec2FABundle) else {}
     try:
-        model = bundle.get_model(dl_kwargs=options, **wanted)
+        model = bundle.get_model(dl_kwargs=options, **more)
     except Exception as error:
         weights.with_name(weights.name + ".sha256").unlink(missing_ok=True)  # else the right file would be refused next
         raise ValueError(
@@ -177,10 +247,9 @@ def _load_bundle(name: str) -> Encoder:
             "run again"
         ) from error
     if bundle._normalize_waveform:
-        model.normalize_waveform = (
-            False  # the wrapper would take a whole batch as one; `encode` does it a window at a time
-        )
-    return Encoder(name, model, f"torchaudio's {name}, as published", digest, bool(bundle._normalize_waveform))
+        model.normalize_waveform = False  # the wrapper would take a whole batch as one
+    stages = Wav2Vec2Stages(model, bool(bundle._normalize_waveform))
+    return Encoder(name, stages, f"torchaudio's {name}, as published", digest)
 
 
 def bundle_url(name: str) -> str:
@@ -199,7 +268,7 @@ def bundle_weights_path(name: str) -> Path:
 
 def fetch_bundle_weights(name: str) -> Path:
     """Path of a bundle's weights in the cache, downloaded when missing. ValueError with advice when that fails."""
-    from lib.corpora.download import download_file
+    from lib.corpora.fetch import download_file
 
     target = bundle_weights_path(name)
     if not target.exists():
@@ -220,9 +289,9 @@ def check_weights(path: Path) -> str:
     torchaudio publishes no checksums: this is trust on first use. A cache that cannot be written to goes with a warning.
     """
     digest = file_checksum(path)
-    noted = path.with_name(path.name + ".sha256")
-    if noted.exists():
-        first = noted.read_text(encoding="utf-8").strip()
+    note = path.with_name(path.name + ".sha256")
+    if note.exists():
+        first = note.read_text(encoding="utf-8").strip()
         if first != digest:
             raise ValueError(
                 f"{path}: SHA-256 is {digest}, on first use it was {first}; delete both files and run again, or put the "
@@ -230,32 +299,17 @@ def check_weights(path: Path) -> str:
             )
         return digest
     try:
-        with paths.write_whole(noted) as partial:
+        with paths.write_whole(note) as partial:
             partial.write_text(digest + "\n", encoding="utf-8")
     except OSError as error:
-        warnings.warn(f"{noted} cannot be written ({error}); later changes of the weights go unnoticed", stacklevel=2)
+        warnings.warn(f"{note} cannot be written ({error}); later changes of the weights go unnoticed", stacklevel=2)
     return digest
 
 
-def state_checksum(model: torch.nn.Module) -> str:
+def state_checksum(model: nn.Module) -> str:
     """SHA-256 over a model's parameters, in the order of their names."""
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         digest.update(key.encode())
         digest.update(np.ascontiguousarray(value.numpy()).tobytes())
     return digest.hexdigest()
-
-
-def frames_of(encoded: dict[str, torch.Tensor], feature: str) -> torch.Tensor:
-    """The frames (B, T, D) that `feature` names: "emission", "conv" or "layer:<k>" with k = 0 the transformer's input."""
-    if feature in ("emission", "conv"):
-        return encoded[feature]
-    return encoded["hidden"][:, layer_number(feature, encoded["hidden"].shape[1])]
-
-
-def layer_number(feature: str, layers: int) -> int:
-    """The k of a feature "layer:<k>" of `layers` hidden states; ValueError names the choices."""
-    match = re.fullmatch(r"layer:(\d+)", feature)
-    if not match or int(match[1]) >= layers:
-        raise ValueError(f"feature {feature!r}: must be 'emission', 'conv' or 'layer:0' to 'layer:{layers - 1}'")
-    return int(match[1])

@@ -1,109 +1,80 @@
-"""The classifiers on top of embeddings: the paper's two networks, a strong head of today, and the linear probe.
+"""The classifiers on top of embeddings: the paper's two networks, a learned mix of layers, and the linear model.
 
-Every network takes features [B, T, D] and gives log-probabilities [B, C]. Normalisation is part of the model (`Model`),
-so training, evaluation and inference cannot disagree about it.
+The paper's networks read frames (B, T, D), the others time statistics: (B, L, D) of the layers or one vector (B, D) a
+window. All give log-probabilities (B, C). Normalisation is part of the model, so training, evaluation and inference cannot
+disagree about it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from lib.convolutions import run_fast
-
-NETWORKS = ["paper", "attentive", "linear"]
+KINDS = ["paper", "layer_mix", "linear", "steps"]
 NORMALISATIONS = ["none", "standard", "p10"]
 
 
 class AgeNet(nn.Module):
-    """The paper's age network (layer for layer from its published code), for [B, T, D] with T >= 126 and D >= 27.
+    """The paper's age network (layer for layer from its published code), for (B, T, D) with T >= 126 and D >= 27.
 
-    `width` multiplies every hidden size; 1.0 is the paper.
+    `width` multiplies every hidden size; 1.0 is the paper: 3,136,674 parameters for two classes.
     """
-
-    fast = False  # True: bfloat16 through `run_fast`; set by the training loop
 
     def __init__(self, classes: int = 2, width: float = 1.0) -> None:
         super().__init__()
         c96, c256, c384, c1024, c4096 = (scaled(n, width) for n in (96, 256, 384, 1024, 4096))
         self.convolutions = nn.Sequential(
-            *_block(1, c96, 3, 1, nn.MaxPool2d(3)),  # [B, c96, 49, 10] for the paper's [149, 32]
-            *_block(c96, c256, 3, 1, nn.MaxPool2d(3)),  # [B, c256, 16, 3]
+            *_block(1, c96, 3, 1, nn.MaxPool2d(3)),  # (B, c96, 49, 10) for the paper's (149, 32)
+            *_block(c96, c256, 3, 1, nn.MaxPool2d(3)),  # (B, c256, 16, 3)
             *_block(c256, c384, 3, 1),
             *_block(c384, c256, 3, 1),
-            *_block(c256, c256, 3, 1, nn.MaxPool2d((5, 3), stride=(3, 2))),  # [B, c256, 4, 1]
-            nn.Conv2d(c256, c4096, (4, 1)),  # [B, c4096, 1, 1]
+            *_block(c256, c256, 3, 1, nn.MaxPool2d((5, 3), stride=(3, 2))),  # (B, c256, 4, 1)
+            nn.Conv2d(c256, c4096, (4, 1)),  # (B, c4096, 1, 1)
             nn.ReLU(),
             nn.Dropout(0.5),
         )
         self.classifier = _classifier(c4096, c1024, classes)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """[B, T, D] -> log-probabilities [B, C]."""
-        if self.fast:
-            return self.classifier(run_fast(self.convolutions, features).float())
-        return self.classifier(self.convolutions(features.unsqueeze(1)))
+    def forward(self, frames: Tensor) -> Tensor:
+        """(B, T, D) -> log-probabilities (B, C)."""
+        return self.classifier(self.convolutions(frames.unsqueeze(1)))
 
 
 class GenderNet(nn.Module):
-    """The paper's gender network, with its two further convolutions, for [B, T, D] with T and D >= 15."""
-
-    fast = False  # as in AgeNet
+    """The paper's gender network, with its two further convolutions, for (B, T, D) with T and D >= 15."""
 
     def __init__(self, classes: int = 2, width: float = 1.0) -> None:
         super().__init__()
         c32, c64, c96, c256, c384, c1024 = (scaled(n, width) for n in (32, 64, 96, 256, 384, 1024))
         self.convolutions = nn.Sequential(
-            *_block(1, c96, 5, 1, nn.MaxPool2d(3, stride=2)),  # [B, c96, 73, 14] for the paper's [149, 32]
-            *_block(c96, c256, 5, 1, nn.MaxPool2d(3, stride=1)),  # [B, c256, 69, 10]
+            *_block(1, c96, 5, 1, nn.MaxPool2d(3, stride=2)),  # (B, c96, 73, 14) for the paper's (149, 32)
+            *_block(c96, c256, 5, 1, nn.MaxPool2d(3, stride=1)),  # (B, c256, 69, 10)
             *_block(c256, c384, 3, 1),
             *_block(c384, c256, 3, 1),
-            *_block(c256, c256, 3, 1, nn.MaxPool2d(2, stride=1)),  # [B, c256, 68, 9]
-            nn.Conv2d(c256, c64, 2, padding=1),  # [B, c64, 69, 10]
+            *_block(c256, c256, 3, 1, nn.MaxPool2d(2, stride=1)),  # (B, c256, 68, 9)
+            nn.Conv2d(c256, c64, 2, padding=1),  # (B, c64, 69, 10)
             nn.ReLU(),
             nn.Conv2d(c64, c64, 3, padding=1),
             nn.ReLU(),
-            nn.MaxPool2d(2, stride=2),  # [B, c64, 34, 5]
+            nn.MaxPool2d(2, stride=2),  # (B, c64, 34, 5)
             nn.Conv2d(c64, c32, 3, padding=1),
             nn.ReLU(),
             nn.Dropout(0.5),
         )
         self.classifier = _classifier(c32, c1024, classes)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """[B, T, D] -> log-probabilities [B, C]."""
-        if self.fast:
-            return self.classifier(run_fast(self.convolutions, features).float())
-        return self.classifier(self.convolutions(features.unsqueeze(1)))
-
-
-class AttentiveNet(nn.Module):
-    """Attentive statistics pooling over frames (Okabe et al. 2018, arXiv 1803.10963), for any [B, T, D].
-
-    A small attention weighs the frames; their weighted mean and standard deviation go through one hidden layer.
-    """
-
-    def __init__(self, width_in: int, classes: int = 2, hidden: int = 128) -> None:
-        super().__init__()
-        self.lift = nn.Sequential(nn.Linear(width_in, hidden), nn.GELU(), nn.LayerNorm(hidden))
-        self.attention = nn.Sequential(nn.Linear(hidden, hidden // 2), nn.Tanh(), nn.Linear(hidden // 2, hidden))
-        self.classifier = nn.Sequential(
-            nn.LayerNorm(2 * hidden), nn.Dropout(0.3), nn.Linear(2 * hidden, classes), nn.LogSoftmax(dim=-1)
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        """[B, T, D] -> log-probabilities [B, C]."""
-        lifted = self.lift(features)  # [B, T, H]
-        weights = self.attention(lifted).softmax(dim=1)  # [B, T, H], sums to 1 over T
-        mean = (weights * lifted).sum(dim=1)  # [B, H]
-        variance = (weights * lifted.square()).sum(dim=1) - mean.square()
-        return self.classifier(torch.cat([mean, variance.clamp_min(1e-5).sqrt()], dim=-1))
+    def forward(self, frames: Tensor) -> Tensor:
+        """(B, T, D) -> log-probabilities (B, C)."""
+        return self.classifier(self.convolutions(frames.unsqueeze(1)))
 
 
 class LayerMixNet(nn.Module):
-    """A learned mix of layers (as in SUPERB, arXiv 2105.01051) and one hidden layer, for layer averages [B, L, D]."""
+    """A learned mix of layers (as in SUPERB, arXiv 2105.01051) and one hidden layer, for layer statistics (B, L, D)."""
 
     def __init__(self, layers: int, width_in: int, classes: int = 2, hidden: int = 128) -> None:
         super().__init__()
@@ -117,42 +88,63 @@ class LayerMixNet(nn.Module):
             nn.LogSoftmax(dim=-1),
         )
 
-    def forward(self, features: Tensor) -> Tensor:
-        """[B, L, D] -> log-probabilities [B, C]."""
-        mixed = torch.einsum("l,bld->bd", self.mix.softmax(dim=0), features)
-        return self.classifier(mixed)
+    def forward(self, statistics: Tensor) -> Tensor:
+        """(B, L, D) -> log-probabilities (B, C)."""
+        return self.classifier(torch.einsum("l,bld->bd", self.mix.softmax(dim=0), statistics))
 
 
 class LinearNet(nn.Module):
-    """The linear probe: logistic regression on the average over axis 1 (frames or layers)."""
+    """Multinomial logistic regression on one vector a window."""
 
     def __init__(self, width_in: int, classes: int = 2) -> None:
         super().__init__()
         self.classifier = nn.Sequential(nn.Linear(width_in, classes), nn.LogSoftmax(dim=-1))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """[B, T, D] -> log-probabilities [B, C]."""
-        return self.classifier(features.mean(dim=1))
+    def forward(self, statistics: Tensor) -> Tensor:
+        """(B, D) -> log-probabilities (B, C)."""
+        return self.classifier(statistics)
+
+
+class StepsNet(nn.Module):
+    """Continuation-ratio logits for ordered classes (Fienberg 1980): step k tells class k from all that come after it.
+
+    Every step reads columns of its own, `widths` of them, so that child or not can be told from other layers than teen or adult.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.widths = list(widths)
+        self.steps = nn.ModuleList(nn.Linear(width, 1) for width in widths)
+
+    def forward(self, statistics: Tensor) -> Tensor:
+        """(B, sum of widths) -> log-probabilities (B, steps + 1)."""
+        logits = [step(part) for step, part in zip(self.steps, statistics.split(self.widths, dim=1))]
+        passed, answers = torch.zeros_like(logits[0]), []
+        for logit in logits:
+            answers.append(passed + nn.functional.logsigmoid(logit))
+            passed = passed + nn.functional.logsigmoid(-logit)
+        return torch.cat([*answers, passed], dim=1)
 
 
 class Normaliser(nn.Module):
-    """The one normalisation of features [B, T, D], kept with the weights.
+    """The one normalisation of a network's input, kept with the weights.
 
-    "none": as they come. "standard": zero mean and unit variance, statistics of the training rows only (per D for frames,
-    per layer and D for layer averages). "p10": divided by the 10-norm over frames, as in the paper's gender training.
+    "none": as it comes. "standard": zero mean and unit variance, statistics of the training rows only (frames share one
+    mean for each of D, statistics have one for each number). "p10": divided by the 10-norm over frames, as in the paper's
+    gender training.
     """
 
-    def __init__(self, kind: str, rows: int, columns: int) -> None:
+    def __init__(self, kind: str, shape: Sequence[int]) -> None:
         super().__init__()
         if kind not in NORMALISATIONS:
             raise ValueError(f"unknown normalisation {kind!r}; choose one of {NORMALISATIONS}")
         self.kind = kind
         if kind == "standard":
-            self.register_buffer("mean", torch.zeros(rows, columns))
-            self.register_buffer("scale", torch.ones(rows, columns))
+            self.register_buffer("mean", torch.zeros(*shape))
+            self.register_buffer("scale", torch.ones(*shape))
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D]."""
+        """Same shape in and out."""
         if self.kind == "standard":
             return (features - self.mean) / self.scale
         if self.kind == "p10":
@@ -168,79 +160,135 @@ class Model(nn.Module):
         self.normaliser, self.network, self.settings = normaliser, network, settings
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, T, D] -> log-probabilities [B, C]."""
+        """(B, ...) -> log-probabilities (B, C)."""
         return self.network(self.normaliser(features))
+
+
+def split_name(network: str) -> tuple[str, list[list[str]]]:
+    """Kind of a network and the parts of the store that it reads, for "steps" a list each step.
+
+    "linear:layer:3+bank" -> ("linear", [["layer:3", "bank"]]); "steps:block:1|embedding" -> ("steps", [["block:1"], ["embedding"]]).
+    An empty list means frames for "paper", every layer for "layer_mix", everything for "linear". ValueError for an unknown name.
+    """
+    kind, _, parts = network.partition(":")
+    if kind not in KINDS or (kind == "paper" and parts) or (kind == "steps" and not parts):
+        raise ValueError(
+            f"unknown network {network!r}; choose 'paper', 'layer_mix', 'linear', 'linear:part+part' with the parts that 03_embed "
+            "lists, or 'steps:part+part|part' for ordered classes"
+        )
+    return kind, [step.split("+") for step in parts.split("|") if step]
+
+
+def select_input(network: str, tensors: dict[str, np.ndarray], parts: dict[str, list[int]]) -> np.ndarray:
+    """What a network reads of windows' tensors: frames (n, T, D), layers (n, L, D) or columns of the statistics (n, S).
+
+    tensors: `frames` and `statistics`; parts: first and last column (exclusive) of every part of the statistics.
+    """
+    kind, steps = split_name(network)
+    if kind == "paper":
+        return tensors["frames"]
+    names = [name for step in steps for name in step]
+    if kind == "layer_mix" and not names:
+        names = layer_names(parts)
+    values = tensors["statistics"]
+    if names:
+        values = np.concatenate([values[:, slice(*parts[name])] for name in names], axis=1)
+    return values.reshape(len(values), len(names), -1) if kind == "layer_mix" else values
+
+
+def layer_names(parts: dict[str, list[int]]) -> list[str]:
+    """Names of the hidden layers among the parts of a store, from bottom to top."""
+    return [name for name in parts if name.partition(":")[0] in ("layer", "block")]
 
 
 def build_network(
     name: str,
     classes: list[str],
-    frames: int,
-    features: int,
+    shape: Sequence[int],
     *,
     task: str = "gender",
-    layers: bool = False,
     width: float = 1.0,
     normalisation: str = "standard",
+    widths: Sequence[int] = (),
     seed: int = 0,
 ) -> Model:
     """Build a model with seeded weights from its name in the run file.
 
     Parameters
     ----------
-    name: "paper" (the age network for tasks that begin with "age", else the gender network), "attentive" or "linear".
+    name: see `split_name`. "paper" is the age network for tasks that begin with "age", else the gender network.
     classes: class names in the fixed order of the outputs.
-    frames, features: T and D of the input [B, T, D]; with `layers`, L and D of time-averaged layers.
-    layers: True when axis 1 holds layers, not frames.
-    width: factor on the hidden sizes, 1.0 = as published.
-    normalisation: "none", "standard" (fitted by `fit_network`) or "p10" (the paper's gender training).
+    shape: of one window's input: (T, D) of frames, (L, D) of layers, (D,) of one vector.
+    width: factor on the hidden sizes of the paper's networks, 1.0 = as published.
+    normalisation: "none", "standard" (fitted in training) or "p10" (the paper's gender training).
+    widths: of each step's columns, for "steps" alone.
 
     Raises ValueError for an unknown name and for an input too small for the network's pooling.
     """
     if len(classes) < 2 or len(set(classes)) != len(classes):
         raise ValueError(f"a classifier needs at least two different classes, not {classes}")
     settings = {
-        "name": name, "classes": list(classes), "frames": frames, "features": features, "task": task,
-        "layers": layers, "width": width, "normalisation": normalisation, "seed": seed,
+        "name": name, "classes": list(classes), "shape": [int(n) for n in shape], "task": task, "width": width,
+        "normalisation": normalisation, "widths": list(widths), "seed": seed,
     }  # fmt: skip
+    kind, _ = split_name(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _build(name, len(classes), frames, features, task, layers, width)
-    normaliser = Normaliser(normalisation, frames if layers else 1, features)
-    return Model(normaliser, network, settings)
+        if kind == "linear":
+            network = LinearNet(shape[0], len(classes))
+        elif kind == "steps":
+            if len(widths) != len(classes) - 1 or sum(widths) != shape[0]:
+                raise ValueError(f"network {name!r}: {len(classes)} ordered classes take {len(classes) - 1} steps")
+            network = StepsNet(widths)
+        elif kind == "layer_mix":
+            network = LayerMixNet(shape[0], shape[1], len(classes))
+        else:
+            network = (AgeNet if task.startswith("age") else GenderNet)(len(classes), width)
+            require_size(network, shape)
+    return Model(Normaliser(normalisation, shape[-1:] if kind == "paper" else shape), network, settings)
 
 
-def _build(name: str, classes: int, frames: int, features: int, task: str, layers: bool, width: float) -> nn.Module:
-    hidden = scaled(128, width)
-    if name == "linear":
-        return LinearNet(features, classes)
-    if name == "attentive":
-        if layers:
-            return LayerMixNet(frames, features, classes, hidden)
-        return AttentiveNet(features, classes, hidden)
-    if name == "paper":
-        network = (AgeNet if task.startswith("age") else GenderNet)(classes, width)
-        require_size(network, frames, features)
-        return network
-    raise ValueError(f"unknown network {name!r}; choose one of {NETWORKS}")
-
-
-def require_size(network: nn.Module, frames: int, features: int) -> None:
-    """Raise ValueError when [T, D] shrinks to nothing inside the network's convolutions and poolings."""
-    size = (frames, features)
+def require_size(network: nn.Module, shape: Sequence[int]) -> None:
+    """Raise ValueError when frames (T, D) shrink to nothing inside the network's convolutions and poolings."""
+    size = list(shape)
     for layer in network.convolutions:
         if not isinstance(layer, nn.Conv2d | nn.MaxPool2d):
             continue
-        size = tuple(
-            (n + 2 * _pair(layer.padding)[i] - _pair(layer.kernel_size)[i]) // _pair(layer.stride)[i] + 1
-            for i, n in enumerate(size)
-        )
+        for axis in (0, 1):
+            padding, kernel, stride = (_pair(n)[axis] for n in (layer.padding, layer.kernel_size, layer.stride))
+            size[axis] = (size[axis] + 2 * padding - kernel) // stride + 1
         if min(size) < 1:
             least = "T >= 126 and D >= 27" if isinstance(network, AgeNet) else "T >= 15 and D >= 15"
             raise ValueError(
-                f"[T={frames}, D={features}] is too small for the paper's {type(network).__name__}, which needs {least}; "
-                "take longer windows, a wider feature, or the network 'attentive'"
+                f"frames of {list(shape)} are too small for the paper's {type(network).__name__}, which needs {least}; take "
+                "longer windows, a wider embed.feature, or the networks 'linear' and 'layer_mix'"
             )
+
+
+def describe_layers(network: nn.Module, shape: Sequence[int]) -> pd.DataFrame:
+    """One row a layer of a network of this module, for one window of `shape`: layer, output shape, parameters."""
+    rows, hooks = [], []
+
+    def note(layer: nn.Module, _: Any, output: Tensor) -> None:
+        size = " x ".join(map(str, output.shape[1:]))
+        count = sum(weight.numel() for weight in layer.parameters())
+        rows.append({"layer": str(layer), "output": size, "parameters": count})
+
+    for module in network.modules():
+        if not list(module.children()):
+            hooks.append(module.register_forward_hook(note))
+    was_training = network.training
+    with torch.inference_mode():
+        network.eval()(torch.zeros(1, *shape))
+    network.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    return pd.DataFrame(rows)
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
 def scaled(channels: int, width: float) -> int:
@@ -248,11 +296,6 @@ def scaled(channels: int, width: float) -> int:
     if width <= 0:
         raise ValueError(f"width must be above 0, not {width}")
     return max(1, round(channels * width))
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Number of trainable parameters."""
-    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
 def _block(

@@ -1,17 +1,20 @@
-"""Ask a model about any recording: a file, a folder, a list, samples in memory. `python -m lib.predict MODEL FILE`
+"""Ask a model about any recording: files, folders, lists, samples in memory. `python -m lib.predict recording.mp3`
 
-One path for evaluation and for inference: decode, cut the windows that were trained on, measure speech, encode in the
-precision of the store, ask the heads, average over windows. A recording gets an honest state where there is no answer:
-"ok", "unsure", "no speech", "too short", "unreadable".
+Windows are cut, encoded and asked as in training and evaluation; where there is no answer, a recording's state says why.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import sys
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,264 +23,367 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from lib.answers import Prediction, conclude, count_states, join_tracks, predictions_table
-from lib.audio import RATE_HZ, UnreadableAudio
+from lib.audio import RATE_HZ, Recording, UnreadableAudio, shown_name
+from lib.corpora.own_data import CORPUS, read_own_data
 from lib.embed import BATCH, encode_batch
-from lib.model_folder import Bundle, Head, load_bundle
-from lib.paths import write_whole
+from lib.model_folder import DESCRIPTION, Bundle, Head, load_bundle
+from lib.paths import ASSETS, write_whole
 from lib.scores import expected_years
 from lib.speed.engines import SMALL, cores, torch_threads
-from lib.streams import WindowStream, array_blocks, stream_waveform
 from lib.train import predict_log_probabilities
-from lib.trust.calibration import Calibration, apply_calibration
-from lib.windows import VAD_BATCH, cut_window, speech_probabilities, speech_ratio
+from lib.trust.calibration import Calibration, answer_with_threshold, apply_calibration, disagreement
+from lib.windows import VAD_BATCH, VAD_CHUNK, as_heard, as_stored, slide_windows, speech_probabilities, speech_ratio
 
-# ----------------------------------------------------------------------------------------------------- one recording
+STATES = ["ok", "unsure", "several speakers", "no speech", "too short", "unreadable"]
+SHORTEST_S = 1.0  # a recording below this is not answered
+LEAST_SPEECH = 0.1  # a recording whose best window has a smaller share of speech holds none
+Model = Bundle | Path | str | None  # loaded, a folder, the name of one that ships; None = the ready one
+HINT = "A guess about how a voice sounds; it does not reveal who someone is."
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says for one task: `label` is None when it says none; probabilities by class add up to one.
+
+    `by_threshold`: the label when the rare class is told from its own threshold; None = unsure, or no such threshold. `years`
+    with low and high: age and interval, None where no years were learned. `threshold`: least probability of a label or hint.
+    """
+
+    task: str
+    state: str  # "ok", "unsure", or "several speakers"
+    label: str | None
+    probabilities: dict[str, float | None]  # None for several speakers: each window has its own
+    by_threshold: str | None = None
+    years: float | None = None
+    low_years: float | None = None
+    high_years: float | None = None
+    threshold: float = 0.0
+
+    def row(self) -> dict[str, Any]:
+        """Columns <task>, p_<task>_<class> and, where there are any, <task>_by_threshold, <task>_low, <task>_high."""
+        row: dict[str, Any] = {self.task: self.label or self.state}
+        if self.years is not None:
+            row = {self.task: self.years, f"{self.task}_low": self.low_years, f"{self.task}_high": self.high_years}
+        if self.by_threshold:
+            row[f"{self.task}_by_threshold"] = self.by_threshold
+        return row | {f"p_{self.task}_{name}": value for name, value in self.probabilities.items()}
+
+    def hint(self, window: dict[str, Any]) -> str:
+        """What one window sounds like, in words; `window`: a row of `Prediction.windows`, None where it was not asked."""
+        shares = {name: window.get(f"p_{self.task}_{name}") for name in self.probabilities}
+        if None in shares.values():
+            return f"{self.task}: too little speech"
+        best = max(shares, key=shares.get)
+        sure = f"sounds {best} ({shares[best]:.0%})" if shares[best] >= self.threshold else "unsure"
+        return f"{self.task}: " + (f"sounds about {window[self.task]:.0f}" if self.task in window else sure)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What came of one recording.
+
+    `windows`: start_s, duration_s, speech_ratio, p_<task>_<class>, and <task> where that is in years (NaN where a window
+    held too little speech to be asked). `speech`: probability of speech for each 32 ms, NaN where no window reached.
+    `reason`: why there is no answer; `warning`: what to mind about the one there is; "" = nothing.
+    """
+
+    name: str
+    state: str
+    reason: str = ""
+    warning: str = ""
+    duration_s: float = 0.0
+    speech_ratio: float = float("nan")
+    answers: dict[str, Answer] = field(default_factory=dict)
+    windows: pd.DataFrame = field(default_factory=pd.DataFrame)
+    speech: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    def row(self) -> dict[str, Any]:
+        """One flat row: name, state, then per task the label and p_<task>_<class>, then what explains it."""
+        row = {"name": self.name, "state": self.state}
+        for answer in self.answers.values():
+            row |= answer.row()
+        row |= {"duration_s": round(self.duration_s, 3), "speech_ratio": self.speech_ratio}
+        return row | {"windows": len(self.windows), "warning": self.warning, "reason": self.reason}
+
+    def timeline(self, task: str) -> pd.DataFrame:
+        """start_s, duration_s and p_<class> of each window that was asked, for the plot of a timeline."""
+        classes = self.answers[task].probabilities if task in self.answers else {}
+        columns = {f"p_{task}_{name}": f"p_{name}" for name in classes}
+        return self.windows[["start_s", "duration_s", *columns]].rename(columns=columns).dropna().reset_index(drop=True)
+
+    def speech_regions(self, threshold: float = 0.5) -> list[tuple[float, float]]:
+        """Stretches (start_s, end_s) that the detector takes for speech."""
+        on = np.concatenate([[False], np.nan_to_num(self.speech) >= threshold, [False]])
+        edges = np.flatnonzero(on[1:] != on[:-1]) * VAD_CHUNK / RATE_HZ
+        return list(zip(edges[::2].tolist(), edges[1::2].tolist()))
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything as JSON can hold it: the speech as stretches, each window with a hint in words; unknown is null."""
+        windows = self.windows.astype(object).where(self.windows.notna(), None).to_dict("records")
+        for window in windows:
+            window["hint"] = "; ".join(answer.hint(window) for answer in self.answers.values())
+        facts = {name: getattr(self, name) for name in ("name", "state", "reason", "warning", "duration_s")}
+        facts["speech_ratio"] = None if np.isnan(self.speech_ratio) else self.speech_ratio
+        facts["answers"] = {task: vars(answer) for task, answer in self.answers.items()}
+        facts["speech"] = [[round(end_s, 3) for end_s in region] for region in self.speech_regions()]
+        return facts | {"windows": windows}
+
+
+def find_model(model: Path | str | None) -> Path:
+    """Folder of a model: a path, or the name of one that ships; None = the ready one. ValueError when there is none."""
+    folder, shipped = Path(model or "ready"), sorted(path.parent.name for path in ASSETS.glob(f"*/{DESCRIPTION}"))
+    if str(folder) in shipped and (model is None or not folder.exists()):
+        return ASSETS / folder
+    if model is None or not folder.exists():
+        raise ValueError(f"{folder}: no such model; name a folder such as data/demo/models/best, or of {shipped}")
+    return folder
 
 
 def predict(
-    source: Path | str | np.ndarray,
-    rate: int | None = None,
-    *,
-    model: Bundle | Path | str,
-    start_s: float = 0.0,
-    end_s: float | None = None,
-    name: str | None = None,
-    progress: bool = False,
-) -> Prediction:
+    source: Path | str | np.ndarray, rate: int | None = None, *, model: Model = None,
+    start_s: float = 0.0, end_s: float | None = None, name: str | None = None, progress: bool = False,
+) -> Prediction:  # fmt: skip
     """Ask `model` about one recording.
 
-    Parameters
-    ----------
-    source: path of any audio file, or samples of shape (samples,) or with the channels on the shorter axis.
-    rate: of the samples, Hz; must be given for an array and for nothing else.
-    model: a loaded bundle, or its folder.
-    start_s, end_s: a cut of the file, seconds; None = to its end.
-    name: what the prediction is called; None = the file's name, or "array".
-    progress: show a bar over the seconds heard.
+    source, rate, start_s, end_s: as `lib.audio.Recording` takes them; `rate` in Hz goes with samples, and only with them.
+    model: see `Model`. name: what the prediction is called, None = the file's name or "array". progress: show a bar.
 
-    Returns a `Prediction` for any file whatsoever: one that cannot be read has the state "unreadable" and its reason.
-    Raises ValueError for wrong arguments and for a model folder that fails its checks.
+    Returns a `Prediction` for any file whatsoever; ValueError for wrong arguments or a model folder that fails its checks.
     """
-    bundle = model if isinstance(model, Bundle) else load_bundle(Path(model))
+    bundle = model if isinstance(model, Bundle) else load_bundle(find_model(model))
     is_path = isinstance(source, str | Path)
     if is_path == (rate is not None):
         raise ValueError(f"rate = {rate}: give it with an array of samples, and only then")
-    if not is_path and (start_s, end_s) != (0.0, None):
-        raise ValueError(
-            f"start_s = {start_s}, end_s = {end_s}: cut a file with them; of an array pass the slice itself"
-        )
     if not 0.0 <= start_s < float("inf") or (end_s is not None and end_s <= start_s):
         raise ValueError(f"start_s = {start_s}, end_s = {end_s}: not a stretch of time")
-    name = name or (Path(source).name if is_path else "array")
+    name = name or (shown_name(source) if is_path else "array")
+    recording, tables = Recording(source, rate, start_s, end_s), [pd.DataFrame()]
     try:
-        blocks = stream_waveform(Path(source), start_s, end_s) if is_path else array_blocks(source, rate)
         with tqdm(desc=name, unit="s", unit_scale=True, disable=not progress) as bar:
-            return _answer(name, blocks, bundle, bar)
+            for windows, tensors in embed_recording(recording, bundle):
+                tables.append(pd.concat([windows, *_ask_heads(windows, tensors, bundle)], axis=1))
+                bar.update(recording.samples / RATE_HZ - bar.n)
     except UnreadableAudio as error:
         return Prediction(name, "unreadable", reason=str(error))
+    return _conclude(name, recording, pd.concat(tables, ignore_index=True), bundle)
 
 
-def _answer(name: str, blocks: Iterable[np.ndarray], bundle: Bundle, bar: tqdm) -> Prediction:
-    stream = WindowStream(blocks, bundle.windowing)
-    rows, tracks = [], []
-    for found, probabilities, tensors in embed_stream(stream, bundle):
-        asked = [number for number, row in enumerate(found) if row.pop("asked")]
-        for head in bundle.heads.values():
-            told, years = ask_head(head, tensors) if asked else ([], [])
-            for number, values in zip(asked, told):
-                found[number] |= {f"p_{head.task}_{name}": value for name, value in zip(head.classes, values)}
-            for number, value in zip(asked, years):
-                found[number][head.task] = value
-        rows += found
-        tracks += [(row["start_s"], track) for row, track in zip(found, probabilities)]
-        bar.update(stream.samples / RATE_HZ - bar.n)
-    bar.update(stream.samples / RATE_HZ - bar.n)
-    return conclude(name, stream.samples / RATE_HZ, rows, join_tracks(tracks), bundle)
+def embed_recording(recording: Recording, bundle: Bundle) -> Iterator[tuple[pd.DataFrame, dict[str, np.ndarray]]]:
+    """Windows of a recording, some at a time, and what heads see of them; one second or more gives at least one window.
 
-
-def embed_stream(
-    windows: Iterable[tuple[int, np.ndarray]], bundle: Bundle
-) -> Iterator[tuple[list[dict[str, Any]], list[np.ndarray], dict[str, np.ndarray]]]:
-    """Speech and embeddings of (first sample, waveform) pairs, a group at a time.
-
-    Yields (rows, speech, tensors): a row a window (start_s, duration_s, speech_ratio, asked), its speech probability each
-    32 ms, and the tensors [asked windows, ...] of those with enough speech, as the store would give them; {} for none.
+    Yields (windows, tensors): a table of start_s, duration_s, speech_ratio, track (the probability of speech each 32 ms) and
+    asked, whether that is enough for the heads; tensors [asked windows, ...] as the store would give them, {} for none.
     """
-    waiting, before = iter(windows), None
-    # One thread decodes and listens for speech, one a core encodes, with a group in hand; torch computes on one core in each
-    with torch_threads(1), ThreadPoolExecutor(1) as ears, ThreadPoolExecutor(cores()) as encoders:
-        coming = ears.submit(_hear_group, waiting, bundle)
-        while found := coming.result():
-            coming = ears.submit(_hear_group, waiting, bundle)
-            rows, probabilities, heard = found
-            now = (rows, probabilities, _encode_group(heard, bundle, encoders))
-            if before:
-                yield _join_group(*before)
-            before = now
-        if before:
-            yield _join_group(*before)
-
-
-def _encode_group(heard: list[np.ndarray], bundle: Bundle, encoders: ThreadPoolExecutor) -> list[Future]:
-    """Begin to encode waveforms in batches of the encoder's size."""
+    pieces = slide_windows(recording, replace(bundle.windowing, short_clips="repeat", min_clip_s=SHORTEST_S))
     size = BATCH["small" if bundle.encoder.parameters < SMALL else "large"]
-    batches = [np.stack(heard[first : first + size]) for first in range(0, len(heard), size)]
-    return [encoders.submit(encode_batch, bundle.encoder, batch, bundle.feature, bundle.dtype) for batch in batches]
+
+    def hear() -> pd.DataFrame:
+        stored = [(start / RATE_HZ, as_stored(piece)) for start, piece in islice(pieces, VAD_BATCH)]
+        tracks = speech_probabilities([as_heard(piece, len(piece)) for _, piece in stored])
+        rows = [(*piece, len(piece[1]) / RATE_HZ, speech_ratio(track), track) for piece, track in zip(stored, tracks)]
+        table = pd.DataFrame(rows, columns=["start_s", "stored", "duration_s", "speech_ratio", "track"])
+        return table.assign(asked=table["speech_ratio"] >= bundle.windowing.min_speech_ratio)
+
+    def encode(batch: list[np.ndarray]) -> dict[str, np.ndarray]:
+        waveforms = np.stack([as_heard(stored, bundle.windowing.samples) for stored in batch])
+        return encode_batch(bundle.encoder, waveforms, bundle.feature, bundle.dtype)
+
+    # one thread decodes what comes next and listens for speech, one a core encodes; torch computes on one core in each
+    with torch_threads(1), ThreadPoolExecutor(1) as ears, ThreadPoolExecutor(cores()) as encoders:
+        windows = hear()
+        while len(windows):
+            coming = ears.submit(hear)
+            asked = windows.pop("stored")[windows["asked"]].tolist()
+            parts = list(encoders.map(encode, [asked[first : first + size] for first in range(0, len(asked), size)]))
+            yield windows, {name: np.concatenate([part[name] for part in parts]) for name in (parts or [{}])[0]}
+            windows = coming.result()
 
 
-def _join_group(rows: list, probabilities: list, parts: list[Future]) -> tuple[list, list, dict[str, np.ndarray]]:
-    done = [part.result() for part in parts]
-    return rows, probabilities, {name: np.concatenate([part[name] for part in done]) for name in (done or [{}])[0]}
+def has_speech(ratios: Iterable[float], bundle: Bundle) -> bool:
+    """Whether any window holds enough speech to answer from; `ratios`: the share of speech of each window."""
+    return max(ratios, default=0.0) >= max(bundle.windowing.min_speech_ratio, LEAST_SPEECH)
 
 
-def _hear_group(waiting: Iterator[tuple[int, np.ndarray]], bundle: Bundle) -> tuple[list, list, list] | None:
-    """Rows, speech tracks and, of those to be asked, waveforms of the next windows; None when there are no more."""
-    group = list(islice(waiting, VAD_BATCH))
-    if not group:
-        return None
-    probabilities = speech_probabilities([piece for _, piece in group])
-    ratios = [speech_ratio(track, 0, len(piece)) for track, (_, piece) in zip(probabilities, group)]
-    rows = [
-        {"start_s": start / RATE_HZ, "duration_s": len(piece) / RATE_HZ, "speech_ratio": ratio}
-        | {"asked": ratio >= bundle.windowing.min_speech_ratio}
-        for (start, piece), ratio in zip(group, ratios)
-    ]
-    size = bundle.windowing.samples
-    return rows, probabilities, [cut_window(piece, 0, size) for (_, piece), row in zip(group, rows) if row["asked"]]
+def _ask_heads(windows: pd.DataFrame, tensors: dict[str, np.ndarray], bundle: Bundle) -> Iterator[pd.DataFrame]:
+    """What every head says of the windows that are asked: p_<task>_<class>, and <task> where that is in years."""
+    index = windows.index[windows["asked"]]
+    for head in bundle.heads.values() if tensors else []:
+        probabilities, years = ask_head(head, tensors)
+        yield pd.DataFrame(probabilities, index, [f"p_{head.task}_{name}" for name in head.classes])
+        if head.years:
+            yield pd.DataFrame({head.task: years}, index)
 
 
 def ask_head(head: Head, tensors: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities [n, C] of one head for windows' tensors, calibrated as its bundle says, and ages in years.
 
-    Ages [n] are the expected ones over the classes' probabilities as trained, as 05 Evaluate scores them; [0] for a head
-    that was not trained on years.
+    Ages [n] are expected over the probabilities as trained, as 05 Evaluate scores them; [0] for a head without years.
     """
     features = tensors[head.tensor]
-    told = np.exp(predict_log_probabilities(head.model, features, np.arange(len(features))).astype(np.float64))
-    years = expected_years(told, head.years.centres) if head.years else np.zeros(0)
-    return (told if head.calibration == Calibration() else apply_calibration(told, head.calibration)), years
+    raw = np.exp(predict_log_probabilities(head.model, features, np.arange(len(features))).astype(np.float64))
+    years = expected_years(raw, head.years.centres) if head.years else np.zeros(0)
+    return (raw if head.calibration == Calibration() else apply_calibration(raw, head.calibration)), years
 
 
-# --------------------------------------------------------------------------------------------------- many recordings
+def _conclude(name: str, recording: Recording, windows: pd.DataFrame, bundle: Bundle) -> Prediction:
+    duration_s, window_s, notes = recording.samples / RATE_HZ, bundle.windowing.window_s, list(recording.warnings)
+    if duration_s < SHORTEST_S:
+        reason = f"{duration_s:.3f} s of sound; at least {SHORTEST_S:g} s are needed"
+        return Prediction(name, "too short", reason, "; ".join(notes), duration_s)
+    if duration_s < window_s:
+        notes.append(f"only {duration_s:.1f} s of sound, repeated to fill a window of {window_s:g} s: less reliable")
+    speech = np.full(-(-recording.samples // VAD_CHUNK), np.nan, np.float32)
+    for start_s, track in zip(windows["start_s"], windows["track"]):  # where windows overlap, the later one counts
+        place = round(start_s * RATE_HZ / VAD_CHUNK)
+        speech[place : place + len(track)] = track[: len(speech) - place]
+    share, windows = float(np.mean(speech[~np.isnan(speech)] >= 0.5)), windows.drop(columns=["track", "asked"])
+    prediction = Prediction(name, "no speech", "", "; ".join(notes), duration_s, share, {}, windows, speech)
+    if not has_speech(windows["speech_ratio"], bundle):
+        best = 100 * windows["speech_ratio"].max()
+        return replace(prediction, reason=f"the best of {len(windows)} windows holds {best:.0f} % of speech")
+    pairs = {task: _join_windows(head, windows, bundle) for task, head in bundle.heads.items()}
+    answers = {task: answer for task, (answer, _) in pairs.items()}
+    state = max((answer.state for answer in answers.values()), key=STATES.index)
+    reason = "; ".join(f"{task}: {why}" for task, (_, why) in pairs.items() if why)
+    return replace(prediction, state=state, reason=reason, answers=answers)
+
+
+def _join_windows(head: Head, windows: pd.DataFrame, bundle: Bundle) -> tuple[Answer, str]:
+    """The mean over the windows that were asked, "", or an answer without a label and why."""
+    each = windows[[f"p_{head.task}_{name}" for name in head.classes]].dropna().to_numpy()
+    mean, most_bits = each.mean(axis=0), bundle.description["heads"][head.task].get("disagreement")
+    answer = Answer(head.task, "ok", None, dict(zip(head.classes, mean.tolist())), threshold=head.threshold)
+    if most_bits is not None and disagreement(each) > most_bits:  # of windows of one validation speaker
+        counts = Counter(head.classes[place] for place in each.argmax(axis=1))
+        told = ", ".join(f"{count} sound {name}" for name, count in counts.items())
+        why = f"windows differ more than one voice's do ({disagreement(each):.2f} of at most {most_bits:.2f} bits): {told}"
+        return replace(answer, state="several speakers", probabilities=dict.fromkeys(head.classes)), why
+    if head.years is not None:
+        years, margin = float(windows[head.task].mean()), head.years.margin
+        low, high = (None, None) if margin is None else (max(0.0, years - margin), years + margin)
+        return replace(answer, label=f"{years:.0f} years", years=years, low_years=low, high_years=high), ""
+    if mean.max() < head.threshold:
+        why = f"best class at {100 * mean.max():.0f} %, answered from {100 * head.threshold:.0f} %"
+        return replace(answer, state="unsure"), why
+    if head.rare is not None:
+        rare, threshold = head.classes.index(head.rare[0]), head.rare[1]
+        answer = replace(answer, by_threshold=head.classes[answer_with_threshold(mean[None], rare, threshold)[0]])
+    return replace(answer, label=head.classes[int(mean.argmax())]), ""
 
 
 def list_recordings(source: Path | str) -> pd.DataFrame:
     """What to ask about: name, path, start_s, end_s, fault, and labels where a list gives them.
 
-    `source`: one file; a folder, of which every file counts but hidden ones, broken links and subfolders included; or a CSV as
-    `lib.corpora.own_data` describes it (`path`, and optionally speaker, gender, age, start_s, end_s). A line of the CSV that cannot
-    be used stays as a row with its `fault`. ValueError when there is nothing of that name, or nothing in it.
+    `source`: a file; a folder with its subfolders and what links lead to, hidden names left out; or a CSV as
+    `lib.corpora.own_data` describes it. What cannot be used stays as a row with its `fault`. ValueError when there is nothing.
     """
+    if "://" in str(source) or str(source) == "-":
+        raise ValueError(f"{source}: nothing is fetched and standard input is not read; save the sound as a file first")
     source = Path(source)
-    if source.is_dir():
-        files = sorted(path for path in source.rglob("*") if not path.is_dir() and not _is_hidden(path, source))
-        if not files:
-            raise ValueError(f"{source}: no files in this folder")
-        names = [path.relative_to(source).as_posix() for path in files]
-    elif source.suffix.lower() == ".csv":
-        return _list_of_csv(source)
-    elif source.is_file():
-        names, files = [source.name], [source]
-    else:
+    if not os.path.lexists(source):
         raise ValueError(f"{source}: no such file or folder")
-    return pd.DataFrame({"name": names, "path": files, "start_s": 0.0, "end_s": np.nan, "fault": ""})
+    if source.suffix.lower() == ".csv" and not source.is_dir():
+        clips, ledger = read_own_data(source)
+        names, paths = clips["clip_id"].str.removeprefix(f"{CORPUS}:"), [source.parent / path for path in clips["path"]]
+        lost = pd.DataFrame({"name": ledger["item"], "fault": ledger["item"] + ": " + ledger["reason"], "start_s": 0.0})
+        return pd.concat(
+            [clips.assign(name=names, path=paths, fault=""), *([lost] if len(lost) else [])], ignore_index=True
+        )
+    rows = _list_folder(source) if source.is_dir() else [(source, shown_name(source), "")]
+    if not rows:
+        raise ValueError(f"{source}: no files in this folder")
+    return pd.DataFrame(rows, columns=["path", "name", "fault"]).assign(start_s=0.0, end_s=np.nan)
 
 
-def _is_hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+def _list_folder(folder: Path) -> list[tuple[Path, str, str]]:
+    seen, errors, files = set(), [], []
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=errors.append):
+        known = os.path.realpath(root) in seen  # links in a circle
+        seen.add(os.path.realpath(root))
+        folders[:] = [name for name in folders if not (known or name.startswith("."))]
+        files += [(Path(root, name), "") for name in names if not (known or name.startswith("."))]
+    files += [(Path(error.filename), f"cannot be read ({error.strerror})") for error in errors]
+    return [(path, "/".join(map(shown_name, path.relative_to(folder).parts)), fault) for path, fault in sorted(files)]
 
 
-def _list_of_csv(source: Path) -> pd.DataFrame:
-    from lib.corpora.own_data import CORPUS, read_own_data
-
-    if not source.is_file():
-        raise ValueError(f"{source}: no such list")
-    clips, ledger = read_own_data(source)
-    names = clips["clip_id"].str.removeprefix(f"{CORPUS}:")
-    listed = clips.assign(name=names, path=[source.parent / path for path in clips["path"]], fault="")
-    lost = pd.DataFrame({"name": ledger["item"], "fault": ledger["item"] + ": " + ledger["reason"], "start_s": 0.0})
-    kept = ["name", "path", "start_s", "end_s", "fault", "clip_id", "speaker_id", "gender", "age_years", "age_decade"]
-    both = pd.concat([listed, lost], ignore_index=True) if len(lost) else listed
-    return both[kept].assign(fault=both["fault"].fillna(""))
-
-
-def predict_listed(recordings: pd.DataFrame, model: Bundle | Path | str, progress: bool = True) -> list[Prediction]:
+def predict_listed(recordings: pd.DataFrame, model: Model = None, progress: bool = True) -> list[Prediction]:
     """Ask about every row of `list_recordings`; as many predictions as rows, in their order, whatever the files hold."""
-    bundle = model if isinstance(model, Bundle) else load_bundle(Path(model))
-    found = []
-    for row in tqdm(list(recordings.itertuples(index=False)), desc="predicting", unit="file", disable=not progress):
+    bundle = model if isinstance(model, Bundle) else load_bundle(find_model(model))
+    predictions, alone = [], len(recordings) == 1
+    for row in tqdm(list(recordings.itertuples()), "predicting", unit="file", disable=not progress or alone):
         if row.fault:
-            found.append(Prediction(row.name, "unreadable", reason=row.fault))
+            predictions.append(Prediction(row.name, "unreadable", reason=row.fault))
         else:
-            found.append(predict(row.path, model=bundle, start_s=row.start_s, end_s=row.end_s, name=row.name))
-    return found
+            options = {"name": row.name, "start_s": row.start_s, "end_s": row.end_s, "progress": progress and alone}
+            predictions.append(predict(row.path, model=bundle, **options))
+    return predictions
 
 
-def predict_folder(folder: Path | str, model: Bundle | Path | str, progress: bool = True) -> list[Prediction]:
-    """Ask about every file of a folder (or of a CSV list); a bad file becomes a prediction that says so."""
-    return predict_listed(list_recordings(folder), model, progress)
+def predictions_table(predictions: list[Prediction]) -> pd.DataFrame:
+    """One row a recording; a column that some recording does not have is empty there."""
+    return pd.DataFrame([prediction.row() for prediction in predictions])
 
 
-# ----------------------------------------------------------------------------------------------------- command line
+def count_states(states: Iterable[str]) -> pd.DataFrame:
+    """How many recordings ended in each state, all six of them; the counts add up to the recordings given."""
+    counts = pd.Series(list(states), dtype="str").value_counts().reindex(STATES, fill_value=0)
+    return counts.rename_axis("state").rename("recordings").reset_index()
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line of `python -m lib.predict`."""
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """The command line of `python -m lib.predict`: sources, model, and the form and place of the answers."""
     parser = argparse.ArgumentParser(prog="python -m lib.predict", description="Ask a model about recordings.")
-    parser.add_argument("model", type=Path, metavar="MODEL", help="model folder, such as data/demo/models/paper")
-    parser.add_argument("source", type=Path, metavar="FILE|FOLDER|list.csv", help="what to ask about")
+    parser.add_argument("sources", nargs="*", metavar="FILE|FOLDER|list.csv", help="what to ask about")
+    parser.add_argument("--model", help="a model folder, or the name of one that ships; else the ready one")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", nargs="?", const="-", metavar="OUT", help="everything, windows included, as JSON")
-    form.add_argument("--csv", nargs="?", const="-", metavar="OUT", help="one line a recording")
-    return parser.parse_args(arguments)
+    form.add_argument("--json", nargs="?", const="-", metavar="OUT.json", help="everything, windows included, as JSON")
+    form.add_argument("--csv", nargs="?", const="-", metavar="OUT.csv", help="one line a recording")
+    # a file whose name begins with a dash is no option
+    words = [f"./{word}" if word[:1] == "-" and os.path.lexists(word) else word for word in arguments]
+    options = parser.parse_args(words)
+    if options.sources and not options.model and (Path(options.sources[0]) / DESCRIPTION).is_file():
+        options.model = options.sources.pop(0)  # as in `python -m lib.predict MODEL FILE`
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command-line entry; returns the exit code: 0, 1 when no recording could be read, 2 when the call was refused."""
-    asked = parse_arguments(arguments)
+    options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+    target = options.json or options.csv or "-"
+    warnings.simplefilter("ignore")  # of libraries, which no one here can mend
     try:
-        bundle = load_bundle(asked.model)
-        recordings = list_recordings(asked.source)
-    except ValueError as error:
+        if target != "-" and not target.lower().endswith((".json", ".csv")):
+            raise ValueError(f"{target}: answers go to a name in .json or .csv; put recordings before --json and --csv")
+        if not options.sources:
+            raise ValueError("give a recording, a folder of them, or a list")
+        with contextlib.nullcontext() if target == "-" else write_whole(Path(target)) as partial:  # before any work
+            bundle = load_bundle(find_model(options.model))
+            recordings = pd.concat([list_recordings(source) for source in options.sources], ignore_index=True)
+            predictions = predict_listed(recordings, bundle)
+            text = _as_text(predictions, bundle, options)
+            sys.stdout.write(text) if partial is None else partial.write_text(text, encoding="utf-8")
+    except (ValueError, OSError) as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
-    for warning in bundle.warnings:
-        print(f"note: {warning}", file=sys.stderr)
-    if len(recordings) == 1 and not recordings["fault"].iloc[0]:
-        row = recordings.iloc[0]
-        span = {"start_s": row["start_s"], "end_s": row["end_s"]}
-        found = [predict(row["path"], model=bundle, name=row["name"], progress=True, **span)]
-    else:
-        found = predict_listed(recordings, bundle)
-    _write(found, bundle, asked)
-    counts = count_states(prediction.state for prediction in found).query("recordings > 0")
-    print("; ".join(f"{row.state}: {row.recordings}" for row in counts.itertuples()), file=sys.stderr)
-    return int(all(prediction.state == "unreadable" for prediction in found))
+    counts = Counter(prediction.state for prediction in predictions)
+    notes = [*(f"note: {warning}" for warning in bundle.warnings), "; ".join(f"{k}: {n}" for k, n in counts.items())]
+    print(*notes, sep="\n", file=sys.stderr)
+    return int(set(counts) == {"unreadable"})
 
 
-def _write(found: list[Prediction], bundle: Bundle, asked: argparse.Namespace) -> None:
-    table = predictions_table(found)
-    if asked.json:
-        about = {"model": bundle.name, "notes": bundle.warnings, "heads": bundle.describe().to_dict("records")}
-        content = about | {"predictions": [prediction.as_json() for prediction in found]}
-        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    else:
-        text = table.to_csv(index=False) if asked.csv else _readable(table, len(found))
-    target = asked.json or asked.csv or "-"
-    if target == "-":
-        sys.stdout.write(text)
-        return
-    with write_whole(Path(target)) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
-def _readable(table: pd.DataFrame, count: int) -> str:
-    if count == 1:
-        return table.T.dropna().to_string(header=False, float_format="{:.3f}".format) + "\n"
-    shown = table.assign(note=[reason or warning for reason, warning in zip(table["reason"], table["warning"])])
-    shown = shown.drop(columns=["reason", "warning", "windows"]).fillna("")
-    return shown.to_string(index=False, float_format="{:.3f}".format) + "\n"
+def _as_text(predictions: list[Prediction], bundle: Bundle, options: argparse.Namespace) -> str:
+    table = predictions_table(predictions)
+    if options.csv:
+        return table.to_csv(index=False)
+    if options.json:
+        about = {"model": bundle.name, "hint": HINT, "notes": bundle.warnings}
+        about["heads"] = bundle.describe().to_dict("records")
+        about["predictions"] = [prediction.as_json() for prediction in predictions]
+        return json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    if len(table) == 1:
+        return table.T.dropna().to_string(header=False, float_format="{:.3f}".format) + f"\n{HINT}\n"
+    table["note"] = table.pop("reason").where(lambda reason: reason != "", table.pop("warning"))
+    return table.drop(columns="windows").fillna("").to_string(index=False, float_format="{:.3f}".format) + f"\n{HINT}\n"
 
 
 if __name__ == "__main__":

@@ -201,7 +201,7 @@ def held_out(recipe_folder: Path) -> tuple[list[str], Encoder]:
 
 
 def known_adults(clips: pd.DataFrame, root: Path) -> pd.DataFrame:
-    """Clips of adults of known gender, from a reader of `lib.corpora.registry`: speaker_id, gender, path (absolute)."""
+    """Clips of adults of known gender, from a reader of `lib.corpora`: speaker_id, gender, path (absolute)."""
     adult = (clips.age_years >= ADULT_YEARS) | (clips.age_decade >= 20)
     chosen = clips[clips.gender.isin(list(GENDERS.values())) & adult.fillna(False)]
     paths = [str(Path(root) / path) for path in chosen.path]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,18 +22,15 @@ from typing import Any
 from tqdm import tqdm
 
 from lib import config, paths
-from lib.corpora.sources import check_run
-from lib.stages import file_checksum, find_stage, fingerprint_of, load_notes
+from lib.corpora import check_run
+from lib.stages import forget_digests
 
 SHOWN_VERSIONS = ["torch", "torchaudio", "numpy", "pandas", "scikit-learn", "soundfile", "silero-vad", "matplotlib"]
-
-
-# notebooks that look at files outside the stages, or write some: never kept
-ALWAYS = ("01_download", "05_evaluate", "06_predict")
+KERNEL = "this-python"  # name of the kernel that runs notebooks with the interpreter of this process
 
 
 class NotebookFailed(RuntimeError):
-    """A cell raised; the message says which, in three lines."""
+    """A notebook did not run through; the message says where and why, in three lines."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -56,8 +57,31 @@ def select_notebooks(notebooks: list[str], first: str | None, only: str | None) 
     return notebooks[notebooks.index(first) :] if first else list(notebooks)
 
 
+@contextlib.contextmanager
+def lock_run(run: str) -> Iterator[None]:
+    """Keep a second run of the same name out while this one writes; ValueError says so."""
+    path = paths.DATA / run / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"run '{run}' is being made by another process right now; wait for it to end") from error
+        yield
+
+
+def install_kernel() -> None:
+    """A kernel of this very interpreter, whatever kernels Jupyter finds on the machine."""
+    folder = paths.DATA / "jupyter" / "kernels" / KERNEL
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    paths.save_json(folder / "kernel.json", {"argv": argv, "display_name": "Python (this run)", "language": "python"})
+    os.environ["JUPYTER_PATH"] = os.pathsep.join(
+        filter(None, [str(folder.parent.parent), os.environ.get("JUPYTER_PATH")])
+    )
+
+
 def execute_notebook(name: str, run: str, parameters: dict[str, Any]) -> Path:
-    """Execute one notebook in a fresh kernel; return the executed copy. NotebookFailed names notebook, cell and error.
+    """Execute one notebook in a fresh kernel; return the executed copy. NotebookFailed names notebook, cell, line and error.
 
     The copy is kept either way: `data/<run>/executed/<name>.ipynb`, or `<name>.failed.ipynb`.
     """
@@ -66,102 +90,56 @@ def execute_notebook(name: str, run: str, parameters: dict[str, Any]) -> Path:
 
     folder = paths.DATA / run / "executed"
     folder.mkdir(parents=True, exist_ok=True)
-    executed, failed, partial = (
-        folder / f"{name}.ipynb",
-        folder / f"{name}.failed.ipynb",
-        folder / f".{name}.partial.ipynb",
-    )
+    executed, failed = folder / f"{name}.ipynb", folder / f"{name}.failed.ipynb"
+    partial = folder / f".{name}.partial.ipynb"
     failed.unlink(missing_ok=True)
-    _kept_path(name, run).unlink(missing_ok=True)
     os.environ.setdefault("TQDM_MININTERVAL", "1")  # seconds between two states of a bar
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(paths.ROOT), os.environ.get("PYTHONPATH")]))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             papermill.execute_notebook(
-                str(config.notebook_path(name)),
-                str(partial),
-                parameters,
-                kernel_name="python3",
-                cwd=str(paths.ROOT),
-                progress_bar=False,
-                stderr_file=sys.stderr,
-                extra_arguments=["--IPKernelApp.log_level=40"],  # errors only
-            )
+                str(config.notebook_path(name)), str(partial), parameters, kernel_name=KERNEL, cwd=str(paths.ROOT),
+                progress_bar=False, stderr_file=sys.stderr, extra_arguments=["--IPKernelApp.log_level=40"],
+            )  # fmt: skip
     except PapermillExecutionError as error:
         partial.replace(failed)
         where = f"notebook {name}, cell {error.cell_index} (kept in {_shown(failed)})"
         message = " ".join(f"{error.ename}: {error.evalue}".split())
-        source = next((line for line in error.source.splitlines() if line.strip()), "")
-        raise NotebookFailed(f"{where}\n  in: {source}\n  {message}") from error
+        raise NotebookFailed(f"{where}\n  in: {_failing_line(error)}\n  {message}") from error
+    except (
+        Exception
+    ) as error:  # a kernel that died, a disk that is full: whatever ends a kernel ends the run with a reason
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise NotebookFailed(f"notebook {name} could not be run through\n  {reason[:500]}") from error
     partial.replace(executed)
     return executed
+
+
+def _failing_line(error: Any) -> str:
+    """The line of the cell that failed, from the traceback's arrow; the cell's first line when there is none."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+    first_frame = text.split("File ", 1)[0] if "Cell In" not in text else text[text.index("Cell In") :]
+    arrow = re.search(r"^-+> ?\d+ (.*)$", first_frame, re.MULTILINE)
+    return arrow[1].strip() if arrow else next((line for line in error.source.splitlines() if line.strip()), "")
 
 
 def _shown(path: Path) -> str:
     return str(path.relative_to(paths.ROOT) if path.is_relative_to(paths.ROOT) else path)
 
 
-def run_notebooks(run: str, sections: dict[str, dict], notebooks: list[str], anew: bool = True) -> None:
-    """Execute the notebooks in order under one progress bar; the first that fails stops the run.
-
-    Unless `anew`, a notebook is kept as it was executed before when nothing that it depends on has changed.
-    """
+def run_notebooks(run: str, sections: dict[str, dict], notebooks: list[str]) -> None:
+    """Execute the notebooks in order under one progress bar; the first that fails stops the run."""
+    install_kernel()
     started = time.monotonic()
     with tqdm(total=len(notebooks), desc=f"run {run}", unit="notebook") as bar:
         for name in notebooks:
             bar.set_postfix_str(name)
-            began, parameters = time.monotonic(), config.parameters_for(name, run, sections)
-            depends = what_decides(name, run, parameters)
-            if not anew and name not in (notebooks[0], *ALWAYS) and is_kept(name, run, depends):
-                record = _record_path(name, run)
-                paths.save_json(record, paths.load_json(record) | {"recomputed": []})
-                tqdm.write(f"{name}: as before", file=sys.stderr)
-            else:
-                execute_notebook(name, run, parameters)
-                paths.save_json(_kept_path(name, run), {"depends": depends, "stage": _fingerprint(name, run)})
-                tqdm.write(f"{name}: {time.monotonic() - began:.1f} s", file=sys.stderr)
+            began = time.monotonic()
+            execute_notebook(name, run, config.parameters_for(name, run, sections))
+            tqdm.write(f"{name}: {time.monotonic() - began:.1f} s", file=sys.stderr)
             bar.update()
     tqdm.write(f"notebooks of run {run}: {time.monotonic() - started:.1f} s", file=sys.stderr)
-
-
-def what_decides(name: str, run: str, parameters: dict[str, Any]) -> str:
-    """Fingerprint of all that a notebook's result depends on: itself, its parameters, lib, the pins, the stages before it."""
-    code = [path for path in sorted((paths.ROOT / "lib").rglob("*")) if path.is_file() and path.suffix != ".pyc"]
-    files = [config.notebook_path(name), paths.ROOT / "requirements.txt", *code]
-    before = [_fingerprint(other, run) for other in config.NOTEBOOKS[: config.NOTEBOOKS.index(name)]] if (
-        name in config.NOTEBOOKS
-    ) else []  # fmt: skip
-    return fingerprint_of([[path.name, file_checksum(path)] for path in files], parameters, before, sys.version)
-
-
-def is_kept(name: str, run: str, depends: str) -> bool:
-    """Whether a notebook's executed copy, record, figures and finished stage are there and still hold."""
-    folder, kept = paths.DATA / run, _kept_path(name, run)
-    needed = [kept, folder / "executed" / f"{name}.ipynb", _record_path(name, run), folder / "figures" / name]
-    if not all(path.exists() for path in needed):
-        return False
-    if paths.load_json(kept) != {"depends": depends, "stage": _fingerprint(name, run)}:
-        return False
-    try:
-        find_stage(name, run)
-    except ValueError:
-        return False
-    return True
-
-
-def _record_path(name: str, run: str) -> Path:
-    return paths.DATA / run / "records" / f"{name}.json"
-
-
-def _kept_path(name: str, run: str) -> Path:
-    return paths.DATA / run / "executed" / f"{name}.json"
-
-
-def _fingerprint(name: str, run: str) -> str | None:
-    """Of the stage that the latest execution of a notebook opened; None when there was none."""
-    pointer = paths.DATA / run / f"{name}.json"
-    return paths.load_json(pointer)["fingerprint"] if pointer.exists() else None
 
 
 def git_commit() -> str:
@@ -177,74 +155,48 @@ def git_commit() -> str:
 
 
 def write_record(run: str, sections: dict[str, dict]) -> dict[str, Any]:
-    """Gather `run.json`: parameters, seed, versions, commit, checksums, and time and peak memory of every stage."""
+    """Gather `run.json`: parameters, seed, versions, commit, and facts, time and peak memory of every stage."""
     folder = paths.DATA / run
-    stages = [_record_path(name, run) for name in sections["run"]["notebooks"]]
+    files = [folder / "records" / f"{name}.json" for name in sections["run"]["notebooks"]]
+    stages = [paths.load_json(path) for path in files if path.exists()]
     record = {
         "run": run,
         "title": sections["run"]["title"],
         "question": sections["run"]["question"],
         "synthetic": bool(sections["run"].get("synthetic", False)),
         "seed": sections["run"].get("seed"),
-        **load_notes(run),  # encoder and checksums, noted by the notebooks that know them
-        "parameters": _without_private_paths(sections),
+    }
+    for stage in stages:
+        record |= stage.pop("facts")  # encoder, engine, checksums: noted by the notebooks that know them
+    record |= {
+        "parameters": sections,
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in SHOWN_VERSIONS},
         },
         "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
         "git_commit": git_commit(),
-        "stages": [paths.load_json(path) for path in stages if path.exists()],
+        "stages": stages,
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     paths.save_json(folder / "run.json", record)
     return record
 
 
-def _without_private_paths(sections: dict[str, dict]) -> dict[str, dict]:
-    """Parameters as a report may show them: of a folder outside the project only the last name."""
-
-    def shown(value: Any) -> Any:
-        if isinstance(value, str) and (Path(value).is_absolute() or value.startswith("..")):
-            return f"<{Path(value).name}>"
-        return value
-
-    return {section: {key: shown(value) for key, value in keys.items()} for section, keys in sections.items()}
-
-
-def _gather(source: Path, target: Path, notebooks: list[str]) -> Path:
-    """Bring the figures of a run's notebooks together in one fresh folder."""
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    for name in notebooks:
-        if (source / name).exists():
-            shutil.copytree(source / name, target, dirs_exist_ok=True)
-    return target
-
-
-def _private_roots(folder: Path) -> list[str]:
-    """Folders of the corpora, which no page may show: those that 01_download noted."""
-    return [root for path in folder.glob("01_download-*/roots.json") for root in paths.load_json(path).values()]
-
-
 def build_run_report(run: str, sections: dict[str, dict]) -> Path:
     """Build `reports/<run>` from what the notebooks left, then the list of runs; return the run's index page."""
     from lib.report import site
 
-    folder = paths.DATA / run
+    folder, names = paths.DATA / run, sections["run"]["notebooks"]
     record = write_record(run, sections)
-    metrics = (
-        paths.load_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {"run": run, "scores": []}
-    )
-    executed = folder / "report-notebooks"
-    shutil.rmtree(executed, ignore_errors=True)
-    executed.mkdir(parents=True)
-    for number, name in enumerate(sections["run"]["notebooks"], start=1):
-        page = name if name[:1].isdigit() else f"{number:02d}_{name}"
-        shutil.copy2(folder / "executed" / f"{name}.ipynb", executed / f"{page}.ipynb")
-    figures = _gather(folder / "figures", folder / "report-figures", sections["run"]["notebooks"])
-    roots = _private_roots(folder)
-    site.build_report(run, executed, figures, metrics, record, paths.REPORTS / run, private_roots=roots)
+    metrics = {"run": run, "scores": []}
+    if (folder / "metrics.json").exists():
+        metrics = paths.load_json(folder / "metrics.json")
+    pages = [folder / "executed" / f"{name}.ipynb" for name in names]
+    private = []  # folders of the corpora, which no page may show
+    for path in folder.glob("01_download-*/roots.json"):
+        private += paths.load_json(path).values()
+    site.build_report(run, pages, metrics, record, paths.REPORTS / run, private_roots=private)
     site.build_index(paths.REPORTS)
     return paths.REPORTS / run / "index.html"
 
@@ -269,13 +221,24 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
+    if asked.first == "01_download":
+        forget_digests()  # every sound is read anew, whatever its time of change says
     try:
-        run_notebooks(run, sections, notebooks, anew=bool(asked.first or asked.only))
+        with lock_run(run):
+            return run_all(run, sections, notebooks, bool(asked.only))
     except NotebookFailed as error:
         print(f"stopped: {error}", file=sys.stderr)
         return 1
-    if asked.only:
-        print(f"done: {_shown(paths.DATA / run / 'executed' / (asked.only + '.ipynb'))}")
+    except ValueError as error:
+        print(f"refused: {error}", file=sys.stderr)
+        return 2
+
+
+def run_all(run: str, sections: dict[str, dict], notebooks: list[str], only: bool) -> int:
+    """Execute the notebooks and build the report, unless `only` one was asked for; the exit code."""
+    run_notebooks(run, sections, notebooks)
+    if only:
+        print(f"done: {_shown(paths.DATA / run / 'executed' / (notebooks[0] + '.ipynb'))}")
         return 0
     page = build_run_report(run, sections)
     again = [

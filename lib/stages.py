@@ -14,9 +14,12 @@ import resource
 import shutil
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from lib import paths
 
@@ -33,6 +36,9 @@ class Stage:
     folder: Path
     parameters: dict[str, Any]
     complete: bool
+    facts: dict[str, Any] = field(
+        default_factory=dict
+    )  # what the run's record should say: encoder, checksums, confounds
     recomputed: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
@@ -58,6 +64,34 @@ def file_checksum(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def digest_files(root: Path, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of the content of each file below `root`, by name; one that cannot be read gives a text of its own.
+
+    A file of the size and time of change (ns) that an earlier call has seen is not read again: the digests are kept in
+    the cache folder, until `forget_digests`.
+    """
+    cache = paths.cache_folder() / "digests" / f"{fingerprint_of(str(Path(root).absolute()))}.json"
+    known = paths.load_json(cache) if cache.exists() else {}
+    digests, changed = {}, False
+    for name in tqdm(names, desc="comparing sounds", unit="file", delay=2):
+        try:
+            state = os.stat(Path(root, name))
+            seen = [state.st_size, state.st_mtime_ns]
+            if known.get(name, [])[:2] != seen:
+                known[name], changed = [*seen, file_checksum(Path(root, name))], True
+            digests[name] = known[name][2]
+        except OSError:
+            digests[name] = f"unreadable: {name}"
+    if changed:
+        paths.save_json(cache, known, indent=None)
+    return digests
+
+
+def forget_digests() -> None:
+    """Let the next `digest_files` read every file again."""
+    shutil.rmtree(paths.cache_folder() / "digests", ignore_errors=True)
+
+
 def open_stage(
     name: str, run: str, parameters: dict[str, Any], version: int, inputs: list[Stage] | None = None
 ) -> Stage:
@@ -75,6 +109,8 @@ def open_stage(
     folder = paths.DATA / run / f"{name}-{fingerprint}"
     folder.mkdir(parents=True, exist_ok=True)
     stage = Stage(name, run, fingerprint, folder, parameters, (folder / COMPLETED).exists())
+    if stage.complete:
+        stage.facts = paths.load_json(folder / COMPLETED)["facts"]
     shutil.rmtree(stage.figures, ignore_errors=True)  # a figure that is no longer drawn must not live on in a report
     pointer = {"stage": name, "fingerprint": fingerprint, "folder": folder.name, "parameters": parameters}
     paths.save_json(paths.DATA / run / f"{name}.json", pointer)
@@ -91,7 +127,8 @@ def find_stage(name: str, run: str) -> Stage:
     folder = pointer.parent / found["folder"]
     if not (folder / COMPLETED).exists():
         raise ValueError(f"{folder}: stage {name} of run '{run}' is not finished; {advice}")
-    return Stage(name, run, found["fingerprint"], folder, found["parameters"], True)
+    facts = paths.load_json(folder / COMPLETED)["facts"]
+    return Stage(name, run, found["fingerprint"], folder, found["parameters"], True, facts)
 
 
 def finish_stage(stage: Stage, counts: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -109,28 +146,19 @@ def finish_stage(stage: Stage, counts: dict[str, Any] | None = None) -> dict[str
         "recomputed": stage.recomputed,
     }
     if not stage.complete:
-        paths.save_json(marker, {**now, "parameters": stage.parameters, "counts": counts or {}})
+        content = {**now, "parameters": stage.parameters, "facts": stage.facts, "counts": counts or {}}
+        paths.save_json(marker, content)
         stage.complete = True
     made = paths.load_json(marker)
     record = {
         **now,
         "counts": made["counts"],
+        "facts": made["facts"],
         "made_in_seconds": made["seconds"],
         "made_with_mb": made["peak_memory_mb"],
     }
     paths.save_json(paths.DATA / stage.run / "records" / f"{stage.name}.json", record)
     return record
-
-
-def note_run(run: str, **facts: Any) -> None:
-    """Note facts of a run for its record (`run.json`), such as the encoder and the data's checksum."""
-    paths.save_json(paths.DATA / run / "about.json", {**load_notes(run), **facts})
-
-
-def load_notes(run: str) -> dict[str, Any]:
-    """The facts noted so far of a run."""
-    path = paths.DATA / run / "about.json"
-    return paths.load_json(path) if path.exists() else {}
 
 
 def peak_memory_mb() -> int:

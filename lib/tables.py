@@ -67,9 +67,18 @@ WINDOWS = pa.DataFrameSchema(
         "speech_ratio": pa.Column(float, pa.Check.in_range(0, 1), nullable=True, coerce=True),
         "level_db": pa.Column(float, nullable=True, coerce=True),  # RMS, dB below full scale
         "content_hash": _text(),  # of the decoded 16 kHz samples
+        "row": pa.Column("int64", pa.Check.ge(0), coerce=True, required=False),  # of windows.npy; none without sound
     },
     strict=True,
     ordered=True,
+)
+
+ACOUSTICS = pa.DataFrameSchema(  # columns of `lib.baselines.ACOUSTICS`, of each window
+    {
+        "window_id": _text(unique=True),
+        "f0_hz|voiced_share|duration_s|level_db|mfcc_.+": pa.Column(float, nullable=True, regex=True, coerce=True),
+    },
+    strict=True,
 )
 
 INDEX = pa.DataFrameSchema(
@@ -102,7 +111,14 @@ PREDICTIONS = pa.DataFrameSchema(
     strict=True,
 )
 
-SCHEMAS = {"clips": CLIPS, "ledger": LEDGER, "windows": WINDOWS, "index": INDEX, "predictions": PREDICTIONS}
+SCHEMAS = {
+    "clips": CLIPS,
+    "ledger": LEDGER,
+    "windows": WINDOWS,
+    "acoustics": ACOUSTICS,
+    "index": INDEX,
+    "predictions": PREDICTIONS,
+}
 
 
 def validate_table(table: pd.DataFrame, kind: str, origin: str = "") -> pd.DataFrame:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from lib import tables
-from lib.corpora.labels import SCHEMES, assign_age_class
-from lib.scores import make_year_bins
+from lib.corpora.labels import ALLOWED, SCHEMES, assign_age_class, unknown_labels
 
 YEARS = "age_years"
 FORMS = {
@@ -16,7 +15,14 @@ FORMS = {
     "age_decades": "nine_decades",
 }  # further forms of age, and their schemes in lib.corpora.labels
 TASKS = ["gender", "age", *FORMS, YEARS]
-YEAR_BINS = 6  # classes of years that the networks of `age_years` learn; the answer is their expected age
+YEAR_BOUNDS = [
+    12,
+    16,
+    20,
+    30,
+    40,
+    50,
+]  # first years of the classes of `age_years` after the first; the answer is the expected age
 LEAST_SPEAKERS = 3  # a class of a further form of age with fewer could not stand in train, validation and test
 FROM_CLIPS = ["corpus", "recording_id", "language", "gender", "age_years", "age_decade", "official_split"]
 
@@ -44,7 +50,7 @@ def make_tasks(
     age_classes, age_bounds: of the task "age". clips: those that have windows.
     least: speakers that a class of "age_four" and "age_decades" must have; with folds, at least as many as folds.
 
-    "gender" and "age" are what a run is about: without labels for them it stops with a ValueError. A further form of
+    "gender" and "age" are what a run is about: without two classes of `least` speakers it stops with a ValueError. A further form of
     age that the corpus cannot support is skipped with a note. ValueError names the choices when a task is not known.
     """
     unknown = [name for name in names if name not in TASKS]
@@ -55,30 +61,40 @@ def make_tasks(
     for name in names:
         task, note = (plain[name], "") if name in plain else _make_form(name, clips, least)
         notes += [note] * bool(note)
-        if task is not None and assign_targets(clips, task).nunique() < 2:
-            counts = assign_targets(clips, task).map(dict(enumerate(task.classes))).value_counts()
-            has = ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
-            raise ValueError(
-                f"task {name}: two of the classes {task.classes} are needed, the {len(clips)} clips have: {has}; add recordings "
-                f"or labels of another class (such as an age table), or take {name} out of train.tasks"
-            )
+        if task is not None:
+            _refuse_few(task, clips, least if name in plain else 1)
         found += [task] * (task is not None)
     return found, notes
+
+
+def _refuse_few(task: Task, clips: pd.DataFrame, least: int) -> None:
+    """ValueError, with who there is and the words not understood, unless there are two classes, each of `least` speakers."""
+    names = assign_targets(clips, task).map(dict(enumerate(task.classes)))
+    speakers = {name: list(rows["speaker_id"].unique()) for name, rows in clips.groupby(names)}
+    if len(speakers) > 1 and min(map(len, speakers.values())) >= least:
+        return
+    has = [f"{name}: {len(ids)} speakers ({', '.join(ids[:3])})" for name, ids in speakers.items()]
+    kind = "gender" if task.name == "gender" else "age"
+    unknown = unknown_labels(clips[f"{kind}_raw"], kind) if f"{kind}_raw" in clips else {}
+    raise ValueError(
+        f"task {task.name}: it takes two of the classes {task.classes}, each with {least} speakers or more; the {len(clips):,} "
+        f"clips ({', '.join(clips['path'][:2])} ...) have {'; '.join(has) or 'none'}. "
+        + (f"Not understood: {unknown}; write {ALLOWED[kind]}. " if unknown else "")
+        + f"Add recordings or labels (such as an age table), or take {task.name} out of train.tasks"
+    )
 
 
 def _make_form(name: str, clips: pd.DataFrame, least: int) -> tuple[Task | None, str]:
     """A further form of age, or None, and a note on what is left out."""
     if name == YEARS:
-        known = clips["age_years"].dropna()
-        if known.nunique() < YEAR_BINS:
-            return (
-                None,
-                f"age_years: skipped, {known.nunique()} different ages in years are known (it takes {YEAR_BINS})",
-            )
-        bounds, _, classes = make_year_bins(known.to_numpy(), YEAR_BINS)
+        bounds = usable_bounds(clips, least)
+        if not bounds:
+            return None, f"age_years: skipped, no age in years parts the speakers into classes of {least} and more"
+        starts = [0, *bounds]
+        classes = [f"{first} to {last - 1}" for first, last in zip(starts, bounds)] + [f"{bounds[-1]} and over"]
         return Task(name, classes, [float(bound) for bound in bounds]), ""
     scheme = SCHEMES[FORMS[name]]
-    ages = assign_age_class(clips, scheme.classes, scheme.bounds)["age_class"]
+    ages = assign_age_class(clips, scheme.classes, scheme.bounds)
     speakers = clips.groupby(ages)["speaker_id"].nunique().reindex(range(len(scheme.classes)), fill_value=0)
     kept = [word for word, count in zip(scheme.classes, speakers) if count >= least]
     left = [f"{word} ({count})" for word, count in zip(scheme.classes, speakers) if count < least]
@@ -93,11 +109,27 @@ def assign_targets(clips: pd.DataFrame, task: Task) -> pd.Series:
     if task.name == "gender":
         return clips["gender"].map({name: number for number, name in enumerate(task.classes)}).astype("Int64")
     if task.name == YEARS:
-        clips = clips.assign(age_decade=pd.array([pd.NA] * len(clips), dtype="Int16"))
+        clips = clips.assign(age_years=known_years(clips))
     scheme = task.scheme or task.classes
-    found = assign_age_class(clips, scheme, task.bounds)["age_class"]
+    found = assign_age_class(clips, scheme, task.bounds)
     numbers = {scheme.index(name): number for number, name in enumerate(task.classes)}
     return found.map(numbers).astype("Int64")
+
+
+def known_years(clips: pd.DataFrame) -> pd.Series:
+    """Age in years, the middle of the decade where only that is known, NaN where neither is."""
+    return clips["age_years"].fillna(clips["age_decade"].astype("Float64").astype("float64") + 5)
+
+
+def usable_bounds(clips: pd.DataFrame, least: int) -> list[int]:
+    """Those of `YEAR_BOUNDS` that leave at least so many speakers in every class of years."""
+    ages = known_years(clips).groupby(clips["speaker_id"]).median().dropna()
+    bounds = []
+    for bound in YEAR_BOUNDS:
+        below = ages.lt(bound) & ages.ge(bounds[-1] if bounds else 0)
+        if below.sum() >= least and ages.ge(bound).sum() >= least:
+            bounds.append(bound)
+    return bounds
 
 
 def task_table(windows: pd.DataFrame, clips: pd.DataFrame, task: Task) -> pd.DataFrame:
@@ -105,8 +137,11 @@ def task_table(windows: pd.DataFrame, clips: pd.DataFrame, task: Task) -> pd.Dat
 
     Windows without a class are left out; `attrs["unlabelled"]` counts them.
     """
+    known = clips[["clip_id", *FROM_CLIPS]].assign(target=assign_targets(clips, task))
+    if task.name == YEARS:
+        known["age_years"] = known_years(clips)
     joined = windows.merge(
-        clips[["clip_id", *FROM_CLIPS]].assign(target=assign_targets(clips, task)),
+        known,
         on="clip_id", how="left", validate="many_to_one",
     )  # fmt: skip
     table = joined[joined["target"].notna()].astype({"target": "int64"}).reset_index(drop=True)

@@ -3,46 +3,26 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from lib import paths
-from lib.splits import assign_splits, audit_leakage, require_no_leakage, split_folds
+from lib.compute import Compute
+from lib.networks import Model, build_network, layer_names, split_name
+from lib.splits import audit_leakage, require_no_leakage, split_windows
 from lib.stages import Stage, seed_everything
-from lib.store import Store
-from lib.tasks import Task, make_tasks, task_table  # noqa: F401 (notebooks take tasks from here)
-
-if TYPE_CHECKING:  # torch takes seconds to load, and a notebook whose trainings are all there needs none
-    from lib.train import Fit
+from lib.store import Features, Store
+from lib.tasks import Task, task_table
+from lib.train import PENALTIES, Fit, Recipe, fit_linear, fit_network, load_model, predict_log_probabilities
 
 KEYS = ["task", "protocol", "network", "fold", "seed"]  # what tells one training from another
 IN_MEMORY = 100_000_000  # numbers of the layers' averages up to which the audit holds them all at once
-CURVES = ["train_loss", "validation_loss", "validation_accuracy", "validation_uar", "validation_macro_f1"]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained; the values of `paper.yaml` are the paper's.
-
-    `epochs` and `width` are the paper's networks'; the heads, which cost next to nothing, get `head_epochs` and their
-    full width. `arithmetic`: "fp32", or "bf16" for the paper's networks (faster where the processor has it).
-    """
-
-    epochs: int
-    head_epochs: int
-    learning_rate: float  # of the paper's networks
-    head_learning_rate: float  # of all others
-    batch: int
-    width: float
-    patience: int
-    normalisation: str
-    class_weights: str
-    arithmetic: str = "fp32"
-    selection: str = "uar"
+CONVEX = ("linear", "steps")  # kinds whose fit does not depend on a seed
+CHILD_YEARS = 16  # younger speakers are children where rows are balanced
 
 
 # ------------------------------------------------------------------------------------------------------------- splits
@@ -53,22 +33,17 @@ def split_tasks(
 ) -> pd.DataFrame:
     """Split every task's windows under every protocol: task, protocol, fold, window_id, split, target and more.
 
-    `folds`: 0 = one split a protocol; else "speaker" is split so many times, and every speaker is tested once.
+    `folds`: 0 = one split a protocol; else so many, and everyone is tested once. See `lib.splits.split_windows`.
     """
     parts = []
     for task in tasks:
         table = task_table(windows, clips, task)
         for protocol in protocols:
-            for fold, split in enumerate(_split(table, protocol, seed, folds)):
+            for fold, split in enumerate(split_windows(table, protocol, "target", seed, folds)):
+                rows = table[table["window_id"].isin(split.index)]
                 facts = {"task": task.name, "protocol": protocol, "fold": fold}
-                parts.append(table.assign(**facts, split=split.to_numpy()))
+                parts.append(rows.assign(**facts, split=split.loc[rows["window_id"]].to_numpy()))
     return pd.concat(parts, ignore_index=True)
-
-
-def _split(table: pd.DataFrame, protocol: str, seed: int, folds: int) -> list[pd.Series]:
-    if protocol == "speaker" and folds:
-        return split_folds(table, "target", seed, folds)
-    return [assign_splits(table, protocol, "target", seed)]
 
 
 def main_protocol(protocols: list[str]) -> str:
@@ -80,7 +55,7 @@ def audit_splits(splits: pd.DataFrame, store: Store) -> pd.DataFrame:
     """What the parts of every split share; see `lib.splits.audit_leakage`."""
     audits = []
     for (task, protocol, fold), table in splits.groupby(["task", "protocol", "fold"], sort=False):
-        averages = store.features("layers", table["window_id"])
+        averages = store.statistics(table["window_id"], layer_names(store.parts) or None)
         if math.prod(averages.shape) < IN_MEMORY:
             averages = averages.all()
         audit = audit_leakage(table, table.set_index("window_id")["split"], averages)
@@ -135,75 +110,149 @@ def load_splits(stage: Stage) -> pd.DataFrame:
 def train_networks(
     stage: Stage,
     splits: pd.DataFrame,
-    store: Store,
+    stores: list[Store],
     tasks: list[Task],
     networks: list[str],
     seeds: list[int],
     recipe: Recipe,
+    compute: Compute,
 ) -> pd.DataFrame:
     """Train every network for every task, protocol, fold and seed; a killed run goes on at the epoch after the last.
 
-    Returns one row a training: `KEYS`, best_epoch, epochs, its validation scores, folder (within the stage's).
+    stores: the windows' own embeddings, and after them those of altered copies, which linear models learn from as well.
+    Returns one row a training: `KEYS`, best_epoch, epochs, its validation scores, minutes, folder (within the stage's).
     """
     fits = []
-    known = {task.name: task for task in tasks}
-    for (task, protocol, fold), table in splits.groupby(["task", "protocol", "fold"], sort=False):
-        for network in networks:
-            for seed in seeds:
-                folder = Path(task, protocol, network, f"fold-{fold}", f"seed-{seed}")
-                fit = train_network(stage.path(str(folder)), table, store, known[task], network, seed, recipe)
-                chosen = fit.history.set_index("epoch").loc[fit.best_epoch]
-                row = dict(zip(KEYS, (task, protocol, network, fold, seed)))
-                row |= {"best_epoch": fit.best_epoch, "epochs": len(fit.history)}
-                row |= {name: chosen[name] for name in ("validation_uar", "validation_macro_f1")}
-                fits.append(row | {"folder": str(folder)})
+    task_of = {task.name: task for task in tasks}
+    groups = splits.groupby(["task", "protocol", "fold"], sort=False)
+    with tqdm(total=groups.ngroups * len(networks) * len(seeds), desc="trainings") as bar:
+        for (task, protocol, fold), table in groups:
+            for network in networks_of(task, networks):
+                for seed in seeds if split_name(network)[0] not in CONVEX else seeds[:1]:
+                    begun = time.monotonic()
+                    folder = Path(task, protocol, folder_name(network), f"fold-{fold}", f"seed-{seed}")
+                    fit = train_network(
+                        stage.path(str(folder)), table, stores, task_of[task], network, seed, recipe, compute
+                    )
+                    chosen = fit.history.set_index("epoch").loc[fit.best_epoch]
+                    row = dict(zip(KEYS, (task, protocol, network, fold, seed)))
+                    row |= {"best_epoch": fit.best_epoch, "epochs": int(fit.history["epoch"].max())}
+                    row |= {name: chosen[name] for name in ("validation_uar", "validation_macro_f1")}
+                    minutes = (time.monotonic() - begun) / 60
+                    fits.append(row | {"minutes": round(minutes, 2), "folder": str(folder)})
+                    bar.update()
     table = pd.DataFrame(fits)
     with paths.write_whole(stage.path("fits.csv")) as partial:
         table.to_csv(partial, index=False)
     return table
 
 
-def train_network(
-    folder: Path, table: pd.DataFrame, store: Store, task: Task, network: str, seed: int, recipe: Recipe
-) -> Fit:
-    """Train one network on the table's training part; `folder` gets its history and one checkpoint an epoch."""
-    features = store.features(tensor_of(network), table["window_id"])
-    from lib.networks import build_network
-    from lib.train import fit_network
+def networks_of(task: str, networks: list[str]) -> list[str]:
+    """The networks that a task is given: those without "task=" before their name, and those with its own."""
+    pairs = [entry.rpartition("=") for entry in networks]
+    return [network for wanted, _, network in pairs if wanted in ("", task)]
 
-    seed_everything(seed)  # torch too, which may just have been loaded
-    name, published = network.removesuffix("_layers"), network == "paper"
-    model = build_network(
-        name,
-        task.classes,
-        *features.shape[1:],
-        task=task.name,
-        layers=network.endswith("_layers"),
-        width=recipe.width if published else 1.0,
-        normalisation=normalisation_of(recipe.normalisation, task) if published else "standard",
-        seed=seed,
-    )
-    rows = {part: np.flatnonzero(table["split"] == part) for part in ("train", "validation")}
-    short = published and recipe.arithmetic == "bf16"
+
+def train_network(
+    folder: Path,
+    table: pd.DataFrame,
+    stores: list[Store],
+    task: Task,
+    network: str,
+    seed: int,
+    recipe: Recipe,
+    compute: Compute,
+) -> Fit:
+    """Train one network on the table's training part; `folder` gets its history and its checkpoints."""
+    seed_everything(seed)
+    part = table["split"].to_numpy()
+    if split_name(network)[0] in CONVEX:
+        return _fit_linear(folder, table, stores, task, network, seed, np.flatnonzero(part == "validation"))
+    features = read_features(stores[0], network, table["window_id"])
+    model = make_model(network, task, stores[0], features.shape[1:], recipe, seed)
+    rows_train, rows_validation = np.flatnonzero(part == "train"), np.flatnonzero(part == "validation")
+    first = bool((table["fold"] == 0).all()) and seed == 0
     return fit_network(
-        model,
-        features,
-        table["target"].to_numpy(),
-        rows["train"],
-        rows["validation"],
-        classes=task.classes,
+        model, features, table["target"].to_numpy(), rows_train, rows_validation, recipe, folder, seed=seed,
+        compute=compute, every_epoch=first,
+    )  # fmt: skip
+
+
+def make_model(network: str, task: Task, store: Store, shape: tuple[int, ...], recipe: Recipe, seed: int) -> Model:
+    """An untrained model of this name for this task and the shape of one window's input."""
+    kind, parts = split_name(network)
+    normalisation = normalisation_of(recipe.normalisation, task) if kind == "paper" else "standard"
+    widths = [store.width(step) for step in parts] if kind == "steps" else []
+    return build_network(
+        network, task.classes, shape, task=task.name, width=recipe.width, normalisation=normalisation, widths=widths,
         seed=seed,
-        folder=folder,
-        epochs=recipe.epochs if published else recipe.head_epochs,
-        patience=recipe.patience or None,
-        class_weights=None if recipe.class_weights == "none" else recipe.class_weights,
-        learning_rate=recipe.learning_rate if published else recipe.head_learning_rate,
-        batch=recipe.batch,
-        selection=recipe.selection,
-        precision="bf16" if short else "fp32",
-        channels_last=short,
-        progress=False,
-    )
+    )  # fmt: skip
+
+
+def read_features(store: Store, network: str, window_ids: pd.Series) -> Features:
+    """What a network reads of these windows: frames (n, T, D), layers (n, L, D) or parts of the statistics (n, S)."""
+    kind, parts = split_name(network)
+    if kind == "paper":
+        return store.frames(window_ids)
+    if kind == "layer_mix":
+        layers = parts[0] if parts else layer_names(store.parts)
+        return store.statistics(window_ids, layers).as_layers(len(layers))
+    return store.statistics(window_ids, [name for step in parts for name in step] or None)
+
+
+class Stacked:
+    """Several features of equal shape, one below the other."""
+
+    def __init__(self, features: list[Features]) -> None:
+        self.features, self.count = features, len(features[0])
+
+    def __len__(self) -> int:
+        return self.count * len(self.features)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        rows = np.arange(len(self))[rows]
+        values = np.empty((len(rows), *self.features[0].shape[1:]), np.float32)
+        for number, features in enumerate(self.features):
+            here = rows // self.count == number
+            if here.any():
+                values[here] = features[rows[here] - number * self.count]
+        return values
+
+
+def balance_rows(table: pd.DataFrame) -> np.ndarray:
+    """Weight of each window in a linear model's loss: classes alike, small groups and rare speakers more than their share.
+
+    A speaker's windows weigh the square root of their number together; within a class so do the groups of corpus and of
+    children (under 16 years) against others. Computed over the training part; other rows weigh nothing.
+    """
+    train = table[table["split"] == "train"]
+    per_speaker = train.groupby("speaker_id")["window_id"].transform("size")
+    weights = 1 / np.sqrt(per_speaker)
+    groups = [train["target"], train["corpus"], train["age_years"].lt(CHILD_YEARS)]
+    voices = train["speaker_id"].groupby(groups).transform("nunique")
+    weights *= np.sqrt(voices) / weights.groupby(groups).transform("sum")
+    weights /= weights.groupby(train["target"]).transform("sum")
+    return weights.reindex(table.index, fill_value=0.0).to_numpy(np.float64)
+
+
+def refit_linear(
+    folder: Path, table: pd.DataFrame, stores: list[Store], task: Task, network: str, penalty: float, seed: int
+) -> Path:
+    """A linear model that learns from every row of the table, with a penalty that validation chose; its checkpoint."""
+    everyone = table.assign(split="train")
+    return _fit_linear(folder, everyone, stores, task, network, seed, everyone.index.to_numpy(), (penalty,)).checkpoint
+
+
+def _fit_linear(folder, table, stores, task, network, seed, rows_validation, penalties=PENALTIES) -> Fit:
+    """Fit on the table's training part, altered copies included."""
+    features = [read_features(store, network, table["window_id"]) for store in stores]
+    model = make_model(network, task, stores[0], features[0].shape[1:], Recipe(), seed)
+    rows = np.flatnonzero(table["split"] == "train")
+    rows = np.concatenate([rows + len(table) * number for number in range(len(stores))])
+    targets, weights = (np.tile(values, len(stores)) for values in (table["target"], balance_rows(table)))
+    return fit_linear(
+        model, Stacked(features), targets, rows, rows_validation, folder, seed=seed, sample_weights=weights, penalties=penalties
+    )  # fmt: skip
 
 
 def normalisation_of(name: str, task: Task) -> str:
@@ -213,9 +262,9 @@ def normalisation_of(name: str, task: Task) -> str:
     return name
 
 
-def tensor_of(network: str) -> str:
-    """Which tensor of the store a network reads: "<name>_layers" the layers' averages, others the frames."""
-    return "layers" if network.endswith("_layers") else "frames"
+def folder_name(network: str) -> str:
+    """A network's name as a folder: "linear:block:2+bank" -> "linear-block-2-bank"."""
+    return network.replace(":", "-").replace("+", "-")
 
 
 def load_fits(stage: Stage) -> pd.DataFrame:
@@ -234,23 +283,20 @@ def load_history(stage: Stage, fits: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarise_fits(fits: pd.DataFrame) -> pd.DataFrame:
-    """One row a task, protocol and network: trainings, median chosen epoch, validation scores and their spread."""
+    """One row a task, protocol and network: trainings, median chosen epoch, validation scores and their spread, minutes."""
     groups = fits.groupby(["task", "protocol", "network"], sort=False)
     table = groups.agg(
         trainings=("seed", "size"),
-        seeds=("seed", "nunique"),
         chosen_epoch=("best_epoch", "median"),
         validation_uar=("validation_uar", "mean"),
         spread=("validation_uar", lambda values: float(np.std(values))),
         validation_macro_f1=("validation_macro_f1", "mean"),
+        minutes=("minutes", "sum"),
     )
     return table.reset_index()
 
 
 def ask_checkpoint(path: Path, store: Store, window_ids: pd.Series, network: str) -> np.ndarray:
-    """Probabilities [n, C] of one checkpoint for these windows; the one path that evaluation and prediction share."""
-    from lib.train import load_model, predict_log_probabilities
-
+    """Probabilities (n, C) of one checkpoint for these windows."""
     model, _ = load_model(path)
-    features = store.features(tensor_of(network), window_ids)
-    return np.exp(predict_log_probabilities(model, features, np.arange(len(features))).astype(np.float64))
+    return np.exp(predict_log_probabilities(model, read_features(store, network, window_ids)).astype(np.float64))

@@ -1,26 +1,38 @@
-"""Segmentation: clips to 3-second windows, each with its share of speech, its level and a hash of its samples."""
+"""Cutting: recordings to 3-second windows. Each is decoded once; what later stages need of its sound is kept here.
+
+windows.parquet     one row a window: whose, where, share of speech, level, hash, `row`
+windows.npy         int16 [rows, samples] at 16 kHz, to be opened as a memory map by `open_windows`
+acoustics.parquet   what baselines read of each window, see `lib.baselines.ACOUSTICS`
+ledger.parquet      clips and windows that were left out, and clips that were used with a warning
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from lib import paths, tables
-from lib.audio import RATE_HZ, UnreadableAudio, content_hash, level_db, read_waveform
+from lib.audio import RATE_HZ, Recording, UnreadableAudio
+from lib.baselines import ACOUSTICS, measure_acoustics
 from lib.stages import Stage
 
 VAD_CHUNK = 512  # samples: what silero-vad takes at 16 kHz, 32 ms
-SHORT_CLIPS = ["drop", "repeat"]
-BLOCK_FILES = 200  # files a resumable part
+PART_FILES = 200  # files a resumable part
 VAD_BATCH = 64  # windows silero-vad sees at once
+HEADER_BYTES = 128  # of a .npy file: NumPy leaves room in it for any number of rows
+KINDS = ["ledger", "acoustics", "windows"]  # a part is done when its last table is there
 
 
 @dataclass(frozen=True)
@@ -36,8 +48,8 @@ class Windowing:
     def __post_init__(self) -> None:
         if self.window_s <= 0 or self.step_s <= 0:
             raise ValueError(f"window_s = {self.window_s}, step_s = {self.step_s}: both must be above 0 seconds")
-        if self.short_clips not in SHORT_CLIPS:
-            raise ValueError(f"short_clips = {self.short_clips!r}: must be one of {SHORT_CLIPS}")
+        if self.short_clips not in ("drop", "repeat"):
+            raise ValueError(f"short_clips = {self.short_clips!r}: must be 'drop' or 'repeat'")
 
     @property
     def samples(self) -> int:
@@ -45,21 +57,39 @@ class Windowing:
         return round(self.window_s * RATE_HZ)
 
 
-def window_starts(samples: int, windowing: Windowing) -> list[int]:
-    """First sample of every whole window in a clip of so many samples; the tail after the last one is left out.
+def slide_windows(blocks: Iterable[np.ndarray], windowing: Windowing) -> Iterator[tuple[int, np.ndarray]]:
+    """(first sample, waveform) of every whole window of a recording in blocks; the tail after the last is left out.
 
-    A short clip has one window, starting at 0, when `short_clips` is "repeat" and it is long enough; else none.
+    A recording shorter than a window gives itself where `short_clips` is "repeat" and it is long enough, else nothing.
     """
-    if samples >= windowing.samples:
-        return list(range(0, samples - windowing.samples + 1, round(windowing.step_s * RATE_HZ)))
-    long_enough = windowing.short_clips == "repeat" and samples >= round(windowing.min_clip_s * RATE_HZ)
-    return [0] if long_enough else []
+    size, step = windowing.samples, round(windowing.step_s * RATE_HZ)
+    pending, offset, start = np.zeros(0, np.float32), 0, 0  # `pending` begins at sample `offset`
+    for block in blocks:
+        pending = np.concatenate([pending, block])
+        while start + size <= offset + len(pending):
+            yield start, pending[start - offset : start - offset + size]
+            start += step
+        passed = min(start - offset, len(pending))
+        pending, offset = pending[passed:], offset + passed
+    long_enough = windowing.short_clips == "repeat" and len(pending) >= windowing.min_clip_s * RATE_HZ
+    if long_enough and len(pending) and not start:
+        yield 0, pending
 
 
-def cut_window(waveform: np.ndarray, start: int, samples: int) -> np.ndarray:
-    """The window of `samples` samples from `start`; a shorter rest is repeated until it fills the window."""
-    piece = waveform[start : start + samples]
-    return piece if len(piece) == samples else np.resize(piece, samples)
+def as_stored(waveform: np.ndarray) -> np.ndarray:
+    """A window in 16 bits; one that is louder than full scale is brought down to it."""
+    loudest = float(np.abs(waveform).max(initial=1.0))
+    return np.clip(np.round(waveform * (32768 / loudest)), -32768, 32767).astype(np.int16)
+
+
+def as_heard(stored: np.ndarray, samples: int) -> np.ndarray:
+    """What models hear of a stored window: float32 (samples,), a shorter one repeated until it fills so many."""
+    return np.resize(stored, samples).astype(np.float32) / 32768
+
+
+def open_windows(folder: Path) -> np.ndarray:
+    """The samples of all windows as a memory map, int16 [rows, samples]; `row` of windows.parquet says whose."""
+    return np.load(Path(folder) / "windows.npy", mmap_mode="r")
 
 
 @functools.cache
@@ -71,16 +101,12 @@ def load_vad():
 
 
 def speech_probabilities(waveforms: list[np.ndarray]) -> list[np.ndarray]:
-    """Probability of speech for every 32 ms of each waveform (samples,) at 16 kHz, computed as one batch.
-
-    Each waveform is brought to a common level first, so that a quiet recording is not taken for silence.
-    """
+    """Probability of speech each 32 ms of waveforms (samples,), brought to one level so that a quiet voice is no silence."""
     import torch
 
     if not waveforms:
         return []
-    longest = max(map(len, waveforms))
-    batch = np.zeros((len(waveforms), longest), dtype=np.float32)
+    batch = np.zeros((len(waveforms), max(map(len, waveforms))), dtype=np.float32)
     for row, waveform in zip(batch, waveforms):
         row[: len(waveform)] = waveform * min(0.5 / max(float(np.abs(waveform).max(initial=0.0)), 1e-4), 30.0)
     with torch.inference_mode():
@@ -88,170 +114,127 @@ def speech_probabilities(waveforms: list[np.ndarray]) -> list[np.ndarray]:
     return [row[: -(-len(waveform) // VAD_CHUNK)] for row, waveform in zip(probabilities, waveforms)]
 
 
-def speech_ratio(probabilities: np.ndarray, start: int, samples: int, threshold: float = 0.5) -> float:
-    """Share of the 32 ms chunks between two samples that hold speech; 0.5 is silero-vad's own threshold."""
-    chunk = probabilities[start // VAD_CHUNK : -(-(start + samples) // VAD_CHUNK)]
-    return float(np.mean(chunk >= threshold)) if len(chunk) else 0.0
+def speech_ratio(probabilities: np.ndarray, threshold: float = 0.5) -> float:
+    """Share of 32 ms chunks that hold speech; 0.5 is silero-vad's own threshold."""
+    return float(np.mean(probabilities >= threshold)) if len(probabilities) else 0.0
 
 
 def cut_windows(stage: Stage, clips: pd.DataFrame, roots: dict[str, Path], windowing: Windowing) -> None:
-    """Cut every clip and write `windows.parquet` and `ledger.parquet` into the stage's folder.
+    """Cut every clip and write the four files above into the stage's folder. `roots` tells where each corpus lies.
 
-    Work is done and kept in blocks of files, so a killed run goes on; audio of one block at most is in memory.
-    A clip that does not decode, or that is too short, becomes a row of the ledger.
+    Work is kept in parts, so a killed run goes on; three files at most are in memory. ValueError when no window is left.
     """
     order = clips.sort_values(["corpus", "path", "start_s", "clip_id"])
-    groups = [group for _, group in order.groupby(["corpus", "path"], sort=False)]
-    blocks = [groups[first : first + BLOCK_FILES] for first in range(0, len(groups), BLOCK_FILES)]
-    with tqdm(total=len(groups), desc="cutting windows", unit="file") as bar:
-        for number, block in enumerate(blocks):
-            windows_path = stage.path(f"part-{number:05d}.windows.parquet")
-            ledger_path = stage.path(f"part-{number:05d}.ledger.parquet")
-            if not (windows_path.exists() and ledger_path.exists()):
-                windows, ledger = _cut_block(block, roots, windowing, bar)
-                tables.save_table(ledger_path, ledger, "ledger")
-                tables.save_table(windows_path, windows, "windows")
-            else:
-                bar.update(len(block))
-    for kind in ["windows", "ledger"]:
-        parts = [
-            tables.load_table(stage.path(f"part-{number:05d}.{kind}.parquet"), kind) for number in range(len(blocks))
-        ]
+    files = [group for _, group in order.groupby(["corpus", "path"], sort=False)]
+    partial, done = stage.path("windows.npy.partial"), sorted(stage.folder.glob("part-*.windows.parquet"))
+    partial.touch()
+    rows = sum(len(tables.load_table(path, "windows")) for path in done)
+    if partial.stat().st_size < HEADER_BYTES + rows * windowing.samples * 2:  # it was lost: the parts are worth nothing
+        done, rows = [], 0
+    with tqdm(total=len(files), desc="cutting windows", unit="file") as bar, open(partial, "r+b") as store:
+        bar.update(min(len(files), len(done) * PART_FILES))
+        store.truncate(HEADER_BYTES + rows * windowing.samples * 2)
+        store.seek(0, os.SEEK_END)
+        for number in range(len(done), -(-len(files) // PART_FILES)):
+            cut = _cut_part(files[number * PART_FILES :][:PART_FILES], roots, windowing, store, bar)
+            cut["windows"]["row"] += rows
+            rows += len(cut["windows"])
+            for kind in KINDS:
+                tables.save_table(stage.path(f"part-{number:05d}.{kind}.parquet"), cut[kind], kind)
+        store.seek(0)
+        shape = (rows, windowing.samples)
+        np.lib.format.write_array_header_1_0(store, {"descr": "<i2", "fortran_order": False, "shape": shape})
+    for kind in KINDS:
+        parts = [tables.load_table(path, kind) for path in sorted(stage.folder.glob(f"part-*.{kind}.parquet"))]
         whole = pd.concat(parts, ignore_index=True) if parts else tables.empty_table(kind)
         tables.save_table(stage.path(f"{kind}.parquet"), whole, kind)
-    for part in stage.folder.glob("part-*.parquet"):
-        part.unlink()
+        if not rows:  # the ledger comes first
+            reasons = whole["reason"].value_counts().to_dict()
+            raise ValueError(f"no window is left of {len(clips)} clips: {reasons}; {' | '.join(whole['detail'][:3])}")
+    for path in sorted(stage.folder.glob("part-*.parquet"), reverse=True):  # whole parts stay, should it be killed here
+        path.unlink()
+    partial.rename(stage.path("windows.npy"))
 
 
-def _cut_block(block: list[pd.DataFrame], roots: dict[str, Path], windowing: Windowing, bar: tqdm):
-    rows, dropped = [], []
-    for clip, waveform, problem in _decode_block(block, roots, bar):
-        if problem:
-            dropped.append(_drop(clip, "cannot be decoded", problem))
-            continue
-        starts = window_starts(len(waveform), windowing)
-        if not starts:
-            dropped.append(_drop(clip, "shorter than a window", f"{len(waveform) / RATE_HZ:.2f} s"))
-            continue
-        rows += [_describe(clip, waveform, start, windowing) for start in starts]
-        waiting = [row for row in rows[-VAD_BATCH - len(starts) :] if "waveform" in row]
-        if len(waiting) >= VAD_BATCH:
-            _add_speech_ratio(waiting)
-    _add_speech_ratio([row for row in rows if "waveform" in row])
-    kept = [row for row in rows if row["speech_ratio"] >= windowing.min_speech_ratio]
-    for row in rows:
-        if row["speech_ratio"] < windowing.min_speech_ratio:
-            corpus = row["clip_id"].split(":", 1)[0]
-            detail = f"{row['speech_ratio']:.2f} of the window"
-            dropped.append(
-                {"corpus": corpus, "item": row["window_id"], "reason": "too little speech", "detail": detail}
-            )
-    windows = pd.DataFrame(kept) if kept else tables.empty_table("windows")
-    return windows, pd.DataFrame(dropped) if dropped else tables.empty_table("ledger")
-
-
-def _decode_block(block: list[pd.DataFrame], roots: dict[str, Path], bar: tqdm) -> Iterator[tuple]:
-    """Yield (clip, waveform, problem) for every clip of the block; two threads decode ahead."""
-
-    def decode_file(group: pd.DataFrame) -> list[tuple]:
-        return [(clip, *_try_decode(clip, roots)) for clip in group.itertuples(index=False)]
-
-    with ThreadPoolExecutor(2) as pool:
-        for decoded in pool.map(decode_file, block):
-            bar.update()
-            yield from decoded
-
-
-def _try_decode(clip, roots: dict[str, Path]) -> tuple[np.ndarray | None, str]:
-    try:
-        return clip_waveform(clip, roots), ""
-    except UnreadableAudio as error:
-        return None, str(error)
-
-
-def clip_waveform(clip, roots: dict[str, Path]) -> np.ndarray:
-    """Waveform (samples,) at 16 kHz of one row of the clips table; `roots` tells where each corpus lies."""
-    return read_waveform(roots[clip.corpus] / clip.path, clip.start_s, clip.end_s)
-
-
-def _describe(clip, waveform: np.ndarray, start: int, windowing: Windowing) -> dict:
-    piece = waveform[start : start + windowing.samples]
+def _cut_part(files: list, roots: dict[str, Path], windowing: Windowing, store: Any, bar: tqdm) -> dict:
+    """The tables of some files, `row` counted from 0; the windows' samples are appended to `store`."""
+    windows, acoustics, ledger = [], [], []
+    cut_file = functools.partial(_cut_file, roots=roots, windowing=windowing)
+    with ThreadPoolExecutor(3) as pool:  # two decode ahead, one measures while this thread listens for speech
+        pieces = _cut_ahead(pool, cut_file, files, ledger, bar)
+        while batch := list(islice(pieces, VAD_BATCH)):
+            heard = [as_heard(stored, len(stored)) for _, _, stored in batch]
+            padded = np.stack([np.pad(piece, (0, windowing.samples - len(piece))) for piece in heard])
+            measuring = pool.submit(measure_acoustics, padded, RATE_HZ)
+            ratios = [speech_ratio(track) for track in speech_probabilities(heard)]
+            for (clip, start, stored), ratio, measures in zip(batch, ratios, measuring.result()):
+                window_id = f"{clip.clip_id}@{round(1000 * start / RATE_HZ)}"
+                if ratio < windowing.min_speech_ratio:
+                    ledger.append((clip.corpus, window_id, "too little speech", f"{ratio:.2f} of the window"))
+                    continue
+                digest = hashlib.blake2b(stored.tobytes(), digest_size=12).hexdigest()
+                place = (window_id, clip.clip_id, clip.speaker_id, start / RATE_HZ, len(stored) / RATE_HZ)
+                windows.append((*place, ratio, measures[ACOUSTICS.index("level_db")], digest, len(windows)))
+                acoustics.append((window_id, *measures))
+                store.write(np.resize(stored, windowing.samples).tobytes())
+    store.flush()
     return {
-        "window_id": f"{clip.clip_id}@{round(1000 * start / RATE_HZ)}",
-        "clip_id": clip.clip_id,
-        "speaker_id": clip.speaker_id,
-        "start_s": start / RATE_HZ,
-        "duration_s": len(piece) / RATE_HZ,
-        "speech_ratio": np.nan,
-        "level_db": level_db(piece),
-        "content_hash": content_hash(piece),
-        "waveform": piece,
+        "windows": pd.DataFrame(windows, columns=[*tables.WINDOWS.columns]),
+        "acoustics": pd.DataFrame(acoustics, columns=["window_id", *ACOUSTICS]),
+        "ledger": pd.DataFrame(ledger, columns=[*tables.LEDGER.columns]),
     }
 
 
-def _add_speech_ratio(rows: list[dict]) -> None:
-    """Fill in `speech_ratio` and let go of the waveforms, in batches so that memory stays bounded."""
-    for first in range(0, len(rows), VAD_BATCH):
-        part = rows[first : first + VAD_BATCH]
-        for row, probabilities in zip(part, speech_probabilities([row["waveform"] for row in part])):
-            row["speech_ratio"] = speech_ratio(probabilities, 0, len(row.pop("waveform")))
+def _cut_ahead(pool: ThreadPoolExecutor, cut_file: Callable, files: list, ledger: list, bar: tqdm) -> Iterator[tuple]:
+    """(clip, first sample, samples as stored) of every window, in the order of the clips; the rest goes to `ledger`."""
+    left = iter(files)
+    under_way = deque(pool.submit(cut_file, group) for group in islice(left, 3))
+    while under_way:
+        for clip, pieces, problem in under_way.popleft().result():
+            ledger += [(clip.corpus, clip.clip_id, *problem)] if problem else []
+            yield from ((clip, start, stored) for start, stored in pieces)
+        under_way.extend(pool.submit(cut_file, group) for group in islice(left, 1))
+        bar.update()
 
 
-def _drop(clip, reason: str, detail: str) -> dict:
-    return {"corpus": clip.corpus, "item": clip.clip_id, "reason": reason, "detail": detail}
+def _cut_file(group: pd.DataFrame, roots: dict[str, Path], windowing: Windowing) -> list[tuple[Any, list, tuple]]:
+    """For each clip of one file: the clip, its (first sample, samples as stored), and (reason, detail) for the ledger or ()."""
+    clips, cuts = list(group.itertuples(index=False)), []
+    first_s, last_s = group["start_s"].min(), group["end_s"].max(skipna=False)
+    recording = Recording(roots[clips[0].corpus] / clips[0].path, None, first_s, last_s)
+    try:  # decoded once: a lone clip block by block, several from the whole
+        whole = np.concatenate([*recording]) if len(clips) > 1 else np.zeros(0)
+        for clip in clips:
+            begin, end = (clip.start_s - first_s) * RATE_HZ, (clip.end_s - first_s) * RATE_HZ
+            part = whole[round(begin) : None if np.isnan(end) else round(end)]
+            blocks = [part] if len(clips) > 1 else recording
+            pieces = [(start, as_stored(piece)) for start, piece in slide_windows(blocks, windowing)]
+            length_s = (len(part) if len(clips) > 1 else recording.samples) / RATE_HZ
+            details = [*([] if pieces else [f"{length_s:.2f} s"]), *recording.warnings]
+            reason = "used with a warning" if pieces else "shorter than a window"
+            cuts.append((clip, pieces, (reason, "; ".join(details)) if details else ()))
+    except UnreadableAudio as error:
+        return [(clip, [], ("cannot be decoded", str(error))) for clip in clips]
+    return cuts
 
 
 def count_windows(clips: pd.DataFrame, windows: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
-    """One row a corpus: clips in, clips with a window, windows out, hours of windows, and items left out by reason."""
-    corpus = windows["clip_id"].map(clips.set_index("clip_id")["corpus"])
-    table = pd.DataFrame(
-        {
-            "clips": clips.groupby("corpus").size(),
-            "clips with a window": windows["clip_id"].drop_duplicates().groupby(corpus).size(),
-            "windows": windows.groupby(corpus).size(),
-            "hours": windows["duration_s"].groupby(corpus).sum() / 3600,
-        }
-    )
-    reasons = ledger.groupby(["corpus", "reason"]).size().unstack(fill_value=0)
-    counts = table.join(reasons).fillna(0)
-    whole = [name for name in counts.columns if name != "hours"]
-    return counts.astype(dict.fromkeys(whole, int)).rename_axis("corpus").reset_index()
+    """One row a corpus: clips in, clips with a window, windows out, hours of windows, and items of the ledger by reason."""
+    used = windows.assign(corpus=windows["clip_id"].map(clips.set_index("clip_id")["corpus"])).groupby("corpus")
+    sizes = {"clips": clips.groupby("corpus").size(), "clips with a window": used["clip_id"].nunique()}
+    sizes |= {"windows": used.size(), "hours": used["duration_s"].sum() / 3600}
+    counts = pd.DataFrame(sizes).join(pd.crosstab(ledger["corpus"], ledger["reason"])).fillna(0)
+    return counts.astype({name: int for name in counts if name != "hours"}).rename_axis("corpus").reset_index()
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Windows to look at: waveforms (samples,) at 16 kHz, speech probability of each 32 ms, and a title each."""
-
-    waveforms: list[np.ndarray]
-    speech: list[np.ndarray]
-    titles: list[str]
-
-
-def example_windows(
-    windows: pd.DataFrame,
-    clips: pd.DataFrame,
-    roots: dict[str, Path],
-    windowing: Windowing,
-    count: int,
-    seed: int,
-    folder: Path,
-) -> Examples:
-    """Draw `count` windows, decode them and say whose they are; kept in the stage's `folder`, so once only."""
+def example_windows(windows: pd.DataFrame, clips: pd.DataFrame, folder: Path, count: int, seed: int) -> dict[str, list]:
+    """Draw windows of the stage in `folder`: "waveforms" (samples,), "speech" each 32 ms (measured once), and "titles"."""
     drawn = windows.sample(min(count, len(windows)), random_state=seed)
-    by_id = clips.set_index("clip_id", drop=False)
-    titles = []
-    for window in drawn.itertuples(index=False):
-        clip = by_id.loc[window.clip_id]
-        told = [str(clip.gender) if pd.notna(clip.gender) else "gender not known", str(clip.age_raw) or "age not known"]
-        titles.append(f"{window.window_id}: {', '.join(told)}")
-    kept = Path(folder) / f"examples-{count}-{seed}.safetensors"
-    if drawn.empty:
-        return Examples([], [], [])
+    known = drawn.merge(clips.replace({"age_raw": {"": "age not known"}}), on="clip_id", how="left")
+    titles = known["window_id"] + ": " + known["gender"].fillna("gender not known") + ", " + known["age_raw"]
+    waveforms = [as_heard(stored, len(stored)) for stored in open_windows(folder)[drawn["row"].to_numpy()]]
+    kept = Path(folder) / f"examples-{count}-{seed}.npy"
     if not kept.exists():
-        starts = [round(start_s * RATE_HZ) for start_s in drawn["start_s"]]
-        found = [clip_waveform(by_id.loc[clip_id], roots) for clip_id in drawn["clip_id"]]
-        waveforms = [cut_window(waveform, start, windowing.samples) for waveform, start in zip(found, starts)]
         with paths.write_whole(kept) as partial:
-            save_file({"waveforms": np.stack(waveforms), "speech": np.stack(speech_probabilities(waveforms))}, partial)
-    held = load_file(kept)
-    return Examples(list(held["waveforms"]), list(held["speech"]), titles)
+            np.save(partial, speech_probabilities(waveforms))
+    return {"waveforms": waveforms, "speech": [*np.load(kept)], "titles": [*titles]}

@@ -1,7 +1,8 @@
-"""What several test files share: one small demo run."""
+"""What several test files share: one small demo run, and a report site of made-up numbers."""
 
 import pytest
 from chain_runner import run_chain
+from report_fixture import make_site
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +17,9 @@ def first(folders):
     done = run_chain(folders)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """A report site of two fixture runs, one synthetic and one not; only read."""
+    return make_site(tmp_path_factory.mktemp("site"))

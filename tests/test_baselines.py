@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from lib import baselines
 from lib.baselines import (
     ACOUSTICS,
     BASELINES,
-    baseline_features,
     fit_baselines,
     fit_constant_age,
     fit_majority,
     fit_probe,
     mean_f0,
+    measure_acoustics,
     measure_f0,
+    measure_mfcc,
     predict_probe,
 )
 
@@ -34,7 +34,7 @@ def make_voice(f0_hz, seconds=3.0, seed=0, noise=0.01, formants=True):
 
 
 def measure(wave):
-    found = baseline_features(np.atleast_2d(wave), RATE_HZ)["acoustics"]
+    found = measure_acoustics(np.atleast_2d(wave), RATE_HZ)
     assert found.dtype == np.float32
     return dict(zip(ACOUSTICS, found[0]))
 
@@ -65,15 +65,15 @@ def test_noise_and_silence_have_no_pitch():
 
 def test_pitch_that_steps_is_followed_frame_by_frame():
     wave = np.concatenate([make_voice(120, 1), make_voice(240, 1)])
-    f0_hz, voiced = measure_f0(torch.from_numpy(wave)[None], RATE_HZ)
-    assert voiced.float().mean() > 0.9
-    assert f0_hz[0, :45].median() == pytest.approx(120, rel=0.02)
-    assert f0_hz[0, -45:].median() == pytest.approx(240, rel=0.02)
+    f0_hz, voiced = measure_f0(wave[None], RATE_HZ)
+    assert voiced.mean() > 0.9
+    assert np.median(f0_hz[0, :45]) == pytest.approx(120, rel=0.02)
+    assert np.median(f0_hz[0, -45:]) == pytest.approx(240, rel=0.02)
 
 
 def test_octave_slips_do_not_move_the_mean():
-    f0_hz = torch.tensor([[100.0, 101, 99, 200, 50, 100]])
-    assert float(mean_f0(f0_hz, torch.ones(1, 6, dtype=bool))) == pytest.approx(100)
+    f0_hz = np.array([[100.0, 101, 99, 200, 50, 100]])
+    assert mean_f0(f0_hz, np.ones((1, 6), bool)) == pytest.approx(100)
 
 
 def test_padding_changes_neither_duration_nor_level_nor_mfcc():
@@ -86,15 +86,17 @@ def test_padding_changes_neither_duration_nor_level_nor_mfcc():
 
 def test_rows_do_not_depend_on_their_batch():
     waves = np.stack([level * make_voice(hz, 1) for hz, level in ((100, 1), (200, 1e-4), (300, 0.1))])
-    together = baseline_features(waves, RATE_HZ)["acoustics"]
-    alone = np.concatenate([baseline_features(wave[None], RATE_HZ)["acoustics"] for wave in waves])
+    together = measure_acoustics(waves, RATE_HZ)
+    alone = np.concatenate([measure_acoustics(wave[None], RATE_HZ) for wave in waves])
     np.testing.assert_allclose(together, alone, rtol=1e-3, atol=1e-3)
 
 
 def test_mfcc_is_that_of_torchaudio_for_a_window_alone():
+    from torchaudio.transforms import MFCC
+
     wave = torch.from_numpy(make_voice(150, 1))[None]
-    expected = baselines._mfcc_transform(RATE_HZ)(wave)
-    np.testing.assert_allclose(baselines._mfcc(wave, RATE_HZ), expected, atol=1e-3)
+    transform = MFCC(RATE_HZ, 20, melkwargs={"n_fft": 400, "hop_length": 320, "n_mels": 40, "center": False})
+    np.testing.assert_allclose(measure_mfcc(wave.numpy(), RATE_HZ)[0].T, transform(wave)[0], atol=1e-3)
 
 
 def make_acoustics(rows=400, seed=0):
@@ -149,10 +151,10 @@ def test_constant_age_is_the_median_and_refuses_gaps():
 
 def test_thousands_of_windows_take_seconds():
     waves = np.random.default_rng(0).normal(0, 0.1, (256, 3 * RATE_HZ)).astype(np.float32)
-    baseline_features(waves[:8], RATE_HZ)
+    measure_acoustics(waves[:8], RATE_HZ)
     started = time.monotonic()
     for start in range(0, 256, 16):
-        baseline_features(waves[start : start + 16], RATE_HZ)
+        measure_acoustics(waves[start : start + 16], RATE_HZ)
     assert (time.monotonic() - started) / 256 < 0.02
 
 

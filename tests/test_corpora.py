@@ -1,77 +1,196 @@
-"""The table of corpora: reading several, refusing what is not there."""
+"""A run's corpora: obtained, read into one table with a checksum of all that was read, refused where nothing can come of it."""
+
+import os
+import tarfile
 
 import pytest
-from test_common_voice import V17, make_locale, row
+import yt_dlp
+from test_common_voice import V1, V17, make_locale, row
 from test_own_data import make
+from test_voxceleb import VIDEO, write_file, write_frames, write_meta
+from yt_dlp.utils import ExtractorError
 
-from lib.corpora import registry
+from lib import config, corpora, paths
+from lib.corpora.common_voice import read_common_voice
+from lib.stages import forget_digests
+
+TABLE = "path,speaker,gender,age\na.wav,x,f,40\nb.wav,y,m,15\nno.wav,x,f,40\n"
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "DATA", tmp_path / "data")
+    monkeypatch.delenv("MDC_API_KEY", raising=False)
+    monkeypatch.delenv("VOICE_CACHE", raising=False)
 
 
 @pytest.fixture
 def both(tmp_path):
     rows = [row("a", n, gender="male_masculine", age="teens") for n in range(3)]
-    make_locale(tmp_path / "common_voice" / "cv-corpus-20.0-x" / "en", V17, rows)
+    folder = make_locale(tmp_path / "common_voice" / "cv-corpus-20.0-x" / "en", V17, rows)
+    for number, path in enumerate((folder / "clips").iterdir()):
+        path.write_bytes(b"ID3%d" % number)
     (tmp_path / "own_data").mkdir()
-    make(tmp_path / "own_data", "path,speaker,gender,age\na.wav,x,f,40\nb.wav,x,f,40\nno.wav,x,f,40\n")
+    make(tmp_path / "own_data", TABLE)
     return tmp_path
 
 
-def test_several_corpora_are_read_into_one_table_with_their_roots(both):
-    clips, ledger, roots = registry.read_corpora(["common_voice", "own_data"], both)
-    assert clips.attrs["rows_in"] == len(clips) + len(ledger) == 6
-    assert set(clips.attrs["by_corpus"]) == {"common_voice", "own_data"}
+def test_several_corpora_are_read_into_one_table_each_from_a_folder_of_its_own(both):
+    (both / "common_voice").rename(both / "many")
+    names = ["common_voice:many", "own_data"]
+    clips, ledger, _ = corpora.read_clips(names, both, max_clips_per_speaker=2)
+    roots = corpora.find_roots(names, both)
+    assert roots == {"common_voice": both / "many", "own_data": both / "own_data"}
+    assert clips["corpus"].tolist() == ["common_voice"] * 2 + ["own_data"] * 2
+    assert ledger["reason"].tolist() == ["over the cap of clips a speaker", "no such file"]
     assert all((roots[c] / p).is_file() and roots[c].is_absolute() for c, p in zip(clips["corpus"], clips["path"]))
+    noticed = {(record["corpus"], record["noticed"]): record["what"] for record in corpora.describe_reading(clips)}
+    assert noticed["own_data", "folder that was read"] == f"{both.name}/own_data"
+    assert noticed["common_voice", "tables that were read"] == "cv-corpus-20.0-x/en/validated.tsv"
+    assert corpora.find_roots(["own_data"], both / "own_data" / "own_data.csv") == {"own_data": both / "own_data"}
+    assert corpora.find_roots(["common_voice"], both / "many") == {"common_voice": both / "many"}
+    for bad in (["tedlium"], [], ["own_data", "own_data"], ["own_data:../x"], ["own_data:/etc"]):
+        with pytest.raises(ValueError, match=r"download\.corpora"):
+            corpora.find_roots(bad, both)
 
 
-def test_options_reach_the_readers_that_take_them(both):
-    names = ["common_voice", "own_data"]
-    clips, *_ = registry.read_corpora(names, both, max_clips_per_speaker=1)
-    assert (clips["corpus"] == "common_voice").sum() == 1
-    clips, *_ = registry.read_corpora(names, both, common_voice={"max_clips_per_speaker": 2})
-    assert (clips["corpus"] == "common_voice").sum() == 2
-    with pytest.raises(ValueError, match=r"\['colour'\]"):
-        registry.read_corpora(names, both, colour="red")
-    with pytest.raises(ValueError, match="common_voice: unknown options"):
-        registry.read_corpora(names, both, common_voice={"colour": "red"})
-    with pytest.raises(ValueError, match="choose from"):
-        registry.read_corpora(["tedlium"], both)
-    with pytest.raises(ValueError, match="at least one"):
-        registry.read_corpora([], both)
+def test_the_checksum_holds_every_label_and_every_byte_of_sound(both):
+    def checksum() -> str:
+        return corpora.read_clips(["own_data"], both)[2]
+
+    table, sound = both / "own_data" / "own_data.csv", both / "own_data" / "a.wav"
+    content, first = sound.read_bytes(), checksum()
+    table.write_text(TABLE.replace("x,f,40", "x,m,51"))
+    other_labels = checksum()
+    table.write_text(TABLE)
+    sound.write_bytes(content[::-1])
+    other_sound = checksum()
+    assert len({first, other_labels, other_sound}) == 3
+    sound.write_bytes(content)
+    os.utime(sound, ns=(1, 1))
+    assert checksum() == first
+    sound.write_bytes(content[::-1])  # with the old size and time of change, which only FROM=01_download sees through
+    os.utime(sound, ns=(1, 1))
+    assert checksum() == first
+    forget_digests()
+    assert checksum() == other_sound
 
 
-def test_a_corpus_folder_itself_can_be_the_root(both):
-    _, _, roots = registry.read_corpora(["common_voice"], both / "common_voice")
-    assert roots["common_voice"] == both / "common_voice"
-    _, _, roots = registry.read_corpora(["own_data"], both / "own_data" / "own_data.csv")
-    assert roots["own_data"] == both / "own_data"
+def test_a_sound_of_two_speakers_is_dropped_or_refused_by_name(both):
+    clips = both / "common_voice" / "cv-corpus-20.0-x" / "en" / "clips"
+    rows = [row(client, n, gender="male_masculine") for client, n in (("a", 0), ("b", 1), ("a", 2))]
+    make_locale(clips.parent, V17, rows)
+    (clips / rows[2]["path"]).write_bytes(b"another")
+    read, ledger, _ = corpora.read_clips(["common_voice"], both)
+    assert read["clip_id"].tolist() == ["common_voice:common_voice_en_2"]
+    assert ledger["reason"].tolist() == ["the same sound for two speakers"] * 2
+    assert ledger["detail"][0] == "common_voice:common_voice_en_0, common_voice:common_voice_en_1"
+    (both / "own_data" / "b.wav").write_bytes((both / "own_data" / "a.wav").read_bytes())
+    with pytest.raises(ValueError, match=r"several speakers \(own_data:a\.wav, own_data:b\.wav\)"):
+        corpora.read_clips(["own_data"], both)
 
 
-def test_sources_that_are_there_pass_and_missing_ones_say_what_to_do(both):
-    registry.check_sources(["common_voice", "own_data"], both)
+def test_nothing_left_is_told_with_counts_and_names_by_every_reader(tmp_path):
+    make(tmp_path / "o", "path,speaker\n" + "".join(f"lost/{n}.wav,x\n" for n in range(5)) + "lfs.wav,x\n", ["lfs.wav"])
+    (tmp_path / "o" / "lfs.wav").write_text("version https://git-lfs.github.com/spec/v1\n")
+    make(tmp_path / "h", "path,speaker\n")
+    make_locale(tmp_path / "c" / "en", V17, [row("a", n) for n in range(2)])
+    for path in (tmp_path / "c" / "en" / "clips").iterdir():
+        path.write_bytes(b"")
+    write_meta(tmp_path / "v")
+    write_frames(tmp_path / "v")
+    write_file(tmp_path / "v" / "audio" / "elsewhere.wav")
+    expected = {
+        "own_data:o": r"0 of 6 rows of .*o can be used: 5 no such file \(lost/0\.wav, lost/1\.wav, lost/2\.wav \.\.\.\); "
+        r"1 Git LFS pointer \(run: git lfs pull\) \(lfs\.wav\)\. Paths count from that folder",
+        "own_data:h": "0 of 0 rows of .* can be used: it has no rows",
+        "common_voice:c": r"0 of 2 rows of .*: 2 empty file \(common_voice_en_0\.mp3, common_voice_en_1\.mp3\)",
+        "voxceleb:v": rf"0 of 1 rows of .*: 1 no audio \(id10270/{VIDEO}/00001\)",
+    }
+    for name, words in expected.items():
+        with pytest.raises(ValueError, match=f"(?s)cannot be used.*{name.partition(':')[0]}: {words}.*To do:"):
+            corpora.read_clips([name], tmp_path)
+
+
+def check(tmp_path, **changes):
+    section = {"corpora": ["common_voice"], "root": str(tmp_path / "corpora"), "download": False, "datasets": [],
+               "youtube": False, "age_labels": ""}  # fmt: skip
+    return corpora.check_run(section | changes, synthetic=False)
+
+
+WORDS = {
+    "common_voice": ["mozilladatacollective.com", "agree to its terms", "MDC_API_KEY", "download.datasets",
+                     "data/of-no-run/corpora/common_voice holds"],
+    "voxceleb": ["official archives", "download.youtube", "LEGAL_NOTE", "download.age_labels", "ages.csv"],
+    "own_data": ["own_data.csv", "download.root"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["common_voice", "voxceleb", "paper", "own_data"])
+def test_run_files_whose_data_are_missing_are_refused_with_the_steps_in_full(name, monkeypatch):
+    monkeypatch.setattr(paths, "DATA", paths.ROOT / "data" / "of-no-run")
+    sections = config.load_run(paths.PARAMS / f"{name}.yaml")
     with pytest.raises(ValueError, match="not there yet") as caught:
-        registry.check_sources(list(registry.CORPORA), both / "nothing")
-    text = str(caught.value)
-    for word in (
-        "MDC_API_KEY",
-        "agree to its terms",
-        "download.datasets",
-        "download.youtube",
-        "download.age_labels",
-        "openslr.org",
-        "vox1_meta.csv",
-        "own_data.csv",
-        str(both / "nothing"),
-    ):
-        assert word in text
+        corpora.check_run(sections["download"], sections["run"]["synthetic"])
+    for corpus in sections["download"]["corpora"]:
+        assert [word for word in WORDS[corpus] if word not in str(caught.value)] == []
+    assert str(paths.ROOT) not in str(caught.value)
 
 
-def test_every_corpus_has_a_reader_and_advice():
-    assert set(registry.CORPORA) == set(registry.ADVICE)
+def test_what_can_be_fetched_need_not_be_there(tmp_path):
+    with pytest.raises(ValueError, match="MDC_API_KEY is not set"):
+        check(tmp_path, datasets=["cv-af"])
+    with pytest.raises(ValueError, match="no such archive"):
+        check(tmp_path, datasets=["mine/cv.tar.gz"])
+    (tmp_path / "mine.tar.gz").write_bytes(b"x")
+    check(tmp_path, datasets=[str(tmp_path / "mine.tar.gz")])
+    make_locale(tmp_path / "corpora" / "common_voice" / "af" / "cv-corpus-25.0-x" / "af", V17, [row("a", 1, "af")])
+    check(tmp_path, datasets=["cv-af"])
+    write_file(tmp_path / "corpora" / "voxceleb" / "wav" / "id10270" / VIDEO / "00001.wav")
+    with pytest.raises(ValueError, match=r"vox1_meta\.csv"):
+        check(tmp_path, corpora=["voxceleb"])
+    check(tmp_path, corpora=["voxceleb"], download=True)
+    write_meta(tmp_path / "corpora" / "voxceleb")
+    check(tmp_path, corpora=["voxceleb", "common_voice"])
+    with pytest.raises(ValueError, match=r"age_labels: ages/none\.csv: no such file"):
+        check(tmp_path, corpora=["voxceleb"], age_labels="ages/none.csv")
 
 
-def test_command_line_accounts_for_every_row(both, capsys):
-    registry.main([str(both), "--corpus", "common_voice", "own_data"])
-    text = capsys.readouterr().out
-    assert "rows in 6 = clips 5 + ledger 1" in text
-    assert "dropped 1: no such file" in text
-    assert "CONFOUNDED: ALL 3 clips (1 speakers) of age class 'teen' come from common_voice" in text
+def test_archives_without_folders_of_releases_one_to_three_do_not_overwrite_each_other(tmp_path):
+    datasets = []
+    for locale in ("nl", "fy-NL"):
+        rows = [row(locale, 1, locale, path=f"{locale}.mp3"), row(locale, 2, locale, path=f"{locale}-2.mp3")]
+        folder = make_locale(tmp_path / "made" / locale, V1, rows)
+        datasets.append(str(tmp_path / f"cv-corpus-3_{locale}.tar.gz"))
+        with tarfile.open(datasets[-1], "w:gz") as tar:
+            for path in sorted(folder.iterdir()):
+                tar.add(path, path.name)
+    for _ in range(2):
+        folder = corpora.obtain_corpora(["common_voice"], str(tmp_path / "corpora"), False, 0, datasets=datasets)
+    clips, ledger = read_common_voice(folder / "common_voice")
+    assert len(ledger) == 0
+    assert clips.groupby("language").size().to_dict() == {"fy-NL": 2, "nl": 2}
+
+
+def test_when_youtube_stops_the_run_before_any_video_its_advice_is_in_the_error(tmp_path, monkeypatch):
+    folder = tmp_path / "corpora" / "voxceleb"
+    write_meta(folder)
+    write_frames(folder)
+    (folder / "final_dataframe_extended.csv").write_text("VoxCeleb_ID,video_id,speaker_age\nid10270,x,30\n")
+
+    def robot(self, url):
+        raise ExtractorError("Sign in to confirm you\u2019re not a bot", expected=True)
+
+    monkeypatch.setattr(yt_dlp.extractor.youtube.YoutubeIE, "_real_extract", robot)
+    with pytest.raises(ValueError, match=r"no audio yet.*stopped at video 1 of 1.*takes this connection for a robot"):
+        corpora.obtain_corpora(["voxceleb"], str(tmp_path / "corpora"), False, 0, from_youtube=True)
+
+
+@pytest.mark.corpora
+def test_real_corpora_lie_side_by_side_and_add_up():
+    root = paths.Path(os.environ.get("CORPORA") or pytest.skip("set CORPORA to the folder of real samples"))
+    names = ["common_voice:common_voice_many", "speechocean762"]
+    clips, ledger, checksum = corpora.read_clips(names, root, max_clips_per_speaker=20)
+    assert corpora.read_clips(names, root, max_clips_per_speaker=20)[2] == checksum
+    assert clips.groupby("corpus")["speaker_id"].nunique().to_dict() == {"common_voice": 1646, "speechocean762": 125}
+    assert set(ledger["reason"]) == {"Benchmark segment", "over the cap of clips a speaker"}

@@ -9,7 +9,8 @@ import torch
 from test_windows import cut, make_clips
 
 from lib import embed
-from lib.baselines import baseline_features
+from lib.audio import read_waveform
+from lib.baselines import measure_acoustics
 from lib.embed import (
     Work,
     batch_sizes,
@@ -27,7 +28,7 @@ from lib.embed import (
 from lib.encoders import UNTRAINED, load_encoder
 from lib.speed.engines import load_engine
 from lib.store import Store
-from lib.windows import Windowing, clip_waveform, cut_window
+from lib.windows import Windowing, as_heard, as_stored
 
 LENGTHS_S = [7.0, 1.5, 3.0, 9.5, 5.0, 4.0]  # 3 + 1 (repeated) + 1 + 4 + 2 + 1 = 12 windows
 
@@ -51,7 +52,8 @@ def window_waveform(world, number):
     windows, clips, roots = world
     window = windows.iloc[number]
     clip = clips.set_index("clip_id", drop=False).loc[window.clip_id]
-    return cut_window(clip_waveform(clip, roots), round(window.start_s * 16_000), 48_000)[None]
+    waveform = read_waveform(roots[clip.corpus] / clip.path)[round(window.start_s * 16_000) :][:48_000]
+    return as_heard(as_stored(waveform), 48_000)[None]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float16", 1e-3)])
@@ -67,7 +69,7 @@ def test_the_store_holds_what_the_encoder_says_of_every_window(world, encoder, t
             found = store.features(name, ids).all()
             assert found.shape == tensor.shape
             assert np.abs(found - tensor.numpy()).max() <= tolerance * max(1, tensor.abs().max())
-        acoustics = baseline_features(window_waveform(world, number), 16_000)["acoustics"]
+        acoustics = measure_acoustics(window_waveform(world, number), 16_000)
         np.testing.assert_allclose(store.features("acoustics", ids).all(), acoustics, rtol=1e-3, atol=1e-3)
 
 
@@ -116,8 +118,8 @@ def test_shards_of_another_setting_are_made_again(world, encoder, tmp_path):
 
 def test_each_clip_is_decoded_once_and_batches_are_as_asked(world, monkeypatch):
     decoded = []
-    read = embed.clip_waveform
-    monkeypatch.setattr(embed, "clip_waveform", lambda clip, roots: decoded.append(clip.path) or read(clip, roots))
+    read = embed.read_waveform
+    monkeypatch.setattr(embed, "read_waveform", lambda path, *span: decoded.append(path.name) or read(path, *span))
     sizes = [4, 1, 4, 3]
     batches = list(waveform_batches(*world, 48_000, sizes))
     assert [batch.shape for batch in batches] == [(size, 48_000) for size in sizes]

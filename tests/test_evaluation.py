@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from learning_fixture import make_corpus, make_stage, make_store
+from report_fixture import outputs_of
 
-from lib import evaluate, paths, published, tables, trainings
-from lib import result_tables as results
+from lib import evaluate, paths, results, tables, trainings
 from lib.trainings import Recipe
 from lib.trust import corpus_audit, reliability, slices
 
@@ -83,9 +83,10 @@ def test_years_stand_beside_the_constant_and_the_model_that_hears_age_is_nearer(
     assert model["value"] < constant["value"]
     assert constant["value"] == pytest.approx(np.abs(years - np.median(years)).mean(), rel=0.1)
     assert model["n"] == constant["n"] == len(CLIPS)
-    table = results.tabulate_scores(run.scores, ["mae_years", "mace"], "clip", "speaker")
+    ages = {"task": "age_years", "protocol": "speaker", "level": "clip", "metric": ["mae_years", "mace"]}
+    table = results.tabulate(results.select_scores(run.scores, **ages))
     assert (table["clips"] == len(CLIPS)).all()
-    assert table["model"].str.contains("constant age").sum() == 1
+    assert table["model"].tolist().count("always the median age") == 1
     differences = evaluate.compare_ages(
         evaluate.answer_years(run.predictions, run.splits, run.tasks[2]), "speaker", DRAWS, 0
     )
@@ -102,8 +103,8 @@ def test_differences_pair_every_network_with_every_baseline(run):
     )
     own = value_of(run.scores, task="gender", model="linear_layers", protocol="speaker", level="window", metric="uar")
     assert row["value"] == pytest.approx(own["value"] - 0.5)
-    table = results.tabulate_differences(found, "uar", "window")
-    assert table["minus majority"].iloc[0].endswith("*")
+    table = results.tabulate(results.select_scores(found, level="window", metric="uar_difference"), columns="against")
+    assert table["minus a guess (majority)"].iloc[0].endswith("*")
 
 
 def test_the_main_model_is_the_best_on_validation_or_the_one_named(run):
@@ -163,10 +164,10 @@ def test_calibration_and_slices_are_means_over_seeds(run):
 
 def test_thresholds_and_silence_are_scored_with_what_they_leave_out(run):
     choices = reliability.score_choices(run.predictions, run.settings, run.tasks, run.models, "speaker", DRAWS, 0)
-    table = results.tabulate_choices(choices)
+    table = choices[choices["metric"] == "accuracy"]
     assert {"most probable class", "always answers", "may stay silent"} <= set(table["rule"])
     assert table.loc[table["rule"] == "threshold for child", "task"].tolist() == ["age"]
-    assert table["answered"].between(0, 1).all()
+    assert table["coverage"].between(0, 1).all()
     silent = table[table["rule"] == "may stay silent"]
     assert (silent["n"] <= 90).all()
     scored = reliability.score_reliability(run.predictions, run.settings, run.tasks, "speaker", 0, 0)
@@ -214,11 +215,12 @@ def test_the_leak_is_random_windows_minus_unseen_speakers(run):
     assert row["value"] == pytest.approx(pair[0] - pair[1])
     assert row["low"] <= row["value"] <= row["high"]
     assert value_of(leaks, **{**wanted, "model": "majority", "metric": "uar"})["high"] == 0
-    table = results.tabulate_leak(leaks, run.scores, "window", "speaker")
+    both = results.join_leaks(run.scores, leaks, "speaker")
+    both = results.select_scores(both, level="window", metric=["accuracy", "uar"])
+    table = results.tabulate(both, rows=["task", "model", "metric"], columns="protocol")
     assert len(table) == 3 * (len(NETWORKS) + 4) * 2
-    assert table["leak"].str.match(r"[+-]0\.\d{3} \([+-]0\.\d{3} to [+-]0\.\d{3}\)").all()
-    alone = evaluate.score_leaks(run.predictions, run.tasks, "paper", DRAWS, 0)
-    assert results.tabulate_leak(alone, run.scores, "window", "paper").empty
+    assert table["leak (points)"].str.match(r"[+-]\d+").all()
+    assert evaluate.score_leaks(run.predictions, run.tasks, "paper", DRAWS, 0).empty
 
 
 def test_a_label_that_follows_the_corpus_is_called_out(run):
@@ -237,11 +239,11 @@ def test_a_label_that_follows_the_corpus_is_called_out(run):
 
 
 def test_the_papers_figures_stand_beside_a_guess_that_beats_them_on_age(run):
-    table = published.compare_paper(run.scores, run.models, "speaker")
-    age = table[table["task"] == "age"].set_index("who")
-    assert age.loc["a majority guess on the paper's data", "accuracy"] == pytest.approx(44_434 / 47_552)
-    assert age.loc["a majority guess on the paper's data", "accuracy"] > age.loc["the paper", "accuracy"]
-    assert {"this run, majority (a guess)"} <= set(age.index)
+    age = results.paper_records(run.scores, "age", ["majority"], "speaker")
+    accuracy = age[age["metric"] == "accuracy"].groupby("model", sort=False)["value"].first()
+    assert accuracy["a majority guess"] == pytest.approx(44_434 / 47_552)
+    assert accuracy["a majority guess"] > accuracy["the paper"]
+    assert "majority" in accuracy
 
 
 def test_voices_of_other_corpora_are_never_played(run, tmp_path):
@@ -250,9 +252,10 @@ def test_voices_of_other_corpora_are_never_played(run, tmp_path):
     }
     errors = slices.collect_errors(answers, run.tasks, 5)
     assert len(errors) == 15
-    shown = slices.play_errors(errors, CLIPS, WINDOWS, {"a": tmp_path, "b": tmp_path}, tmp_path, 12, synthetic=False)
-    assert "audio" not in shown.data
-    assert "Not played" in shown.data
+    roots = {"a": tmp_path, "b": tmp_path}
+    (shown,) = outputs_of(slices.play_errors, errors, CLIPS, WINDOWS, roots, 12, synthetic=False)
+    assert "audio" not in shown.data["text/html"]
+    assert "Not played" in shown.data["text/html"]
 
 
 def test_metrics_json_keeps_full_precision_and_no_nan(run, tmp_path, monkeypatch):

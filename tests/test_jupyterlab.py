@@ -5,20 +5,16 @@ import os
 import time
 from pathlib import Path
 
-import chrome
 import nbformat
 import pytest
+from browsers import needs_browser, run_all, running_browser, running_lab
 from chain_runner import places_of, small_parameters
-from lab_server import running_lab
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from lib import config, paths
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(chrome.find_chrome() is None, reason="Chromium is not installed"),
-]
+pytestmark = needs_browser
 FIGURES = {
     "01_download": 3,
     "02_segment": 4,
@@ -42,30 +38,28 @@ def lab(first, folders, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    found = chrome.Chrome()
-    found.size(1280, 1000)
-    yield found
-    found.close()
+def page():
+    with running_browser() as browser:
+        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        page.set_default_timeout(MOST_S * 1000)
+        yield page
 
 
 @pytest.mark.parametrize("name", config.NOTEBOOKS)
-def test_run_all_ends_without_an_error_and_shows_its_figures(lab, browser, name, tmp_path):
-    browser.call("Page.navigate", url=f"{lab}/lab/tree/{name}.ipynb?token=t&reset")
+def test_run_all_ends_without_an_error_and_shows_its_figures(lab, page, name, tmp_path):
+    page.goto(f"{lab}/lab/tree/{name}.ipynb?token=t&reset")
     current = "window.jupyterapp?.shell?.currentWidget"
-    browser.wait_for(f"{current}?.context?.sessionContext?.session?.kernel != null", 120)
-    browser.wait_for(f"{current}.context.path === '{name}.ipynb'", 30)
+    page.wait_for_function(f"{current}?.context?.path === '{name}.ipynb'")
     began = time.monotonic()
-    browser.run("window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => 1, () => 0)")
+    run_all(page)
     took_s = time.monotonic() - began
-    cells = json.loads(browser.run(f"JSON.stringify({current}.content.model.toJSON().cells)"))
-    browser.screenshot(Path(os.environ.get("SCREENSHOTS", tmp_path)) / f"lab-{name}.png", full=False)
-    outputs = [output for cell in cells if cell["cell_type"] == "code" for output in cell["outputs"]]
+    cells = json.loads(page.evaluate(f"JSON.stringify({current}.content.model.toJSON().cells)"))
+    page.screenshot(path=Path(os.environ.get("SCREENSHOTS", tmp_path)) / f"lab-{name}.png")
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    outputs = [output for cell in code for output in cell["outputs"]]
     assert [output.get("evalue") for output in outputs if output["output_type"] == "error"] == []
-    assert all(cell["execution_count"] for cell in cells if cell["cell_type"] == "code" and cell["source"])
-    shown = "".join("".join(output.get("data", {}).get("text/html", "")) for output in outputs)
-    assert shown.count("data-figure=") >= FIGURES[name]
+    assert all(cell["execution_count"] for cell in code if cell["source"])
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= FIGURES[name]
     assert took_s < MOST_S
-    print(f"{name}: {took_s:.0f} s in JupyterLab")
-    browser.run("window.jupyterapp.commands.execute('docmanager:save').then(() => 1, () => 0)")
-    browser.run(f"{current}.context.sessionContext.shutdown().then(() => 1, () => 0)")
+    page.evaluate("window.jupyterapp.commands.execute('docmanager:save').then(() => 1, () => 0)")
+    page.evaluate(f"{current}.context.sessionContext.shutdown().then(() => 1, () => 0)")

@@ -1,82 +1,120 @@
 """A CSV of one's own is a corpus too."""
 
-import pytest
+import os
+import unicodedata
 
-from lib.corpora.own_data import read_own_data
-from lib.tables import validate_table
+import pytest
+from test_common_voice import check_sum
+
+from lib.corpora.own_data import list_unlabelled, read_own_data
 
 
 def make(folder, text: str, files=("a.wav", "b.wav", "sub/c.flac")):
     for name in files:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"RIFF")
+        (folder / name).write_bytes(b"RIFF" + name.encode())
     (folder / "own_data.csv").write_bytes(text.encode())
     return folder
 
 
-def check_sum(clips, ledger, rows_in):
-    validate_table(clips, "clips")
-    validate_table(ledger, "ledger")
-    assert len(clips) + len(ledger) == clips.attrs["rows_in"] == rows_in
-
-
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
-def test_full_table_is_read_with_any_separator(tmp_path, separator, end):
-    lines = [
-        "path,speaker,gender,age,language,split",
-        "a.wav,anna,female,34,en,train",
-        "sub/c.flac,bela,M,fifties,hu,dev",
-    ]
-    clips, ledger = read_own_data(make(tmp_path, "\ufeff" + end.join(line.replace(",", separator) for line in lines)))
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(("separator", "first"), [(",", ""), (";", ""), ("\t", ""), (";", "sep=;"), (",", '"sep=,"')])
+def test_full_table_is_read_with_any_separator(tmp_path, separator, end, first):
+    lines = ["path,speaker,gender,age,language", "a.wav,anna,female,34,en", "sub/c.flac,bela,M,fifties,hu", ""]
+    text = "\ufeff" + (first + end if first else "") + end.join(line.replace(",", separator) for line in lines)
+    clips, ledger = read_own_data(make(tmp_path, text))
     check_sum(clips, ledger, 2)
     assert clips["clip_id"].tolist() == ["own_data:a.wav", "own_data:sub/c.flac"]
     assert clips["speaker_id"].tolist() == ["own_data:anna", "own_data:bela"]
     assert clips["gender"].tolist() == ["female", "male"]
     assert clips["age_years"].fillna(0).tolist() == [34, 0]
     assert clips["age_decade"].fillna(0).tolist() == [0, 50]
-    assert clips["official_split"].tolist() == ["train", "validation"]
 
 
-def test_path_alone_is_enough_and_each_file_is_its_own_speaker(tmp_path):
-    with pytest.warns(UserWarning, match="without a speaker: 2"):
-        clips, ledger = read_own_data(make(tmp_path, "path\na.wav\nb.wav\n") / "own_data.csv")
+@pytest.mark.parametrize("header", ["Filename,Speaker ID,Sex,Age (years)", " FILE_NAME ,spk-id,GENDER,Age:"])
+def test_headers_are_understood_as_labels_are(tmp_path, header):
+    clips, ledger = read_own_data(make(tmp_path, f"{header}\na.wav,x,f,23\nb.wav,x,f,24\n"))
     check_sum(clips, ledger, 2)
-    assert clips["speaker_id"].nunique() == 2
-    assert clips.attrs["files_without_speaker"] == 2
-    assert clips["gender"].isna().all()
+    assert clips["speaker_id"].tolist() == ["own_data:x"] * 2
+    assert clips["age_years"].tolist() == [23, 24]
+
+
+def test_decimal_commas_decades_by_number_and_stretches_are_read(tmp_path):
+    clips, _ = read_own_data(make(tmp_path, "path;speaker;start_s;end_s;age\na.wav;x;0,5;2,5;23,5\n"))
+    assert clips[["start_s", "end_s", "age_years"]].to_numpy().tolist() == [[0.5, 2.5, 23.5]]
+    clips, _ = read_own_data(make(tmp_path, "path,speaker,Age-decade\na.wav,x,30\n"))
+    assert clips["age_decade"].tolist() == [30]
+    text = "path,speaker,start_s,end_s\na.wav,x,0,2.5\na.wav,x,2.5,\na.wav,x,5,4\na.wav,x,soon,\n"
+    clips, ledger = read_own_data(make(tmp_path, text))
+    assert check_sum(clips, ledger, 4) == {"no stretch of time": 2}
+    assert clips["clip_id"].tolist() == ["own_data:a.wav@0", "own_data:a.wav@2500"]
+    assert clips["recording_id"].nunique() == 1
+
+
+def test_a_quote_that_does_not_close_costs_its_own_line_only(tmp_path):
+    text = 'path,speaker,note\na.wav,x,"open\n"b.wav","y","a ""good"" one"\nsub/c.flac,z\nsub/c.flac,z,\n'
+    clips, ledger = read_own_data(make(tmp_path, text))
+    check_sum(clips, ledger, 4)
+    assert clips.attrs["warnings"] == ["columns that are not understood, and left out: ['note']"]
+    assert clips["path"].tolist() == ["b.wav", "sub/c.flac"]
+    assert ledger[["item", "reason"]].to_numpy().tolist() == [
+        ["own_data.csv line 2", "a quote that does not close"], ["own_data.csv line 4", "wrong number of columns"],
+    ]  # fmt: skip
+
+
+def test_columns_that_might_name_the_speaker_are_not_passed_over(tmp_path):
+    folder = make(tmp_path, "path,talker,gender\na.wav,x,f\nb.wav,x,f\n")
+    with pytest.raises(ValueError, match=r"own_data\.csv: no column 'speaker'.*\['talker'\]\. Rename"):
+        read_own_data(folder)
+    assert len(read_own_data(folder, for_training=False)[0]) == 2
+    clips, ledger = read_own_data(make(tmp_path, "path\na.wav\nb.wav\n") / "own_data.csv")
+    check_sum(clips, ledger, 2)
+    assert clips.attrs["warnings"][0].startswith("rows without a speaker: 2; each file counts as its own")
+    assert clips["speaker_id"].nunique() == clips.attrs["facts"]["files that count as a speaker of their own"] == 2
+
+
+def test_words_that_are_not_understood_are_said_with_those_that_are(tmp_path):
+    clips, _ = read_own_data(make(tmp_path, "path,speaker,gender,age\na.wav,x,1,ancient\nb.wav,y,0,34\n"))
+    assert clips["gender_raw"].tolist() == ["1", "0"]
+    text = " ".join(clips.attrs["warnings"])
+    assert "gender values that give no label: {'1': 1, '0': 1}; write male, female, m, f, man or woman" in text
+    assert "age values that give no label: {'ancient': 1}; write years" in text
+
+
+CONTRADICTIONS = [
+    (["a.wav,x,f,30", "./a.wav,x,m,30"], r"gender of a\.wav: female \(line 2\), male \(line 3\)"),
+    (["a.wav,x,f,30", "sub/../a.wav,y,f,30"], r"speaker_id of a\.wav: own_data:x \(line 2\), own_data:y \(line 3\)"),
+    (["a.wav,x,f,30", "a.wav,x,f,31"], r"age_years of a\.wav: 30\.0 \(line 2\), 31\.0 \(line 3\)"),
+    (["a.wav,x,f,30", "b.wav,x,man,30"], r"gender of x: female \(line 2\), male \(line 3\)"),
+]
+
+
+@pytest.mark.parametrize(("lines", "words"), CONTRADICTIONS)
+def test_lines_that_contradict_each_other_are_refused_with_their_numbers(tmp_path, lines, words):
+    folder = make(tmp_path, "\n".join(["path,speaker,gender,age", *lines]))
+    with pytest.raises(ValueError, match=rf"own_data\.csv: \d contradictions, correct them: .*{words}"):
+        read_own_data(folder)
+    check_sum(*read_own_data(folder, for_training=False), 2)
 
 
 def test_lost_and_odd_rows_are_named(tmp_path):
-    text = 'path,speaker,gender\na.wav,x,robot\nno.wav,x,f\n,x,f\n"b.wav",x\na.wav,x,f\nzero.wav,x,f\n\n'
-    folder = make(tmp_path, text)
+    text = "path,speaker,gender\na.wav,x,f\nno.wav,x,f\n,x,f\na.wav,x,female\nzero.wav,x,f\nsub,x,f\n\n"
+    folder = make(tmp_path, text + "x" * 300 + ".wav,x,f\n")
     (folder / "zero.wav").write_bytes(b"")
-    with pytest.warns(UserWarning, match="robot"):
-        clips, ledger = read_own_data(folder)
-    check_sum(clips, ledger, 6)
-    assert sorted(ledger["reason"]) == [
-        "empty file",
-        "listed twice",
-        "no path",
-        "no such file",
-        "wrong number of columns",
-    ]
-    assert clips.attrs["unknown_labels"]["gender"] == {"robot": 1}
-    assert clips["gender_raw"].tolist() == ["robot"]
+    clips, ledger = read_own_data(folder)
+    check_sum(clips, ledger, 7)
+    assert ledger.set_index("item")["reason"].to_dict() == {
+        "own_data.csv line 4": "no path", "no.wav": "no such file", "zero.wav": "empty file",
+        "sub": "a folder, not a file", "x" * 300 + ".wav": "cannot be read", "a.wav": "listed twice",
+    }  # fmt: skip
 
 
-def test_stretches_of_one_file_are_clips_of_one_recording(tmp_path):
-    text = "path,speaker,start_s,end_s\na.wav,x,0,2.5\na.wav,x,2.5,\na.wav,x,5,4\na.wav,x,soon,\n"
-    clips, ledger = read_own_data(make(tmp_path, text))
-    check_sum(clips, ledger, 4)
-    assert clips["clip_id"].tolist() == ["own_data:a.wav@0", "own_data:a.wav@2500"]
-    assert clips["recording_id"].nunique() == 1
-    assert ledger["reason"].tolist() == ["no stretch of time"] * 2
-
-
-def test_absolute_paths_become_relative(tmp_path):
-    clips, _ = read_own_data(make(tmp_path, f"path,speaker\n{tmp_path}/a.wav,x\nsub\\c.flac,y\n"))
-    assert clips["path"].tolist() == ["a.wav", "sub/c.flac"]
+def test_paths_are_found_however_they_are_spelled(tmp_path):
+    on_disk = unicodedata.normalize("NFD", "Zoë.wav")
+    text = f"path,speaker\n{tmp_path}/a.wav,x\nsub\\c.flac,y\nZoë.wav,z\n"
+    clips, ledger = read_own_data(make(tmp_path, text, ["a.wav", "sub/c.flac", on_disk]))
+    check_sum(clips, ledger, 3)
+    assert clips["path"].tolist() == ["a.wav", "sub/c.flac", on_disk]
 
 
 def test_folders_without_a_clear_table_are_refused(tmp_path):
@@ -85,6 +123,19 @@ def test_folders_without_a_clear_table_are_refused(tmp_path):
     (tmp_path / "own_data.csv").write_bytes("path\nZoë.wav".encode("latin-1"))
     with pytest.raises(ValueError, match="CSV UTF-8"):
         read_own_data(tmp_path)
-    (tmp_path / "own_data.csv").write_text("file name,who\n")
-    with pytest.raises(ValueError, match="needs a column 'path'"):
-        read_own_data(tmp_path)
+    for text in ("", "\n", "name,who\n"):
+        (tmp_path / "own_data.csv").write_text(text)
+        with pytest.raises(ValueError, match=r"own_data\.csv: needs a column 'path'"):
+            read_own_data(tmp_path)
+
+
+def test_a_folder_without_any_table_is_listed_as_clips_without_labels(tmp_path):
+    make(tmp_path, "path\n", ["b/2.opus", "a/1.mp3", "notes.txt", ".hidden.wav"])
+    (tmp_path / "a" / "0.wav").write_bytes(b"")
+    (tmp_path / os.fsdecode(b"\xff.wav")).write_bytes(b"x")
+    clips, ledger = list_unlabelled(tmp_path)
+    check_sum(clips, ledger, 4)
+    assert clips["clip_id"].tolist() == ["unlabelled:a/1.mp3", "unlabelled:b/2.opus"]
+    assert clips["speaker_id"].nunique() == 2
+    assert clips["gender"].isna().all()
+    assert dict(zip(ledger["item"], ledger["reason"])) == {"\\xff.wav": "name is not UTF-8", "a/0.wav": "empty file"}

@@ -1,4 +1,11 @@
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,12 +17,12 @@ from lib import predict as predicting
 from lib.audio import RATE_HZ, read_waveform
 from lib.corpora.own_data import read_own_data
 from lib.embed import embed_windows
-from lib.predict import list_recordings, predict, predict_folder, predictions_table
+from lib.predict import count_states, find_model, list_recordings, predict, predict_listed, predictions_table
 from lib.stages import Stage
 from lib.store import Store
 from lib.tables import load_table
 from lib.trainings import ask_checkpoint
-from lib.trust.calibration import Calibration, Years
+from lib.trust.calibration import Calibration, Years, disagreement
 from lib.windows import cut_windows
 
 
@@ -62,9 +69,8 @@ def test_predicting_a_file_equals_the_evaluation_of_its_clip(evaluated, spoken, 
 
 
 def test_every_planted_fault_gets_its_own_state(spoken, bundle):  # noqa: F811
-    found = {
-        prediction.name: prediction for prediction in predict_folder(spoken / "recordings", bundle, progress=False)
-    }
+    listed = list_recordings(spoken / "recordings")
+    found = {prediction.name: prediction for prediction in predict_listed(listed, bundle, progress=False)}
     states = {name: found[name].state for name in found if not name[0].isdigit()}
     assert states["empty.wav"] == states["notes.wav"] == "unreadable"
     assert states["half-second.wav"] == "too short"
@@ -77,11 +83,22 @@ def test_every_planted_fault_gets_its_own_state(spoken, bundle):  # noqa: F811
 
 def test_a_list_keeps_every_row_and_its_labels(spoken, bundle):  # noqa: F811
     listed = list_recordings(spoken / "labels.csv")
-    found = predictions_table(predicting.predict_listed(listed, bundle, progress=False))
+    found = predictions_table(predict_listed(listed, bundle, progress=False))
     assert found["name"].tolist() == listed["name"].tolist()
     assert len(found) == 14
     assert found.set_index("name").loc["recordings/empty.wav", "state"] == "unreadable"
     assert listed["gender"].notna().sum() == 10
+
+
+def test_a_cut_behind_the_break_of_a_file_is_unreadable_and_its_neighbours_are_answered(voice, bundle, tmp_path):
+    soundfile.write(tmp_path / "voice.flac", voice, RATE_HZ)
+    whole = (tmp_path / "voice.flac").read_bytes()
+    (tmp_path / "voice.flac").write_bytes(whole[: len(whole) * 4 // 10])
+    spans = "".join(f"voice.flac,a,{start},{start + 4}\n" for start in (0, 15, 2))
+    (tmp_path / "list.csv").write_text("path,speaker,start_s,end_s\n" + spans)
+    found = predict_listed(list_recordings(tmp_path / "list.csv"), bundle, progress=False)
+    assert [prediction.state for prediction in found] == ["ok", "unreadable", "ok"]
+    assert "cut from 15 s, but the file ends at" in found[1].reason
 
 
 def test_samples_in_memory_are_answered_like_their_file(voice, bundle, tmp_path):
@@ -174,6 +191,7 @@ def test_a_cut_of_a_file_is_answered_like_the_same_samples(voice, bundle, tmp_pa
     cut = predict(tmp_path / "voice.wav", model=bundle, start_s=0.5, end_s=4.0)
     assert cut.duration_s == 3.5
     assert cut.answers == predict(voice[RATE_HZ // 2 : 4 * RATE_HZ], RATE_HZ, model=bundle).answers
+    assert cut.answers == predict(voice, RATE_HZ, model=bundle, start_s=0.5, end_s=4.0).answers
 
 
 def test_an_array_needs_its_rate_and_a_file_must_not_have_one(bundle, voice):
@@ -183,9 +201,6 @@ def test_an_array_needs_its_rate_and_a_file_must_not_have_one(bundle, voice):
         predict("voice.wav", 8000, model=bundle)
     with pytest.raises(ValueError, match="not a waveform"):
         predict(np.zeros((2, 3, 4), np.float32), 8000, model=bundle)
-    for span in ({"start_s": 0.5}, {"end_s": 1.0}):
-        with pytest.raises(ValueError, match="pass the slice itself"):
-            predict(voice, RATE_HZ, model=bundle, **span)
     for span in ({"start_s": -1.0}, {"start_s": np.nan}, {"start_s": 2.0, "end_s": 1.0}):
         with pytest.raises(ValueError, match="not a stretch of time"):
             predict("voice.wav", model=bundle, **span)
@@ -194,18 +209,154 @@ def test_an_array_needs_its_rate_and_a_file_must_not_have_one(bundle, voice):
     assert predict("there-is-no-such-file.wav", model=bundle).reason.endswith("no such file")
 
 
-def test_command_line_accounts_for_every_file(spoken, bundle, tmp_path, capsys):  # noqa: F811
-    folder = tmp_path / "model"
+def limited(bundle, bits):
+    """The bundle with this much disagreement allowed to one voice's windows, by task."""
+    heads = {task: head | {"disagreement": bits.get(task)} for task, head in bundle.description["heads"].items()}
+    return replace(bundle, description=bundle.description | {"heads": heads})
+
+
+def test_windows_that_disagree_beyond_one_voice_are_told_one_by_one_and_not_averaged(voice, bundle):
+    one = predict(voice, RATE_HZ, model=bundle)
+    columns = [f"p_gender_{name}" for name in CLASSES["gender"]]
+    apart = disagreement(one.windows[columns].dropna().to_numpy())
+    assert predict(voice, RATE_HZ, model=limited(bundle, {"gender": apart + 1e-6})).answers == one.answers
+    several = predict(voice, RATE_HZ, model=limited(bundle, {"gender": apart - 1e-6}))
+    assert (several.state, several.answers["gender"].label) == ("several speakers", None)
+    assert several.answers["gender"].probabilities == {"male": None, "female": None}
+    assert several.answers["age"] == one.answers["age"]
+    assert "differ more than one voice's do" in several.reason
+    assert several.row()["gender"] == "several speakers"
+    pd.testing.assert_frame_equal(several.windows, one.windows)
+    assert list(several.timeline("gender")) == ["start_s", "duration_s", "p_male", "p_female"]
+    told = json.loads(json.dumps(several.as_json()))
+    assert told["answers"]["gender"]["probabilities"]["male"] is None
+    for window in told["windows"]:
+        best = max(CLASSES["gender"], key=lambda name: window[f"p_gender_{name}"])
+        assert f"gender: sounds {best} ({window[f'p_gender_{best}']:.0%}); age: sounds " in window["hint"]
+
+
+def test_disagreement_is_0_for_one_opinion_and_1_bit_for_two_sure_ones():
+    assert disagreement(np.array([[0.7, 0.3]] * 5)) == pytest.approx(0, abs=1e-6)
+    assert disagreement(np.array([[0.5, 0.5]] * 4)) == pytest.approx(0, abs=1e-6)
+    assert disagreement(np.array([[1.0, 0.0], [0.0, 1.0]])) == pytest.approx(1, abs=1e-4)
+    assert 0.05 < disagreement(np.array([[1.0, 0.0]] * 9 + [[0.0, 1.0]])) < 0.5
+
+
+def test_what_a_decoder_warns_of_stands_in_the_answer(voice, bundle, tmp_path):
+    turns = np.repeat([1, 0], len(voice) // 2 + 1)[: len(voice)]
+    channels = np.stack([voice * turns, voice[::-1] * (1 - turns)], axis=1)
+    assert "channels are loud at different times" in predict(channels, RATE_HZ, model=bundle).warning
+    soundfile.write(tmp_path / "voice.wav", np.stack([voice, -voice], axis=1), RATE_HZ)
+    found = predict(tmp_path / "voice.wav", model=bundle)
+    assert "upside down" in found.warning
+    assert found.answers["gender"].probabilities == pytest.approx(
+        predict(voice, RATE_HZ, model=bundle).answers["gender"].probabilities, abs=0.02
+    )
+    whole = (tmp_path / "voice.wav").read_bytes()
+    (tmp_path / "voice.wav").write_bytes(whole[: len(whole) // 2])
+    assert "that its header promises are there" in predict(tmp_path / "voice.wav", model=bundle).warning
+
+
+def test_folders_are_listed_through_links_and_what_cannot_be_looked_at_is_a_row(tmp_path, bundle):
+    for name in ("a/one.wav", "a/.hidden.wav", "b/two.wav", ".git/three.wav"):
+        (tmp_path / "real" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "real" / name).write_bytes(b"")
+    folder = tmp_path / "links"
+    folder.mkdir()
+    (folder / "a").symlink_to(tmp_path / "real/a")
+    (folder / "circle").symlink_to(folder)
+    (folder / "gone.wav").symlink_to("nothing")
+    listed = list_recordings(folder)
+    assert listed["name"].tolist() == ["a/one.wav", "gone.wav"]
+    (tmp_path / "real/a/\udcff.wav").write_bytes(b"")
+    assert list_recordings(folder)["name"].tolist() == ["a/one.wav", "a/\\xff.wav", "gone.wav"]
+    found = predict_listed(list_recordings(folder), bundle, progress=False)
+    assert [prediction.reason.split(": ")[1] for prediction in found] == ["empty file (0 bytes)"] * 2 + [
+        "a link to nothing"
+    ]
+    assert count_states(prediction.state for prediction in found).set_index("state")["recordings"]["unreadable"] == 3
+
+
+def test_a_folder_that_may_not_be_read_is_a_row(tmp_path, monkeypatch):
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "a.wav").write_bytes(b"")
+    scan = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "secret":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    listed = list_recordings(tmp_path)
+    assert listed["name"].tolist() == ["a.wav", "secret"]
+    assert listed["fault"].tolist() == ["", "cannot be read (Permission denied)"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "model"
     make_bundle(folder)
-    assert predicting.main([str(folder), str(spoken / "recordings"), "--csv", str(tmp_path / "out.csv")]) == 0
+    return str(folder)
+
+
+def test_command_line_accounts_for_every_file(spoken, model, tmp_path, capsys):  # noqa: F811
+    recordings = spoken / "recordings"
+    assert predicting.main([str(recordings), "--model", model, "--csv", str(tmp_path / "out.csv")]) == 0
     assert len(pd.read_csv(tmp_path / "out.csv")) == 14
     assert "unreadable: 2" in capsys.readouterr().err
-    assert predicting.main([str(folder), str(spoken / "recordings/two-seconds.wav"), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)["predictions"][0]
-    assert told["state"] == "ok"
-    assert told["windows"][0]["duration_s"] == 2.0
-    assert predicting.main([str(folder), str(spoken / "recordings/empty.wav")]) == 1
+    assert predicting.main([model, str(recordings / "two-seconds.wav"), "--json"]) == 0  # as it was written before
+    told = json.loads(capsys.readouterr().out)
+    assert told["hint"].startswith("A guess about how a voice sounds")
+    assert told["predictions"][0]["state"] == "ok"
+    assert told["predictions"][0]["windows"][0]["duration_s"] == 2.0
+    several = [str(recordings / name) for name in ("two-seconds.wav", "empty.wav", "silence.wav")]
+    assert predicting.main([*several, "--model", model]) == 0
+    shown = capsys.readouterr().out
+    assert all(Path(name).name in shown for name in several)
+    assert predicting.main([str(recordings / "empty.wav"), "--model", model]) == 1
     assert "empty file" in capsys.readouterr().out
-    assert predicting.main([str(folder), str(spoken / "nothing")]) == 2
-    assert predicting.main([str(tmp_path), str(spoken)]) == 2
-    assert "no model folder" in capsys.readouterr().err
+
+
+def test_a_call_that_cannot_work_is_refused_in_a_sentence_before_any_work(spoken, model, tmp_path, capsys, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(predicting, "predict_listed", lambda *_: pytest.fail("the work was begun"))
+    voice = str(spoken / "recordings/two-seconds.wav")
+    before = Path(voice).read_bytes()
+    (tmp_path / "empty").mkdir()
+    for arguments, words in [
+        ([], "give a recording"), ([model, "--csv"], "give a recording"), (["-"], "standard input is not read"), (["https://a.b/c.mp3"], "https://a.b/c.mp3: nothing is fetched"),
+        ([str(tmp_path / "gone.wav")], "no such file or folder"), ([str(tmp_path / "empty")], "no files in this folder"),
+        ([voice, "--model", str(tmp_path)], "no model folder"), ([voice, "--model", "gone"], "gone: no such model"),
+        ([voice, "--csv", "/dev/null/out.csv"], "/dev/null"), ([voice, "--json", str(tmp_path / "no/\0.json")], "null byte"),
+        (["--json", voice], "put recordings before --json"),
+    ]:  # fmt: skip
+        if "--model" not in arguments and model not in arguments:
+            arguments = [*arguments, "--model", model]
+        assert predicting.main(arguments) == 2
+        told = capsys.readouterr().err
+        assert told.startswith("refused: ")
+        assert words in told
+        assert told.count("\n") == 1
+    assert Path(voice).read_bytes() == before
+
+
+def test_names_that_begin_with_a_dash_are_files_and_the_screen_stays_quiet(spoken, model, tmp_path):  # noqa: F811
+    shutil.copy(spoken / "recordings/two-seconds.wav", tmp_path / "-voice.wav")
+    call = [sys.executable, "-m", "lib.predict", "-voice.wav", "--model", model, "--csv"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1].startswith("-voice.wav,ok,")
+    assert [line for line in re.split("[\r\n]+", done.stderr) if line and "s/s" not in line] == ["ok: 1"]
+
+
+def test_a_model_that_ships_is_found_by_its_name_and_the_ready_one_without(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(predicting, "ASSETS", tmp_path)
+    with pytest.raises(ValueError, match="ready: no such model"):
+        find_model(None)
+    for name in ("ready", "tiny"):
+        shutil.copytree(model, tmp_path / name)
+    assert find_model(None) == tmp_path / "ready"
+    assert find_model("tiny") == tmp_path / "tiny"
+    assert find_model(model) == Path(model)
+    with pytest.raises(ValueError, match=r"small: no such model; .* or of \['ready', 'tiny'\]"):
+        find_model("small")

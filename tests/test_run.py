@@ -59,9 +59,7 @@ def test_a_changed_notebook_or_module_is_something_else(executed, tmp_path, monk
     assert len(found) == 4
 
 
-@pytest.mark.parametrize(
-    "lost", ["executed/03_embed.ipynb", "executed/03_embed.json", "records/03_embed.json", "figures/03_embed"]
-)
+@pytest.mark.parametrize("lost", ["executed/03_embed.ipynb", "executed/03_embed.json", "records/03_embed.json"])
 def test_a_notebook_of_which_something_is_lost_runs_again(executed, lost):
     path = paths.DATA / RUN / lost
     shutil.rmtree(path) if path.is_dir() else path.unlink()

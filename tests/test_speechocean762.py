@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+from test_common_voice import check_sum
 
 from lib.corpora.speechocean762 import read_speechocean762
-from lib.tables import validate_table
 
 
 def make_half(root: Path, half: str, speakers: dict[str, tuple[str, str]], suffix=".WAV", utterances=2) -> None:
@@ -16,20 +16,11 @@ def make_half(root: Path, half: str, speakers: dict[str, tuple[str, str]], suffi
         folder = root / "WAVE" / f"SPEAKER{speaker}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{utterance}{suffix}").write_bytes(b"RIFF")
-    tables = {
-        "wav.scp": [f"{u}\tWAVE/SPEAKER{s}/{u}{suffix}" for s, u in rows],
-        "utt2spk": [f"{u} {s}" for s, u in rows],
-        "spk2age": [f"{s}\t{age}" for s, (_, age) in reversed(speakers.items())],
-        "spk2gender": [f"{s}\t{gender}" for s, (gender, _) in speakers.items()],
-    }
-    for name, lines in tables.items():
-        (root / half / name).write_text("\n".join(lines) + "\n")
-
-
-def check_sum(clips, ledger, rows_in):
-    validate_table(clips, "clips")
-    validate_table(ledger, "ledger")
-    assert len(clips) + len(ledger) == clips.attrs["rows_in"] == rows_in
+    write = lambda name, lines: (root / half / name).write_text("\n".join(lines) + "\n")  # noqa: E731
+    write("wav.scp", [f"{u}\tWAVE/SPEAKER{s}/{u}{suffix}" for s, u in rows])
+    write("utt2spk", [f"{u} {s}" for s, u in rows])
+    write("spk2age", [f"{s}\t{age}" for s, (_, age) in reversed(speakers.items())])
+    write("spk2gender", [f"{s}\t{gender}" for s, (gender, _) in speakers.items()])
 
 
 @pytest.mark.parametrize("suffix", [".WAV", ".wav", ".opus"])
@@ -48,25 +39,15 @@ def test_both_halves_keep_ids_as_text_and_their_official_split(tmp_path, suffix,
     assert all((tmp_path / path).is_file() for path in clips["path"])
 
 
-def test_speakers_come_from_spk2utt_where_utt2spk_does_not_say(tmp_path):
-    make_half(tmp_path, "train", {"0001": ("m", "6"), "0005": ("f", "43")})
-    make_half(tmp_path, "test", {"0003": ("f", "15")})
-    (tmp_path / "train" / "utt2spk").write_text("000010001 0001\n")
-    (tmp_path / "train" / "spk2utt").write_text("0001 000010001 000010002\n")
+def test_speakers_come_from_spk2utt_too_and_an_absent_half_is_said(tmp_path):
+    make_half(tmp_path, "test", {"0001": ("m", "6"), "0005": ("f", "43")})
+    (tmp_path / "test" / "utt2spk").write_text("000010001 0001\n")
+    (tmp_path / "test" / "spk2utt").write_text("0001 000010001 000010002\n")
     clips, ledger = read_speechocean762(tmp_path)
-    check_sum(clips, ledger, 6)
-    assert clips["speaker_id"].value_counts().to_dict() == {"speechocean762:0001": 2, "speechocean762:0003": 2}
-    assert ledger["reason"].tolist() == ["no speaker"] * 2
-
-
-def test_an_absent_half_is_a_warning(tmp_path):
-    make_half(tmp_path, "test", {"0003": ("f", "15")})
-    with pytest.warns(UserWarning, match="train half is not there") as caught:
-        clips, ledger = read_speechocean762(tmp_path)
-    check_sum(clips, ledger, 2)
-    assert str(tmp_path) not in str(caught[0].message)
-    with pytest.warns(UserWarning, match="train half"):
-        half, _ = read_speechocean762(tmp_path / "test")
+    assert check_sum(clips, ledger, 4) == {"no speaker": 2}
+    assert clips["speaker_id"].tolist() == ["speechocean762:0001"] * 2
+    assert clips.attrs["warnings"] == ["the train half is not there"]
+    half, _ = read_speechocean762(tmp_path / "test")
     assert all((tmp_path / "test" / path).is_file() for path in half["path"])
     with pytest.raises(ValueError, match="openslr"):
         read_speechocean762(tmp_path / "WAVE")
@@ -76,28 +57,36 @@ def test_suffix_in_the_other_case_is_found_and_losses_are_named(tmp_path):
     make_half(tmp_path, "train", {"0001": ("m", "6"), "0002": ("m", "")}, ".wav", utterances=3)
     make_half(tmp_path, "test", {"0009": ("f", "9")})
     table = tmp_path / "train" / "wav.scp"
-    table.write_text(table.read_text().replace(".wav", ".WAV") + "000010001\tWAVE/SPEAKER0001/000010001.wav\n")
+    table.write_text(table.read_text().replace(".wav", ".WAV"))
+    (tmp_path / "test" / "wav.scp").write_text("000010001\tWAVE/SPEAKER0001/000010001.wav\n" * 2)
+    (tmp_path / "test" / "utt2spk").write_text("000010001 0001\n")
     (tmp_path / "WAVE" / "SPEAKER0001" / "000010002.wav").unlink()
     (tmp_path / "WAVE" / "SPEAKER0001" / "000010003.wav").write_bytes(b"")
     owners = tmp_path / "train" / "utt2spk"
     owners.write_text(owners.read_text().replace("000020003 0002\n", ""))
     clips, ledger = read_speechocean762(tmp_path)
-    check_sum(clips, ledger, 9)
+    check_sum(clips, ledger, 7)
     assert ledger.set_index("item")["reason"].to_dict() == {
         "000020003": "no speaker", "000010002": "no such file", "000010003": "empty file", "000010001": "listed twice",
     }  # fmt: skip
     assert clips.set_index("speaker_id").loc["speechocean762:0002", "age_years"].isna().all()
 
 
+def test_tables_that_contradict_themselves_are_refused_by_name(tmp_path):
+    make_half(tmp_path, "train", {"0001": ("m", "6")})
+    for name, key in (("spk2gender", "0001"), ("wav.scp", "000010001"), ("utt2spk", "000010001")):
+        text = (tmp_path / "train" / name).read_text()
+        (tmp_path / "train" / name).write_text(f"{text}{key} other\n\xff\n")
+        with pytest.raises(ValueError, match=rf"{name}: {key} stands there twice, as .* and as 'other'"):
+            read_speechocean762(tmp_path)
+        (tmp_path / "train" / name).write_text(text)
+
+
 @pytest.mark.corpora
-@pytest.mark.filterwarnings("ignore:speechocean762")
 def test_real_half_is_complete():
-    root = (
-        Path(os.environ.get("CORPORA") or pytest.skip("set CORPORA to the folder of real samples")) / "speechocean762"
-    )
-    clips, ledger = read_speechocean762(root)
-    train = clips[clips["official_split"] == "train"]
-    assert len(train) + len(ledger) >= 2500
-    speakers = train.drop_duplicates("speaker_id")
+    corpora = Path(os.environ.get("CORPORA") or pytest.skip("set CORPORA to the folder of real samples"))
+    clips, ledger = read_speechocean762(corpora / "speechocean762")
+    assert (clips["official_split"] == "train").sum() + len(ledger) >= 2500
+    speakers = clips[clips["official_split"] == "train"].drop_duplicates("speaker_id")
     assert speakers["gender"].value_counts().to_dict() == {"female": 67, "male": 58}
     assert (speakers["age_years"] < 16).sum() == 58

@@ -70,3 +70,13 @@ def test_notes_of_a_run_add_up(data_folder):
     stages.note_run("r", encoder={"name": "a"})
     stages.note_run("r", data_checksum="b")
     assert paths.load_json(data_folder / "r" / "about.json") == {"encoder": {"name": "a"}, "data_checksum": "b"}
+
+
+def test_unchanged_files_are_not_read_again_and_one_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(name.encode())
+    first = stages.digest_files(tmp_path, ["a", "b", "gone"])
+    monkeypatch.setattr(stages, "file_checksum", lambda path: pytest.fail(f"{path} was read"))
+    assert stages.digest_files(tmp_path, ["a", "b", "gone"]) == first
+    assert len(set(first.values())) == 3
+    assert first["gone"] == "unreadable: gone"

@@ -2,7 +2,9 @@
 
 import pytest
 from learning_fixture import make_corpus
+from test_own_data import make
 
+from lib.corpora.own_data import read_own_data
 from lib.tasks import TASKS, Task, assign_targets, make_tasks, task_table
 
 CLIPS, WINDOWS = make_corpus()
@@ -41,9 +43,25 @@ def test_a_form_without_labels_is_skipped_by_name_and_the_run_goes_on():
 
 def test_age_without_any_age_stops_and_says_what_to_do():
     with pytest.raises(
-        ValueError, match=r"task age: two of the classes .* the 90 clips have: none; .* take age out of train.tasks"
+        ValueError,
+        match=r"task age: it takes two of the classes .* the 90 clips .* have none\. .* take age out of train.tasks",
     ):
         make_tasks(["gender", "age"], ["teen", "adult"], [20], CLIPS.assign(age_years=float("nan")))
+
+
+def test_too_few_speakers_of_a_class_are_refused_with_names_and_words(tmp_path):
+    lines = [f"{n}.wav,s{n},{'f' if n < 4 else 'm'},{30 + n}" for n in range(6)]
+    make(tmp_path, "\n".join(["path,speaker,gender,age", *lines]), [f"{n}.wav" for n in range(6)])
+    clips, _ = read_own_data(tmp_path)
+    make_tasks(["gender"], ["teen", "adult"], [20], clips, least=2)
+    words = {"gender": r".* with 3 speakers or more; .* male: 2 speakers \(own_data:s4, own_data:s5\)",
+             "age": r".* clips \(0\.wav, 1\.wav \.\.\.\) have adult: 6 speakers .* take age out"}  # fmt: skip
+    for name, text in words.items():
+        with pytest.raises(ValueError, match=f"task {name}: {text}"):
+            make_tasks([name], ["teen", "adult"], [20], clips)
+    make(tmp_path, "path,speaker,gender\n0.wav,x,1\n1.wav,y,0\n", [])
+    with pytest.raises(ValueError, match=r"have none\. Not understood: \{'1': 1, '0': 1\}; write male, female"):
+        make_tasks(["gender"], ["teen", "adult"], [20], read_own_data(tmp_path)[0])
 
 
 def test_an_unknown_task_is_refused_with_the_choices():

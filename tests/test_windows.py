@@ -1,21 +1,27 @@
+"""Cutting: which windows a recording gives, what is kept of each, and that a killed run goes on."""
+
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+import soxr
 
 from lib import windows as cutting
-from lib.audio import RATE_HZ
+from lib.audio import RATE_HZ, read_waveform
+from lib.baselines import ACOUSTICS
 from lib.stages import Stage
-from lib.tables import load_table, validate_table
+from lib.tables import CLIPS, load_table, validate_table
 from lib.windows import (
     Windowing,
+    as_heard,
+    as_stored,
     count_windows,
-    cut_window,
     cut_windows,
     example_windows,
+    open_windows,
+    slide_windows,
     speech_probabilities,
     speech_ratio,
-    window_starts,
 )
 
 
@@ -30,7 +36,7 @@ def make_clips(folder, lengths_s, corpus="tones"):
     fixed = {"corpus": corpus, "language": "", "start_s": 0.0, "end_s": np.nan, "gender": None, "gender_raw": ""}
     fixed |= {"age_years": np.nan, "age_decade": None, "age_raw": "", "official_split": None}
     table = pd.DataFrame([{**row, **fixed, "recording_id": row["clip_id"]} for row in rows])
-    return validate_table(table[list(cutting.tables.CLIPS.columns)], "clips")
+    return validate_table(table[list(CLIPS.columns)], "clips")
 
 
 def cut(folder, clips, **options):
@@ -41,28 +47,45 @@ def cut(folder, clips, **options):
     return load_table(stage.path("windows.parquet"), "windows"), load_table(stage.path("ledger.parquet"), "ledger")
 
 
+def starts_s(length_s, **options):
+    """Where windows start in a clip of so many seconds that comes in odd blocks."""
+    sound = np.arange(round(length_s * RATE_HZ), dtype=np.float32)
+    blocks = (sound[first : first + 7000] for first in range(0, len(sound), 7000))
+    found = []
+    for start, piece in slide_windows(blocks, Windowing(**options)):
+        np.testing.assert_array_equal(piece, sound[start : start + Windowing(**options).samples])
+        found.append(start / RATE_HZ)
+    return found
+
+
 @pytest.mark.parametrize(
-    ("length_s", "starts_s"),
+    ("length_s", "expected"),
     [(2.9999, []), (3, [0]), (4.9999, [0]), (5, [0, 2]), (6.5, [0, 2]), (7, [0, 2, 4]), (10, [0, 2, 4, 6])],
 )
-def test_three_seconds_every_two_and_no_tail_as_in_the_paper(length_s, starts_s):
-    assert [start / RATE_HZ for start in window_starts(round(length_s * RATE_HZ), Windowing())] == starts_s
+def test_three_seconds_every_two_and_no_tail_as_in_the_paper(length_s, expected):
+    assert starts_s(length_s) == expected
 
 
 def test_a_minute_gives_as_many_windows_as_the_formula_says():
-    for length_s in np.arange(0, 61, 0.7):
-        expected = max(0, int((length_s - 3) // 2) + 1)
-        assert len(window_starts(round(length_s * RATE_HZ), Windowing())) == expected
+    for length_s in np.arange(0, 61, 1.7):
+        assert len(starts_s(length_s)) == max(0, int((length_s - 3) // 2) + 1)
+    assert starts_s(9.3, window_s=1.0, step_s=2.5) == [0, 2.5, 5, 7.5]
 
 
 def test_a_short_clip_gives_one_window_only_where_repeating_is_allowed():
-    assert window_starts(2 * RATE_HZ, Windowing()) == []
-    assert window_starts(2 * RATE_HZ, Windowing(short_clips="repeat")) == [0]
-    assert window_starts(RATE_HZ - 1, Windowing(short_clips="repeat")) == []
-    assert window_starts(0, Windowing(short_clips="repeat", min_clip_s=0.0)) in ([], [0])
-    waveform = np.arange(5, dtype=np.float32)
-    assert cut_window(waveform, 0, 12).tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
-    assert cut_window(waveform, 1, 3).tolist() == [1, 2, 3]
+    assert starts_s(2) == []
+    assert starts_s(2, short_clips="repeat") == [0]
+    assert starts_s(0.9999, short_clips="repeat") == []
+    assert starts_s(0, short_clips="repeat", min_clip_s=0.0) == []
+
+
+def test_what_is_stored_is_what_16_bit_sound_was_and_a_short_piece_is_repeated():
+    whole_numbers = np.array([-32768, -1, 0, 1, 32767], np.int16)
+    np.testing.assert_array_equal(as_stored(whole_numbers / np.float32(32768)), whole_numbers)
+    np.testing.assert_array_equal(as_heard(whole_numbers, 5), whole_numbers / np.float32(32768))
+    assert as_heard(np.array([0, 16384], np.int16), 5).tolist() == [0, 0.5, 0, 0.5, 0]
+    loud = np.array([0.0, 3.0, -1.5, 0.75], np.float32)  # beyond full scale: the whole window is brought down
+    np.testing.assert_allclose(as_heard(as_stored(loud), 4), loud / 3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +93,7 @@ def test_a_short_clip_gives_one_window_only_where_repeating_is_allowed():
     [
         ({"window_s": 0.0}, "must be above 0 seconds"),
         ({"step_s": -1.0}, "must be above 0 seconds"),
-        ({"short_clips": "pad"}, r"short_clips = 'pad': must be one of \['drop', 'repeat'\]"),
+        ({"short_clips": "pad"}, "short_clips = 'pad': must be 'drop' or 'repeat'"),
     ],
 )
 def test_a_windowing_that_makes_no_sense_is_refused(options, message):
@@ -90,57 +113,99 @@ def test_windows_and_ledger_account_for_every_clip(tmp_path):
     ]
     assert ledger["detail"][0] == "2.00 s"
     assert "clip02.wav" in ledger["detail"][1]
-    assert len(counts) + len(ledger) == len(clips)
     table = count_windows(clips, windows, ledger).iloc[0]
     assert table[["clips", "clips with a window", "windows", "cannot be decoded"]].tolist() == [4, 2, 8, 1]
     assert table["hours"] == pytest.approx(8 * 3 / 3600)
 
 
-def test_a_windows_row_says_where_it_lies_how_loud_it_is_and_what_is_in_it(tmp_path):
-    clips = make_clips(tmp_path, [5.0])
-    sound, _ = soundfile.read(tmp_path / "clip00.wav", dtype="float32")
+def test_a_clip_of_which_a_part_is_missing_is_used_and_the_ledger_says_how_much(tmp_path):
+    clips = make_clips(tmp_path, [10.0, 10.0, 4.0])
+    for name, share in (("clip01.wav", 0.6), ("clip02.wav", 0.5)):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[: round(share * len(whole))])
+    windows, ledger = cut(tmp_path, clips)
+    assert windows["clip_id"].value_counts().to_dict() == {"tones:clip00.wav": 4, "tones:clip01.wav": 2}
+    assert ledger["reason"].tolist() == ["used with a warning", "shorter than a window"]
+    assert ledger["detail"][0] == "only 6.00 of the 10.00 s that its header promises are there"
+    assert ledger["detail"][1].startswith("2.00 s; only 2.00 of the 4.00 s")
+
+
+def test_a_windows_row_leads_to_its_sound_its_level_and_its_acoustics(tmp_path):
+    clips = make_clips(tmp_path, [5.0, 1.5, 4.0])
+    windows, _ = cut(tmp_path, clips, short_clips="repeat")
+    sounds, stage = open_windows(tmp_path / "stage"), tmp_path / "stage"
+    assert windows["window_id"].str.removeprefix("tones:").tolist() == [
+        "clip00.wav@0", "clip00.wav@2000", "clip01.wav@0", "clip02.wav@0",
+    ]  # fmt: skip
+    assert windows["row"].tolist() == [0, 1, 2, 3]
+    assert windows["duration_s"].tolist() == [3, 3, 1.5, 3]  # a repeated clip keeps its own length
+    assert (sounds.shape, sounds.dtype) == ((4, 48_000), np.int16)
+    whole = soundfile.read(tmp_path / "clip00.wav", dtype="int16")[0]
+    np.testing.assert_array_equal(sounds[1], whole[32_000:80_000])
+    np.testing.assert_array_equal(sounds[2][:24_000], sounds[2][24_000:])
+    assert windows["level_db"].to_numpy() == pytest.approx([-20] * 4, abs=0.2)
+    assert windows["content_hash"].nunique() == 4
+    acoustics = load_table(stage / "acoustics.parquet", "acoustics")
+    assert acoustics["window_id"].tolist() == windows["window_id"].tolist()
+    assert list(acoustics) == ["window_id", *ACOUSTICS]
+    assert acoustics["duration_s"].to_numpy() == pytest.approx(windows["duration_s"], abs=0.001)
+
+
+def test_equal_sound_under_two_names_has_one_hash(tmp_path):
+    clips = make_clips(tmp_path, [3.0, 3.0, 3.0])
+    sound = read_waveform(tmp_path / "clip00.wav")
+    soundfile.write(tmp_path / "clip01.wav", sound, RATE_HZ, subtype="PCM_24")
     windows, _ = cut(tmp_path, clips)
-    assert windows["window_id"].tolist() == ["tones:clip00.wav@0", "tones:clip00.wav@2000"]
-    assert windows[["start_s", "duration_s"]].to_numpy().tolist() == [[0.0, 3.0], [2.0, 3.0]]
-    assert windows["level_db"].to_numpy() == pytest.approx([-20, -20], abs=0.2)
-    assert windows["content_hash"].tolist() == [
-        cutting.content_hash(sound[first : first + 48_000]) for first in (0, 32_000)
-    ]
+    assert windows["content_hash"].duplicated().tolist() == [False, True, False]
 
 
-def test_a_repeated_clip_keeps_its_own_length_in_the_table(tmp_path):
-    windows, ledger = cut(tmp_path, make_clips(tmp_path, [1.5, 0.9]), short_clips="repeat")
-    assert windows["duration_s"].tolist() == [1.5]
-    assert ledger["detail"].tolist() == ["0.90 s"]
+def test_several_cuts_of_one_file_are_those_that_each_gives_alone(tmp_path):
+    clips = make_clips(tmp_path, [20.0])
+    spans = [(0.5, 4.0), (3.0, 9.5), (12.0, np.nan), (19.0, 30.0)]
+    cuts = [clips.assign(clip_id=f"tones:{n}", start_s=start, end_s=end) for n, (start, end) in enumerate(spans)]
+    windows, ledger = cut(tmp_path, pd.concat(cuts))
+    assert windows["clip_id"].value_counts(sort=False).to_dict() == {"tones:0": 1, "tones:1": 2, "tones:2": 3}
+    assert ledger["item"].tolist() == ["tones:3"]
+    sounds = open_windows(tmp_path / "stage")
+    for row in windows.itertuples():
+        start_s = spans[int(row.clip_id[-1])][0] + row.start_s
+        heard = read_waveform(tmp_path / "clip00.wav", start_s, start_s + 3)
+        np.testing.assert_array_equal(sounds[row.row], as_stored(heard))
 
 
-def test_windows_without_speech_are_dropped_and_counted(tmp_path):
-    clips = make_clips(tmp_path, [5.0, 3.0])
+def test_windows_without_speech_are_dropped_and_counted_and_none_left_stops_the_stage(tmp_path):
+    clips = make_clips(tmp_path, [5.0, 3.0, 4.0])
+    voice = make_speech()
+    soundfile.write(tmp_path / "clip02.wav", voice[: len(voice) // 2], RATE_HZ)
     windows, ledger = cut(tmp_path, clips, min_speech_ratio=0.1)
-    assert len(windows) == 0
+    assert set(windows["clip_id"]) == {"tones:clip02.wav"}
     assert ledger["reason"].tolist() == ["too little speech"] * 3
     assert ledger["item"].tolist() == ["tones:clip00.wav@0", "tones:clip00.wav@2000", "tones:clip01.wav@0"]
+    assert len(open_windows(tmp_path / "stage")) == len(windows)
+    with pytest.raises(
+        ValueError, match=r"no window is left of 2 clips: \{'too little speech': 3\}; 0.00 of the window"
+    ):
+        cut(tmp_path, clips[:2], min_speech_ratio=0.1)
 
 
 def make_speech(level=0.1):
     """About three seconds of a synthetic voice at 16 kHz, and as much silence behind it."""
-    from lib.audio import resample
     from lib.corpora.demo.espeak import Synthesizer, Voice
 
     synthesizer = Synthesizer()
     spoken = synthesizer.say("The quick brown fox jumps over the lazy dog, and then it goes home.", Voice(120.0))
-    spoken = resample(spoken, synthesizer.rate_hz)
+    spoken = soxr.resample(spoken, synthesizer.rate_hz, RATE_HZ)
     return np.concatenate([spoken * level / np.abs(spoken).max(), np.zeros_like(spoken)]).astype(np.float32)
 
 
 @pytest.mark.parametrize("level", [0.9, 0.1, 0.003])
 def test_speech_is_told_from_silence_at_any_level(level):
     waveform = make_speech(level)
-    half = len(waveform) // 2
+    half = len(waveform) // 2 // cutting.VAD_CHUNK
     (probabilities,) = speech_probabilities([waveform])
     assert len(probabilities) == -(-len(waveform) // cutting.VAD_CHUNK)
-    assert speech_ratio(probabilities, 0, half) > 0.8
-    assert speech_ratio(probabilities, half + RATE_HZ // 2, half - RATE_HZ // 2) < 0.2
+    assert speech_ratio(probabilities[:half]) > 0.8
+    assert speech_ratio(probabilities[half + 16 :]) < 0.2
 
 
 def test_a_waveforms_speech_does_not_depend_on_what_is_measured_beside_it():
@@ -148,61 +213,46 @@ def test_a_waveforms_speech_does_not_depend_on_what_is_measured_beside_it():
     together = speech_probabilities([noise, speech, np.zeros(0, np.float32)])
     assert [len(track) for track in together] == [40, -(-len(speech) // cutting.VAD_CHUNK), 0]
     assert np.abs(together[1] - speech_probabilities([speech])[0]).max() < 1e-4
-    assert speech_ratio(together[0], 0, 20_000) < 0.2
+    assert speech_ratio(together[0]) < 0.2
     assert speech_probabilities([]) == []
-    assert speech_ratio(together[2], 0, 0) == 0.0
+    assert speech_ratio(together[2]) == 0.0
 
 
-def test_a_killed_run_goes_on_with_the_files_that_are_left(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("fail_at", "samples_lost", "cut_again"), [(2, 0, 7), (5, 0, 4), (7, 0, 1), (7, 9, 7)])
+def test_a_killed_run_goes_on_with_the_files_that_are_left(tmp_path, monkeypatch, fail_at, samples_lost, cut_again):
     clips = make_clips(tmp_path, [3.0] * 7)
     expected, _ = cut(tmp_path, clips)
-    monkeypatch.setattr(cutting, "BLOCK_FILES", 3)
-    decoded = []
+    expected_sound = np.array(open_windows(tmp_path / "stage"))
+    monkeypatch.setattr(cutting, "PART_FILES", 3)
+    cut_file, cut_paths, stage = cutting._cut_file, [], tmp_path / "stage"
 
-    def read(path, start_s=0.0, end_s=None, fail_at=5):
-        decoded.append(path.name)
-        if len(decoded) == fail_at:
+    def stop(group, **options):
+        cut_paths.append(group["path"].iloc[0])
+        if len(cut_paths) == fail_at:
             raise KeyboardInterrupt
-        return cutting_read(path, start_s, end_s)
+        return cut_file(group, **options)
 
-    cutting_read = cutting.read_waveform
-    monkeypatch.setattr(cutting, "read_waveform", read)
-    stage = tmp_path / "stage"
-    (stage / "windows.parquet").unlink()
+    (stage / "windows.npy").unlink()
+    monkeypatch.setattr(cutting, "_cut_file", stop)
     with pytest.raises(KeyboardInterrupt):
         cut(tmp_path, clips)
-    assert (stage / "part-00000.windows.parquet").exists()
-    assert not (stage / "windows.parquet").exists()
-    seen = len(decoded)
+    assert not (stage / "windows.npy").exists()
+    if samples_lost:  # the tables were on disk when the power failed, the samples were not
+        partial = stage / "windows.npy.partial"
+        partial.write_bytes(partial.read_bytes()[: -2 * samples_lost - 48_000 * 2])
+    before = len(cut_paths)
     windows, _ = cut(tmp_path, clips)
     assert windows.equals(expected)
-    assert sorted(decoded[seen:]) == [f"clip{number:02d}.wav" for number in (3, 4, 5, 6)]
-    assert list(stage.glob("part-*")) == []
-
-
-def test_waveforms_are_let_go_of_while_a_block_is_cut(tmp_path, monkeypatch):
-    held = []
-    measure = cutting.speech_probabilities
-    monkeypatch.setattr(cutting, "speech_probabilities", lambda waves: held.append(len(waves)) or measure(waves))
-    monkeypatch.setattr(cutting, "VAD_BATCH", 8)
-    windows, _ = cut(tmp_path, make_clips(tmp_path, [9.0] * 6))
-    assert len(windows) == 24
-    assert windows["speech_ratio"].notna().all()
-    assert max(held) <= 8
-    assert len(held) >= 3
-
-
-def test_no_clips_give_empty_tables(tmp_path):
-    windows, ledger = cut(tmp_path, make_clips(tmp_path, [1.0]).iloc[:0])
-    assert (len(windows), len(ledger)) == (0, 0)
+    np.testing.assert_array_equal(open_windows(stage), expected_sound)
+    assert len(cut_paths) - before == cut_again
+    assert [path.name for path in stage.glob("*part*")] == []
 
 
 def test_examples_are_the_same_for_a_seed_and_say_whose_they_are(tmp_path):
     clips = make_clips(tmp_path, [5.0] * 4)
     windows, _ = cut(tmp_path, clips)
-    first = example_windows(windows, clips, {"tones": tmp_path}, Windowing(), 3, 7, tmp_path)
-    again = example_windows(windows, clips, {}, Windowing(), 3, 7, tmp_path)  # kept: no recording is read
-    assert first.titles == again.titles
-    np.testing.assert_array_equal(first.speech, again.speech)
-    assert [len(waveform) for waveform in first.waveforms] == [48_000] * 3
-    assert all("gender not known" in title for title in first.titles)
+    first, again = (example_windows(windows, clips, tmp_path / "stage", 3, 7) for _ in range(2))
+    assert first["titles"] == again["titles"]
+    np.testing.assert_array_equal(first["speech"], again["speech"])
+    assert [len(waveform) for waveform in first["waveforms"]] == [48_000] * 3
+    assert all(title.endswith(": gender not known, age not known") for title in first["titles"])

@@ -1,1 +1,228 @@
-"""Corpora: what ships where, how it is fetched and read, and invented ones."""
+"""Corpora: what ships where, how a run's are fetched and read, and what 01 tells of them.
+
+A new corpus is one file with a `read_*` function and one entry in `CORPORA`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lib import paths
+from lib.corpora import common_voice, own_data, speechocean762, voxceleb, youtube
+from lib.corpora.demo.render import VERSION, render_synthetic_corpora
+from lib.stages import digest_files, fingerprint_of
+from lib.tables import validate_table
+
+CORPORA = {  # reader, and what to do to have the corpus, step by step, with the keys of a run file's section `download`
+    "common_voice": (common_voice.read_common_voice, [
+        "sign up at https://mozilladatacollective.com, open the page of the Common Voice locale that you want, and "
+        "agree to its terms there",
+        "make an API key (Profile, Credentials) and set it: export MDC_API_KEY=...",
+        "put the dataset's id (its page, Download, API) into download.datasets: the run fetches and unpacks it",
+        "or, with an archive of your own, put its path into download.datasets, or unpack it so that {folder} holds "
+        "validated.tsv and clips/ (in any subfolder), or name its folder in download.root",
+    ]),
+    "voxceleb": (voxceleb.read_voxceleb, [
+        "there is no open download of the audio: join and unzip your own copy of the official archives (cat "
+        "vox1_dev_wav_parta* > vox1_dev_wav.zip) so that {folder} holds wav/ (or aac/) and vox1_meta.csv",
+        "or fetch it from YouTube: read LEGAL_NOTE in lib/corpora/youtube.py, then set download.youtube: true; meta "
+        "and frame files and an age table come along (download.download: true fetches those alone)",
+        "ages are in neither: put labels of your own into {folder}/ages.csv (columns speaker and decade, or speaker "
+        "and age), or name a table in download.age_labels",
+    ]),
+    "speechocean762": (speechocean762.read_speechocean762, [
+        "set download.download: true (open, no account, about 520 MB), or unpack https://www.openslr.org/101/ so that "
+        "{folder} holds train/, test/ and WAVE/, or name its folder in download.root",
+    ]),
+    "own_data": (own_data.read_own_data, [
+        "write {folder}/own_data.csv with a column path (and speaker, gender, age where you know them), paths relative "
+        "to that folder; or name another folder in download.root. params/own_data.yaml shows an example",
+    ]),
+}  # fmt: skip
+
+
+def resolve_root(root: str) -> Path:
+    """A folder as a run file writes it: relative ones count from the repository, "~" is home, "" is data/corpora."""
+    return (paths.ROOT / Path(root).expanduser()).resolve() if root else paths.DATA / "corpora"
+
+
+def _find_sources(corpora: Sequence[str], folder: Path) -> dict[str, Path]:
+    """What each reader is given: its folder, or the CSV of one's own data that `folder` is."""
+    sources = {}
+    for entry in corpora:
+        name, _, below = entry.partition(":")
+        if name not in CORPORA or name in sources:
+            raise ValueError(f"download.corpora: {entry!r}: choose from {sorted(CORPORA)}, each once")
+        if Path(below).is_absolute() or ".." in Path(below).parts:
+            raise ValueError(f"download.corpora: {entry!r}: name a folder below download.root")
+        sources[name] = folder / (below or name) if below or (folder / name).is_dir() else folder
+    if not sources:
+        raise ValueError(f"download.corpora: name at least one of {sorted(CORPORA)}")
+    return sources
+
+
+def find_roots(corpora: Sequence[str], folder: Path) -> dict[str, Path]:
+    """The folder of each corpus, from which the paths of its clips count.
+
+    `corpora`: names of readers. A corpus lies in the folder of its name below `folder`, else `folder` is its own; an
+    entry such as "common_voice:common_voice_many" names another folder below. ValueError for an unknown name.
+    """
+    return {name: path.parent if path.is_file() else path for name, path in _find_sources(corpora, folder).items()}
+
+
+def _read_corpora(
+    corpora: Sequence[str], folder: Path, options: dict[str, dict[str, Any]]
+) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
+    """(clips, ledger) of each corpus. ValueError with what the user must do first where one gives no clip."""
+    tables, problems = {}, []
+    for name, source in _find_sources(corpora, folder).items():
+        try:
+            clips, ledger = CORPORA[name][0](source, **options.get(name, {}))
+            if clips.empty:
+                raise ValueError(_nothing_left(source, ledger, clips.attrs["warnings"]))
+            clips.attrs["facts"] = {"folder that was read": ["/".join(source.parts[-2:])], **clips.attrs["facts"]}
+            tables[name] = clips, ledger
+        except ValueError as error:
+            target = source if source.name == name else folder / name
+            steps = [f"\n  - {step.format(folder=target)}" for step in CORPORA[name][1]]
+            problems.append(f"\n{name}: {error}\n  To do:{''.join(steps)}")
+    if problems:
+        text = "the data of this run is not there yet, or cannot be used." + "".join(problems)
+        raise ValueError(text.replace(f"{paths.ROOT}{os.sep}", ""))
+    return tables
+
+
+def _is_there(name: str, folder: Path) -> bool:
+    try:
+        return bool(_read_corpora([name], folder, {}))
+    except ValueError:
+        return False
+
+
+def _nothing_left(source: Path, ledger: pd.DataFrame, noticed: Sequence[str]) -> str:
+    """The message when a corpus holds nothing that can be used: counts by reason, and the first names of each."""
+    reasons = []
+    for reason, items in ledger.groupby("reason", sort=False)["item"].agg(list).items():
+        reasons.append(f"{len(items):,} {reason} ({', '.join(items[:3])}{' ...' if len(items) > 3 else ''})")
+    why = "; ".join([*reasons, *noticed]) or "it has no rows"
+    return f"0 of {len(ledger):,} rows of {source} can be used: {why}. Paths count from that folder"
+
+
+def check_run(download: dict[str, Any], synthetic: bool) -> None:
+    """Raise ValueError with what the user must do first when the corpora of a run are not there and cannot be fetched.
+
+    `download` is the run file's section of that name. Tables and names of files are read, no sound.
+    """
+    if synthetic:
+        return
+    folder, ages = resolve_root(download["root"]), download["age_labels"]
+    names = _find_sources(download["corpora"], folder)
+    coming = {"speechocean762", "voxceleb"} if download["download"] else set()
+    coming |= {"voxceleb"} if download["youtube"] else set()
+    coming |= {"common_voice"} if download["datasets"] else set()
+    if "common_voice" in names and download["datasets"] and not _is_there("common_voice", folder):
+        for dataset in [dataset for dataset in download["datasets"] if not resolve_root(dataset).is_file()]:
+            if "/" in dataset or dataset.endswith((".tar", ".gz", ".tgz", ".bz2", ".xz")):
+                raise ValueError(f"download.datasets: {dataset}: no such archive; paths count from the repository")
+            common_voice.check_mdc_key()
+    if "voxceleb" in names and ages and not resolve_root(ages).is_file():
+        raise ValueError(f"download.age_labels: {ages}: no such file; relative paths count from the repository")
+    left = [entry for entry in download["corpora"] if entry.partition(":")[0] not in coming]
+    if left:
+        _read_corpora(left, folder, {})
+
+
+def obtain_corpora(
+    corpora: Sequence[str], root: str, synthetic: bool, seed: int, *, speakers: int = 0, clips_per_speaker: int = 0,
+    download: bool = False, datasets: Sequence[str] = (), from_youtube: bool = False, max_clips_per_speaker: int = 0,
+) -> Path:  # fmt: skip
+    """Folder that holds the corpora; rendered first in a synthetic run, fetched first where the run says so.
+
+    `root` "" is `data/corpora`, or a folder of its own for the synthetic ones, whose size `speakers` and
+    `clips_per_speaker` give. `download` fetches what is open and missing: speechocean762, VoxCeleb's meta, frame files
+    and an age table; `datasets` Common Voice: ids at Mozilla Data Collective (needs MDC_API_KEY), or archives that are
+    here already; `from_youtube` VoxCeleb's audio too, see `lib.corpora.youtube.LEGAL_NOTE`. ValueError when what is
+    asked for cannot be fetched.
+    """
+    folder = resolve_root(root)
+    if synthetic:
+        folder = folder if root else folder / f"synthetic-v{VERSION}-{speakers}x{clips_per_speaker}-seed{seed}"
+        render_synthetic_corpora(folder, seed, speakers=speakers, clips_per_speaker=clips_per_speaker)
+        return folder
+    names = _find_sources(corpora, folder)
+    for dataset in datasets if "common_voice" in names else ():
+        _fetch_common_voice(folder / "common_voice", dataset, max_clips_per_speaker or None, seed)
+    if download and "speechocean762" in names and not _is_there("speechocean762", folder):
+        speechocean762.download_speechocean762(folder)
+    if "voxceleb" in names and (download or from_youtube):
+        place = names["voxceleb"] if root else folder / "voxceleb"
+        voxceleb.download_voxceleb(place)
+        stopped = from_youtube and youtube.download_videos(voxceleb.list_videos(place), place, allowed=True)
+        if stopped and not _is_there("voxceleb", folder):
+            raise ValueError(f"VoxCeleb has no audio yet. YouTube: {stopped}")
+    return folder
+
+
+def _fetch_common_voice(folder: Path, dataset: str, cap: int | None, seed: int) -> None:
+    """Fetch a dataset and unpack its tables and the wanted clips, into a folder of its own; once."""
+    done, archive = folder / f".{fingerprint_of(dataset, cap, seed)}.completed", resolve_root(dataset)
+    if not done.exists():
+        archive = archive if archive.is_file() else common_voice.download_common_voice(dataset, folder / "archives")
+        name = re.sub(r"(\.tar)?\.\w+$", "", archive.name)
+        common_voice.extract_common_voice(archive, folder / name, cap, seed)
+        paths.save_json(done, {"archive": archive.name})
+
+
+def read_clips(
+    corpora: Sequence[str], folder: Path, *, max_clips_per_speaker: int = 0, age_labels: str = "", seed: int = 0
+) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+    """Read the corpora of a run into (clips, ledger, checksum of both tables and of every byte of the clips' sound).
+
+    `max_clips_per_speaker` is of Common Voice, drawn by `seed`, 0 = no cap; `age_labels` a table of ages for VoxCeleb,
+    "" = those in its folder. `clips.attrs` holds what each reader left there, by corpus, for `describe_reading`. Sound
+    that stands there for two speakers is dropped. Raises ValueError when a corpus holds nothing that can be used, with
+    the reasons counted and what to do, and when the user's own table gives one sound to two speakers.
+    """
+    options = {
+        "common_voice": {"max_clips_per_speaker": max_clips_per_speaker or None, "seed": seed},
+        "voxceleb": {"ages": resolve_root(age_labels) if age_labels else None},
+    }
+    roots, noticed, frames, ledgers = find_roots(corpora, folder), {}, [], []
+    for name, (clips, ledger) in _read_corpora(corpora, folder, options).items():
+        noticed[name], clips.attrs = clips.attrs, {}
+        frames.append(clips.assign(sound=clips["path"].map(digest_files(roots[name], clips["path"].unique()))))
+        ledgers.append(ledger)
+    clips, ledger = pd.concat(frames, ignore_index=True), pd.concat(ledgers, ignore_index=True)
+    keys = clips["corpus"] + clips["sound"] + clips["start_s"].map("@{:g}".format)
+    shared = clips["speaker_id"].groupby(keys).transform("nunique") > 1
+    if shared.any():  # the very same bytes: nobody knows whose voice it is
+        lost = clips.loc[shared, ["corpus"]].assign(item=clips["clip_id"], reason="the same sound for two speakers")
+        lost["detail"] = lost["item"].groupby(keys).transform(lambda items: ", ".join(items[:5]))
+        own = lost.loc[lost["corpus"] == own_data.CORPUS, "detail"]
+        if len(own):
+            raise ValueError(f"own_data: one sound is listed for several speakers ({own.iloc[0]}); say whose it is")
+        clips, ledger = clips[~shared], pd.concat([ledger, lost], ignore_index=True)
+    checksum = hashlib.sha256()
+    for table in (clips, ledger):
+        checksum.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
+    clips, ledger = validate_table(clips.drop(columns="sound"), "clips"), validate_table(ledger, "ledger")
+    clips.attrs = noticed
+    return clips, ledger, checksum.hexdigest()
+
+
+def describe_reading(clips: pd.DataFrame) -> list[dict[str, str]]:
+    """What the readers noticed, one record (corpus, noticed, what) each, of the clips as `read_clips` returns them."""
+    records = []
+    for corpus, attrs in clips.attrs.items():
+        for noticed, fact in [*attrs["facts"].items(), *(("WARNING", text) for text in attrs["warnings"])]:
+            what = fact if isinstance(fact, str) else re.sub(r"[][{}']", "", str(fact))  # "gender: 5, age: 0"
+            if fact and (not isinstance(fact, dict) or any(fact.values())):
+                records.append({"corpus": corpus, "noticed": noticed, "what": what[:400]})
+    return records

@@ -6,170 +6,226 @@ common-voice/CorporaCreator, which writes the tables without any quoting.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import os
+import re
 from pathlib import Path
 
 import pandas as pd
 
-from lib.corpora.common_voice_files import (
-    BUCKETS,
-    SPLIT_FILES,
-    clip_name,
-    find_clips,
-    find_locales,
-    folder_locale,
-    folder_release,
-    list_clips,
-    read_table,
-)
-from lib.corpora.labels import age_meanings, ages_of, gender_meanings, genders_of, normalize_label
-from lib.corpora.sieve import SPLITS, Sieve
+from lib.corpora.fetch import check_url, download_file, extract_members, unpacking
+from lib.corpora.labels import AGE_MEANINGS, GENDER_MEANINGS, ages_of, genders_of, normalize_label
+from lib.corpora.sieve import AUDIO_SUFFIXES, SYNTHETIC, Sieve, audio_stem, file_fault
 
 CORPUS = "common_voice"
+# Of a release's clips; train, dev and test are a part of validated, one clip a sentence, drawn anew at each release.
+TABLES = ["validated", "invalidated", "other", "train", "dev", "test"]
+COLUMNS = ["client_id", "path", "age", "gender", "locale", "segment"]  # what is read, by name, of the 8 to 13 columns
 BROKEN_GENDER = "6.0"  # this release left every "male" and "other" blank; 6.1 mended it
+BLOCK_LINES = 100_000  # lines of a table that are held as Python objects at once
+MDC_API = "https://mozilladatacollective.com/api"  # its REST interface; MDC_API_URL names another one
+MDC_ADVICE = (
+    "sign up at https://mozilladatacollective.com, open the dataset's page and AGREE TO ITS TERMS there, make an API "
+    "key (Profile, Credentials) and export MDC_API_KEY=...; or name an archive that you have in download.datasets"
+)
+
+
+def check_mdc_key() -> str:
+    """The key in the environment variable MDC_API_KEY; ValueError with what to do when there is none."""
+    if not os.environ.get("MDC_API_KEY", "").strip():
+        raise ValueError(f"MDC_API_KEY is not set. {MDC_ADVICE}")
+    return os.environ["MDC_API_KEY"].strip()
+
+
+def download_common_voice(dataset_id: str, folder: Path) -> Path:
+    """Fetch one locale of one release from Mozilla Data Collective and check it; return the archive's path.
+
+    Needs MDC_API_KEY, and the dataset's terms agreed to in the browser, which forbid passing the archive on. The id or
+    short name stands on the dataset's page. ValueError with what to do when key, consent or archive is at fault.
+    """
+    import requests
+
+    url = check_url(f"{os.environ.get('MDC_API_URL', MDC_API).rstrip('/')}/datasets/{dataset_id}/download")
+    try:
+        answer = requests.post(url, headers={"Authorization": f"Bearer {check_mdc_key()}"}, timeout=(15, 60))
+        answer.raise_for_status()
+    except requests.RequestException as error:
+        status = getattr(error.response, "status_code", None)
+        advice = MDC_ADVICE if status in (401, 403) else "is the id right and this machine on line? Run again later"
+        raise ValueError(f"{url}: {status or type(error).__name__}; {advice}") from error
+    facts = answer.json()
+    name, checksum = str(facts.get("filename")), str(facts.get("checksum") or "")
+    if Path(name).name != name or name.startswith("."):
+        raise ValueError(f"Common Voice {dataset_id}: the file name {name!r} is no plain name")
+    known_hash = checksum if ":" in checksum or not checksum else f"sha256:{checksum}"
+    return download_file(facts["downloadUrl"], Path(folder) / name, known_hash)
+
+
+def extract_common_voice(archive: Path, folder: Path, max_clips_per_speaker: int | None = None, seed: int = 0) -> None:
+    """Unpack a Common Voice archive's tables, then only the clips that `read_common_voice` would take, to `folder`.
+
+    Two passes over the archive: its tables may come after its clips.
+    """
+    with unpacking(folder) as partial:
+        tables = extract_members(archive, partial, lambda name: name.endswith(".tsv"))
+        if not any(path.stem in TABLES for path in tables):
+            raise ValueError(f"{archive}: holds no validated.tsv; is it a Common Voice archive?")
+        sieve = _gather_rows(partial, check_files=False)
+        _drop_rows(sieve, max_clips_per_speaker, seed)
+        wanted = set(sieve.rows["stem"])
+        extract_members(archive, partial, lambda name: audio_stem(name) in wanted and not name.endswith(".tsv"))
 
 
 def read_common_voice(
-    root: Path | str,
-    bucket: str | Sequence[str] = "validated",
-    max_clips_per_speaker: int | None = None,
-    keep_benchmark: bool = False,
-    languages: Sequence[str] | None = None,
-    seed: int = 0,
+    root: Path, max_clips_per_speaker: int | None = None, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read one or more locales of one or more releases into (clips, ledger).
+    """Read the validated clips of every locale of every release at or below `root` into (clips, ledger).
 
-    Parameters
-    ----------
-    root: an unpacked archive's top, its release or locale folder, or a folder of several. Paths are relative to it.
-    bucket: "validated", "invalidated", "other", "train", "dev", "test", several of these, or "all" for the first three.
-    max_clips_per_speaker: keep at most so many clips a `client_id`, chosen by `seed`; None keeps all.
-    keep_benchmark: whether to keep the single words (digits, yes, no) of the segment "Benchmark".
-    languages: locales to read, such as ["nl"]; None reads all that are there.
-
-    `clips.attrs` holds rows_in, folders, tables (those whose rows count), filled (blank labels taken from the same
-    client's other, agreeing rows of the release), conflicting_speakers, extra_files (on disk but in no table),
-    unknown_labels and warnings.
-    Raises ValueError when nothing is found, or when a table lacks `client_id` or `path`.
+    Without the single words (digits, yes, no) of the segment "Benchmark". Where validated.tsv is not there, train, dev
+    and test are read, which are parts of it. A `client_id` is one speaker in all of them, a clip that several releases
+    hold is read once, and at most `max_clips_per_speaker` (None = all) are kept of each, chosen by `seed`. Paths are
+    relative to `root`. Raises ValueError when there is no table, or one lacks `client_id` or `path`.
     """
-    root = Path(root)
-    sieve = _gather_rows(root, _check_buckets(bucket), languages, check_files=True)
-    _drop_rows(sieve, keep_benchmark, max_clips_per_speaker, seed)
+    sieve = _gather_rows(Path(root), check_files=True)
+    _drop_rows(sieve, max_clips_per_speaker, seed)
     return sieve.finish()
 
 
-def list_wanted_clips(
-    root: Path | str,
-    bucket: str | Sequence[str] = "validated",
-    max_clips_per_speaker: int | None = None,
-    keep_benchmark: bool = False,
-    languages: Sequence[str] | None = None,
-    seed: int = 0,
-) -> set[str]:
-    """Paths below `root` of the clips that `read_common_voice` would take if every file were there.
+def find_locales(root: Path) -> list[Path]:
+    """Folders at or below `root` (four levels at most) that hold a clip table, the newest release first.
 
-    Only the tables need to be there: so just these clips need to leave the archive.
+    A table inside `clips/` belongs to the folder above. Raises ValueError, saying what to do, when there is none.
     """
-    sieve = _gather_rows(Path(root), _check_buckets(bucket), languages, check_files=False)
-    _drop_rows(sieve, keep_benchmark, max_clips_per_speaker, seed)
-    return set(sieve.rows["path"])
+    root, advice = Path(root), "unpack a Common Voice archive there: a folder with validated.tsv and clips/"
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder; {advice}, or name the archive in download.datasets")
+    folders = []
+    for name, below, _ in os.walk(root, followlinks=True):
+        folder = Path(name)
+        if _list_tables(folder):
+            folders.append(folder)
+        is_end = folder in folders[-1:] or len(folder.relative_to(root).parts) == 4
+        below[:] = [name for name in below if not is_end and not name.startswith((".", SYNTHETIC))]
+    if not folders:
+        raise ValueError(f"{root}: no validated.tsv within four levels; {advice}")
+    numbers = {folder: re.match(r"\d+(\.\d+)?", folder_release(folder)) for folder in folders}
+    return sorted(folders, key=lambda folder: (-float(numbers[folder][0] if numbers[folder] else 0), str(folder)))
 
 
-def _gather_rows(root: Path, buckets: list[str], languages: Sequence[str] | None, check_files: bool) -> Sieve:
-    """All rows asked for, their blanks filled, from every locale below `root`."""
-    tables, facts = [], {"folders": [], "tables": [], "extra_files": 0, "columns": {}}
-    notes, alarms = [], []
-    for folder in find_locales(root, languages):
-        rows, malformed, extra = _read_folder(folder, root, buckets, facts, alarms, check_files)
-        tables.append(rows)
-        notes += malformed
-        facts["extra_files"] += extra
-    if not facts["tables"]:
-        raise ValueError(f"{root}: nothing to read in any folder. {'; '.join(alarms)}")
-    rows, facts["filled"], facts["conflicting_speakers"] = _fill_blanks(pd.concat(tables, ignore_index=True))
-    if languages is not None:
-        rows = rows[rows["language"].isin(languages)]
-    sieve = Sieve(CORPUS, rows[rows["chosen"]])
+def _list_tables(folder: Path) -> dict[str, Path]:
+    """The clip tables of a locale's folder by name, in the folder itself or inside its `clips/`."""
+    places = [place / f"{name}.tsv" for name in TABLES for place in (folder / "clips", folder)]
+    return {path.stem: path for path in places if path.is_file()}
+
+
+def _list_clips(folder: Path) -> dict[str, str]:
+    """A locale's files with sound by stem, from its folder on: below `clips/`, `<locale>/clips/`, or beside the table.
+
+    Of several with one stem, such as x.mp3 and x.wav, the one whose suffix is the best.
+    """
+    by_suffix: dict[str, list[str]] = {suffix: [] for suffix in AUDIO_SUFFIXES[::-1]}
+    for place in [folder / "clips", *sorted(folder.glob("*/clips")), folder]:
+        for below, folders, names in os.walk(place):
+            folders[:] = folders if place != folder else []
+            prefix = f"{os.path.relpath(below, folder)}/".removeprefix("./")
+            for name in names:
+                by_suffix.get(os.path.splitext(name)[1].casefold(), []).append(prefix + name)
+    return {audio_stem(name): name for names in by_suffix.values() for name in names}
+
+
+def folder_release(folder: Path) -> str:
+    """Release number that the folder's path names, such as "6.1" or "5-singleword"; "" when it names none."""
+    for part in [*Path(folder).absolute().parts[::-1], *Path(folder).resolve().parts[::-1]]:
+        match = re.match(r"cv-corpus-(\d+(?:\.\d+)?(?:-delta|-singleword)?)", part)
+        if match:
+            return match[1]
+    return ""
+
+
+def folder_locale(folder: Path) -> str:
+    """Locale that a folder's name tells: "en", "zh-CN", "cv-corpus-4-2019-12-10_en"; "" when it tells none."""
+    kind_and_date = r"cv-corpus-\d[\d.]*(?:-delta|-singleword)?(?:-\d{4}-\d\d-\d\d)?[-_]"
+    match = re.fullmatch(rf"(?:{kind_and_date})?([a-z]{{2,3}}(?:-[A-Za-z0-9]{{2,8}})*)", Path(folder).resolve().name)
+    return match[1] if match else ""
+
+
+def read_table(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]]]:
+    """Read one clip table: (rows with the text columns of `COLUMNS`, malformed lines as (item, reason, detail)).
+
+    Rows end at line feeds only, and nothing is quoted: a sentence may hold quotes, carriage returns and every Unicode
+    line separator. A column that is not there is blank; a line with more or fewer columns than the header is malformed.
+    Raises ValueError when the header lacks client_id or path; a file of no bytes has no rows.
+    """
+    with open(path, "rb") as stream:
+        names = [name.strip().casefold() for name in stream.readline().decode("utf-8-sig", "replace").split("\t")]
+        if names != [""] and not {"client_id", "path"} <= set(names):
+            raise ValueError(f"{path}: no column client_id or path in its header {names}; unpack the archive again")
+        places = {column: names.index(column) for column in COLUMNS if column in names}
+        blocks, malformed, number = [pd.DataFrame({column: [] for column in COLUMNS}, dtype="str")], [], 1
+        while lines := list(itertools.islice(stream, BLOCK_LINES)):
+            rows = []
+            for number, line in enumerate(lines, number + 1):  # noqa: B020 - counts on from block to block
+                cells = line.rstrip(b"\r\n").split(b"\t")
+                if len(cells) == len(names):
+                    rows.append([cells[at].strip().decode("utf-8", "replace") for at in places.values()])
+                elif cells != [b""]:
+                    detail = f"{len(cells)} columns, not {len(names)}: {line[:80].decode('utf-8', 'replace')!r}"
+                    malformed.append((f"{path.name}:{number}", "wrong number of columns", detail))
+            blocks.append(pd.DataFrame(rows, columns=list(places), dtype="str"))
+    return pd.concat(blocks, ignore_index=True).fillna(""), malformed
+
+
+def _gather_rows(root: Path, check_files: bool) -> Sieve:
+    """All rows asked for from every locale below `root`, their blanks filled.
+
+    Column `fault` says why a clip's file cannot be used, "" = it can; without `check_files` nobody looks.
+    """
+    frames, notes, alarms, asked, extra = [], [], [], [], 0
+    for folder in find_locales(root):
+        where, release, tables = folder.relative_to(root).as_posix(), folder_release(folder), _list_tables(folder)
+        chosen = ["validated"] if "validated" in tables else [name for name in TABLES[3:] if name in tables]
+        if chosen != ["validated"]:
+            alarms.append(f"{where}: no validated.tsv; {', '.join(chosen) or 'nothing'} is read instead")
+        if release == BROKEN_GENDER:
+            alarms.append(f"{where}: release 6.0 lost every 'male'; its gender is not used. Take release 6.1 or later")
+        parts = []
+        for name in dict.fromkeys(chosen + [name for name in TABLES[:3] if name in tables]):
+            rows, malformed = read_table(tables[name])
+            parts.append(rows.assign(chosen=name in chosen))  # the others' rows tell of their speakers
+            notes += [(f"{where}/{item}", *why) for item, *why in malformed if name in chosen]
+        rows = pd.concat(parts, ignore_index=True)
+        rows["stem"] = pd.Series([audio_stem(path) for path in rows["path"]], dtype="str")
+        files = _list_clips(folder) if check_files else {}
+        if check_files and not files:
+            alarms.append(f"{where}: no audio in {where}/clips")
+        asked += [f"{where}/{name}.tsv" for name in chosen]
+        extra += len(files.keys() - set(rows["stem"]))
+        prefix = f"{where}/".removeprefix("./")
+        named = [f"clips/{path.rsplit('/', 1)[-1]}" for path in rows["path"]]
+        names = [prefix + files.get(stem, name) for stem, name in zip(rows["stem"], named)]
+        item = rows["path"].where(rows["path"] != "", f"{where}: a row without path")
+        rows = rows.assign(path=pd.Series(names, dtype="str"), item=item, release=release)
+        frames.append(rows.assign(locale=_row_languages(rows, folder)))
+    rows, filled, conflicting = _fill_blanks(pd.concat(frames, ignore_index=True))
+    sieve = Sieve(CORPUS, rows[rows["chosen"]].rename(columns={"locale": "language"}))
+    faults = [file_fault(f"{root}/{path}") if check_files else "" for path in sieve.rows["path"]]
+    sieve.rows["fault"] = pd.Series(faults, dtype="str")
     sieve.note(notes)
-    sieve.facts = facts
+    sieve.facts = {
+        "tables that were read": asked,
+        "blank labels filled from the same speaker's other, agreeing rows": filled,
+        "speakers whose own rows disagree (their blanks stay blank)": conflicting,
+        "files on disk that no table names": extra,
+    }
     for text in alarms:
         sieve.warn(text)
     return sieve
 
 
-def _check_buckets(bucket: str | Sequence[str]) -> list[str]:
-    names = BUCKETS if bucket == "all" else [bucket] if isinstance(bucket, str) else list(bucket)
-    unknown = [name for name in names if name not in BUCKETS + SPLIT_FILES]
-    if unknown or not names:
-        raise ValueError(f"bucket {bucket!r}: choose from {BUCKETS + SPLIT_FILES} or 'all'")
-    return names
-
-
-def _clip_names(paths: pd.Series) -> pd.Series:
-    """`clip_name` of every path; nearly all are plain file names already."""
-    plain = paths.str.contains(".", regex=False) & ~paths.str.contains(r"[/\\]", regex=True)
-    return paths.where(plain, paths[~plain].map(clip_name)).astype("str")
-
-
-def _read_folder(
-    folder: Path, root: Path, buckets: list[str], facts: dict, alarms: list[str], check_files: bool
-) -> tuple[pd.DataFrame, list[tuple[str, str, str]], int]:
-    """All rows of one locale of a release (`chosen` marks those asked for), malformed lines, number of extra files."""
-    where = folder.relative_to(root).as_posix()
-    rows, malformed = _read_tables(folder, where, buckets, facts, alarms)
-    clips = find_clips(folder)
-    files = list_clips(clips) if check_files and clips.is_dir() else {}
-    if check_files and not files:
-        alarms.append(f"{where}: no audio in {where}/clips")
-    facts["folders"].append(where)
-    release = folder_release(folder)
-    if release == BROKEN_GENDER:
-        alarms.append(f"{where}: release 6.0 lost every 'male'; its gender is not used. Take release 6.1 or later")
-    missing = -1 if check_files else 1
-    found = [files.get(name) or (name, missing) for name in rows["name"].to_numpy(dtype=object)]
-    prefix = f"{clips.relative_to(root).as_posix()}/"
-    rows = rows.assign(
-        item=rows["path"].where(rows["path"] != "", f"{where}: a row without path"), release=release,
-        file=pd.Series([prefix + path for path, _ in found], dtype="str"), size=[size for _, size in found],
-        language=_row_languages(rows, folder),
-    )  # fmt: skip
-    return rows, malformed, len(files.keys() - set(rows["name"].to_numpy(dtype=object)))
-
-
-def _read_tables(
-    folder: Path, where: str, buckets: list[str], facts: dict, alarms: list[str]
-) -> tuple[pd.DataFrame, list[tuple[str, str, str]]]:
-    """Rows of every table of a folder with `name` (of the file), `chosen` and `official_split`; malformed lines."""
-    present = [name for name in BUCKETS + SPLIT_FILES if (folder / f"{name}.tsv").is_file()]
-    chosen = [name for name in buckets if name in present]
-    if not chosen and buckets == ["validated"]:
-        chosen = [name for name in present if name in SPLIT_FILES]
-        alarms.append(f"{where}: no validated.tsv; its part in {', '.join(chosen)} is read instead")
-    if not chosen:
-        alarms.append(f"{where}: no {' or '.join(buckets)} table; there are {present}")
-    facts["tables"] += [f"{where}/{name}.tsv" for name in chosen]
-    tables, malformed, splits = [], [], {}
-    for name in present:
-        if not (folder / f"{name}.tsv").stat().st_size:
-            if name in chosen:
-                raise ValueError(f"{folder / name}.tsv: an empty file without a header; unpack the archive again")
-            alarms.append(f"{where}/{name}.tsv is an empty file")
-            continue
-        rows, bad, facts["columns"][f"{where}/{name}.tsv"] = read_table(folder / f"{name}.tsv")
-        names = _clip_names(rows["path"])
-        if name in SPLIT_FILES:
-            splits |= dict.fromkeys(names.to_numpy(dtype=object), SPLITS[name])
-        if name in chosen:
-            malformed += [(f"{where}/{item}", reason, detail) for item, reason, detail in bad]
-        tables.append(rows.assign(name=names, chosen=name in chosen))
-    rows = pd.concat(tables, ignore_index=True)
-    return rows.assign(official_split=rows["name"].map(splits)), malformed
-
-
 def _row_languages(rows: pd.DataFrame, folder: Path) -> pd.Series:
     """Locale of every row: its own column, else the clip's file name, else the folder's name, else blank."""
     blank = rows["locale"] == ""
-    named = rows.loc[blank, "name"].str.extract(r"^common_voice_([A-Za-z]+(?:-[A-Za-z0-9]+)*)_\d", expand=False)
+    named = rows.loc[blank, "stem"].str.extract(r"^common_voice_([A-Za-z]+(?:-[A-Za-z0-9]+)*)_\d", expand=False)
     return rows["locale"].where(~blank, named.fillna(folder_locale(folder))).astype("str")
 
 
@@ -180,60 +236,41 @@ def _fill_blanks(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int], dict
     """
     filled, conflicts, meanings = {}, {}, {}
     speakers = rows["release"] + "/" + rows["client_id"]
-    for column, known in (("gender", gender_meanings()), ("age", age_meanings())):
+    for column, known in (("gender", GENDER_MEANINGS), ("age", AGE_MEANINGS)):
         raw = rows[column].where((rows["release"] != BROKEN_GENDER) | (column == "age"), "")
         words = {value: normalize_label(value) for value in raw.unique()}
         meant = raw.map({value: str(known.get(word) or word) for value, word in words.items()}).astype("str")
-        told = pd.DataFrame({"speaker": speakers, "meant": meant, "raw": raw})[
-            (meant != "") & (rows["client_id"] != "")
-        ]
-        told = told.drop_duplicates(["speaker", "meant"])
-        several = told["speaker"].duplicated(keep=False)
-        agreed = told[~several].set_index("speaker")["raw"]
-        blank = meant == ""
-        value = raw.where(~blank, speakers[blank].map(agreed)).fillna("").astype("str")
-        filled[column] = int((blank & (value != "") & rows["chosen"]).sum())
-        conflicts[column] = int(told.loc[several, "speaker"].nunique())
-        meanings[column] = value
+        given = pd.DataFrame({"speaker": speakers, "meant": meant, "raw": raw})
+        given = given[(meant != "") & (rows["client_id"] != "")].drop_duplicates(["speaker", "meant"])
+        several = given["speaker"].duplicated(keep=False)
+        agreed = given[~several].set_index("speaker")["raw"]
+        meanings[column] = raw.where(meant != "", speakers.map(agreed)).fillna("").astype("str")
+        filled[column] = int(((meant == "") & (meanings[column] != "") & rows["chosen"]).sum())
+        conflicts[column] = int(given.loc[several, "speaker"].nunique())
     rows = rows.rename(columns={"gender": "gender_raw", "age": "age_raw"})
-    rows["gender"] = genders_of(meanings["gender"])
-    rows[["age_years", "age_decade"]] = ages_of(meanings["age"])
-    return rows, filled, conflicts
+    return rows.assign(gender=genders_of(meanings["gender"]), **ages_of(meanings["age"])), filled, conflicts
 
 
-def _drop_rows(sieve: Sieve, keep_benchmark: bool, cap: int | None, seed: int) -> None:
-    """Send to the ledger what cannot or shall not be used, then give the rest their ids."""
+def _drop_rows(sieve: Sieve, cap: int | None, seed: int) -> None:
+    """Give rows their ids, and send to the ledger what cannot or shall not be used."""
     if cap is not None and cap < 1:
         raise ValueError(f"max_clips_per_speaker {cap}: give 1 or more, or null for no cap")
-    sieve.drop(sieve.rows["name"] == "", "no path")
+    sieve.drop(sieve.rows["stem"] == "", "no path")
     sieve.drop(sieve.rows["client_id"] == "", "no speaker", "client_id is blank")
-    if not keep_benchmark:
-        words = sieve.rows["segment"].str.casefold() == "benchmark"
-        if len(words) and words.all():
-            sieve.warn("every row is a single word of the Benchmark segment; keep them with keep_benchmark=True")
-        sieve.drop(words, "Benchmark segment", "a single word")
-    _name_rows(sieve)
-    absent = (sieve.rows["size"] <= 0).astype(int)
-    first = sieve.rows["clip_id"].iloc[absent.argsort(kind="stable")].duplicated().sort_index()
-    sieve.drop(first, "listed twice", "in another row, bucket or release")
+    sieve.drop(sieve.rows["segment"].str.casefold() == "benchmark", "Benchmark segment", "a single word")
+    stems, languages = sieve.rows["stem"], sieve.rows["language"]
+    own = [stem.startswith(f"common_voice_{language}_") for stem, language in zip(stems, languages)]
+    ids = f"{CORPUS}:" + stems.where(own, languages + "/" + stems)
+    speakers = f"{CORPUS}:" + sieve.rows["client_id"]
+    sieve.rows = sieve.rows.assign(clip_id=ids, recording_id=ids, speaker_id=speakers)
+    present_first = (sieve.rows["fault"] != "").argsort(kind="stable")
+    again = sieve.rows["clip_id"].iloc[present_first].duplicated().sort_index()
+    sieve.drop(again, "listed twice", "in another row, bucket or release")
     if cap is not None:  # clips that are there come first, so that absent ones do not use up the cap
         order = pd.util.hash_array(sieve.rows["clip_id"].to_numpy(dtype=object), hash_key=f"{seed % 10**16:016d}")
-        ranked = sieve.rows[["speaker_id"]].assign(absent=sieve.rows["size"] <= 0, order=order)
+        ranked = sieve.rows[["speaker_id"]].assign(absent=sieve.rows["fault"] != "", order=order)
         rank = ranked.sort_values(["absent", "order"], kind="stable").groupby("speaker_id").cumcount().sort_index()
-        on_disk = (sieve.rows["size"] >= 0).groupby(sieve.rows["speaker_id"]).transform("sum")
+        on_disk = (~ranked["absent"]).groupby(ranked["speaker_id"]).transform("sum")
         over = (rank >= cap) & (on_disk >= cap)  # with fewer on disk, what lacks is no matter of the cap
         sieve.drop(over, "over the cap of clips a speaker", f"more than {cap}")
-    sieve.drop(sieve.rows["size"] < 0, "no such file", sieve.rows["path"])
-    sieve.drop(sieve.rows["size"] == 0, "empty file", sieve.rows["path"])
-
-
-def _name_rows(sieve: Sieve) -> None:
-    """Give rows their ids: the file's name, behind its locale unless it is of the form common_voice_<locale>_<n>."""
-    rows = sieve.rows
-    stems = rows["name"].str.replace(r"\.\w+$", "", regex=True)
-    own = pd.Series(False, index=rows.index)
-    for language in rows["language"].unique():
-        own |= (rows["language"] == language) & stems.str.startswith(f"common_voice_{language}_")
-    ids = f"{CORPUS}:" + stems.where(own, rows["language"] + "/" + stems)
-    speakers = f"{CORPUS}:" + rows["client_id"]
-    sieve.rows = rows.assign(clip_id=ids, recording_id=ids, speaker_id=speakers, path=rows["file"])
+    sieve.drop(sieve.rows["fault"] != "", sieve.rows["fault"], sieve.rows["path"])

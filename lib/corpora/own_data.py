@@ -1,133 +1,152 @@
-"""Any folder of one's own: a CSV with `path, speaker, gender, age` beside the audio is a corpus too.
-
-Only `path` is obligatory. Example:
-
-    path,speaker,gender,age,language
-    interviews/anna-1.wav,anna,female,34,en
-    interviews/bela-1.flac,bela,male,fifties,hu
-"""
+"""A folder of one's own: a CSV with `path, speaker, gender, age` (path is a must) beside the sound is a corpus too."""
 
 from __future__ import annotations
 
 import csv
-import io
-import os
+import re
 from pathlib import Path
 
 import pandas as pd
 
-from lib.corpora.labels import unknown_labels
-from lib.corpora.sieve import SPLITS, Sieve
+from lib.corpora.labels import ages_of, genders_of, normalize_label
+from lib.corpora.sieve import AUDIO_SUFFIXES, Sieve, find_spelling, printable, walk_files
 
 CORPUS = "own_data"
-FILE_NAME = "own_data.csv"
-COLUMNS = {
-    "path": ["path", "file", "filename", "file_name"], "speaker": ["speaker", "speaker_id", "client_id"],
-    "gender_raw": ["gender", "sex"], "age_raw": ["age", "age_years", "age_decade"], "language": ["language", "locale"],
-    "start": ["start_s", "start"], "end": ["end_s", "end"], "split": ["split", "official_split"],
+COLUMNS = {  # what a header may call each column: lower case, `_`, `-`, brackets and blanks alike
+    "path": ["path", "file", "filename", "file name", "file path", "filepath", "audio", "audio file", "recording"],
+    "speaker": ["speaker", "speaker id", "speakerid", "speaker name", "spk", "spk id", "client id", "person",
+                "person id", "subject", "subject id", "participant", "participant id"],
+    "gender_raw": ["gender", "sex"],
+    "age_raw": ["age", "age years", "age in years", "years", "age decade", "decade", "age group"],
+    "language": ["language", "locale", "lang"],
+    "start": ["start s", "start", "start seconds", "begin"], "end": ["end s", "end", "end seconds"],
 }  # fmt: skip
 
 
-def find_own_table(root: Path | str) -> Path:
+def find_own_table(root: Path) -> Path:
     """The CSV itself, or `own_data.csv` in the folder, or its only CSV; ValueError when that does not say which."""
     root = Path(root)
     if root.is_file():
         return root
-    if (root / FILE_NAME).is_file():
-        return root / FILE_NAME
-    tables = sorted(root.glob("*.csv"))
+    tables = [root / "own_data.csv"] if (root / "own_data.csv").is_file() else sorted(root.glob("*.csv"))
     if len(tables) != 1:
-        raise ValueError(
-            f"{root}: write {FILE_NAME} there with columns path, speaker, gender, age (found {len(tables)} CSV)"
-        )
+        raise ValueError(f"{root}: holds {len(tables)} CSV; write own_data.csv there: path, speaker, gender, age")
     return tables[0]
 
 
-def read_own_data(root_or_csv: Path | str) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_own_data(root_or_csv: Path, for_training: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read a folder's CSV into (clips, ledger). Paths are relative to the CSV's folder.
 
-    Optional columns: speaker, gender (any word of `lib.corpora.labels`), age (years, or a decade's word), language, start_s and
-    end_s (seconds), split (train, validation, test). A file without a speaker is its own speaker. Labels that the
-    contract does not know stay in the raw columns and are counted in `clips.attrs["unknown_labels"]`, with
-    `files_without_speaker` and `warnings`. Raises ValueError when the CSV or its column `path` is missing.
+    Optional columns (`COLUMNS` has their other names): speaker, gender (any word of `lib.corpora.labels`), age (years,
+    or a decade's word), language, start_s and end_s (seconds). A file without a speaker is its own speaker. Every line
+    is a clip or a row of the ledger. Raises ValueError when there is no such CSV, or none with a column `path`; and,
+    unless `for_training` is False (who only asks a model needs no labels), when columns are not understood and none
+    names the speaker, or when two lines contradict each other about a recording or about a speaker's gender.
     """
     path = find_own_table(root_or_csv)
-    rows, malformed = _read_csv(path)
+    rows, malformed, strange = _read_csv(path)
+    if strange and "speaker" not in rows and for_training:
+        raise ValueError(
+            f"{path}: no column 'speaker', and these are not understood: {strange}. Rename the one that names the "
+            "speaker (a person on both sides of a split would spoil every score), or add an empty column 'speaker'"
+        )
+    rows = rows.assign(**{column: "" for column in COLUMNS if column not in rows})
     sieve = Sieve(CORPUS, rows)
     sieve.note(malformed)
     sieve.drop(sieve.rows["path"] == "", "no path")
-    sizes = [_size(path.parent / name) for name in sieve.rows["path"]]
-    sieve.rows = sieve.rows.assign(size=pd.Series(sizes, dtype="int64"))
-    sieve.drop(sieve.rows["size"] < 0, "no such file", sieve.rows["path"])
-    sieve.drop(sieve.rows["size"] == 0, "empty file", sieve.rows["path"])
-    start = pd.to_numeric(sieve.rows["start"].where(sieve.rows["start"] != "", "0"), errors="coerce")
-    end = pd.to_numeric(sieve.rows["end"], errors="coerce")
-    sieve.rows = sieve.rows.assign(start_s=start.astype(float), end_s=end.astype(float))
-    broken = start.isna() | (start < 0) | (end <= start) | (end.isna() & (sieve.rows["end"] != ""))
+    names = [find_spelling(path.parent, name, path.parent) for name in sieve.rows["path"]]
+    sieve.rows["path"] = pd.Series(names, dtype="str")
+    sieve.drop_faults(path.parent)
+    for side in ("start", "end"):
+        sieve.rows[f"{side}_s"] = pd.to_numeric(sieve.rows[side].str.replace(",", "."), errors="coerce").astype(float)
+    given = sieve.rows[["start", "end"]] != ""
+    sieve.rows["start_s"] = sieve.rows["start_s"].where(given["start"], 0.0)
+    start, end = sieve.rows["start_s"], sieve.rows["end_s"]
+    broken = start.isna() | (start < 0) | (end <= start) | (end.isna() & given["end"])
     sieve.drop(broken, "no stretch of time", "start " + sieve.rows["start"] + ", end " + sieve.rows["end"])
-    _name_rows(sieve)
+    _name_rows(sieve, strange)
+    if for_training:
+        _refuse_contradictions(path, sieve.rows)
     sieve.drop(sieve.rows["clip_id"].duplicated(), "listed twice", "the same file and start stand in an earlier row")
     return sieve.finish()
 
 
-def _read_csv(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]]]:
-    """Rows with every column of `COLUMNS` ("" where not given), and the lines that have too many or too few cells."""
+def _read_csv(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]], list[str]]:
+    """Rows with the columns of `COLUMNS` that are there, lines that are no row, headers that are not understood.
+
+    Line by line, since a quote that does not close must not swallow the lines behind it.
+    """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        lines = re.sub(r"\r\n?", "\n", path.read_bytes().decode("utf-8-sig")).split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is not UTF-8 ({error}); save it as 'CSV UTF-8'") from error
-    separator = max(",;\t", key=text.split("\n", 1)[0].count)
-    lines = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if any(map(str.strip, row))]
-    header = [name.strip().casefold() for name in lines[0]] if lines else []
-    places = {key: next((header.index(n) for n in names if n in header), None) for key, names in COLUMNS.items()}
-    if places["path"] is None:
-        raise ValueError(f"{path}: needs a column 'path', has {header}")
-    good = [row for row in lines[1:] if len(row) == len(header)]
-    bad = [
-        (f"{path.name} row {number}", "wrong number of columns", f"{len(row)} columns, not {len(header)}")
-        for number, row in enumerate(lines[1:], 1)
-        if len(row) != len(header)
-    ]
-    cells = {key: [row[at].strip() if at is not None else "" for row in good] for key, at in places.items()}
-    rows = pd.DataFrame(cells, dtype="str")
-    rows["path"] = [_posix(name, path.parent) for name in rows["path"]]
-    rows["path"] = rows["path"].astype("str")
-    return rows.assign(item=rows["path"].where(rows["path"] != "", "a row without path")), bad
+    excel = re.fullmatch(r"sep=(.)", lines[0].strip('" '))  # Excel's own first line
+    first = next((number for number in range(bool(excel), len(lines)) if lines[number].strip()), 0)
+    separator = excel[1] if excel else max(",;\t", key=lines[first].count)
+    names = next(csv.reader([lines[first]], delimiter=separator), [])
+    header = [normalize_label(re.sub(r"[()\[\]:.]", " ", name)) for name in names]
+    known = {column: next((name for name in names if name in header), None) for column, names in COLUMNS.items()}
+    places = {column: header.index(name) for column, name in known.items() if name is not None}
+    if "path" not in places:
+        raise ValueError(f"{path}: needs a column 'path', has {names}")
+    rows, malformed = [], []
+    for number, line in enumerate(lines[first + 1 :], first + 2):
+        try:
+            cells, reason = next(csv.reader([line], delimiter=separator, strict=True), []), "wrong number of columns"
+        except csv.Error:
+            cells, reason = [line], "a quote that does not close"
+        if len(cells) == len(header) and any(cell.strip() for cell in cells):
+            rows.append([f"line {number}", *(cells[at].strip() for at in places.values())])
+        elif line.strip(f"{separator} "):
+            malformed.append((f"{path.name} line {number}", reason, line[:80]))
+    frame = pd.DataFrame(rows, columns=["line", *places], dtype="str")
+    if "age_raw" in frame:
+        unit = "decade" if "decade" in header[places["age_raw"]] else "years"
+        frame = frame.assign(**ages_of(frame["age_raw"], unit))
+    strange = [name for at, name in enumerate(names) if name.strip() and at not in places.values()]
+    frame["item"] = frame["path"].where(frame["path"] != "", f"{path.name} " + frame["line"])
+    return frame, malformed, strange
 
 
-def _posix(name: str, folder: Path) -> str:
-    """`name` relative to `folder` with forward slashes."""
-    if not name:
-        return ""
-    if "\\" in name and not (folder / name).exists():
-        name = name.replace("\\", "/")
-    return Path(os.path.relpath(name, folder.absolute())).as_posix() if os.path.isabs(name) else Path(name).as_posix()
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else -1
-
-
-def _name_rows(sieve: Sieve) -> None:
+def _name_rows(sieve: Sieve, strange: list[str]) -> None:
+    """Give rows their ids, and warn of what is not understood."""
     rows = sieve.rows
-    recording = f"{CORPUS}:" + rows["path"]
+    recording, alone = f"{CORPUS}:" + rows["path"], rows["speaker"] == ""
     stamp = "@" + (rows["start_s"] * 1000).round().astype("int64").astype("str")
-    alone = rows["speaker"] == ""
-    splits = rows["split"].str.casefold()
     sieve.rows = rows.assign(
         recording_id=recording, clip_id=recording.where(rows["start"] == "", recording + stamp),
         speaker_id=(f"{CORPUS}:" + rows["speaker"]).where(~alone, f"{CORPUS}:file:" + rows["path"]),
-        official_split=splits.map(SPLITS),
     )  # fmt: skip
-    sieve.facts["files_without_speaker"] = int(rows.loc[alone, "path"].nunique())
-    if alone.any():
-        sieve.warn(
-            f"rows without a speaker: {alone.sum()}; each file counts as its own, so a split may divide a person"
-        )
-    for kind in ("gender", "age"):
-        unknown = unknown_labels(rows[f"{kind}_raw"], kind)
-        if unknown:
-            sieve.warn(f"unknown {kind} values give no label: {unknown}")
-    strange = sorted(set(splits) - set(SPLITS) - {""})
+    sieve.facts["files that count as a speaker of their own"] = rows.loc[alone, "path"].nunique()
     if strange:
-        sieve.warn(f"unknown split values are left out: {strange}")
+        sieve.warn(f"columns that are not understood, and left out: {strange}")
+    if alone.any():
+        sieve.warn(f"rows without a speaker: {alone.sum()}; each file counts as its own: a split may divide a person")
+
+
+def _refuse_contradictions(path: Path, rows: pd.DataFrame) -> None:
+    """ValueError when one recording has two speakers, genders or ages, or one speaker two genders."""
+    rows, conflicts = rows.assign(gender=genders_of(rows["gender_raw"])), []
+    of_clip = [("clip_id", label) for label in ("speaker_id", "gender", "age_years", "age_decade") if label in rows]
+    for key, label in [*of_clip, ("speaker_id", "gender")]:
+        known = rows.dropna(subset=label).drop_duplicates([key, label])
+        for name, several in known[known[key].duplicated(keep=False)].groupby(key):
+            values = ", ".join(f"{value} ({line})" for value, line in zip(several[label], several["line"]))
+            conflicts.append(f"{label} of {name.removeprefix(f'{CORPUS}:')}: {values}")
+    if conflicts:
+        raise ValueError(f"{path}: {len(conflicts)} contradictions, correct them: {'; '.join(conflicts[:5])}")
+
+
+def list_unlabelled(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Every audio file below `folder` as a clip without labels and without a known speaker, for training an encoder.
+
+    Returns (clips, ledger); each file counts as a speaker of its own, which it may not be: never score on these.
+    """
+    names = [path.relative_to(folder).as_posix() for path in walk_files(Path(folder))]
+    names = [name for name in names if Path(name).suffix.casefold() in AUDIO_SUFFIXES]
+    rows = pd.DataFrame({"path": [name for name in names if printable(name) == name]}, dtype="str")
+    ids = "unlabelled:" + rows["path"]
+    sieve = Sieve("unlabelled", rows.assign(item=rows["path"], clip_id=ids, recording_id=ids, speaker_id=ids))
+    sieve.note([(name, "name is not UTF-8", "rename the file") for name in names if printable(name) != name])
+    sieve.drop_faults(Path(folder))
+    return sieve.finish()

@@ -2,76 +2,139 @@
 
 from __future__ import annotations
 
-import warnings
+import os
+import re
+import stat
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lib.corpora.labels import ages_of, genders_of, unknown_labels
-from lib.tables import CLIPS, validate_table
+from lib.corpora.labels import ALLOWED, ages_of, genders_of, unknown_labels
+from lib.tables import CLIPS, empty_table, validate_table
 
 DEFAULTS = {
-    "language": "", "start_s": 0.0, "end_s": np.nan, "gender": None, "gender_raw": "", "age_years": np.nan,
-    "age_decade": None, "age_raw": "", "official_split": None,
+    "language": "", "start_s": 0.0, "end_s": np.nan, "gender_raw": "", "age_raw": "", "official_split": None,
 }  # fmt: skip
-SPLITS = {"train": "train", "dev": "validation", "validation": "validation", "valid": "validation", "test": "test"}
+AUDIO_SUFFIXES = [  # of two files of one name the first is read
+    ".wav", ".flac", ".m4a", ".ogg", ".opus", ".mp3", ".aac", ".mp4", ".webm", ".mka", ".mkv", ".oga", ".aiff", ".aif",
+    ".au", ".caf", ".w64", ".sph", ".amr", ".wma", ".3gp",
+]  # fmt: skip
+ENDINGS = re.compile(rf"(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})+$", re.IGNORECASE)
+SYNTHETIC = "synthetic-"  # folders of rendered corpora, never taken for real ones below a folder of the user's
+
+
+def printable(name: str) -> str:
+    """A file's name as text that can be stored and shown: bytes that are not UTF-8 become escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def walk_files(root: Path) -> Iterator[Path]:
+    """Every file below `root` in the order of names, through links but never in circles.
+
+    Hidden files, rendered corpora and folders that cannot be listed are passed over.
+    """
+    seen = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        is_new = os.path.realpath(folder) not in seen
+        seen.add(os.path.realpath(folder))
+        folders[:] = sorted(name for name in folders if is_new and not name.startswith((".", SYNTHETIC)))
+        yield from (Path(folder, name) for name in sorted(names) if is_new and not name.startswith("."))
+
+
+def audio_stem(path: str) -> str:
+    """What a file is called without folders and audio suffixes: "a/x.mp3", "x.m4a.wav" and "x" are all "x"."""
+    return ENDINGS.sub("", path.replace("\\", "/").rsplit("/", 1)[-1])
+
+
+def find_spelling(folder: Path, name: str, root: Path) -> str:
+    """`folder`/`name` from `root` on, with forward slashes, in the spelling that is on disk.
+
+    Tried are Windows' backslashes, composed and decomposed accents (NFC, NFD), and the suffix in either case.
+    """
+    plain = name.replace("\\", "/")
+    stem, suffix = os.path.splitext(plain)
+    spellings = [name, plain, unicodedata.normalize("NFC", plain), unicodedata.normalize("NFD", plain)]
+    spellings += [stem + suffix.lower(), stem + suffix.upper()]
+    there = next((spelling for spelling in spellings if os.path.exists(folder / spelling)), plain)
+    return Path(os.path.relpath(folder / there, root)).as_posix()
+
+
+def file_fault(path: Path | str) -> str:
+    """Why a file cannot hold sound, as a reason of the ledger; "" when it may. Links are followed."""
+    try:
+        state = os.stat(path)
+        if not stat.S_ISREG(state.st_mode):
+            return "a folder, not a file" if stat.S_ISDIR(state.st_mode) else "no plain file"
+        if state.st_size < 200:
+            with open(path, "rb") as stream:
+                if stream.read().startswith(b"version https://git-lfs"):
+                    return "Git LFS pointer (run: git lfs pull)"
+    except (FileNotFoundError, NotADirectoryError):
+        return "no such file"
+    except (OSError, ValueError):  # too long a name, a link to itself, no permission, a zero byte in the name
+        return "cannot be read"
+    return "" if state.st_size else "empty file"
 
 
 class Sieve:
-    """Rows of one corpus on their way to clips. `rows` needs a text column `item`, the row's name in the corpus."""
+    """Rows of one corpus on their way to clips. `rows` needs a text column `item`, the row's name in the corpus.
+
+    `facts` are what the reader noticed, in words -> a count, names, or counts by name.
+    """
 
     def __init__(self, corpus: str, rows: pd.DataFrame):
         self.corpus = corpus
         self.rows = rows.reset_index(drop=True)
         self.rows_in = len(rows)
-        self.dropped: list[pd.DataFrame] = []
+        self.dropped = [empty_table("ledger")]
         self.warnings: list[str] = []
         self.facts: dict[str, Any] = {}
 
-    def drop(self, mask: pd.Series | np.ndarray, reason: str, detail: str | pd.Series = "") -> None:
-        """Move the rows where `mask` is true to the ledger; `detail` is one text or one a row."""
+    def drop(self, mask: pd.Series | np.ndarray, reason: str | pd.Series, detail: str | pd.Series = "") -> None:
+        """Move the rows where `mask` is true to the ledger; reason and detail are one text or one a row."""
         mask = np.asarray(mask, dtype=bool)
-        if not mask.any():
-            return
-        lost = pd.DataFrame({"corpus": self.corpus, "item": self.rows.loc[mask, "item"], "reason": reason})
-        lost["detail"] = detail[mask] if isinstance(detail, pd.Series) else detail
-        self.dropped.append(lost)
+        lost = self.rows[["item"]].assign(corpus=self.corpus, reason=reason, detail=detail)
+        self.dropped.append(lost.loc[mask, ["corpus", "item", "reason", "detail"]])
         self.rows = self.rows[~mask].reset_index(drop=True)
+
+    def drop_faults(self, folder: Path) -> None:
+        """Move the rows to the ledger whose `path`, below `folder`, cannot hold sound."""
+        faults = {path: file_fault(folder / path) for path in self.rows["path"].unique()}
+        reasons = self.rows["path"].map(faults).astype("str")
+        self.drop(reasons != "", reasons, self.rows["path"])
 
     def note(self, items: list[tuple[str, str, str]]) -> None:
         """Add (item, reason, detail) of input that never became a row; it counts as rows in."""
-        if items:
-            lost = pd.DataFrame(items, columns=["item", "reason", "detail"])
-            self.dropped.append(lost.assign(corpus=self.corpus)[["corpus", "item", "reason", "detail"]])
-            self.rows_in += len(items)
+        rows = [[self.corpus, *map(printable, item)] for item in items]
+        self.dropped.append(pd.DataFrame(rows, columns=["corpus", "item", "reason", "detail"], dtype="str"))
+        self.rows_in += len(items)
 
     def warn(self, text: str) -> None:
-        """Warn now, and keep the sentence in `clips.attrs["warnings"]`."""
-        warnings.warn(f"{self.corpus}: {text}", stacklevel=3)
+        """Keep a sentence for `clips.attrs["warnings"]`."""
         self.warnings.append(text)
 
     def finish(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Validated clips and ledger; `clips.attrs` holds rows_in, warnings, unknown labels and the reader's facts.
+        """Validated clips and ledger; `clips.attrs` holds rows_in, warnings and facts.
 
         Genders and ages are read from the raw columns unless the reader gave its own.
         """
-        rows = self.rows.assign(corpus=self.corpus)
-        if "gender" not in rows and "gender_raw" in rows:
+        rows = self.rows.assign(**{name: value for name, value in DEFAULTS.items() if name not in self.rows})
+        if "gender" not in rows:
             rows["gender"] = genders_of(rows["gender_raw"])
-        if "age_years" not in rows and "age_raw" in rows:
+        if "age_years" not in rows:
             rows[["age_years", "age_decade"]] = ages_of(rows["age_raw"])
-        for column, value in DEFAULTS.items():
-            if column not in rows:
-                rows[column] = value
-        clips = validate_table(rows[list(CLIPS.columns)], "clips", self.corpus)
-        columns = ["corpus", "item", "reason", "detail"]
-        ledger = pd.concat([pd.DataFrame({c: [] for c in columns}, dtype="str"), *self.dropped], ignore_index=True)
-        ledger = validate_table(ledger, "ledger", self.corpus)
+        clips = validate_table(rows.assign(corpus=self.corpus)[list(CLIPS.columns)], "clips", self.corpus)
+        ledger = validate_table(pd.concat(self.dropped, ignore_index=True), "ledger", self.corpus)
         if self.rows_in != len(clips) + len(ledger):
-            raise RuntimeError(
-                f"{self.corpus}: {self.rows_in} rows in, but {len(clips)} clips and {len(ledger)} dropped"
-            )
-        unknown = {kind: unknown_labels(clips[f"{kind}_raw"], kind) for kind in ("gender", "age")}
-        clips.attrs = {"rows_in": self.rows_in, "warnings": self.warnings, "unknown_labels": unknown, **self.facts}
+            counts = f"{self.rows_in} rows in, but {len(clips)} clips and {len(ledger)} dropped"
+            raise RuntimeError(f"{self.corpus}: {counts}")
+        for kind in ("gender", "age"):
+            unknown = unknown_labels(clips[f"{kind}_raw"], kind)
+            if unknown:
+                self.warn(f"{kind} values that give no label: {unknown}; write {ALLOWED[kind]}")
+        clips.attrs = {"rows_in": self.rows_in, "warnings": self.warnings, "facts": self.facts}
         return clips, ledger

@@ -1,251 +1,278 @@
 """VoxCeleb1 and 2: official cuts (`wav/`, `aac/`), or whole videos' audio cut by the official frame files (`txt/`).
 
 Layout and meta files: https://www.robots.ox.ac.uk/~vgg/data/voxceleb/. An utterance's key is `<speaker>/<video>/<n>`.
+Ages are in neither. The tables that are read: Hechmann, Mackenroth et al. 2021 (arXiv 2109.13510, github.com/hechmik/
+voxceleb_enrichment_age_gender, MIT), by speaker and video, recording year minus birth year, so one year off at best;
+AgeVoxCeleb (github.com/nttcslab-sp/agevoxceleb), by utterance, whose licence forbids passing it on: users fetch it; a
+CSV of one's own, speaker -> year or decade, as in the paper.
 """
 
 from __future__ import annotations
 
-import os
+import io
 import re
-from collections.abc import Iterator, Sequence
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from lib.corpora.age_tables import AGE_FILES, join_ages, read_age_labels
-from lib.corpora.labels import genders_of
-from lib.corpora.sieve import Sieve
-from lib.corpora.voxceleb_files import media_seconds, read_frame_file, read_voxceleb_meta
+from lib.corpora.fetch import download_file, unpacking
+from lib.corpora.labels import ages_of, normalize_label, unknown_labels
+from lib.corpora.sieve import AUDIO_SUFFIXES, Sieve, audio_stem, file_fault, printable, walk_files
+from lib.tables import DECADES
 
 CORPUS = "voxceleb"
-AUDIO_SUFFIXES = [  # best first
-    ".wav", ".flac", ".m4a", ".ogg", ".opus", ".mp3", ".aac", ".mp4", ".webm", ".mka", ".mkv",
-]  # fmt: skip
+FRAMES_PER_S = 25  # frame numbers are time stamps x 25, whatever the video's own rate
 META_FILES = ["vox1_meta.csv", "vox2_meta.csv"]
-SYNTHETIC = "synthetic-"  # folders of rendered corpora, never taken for real ones below a folder of the user's
-SLACK_S = 0.1  # a video's audio may end this much before its last frame
+HECHMIK = "final_dataframe_extended.csv"
+AGE_FILES = ["utt2age.train", "utt2age.test", HECHMIK, "age-train.txt", "age-test.txt", "ages.csv"]  # ages.csv: by hand
+SPEAKER_COLUMNS = ["voxceleb id", "voxceleb1 id", "voxceleb2 id", "speaker id", "speaker", "spk", "id"]
+VIDEO_COLUMNS = ["video id", "video", "youtube id", "ytid", "reference"]
+AGE_COLUMNS = ["speaker age", "age", "age years", "years", "year", "age decade", "decade", "age class", "age group"]
+URL = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb"
+TXT_MD5 = {  # walkoncross/download_voxceleb_and_lrs_datasets; no password is asked for these
+    "vox1_dev_txt": "md5:9c3b51e34038d1bdb2174dcc66543267",
+    "vox1_test_txt": "md5:8e06592a5f604e23e8cd10f421b36cc3",
+}
+AGE_TABLE_URL = "https://raw.githubusercontent.com/hechmik/voxceleb_enrichment_age_gender/main/dataset"
 
 
-def read_voxceleb(
-    root: Path | str, ages: Path | str | Sequence[Path | str] | None = None, meta: Sequence[Path | str] | None = None
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def download_voxceleb(folder: Path, url: str = URL, age_url: str = AGE_TABLE_URL) -> None:
+    """Fetch VoxCeleb1's meta and frame files (CC BY 4.0, no password) and an age table (MIT), each where it is missing.
+
+    What the user put there is left alone. ValueError when one of them cannot be fetched or is not what it should be.
+    """
+    folder = Path(folder)
+    if not list(folder.glob("vox*_meta.csv")):
+        for name in META_FILES:
+            read_meta(download_file(f"{url}/meta/{name}", folder / name))
+    for name, md5 in TXT_MD5.items() if not (folder / "txt").is_dir() else ():
+        if not (folder / name).exists():
+            archive = download_file(f"{url}/data/{name}.zip", folder / f"{name}.zip", md5)
+            with unpacking(folder / name) as partial:
+                zipfile.ZipFile(archive).extractall(partial)
+    if not (folder / HECHMIK).exists():
+        read_ages(download_file(f"{age_url}/{HECHMIK}", folder / HECHMIK))
+
+
+def read_frame_file(path: Path) -> tuple[str, str, int, int]:
+    """(speaker, video, first frame, last frame) of a `txt` file of the frame archives: where somebody is seen to talk.
+
+    The official cut ends on the last frame's sample. ValueError, naming the file, when it tells no stretch of time.
+    """
+    head: dict[str, str] = {}
+    frames: list[int] = []
+    for line in Path(path).read_bytes().decode("utf-8-sig", errors="replace").split("\n"):
+        field = re.match(r"\s*([A-Za-z][\w ]*?)\s*:\s*(.*?)\s*$", line)
+        if field and not frames:
+            head[field[1].casefold()] = field[2]
+        elif match := re.match(r"\s*(\d+)(\s|$)", line):
+            frames.append(int(match[1]))
+    if not frames:
+        raise ValueError(f"{path}: no frame rows")
+    if frames[-1] <= frames[0]:
+        raise ValueError(f"{path}: from frame {frames[0]} to frame {frames[-1]} is no stretch of time")
+    return head.get("identity", ""), head.get("reference", ""), frames[0], frames[-1]
+
+
+def _read_cells(path: Path, **options: Any) -> pd.DataFrame:
+    """A table of stripped text with normalised headers; commas, semicolons or tabs. ValueError names the file."""
+    text = Path(path).read_bytes().decode("utf-8-sig", errors="replace")  # ids are ASCII
+    separator = max(",;\t", key=text.split("\n", 1)[0].count)
+    try:
+        table = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, na_filter=False, engine="python", **options)
+    except ValueError as error:  # pandas' own: no columns, a row too long, a quote that does not close
+        raise ValueError(f"{path}: no table that can be read ({error}); fetch it again, or mend that line") from error
+    return table.rename(columns=normalize_label).apply(lambda cells: cells.fillna("").str.strip())
+
+
+def _pick_column(table: pd.DataFrame, names: list[str]) -> str | None:
+    return next((name for name in names if name in table.columns), None)
+
+
+def read_meta(path: Path) -> pd.DataFrame:
+    """Read `vox1_meta.csv` or `vox2_meta.csv` in any of its real forms (tabs or commas, byte-order mark, stray blanks).
+
+    Index: speaker; columns gender_raw, official_split ("train" for dev, "test"). Raises ValueError when a column is
+    missing or a speaker stands there twice with different entries.
+    """
+    table = _read_cells(path, quoting=3)
+    speaker = _pick_column(table, ["voxceleb1 id", "voxceleb2 id", "voxceleb id"])
+    if speaker is None or "gender" not in table:
+        raise ValueError(f"{path}: needs columns 'VoxCeleb1 ID' (or 2) and 'Gender', has {list(table.columns)}")
+    table = table.reindex(columns=[speaker, "gender", "set"], fill_value="").drop_duplicates()
+    twice = table.loc[table[speaker].duplicated(), speaker]
+    if len(twice):
+        raise ValueError(f"{path}: speaker {twice.iloc[0]} stands there twice with different entries; keep one")
+    splits = table["set"].str.casefold().map({"dev": "train", "test": "test"})
+    return pd.DataFrame({"gender_raw": table["gender"], "official_split": splits}).set_index(table[speaker])
+
+
+def read_ages(path: Path) -> pd.DataFrame:
+    """Read a table of ages: one row a speaker, a speaker in a video, or an utterance.
+
+    Columns: key ("<speaker>", "<speaker>/<video>" or "<speaker>/<video>/<n>"), age_raw, age_years (float, NaN),
+    age_decade (Int16, NA). Bare numbers are decades where the column says so, or where it is just called "age" and
+    holds only 10, 20 ... 90; else years. Rows without a usable age are left out; `attrs` counts words and numbers that
+    are no age, by the file's name. ValueError when the file is missing, or has no column for speaker or age, or no age.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such age table; relative paths count from the repository")
+    first, column = path.open("rb").readline().decode("utf-8-sig", errors="replace"), "years"
+    if re.match(r"\s*id\d+/\S+/\S+[ \t]+\S+", first):  # AgeVoxCeleb: "id00042/34f5sBShxSo/00001 70"
+        cells = [line.split()[:2] for line in path.read_text(errors="replace").split("\n") if len(line.split()) > 1]
+        table = pd.DataFrame(cells, columns=["key", "age_raw"], dtype="str")
+        table["key"] = table["key"].str.replace(r"\.\w+$", "", regex=True)
+    else:
+        is_bare = re.match(r"\s*id\d+\s*[,;\t]", first)  # a hand table without a header
+        cells = _read_cells(path, **({"header": None, "names": ["speaker", "age"]} if is_bare else {}))
+        speaker, video, column = (_pick_column(cells, names) for names in (SPEAKER_COLUMNS, VIDEO_COLUMNS, AGE_COLUMNS))
+        if speaker is None or column is None:
+            needed = f"the speaker ({', '.join(SPEAKER_COLUMNS)}) and one for the age ({', '.join(AGE_COLUMNS)})"
+            raise ValueError(f"{path}: needs a column for {needed}, has {list(cells.columns)}")
+        key = cells[speaker].str.removeprefix(f"{CORPUS}:")
+        key = key.where(cells[video] == "", key + "/" + cells[video]) if video else key
+        table = pd.DataFrame({"key": key, "age_raw": cells[column]})
+    raw = table["age_raw"].mask(table["age_raw"].str.casefold().isin(["nan", "none", "na"]), "").astype("str")
+    numbers = {float(value) for value in raw.unique() if re.fullmatch(r"\d+(\.\d+)?", value)}
+    only_tens = bool(numbers) and numbers <= set(map(float, DECADES))
+    is_decade = "decade" in column or (column in ("age", "age class", "age group") and only_tens)
+    unit = "decade" if is_decade else "years"
+    ages = table.assign(age_raw=raw, **ages_of(raw, unit))
+    ages = ages[(ages["age_years"].notna() | ages["age_decade"].notna()) & ~ages["key"].str.match("$|/")]
+    if ages.empty:
+        raise ValueError(f"{path}: holds no ages; delete it, or fetch it again")
+    ages.attrs = {path.name: unknown_labels(raw, "age", unit)}
+    return ages.reset_index(drop=True)
+
+
+def join_ages(rows: pd.DataFrame, tables: list[pd.DataFrame]) -> tuple[pd.DataFrame, int]:
+    """Ages for rows with columns speaker, video and item (the utterance key).
+
+    The most exact label wins: of the utterance, else of the speaker in this video (a video can hold several speakers),
+    else of the speaker. Labels of one key that disagree give no age. Returns (frame of age_raw, age_years, age_decade
+    on the rows' index, number of keys whose labels disagree).
+    """
+    columns = {"age_raw": "object", "age_years": "float64", "age_decade": "float64"}
+    labels = pd.concat([pd.DataFrame({name: [] for name in ("key", *columns)}), *tables], ignore_index=True)
+    labels = labels.drop_duplicates(["key", "age_years", "age_decade"])
+    several = labels["key"].duplicated(keep=False)
+    known = labels[~several].set_index("key").astype(columns)
+    ages = pd.DataFrame(index=rows.index, columns=list(columns)).astype(columns)
+    for key in (rows["item"], rows["speaker"] + "/" + rows["video"], rows["speaker"]):
+        ages = ages.where(ages["age_raw"].notna(), known.reindex(key).set_axis(rows.index))
+    ages = ages.assign(age_raw=ages["age_raw"].fillna("").astype("str"), age_decade=ages["age_decade"].astype("Int16"))
+    return ages, labels.loc[several, "key"].nunique()
+
+
+def read_voxceleb(root: Path, ages: Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read every utterance at or below `root` into (clips, ledger).
 
     An utterance is a cut, `.../<speaker>/<video>/<n>.wav` (m4a, flac ...), or a frame file of the same name (txt) with
-    the whole video's audio anywhere below `root` as `<video>.<suffix>`, such as `audio/<video>.m4a`; the clip then
-    carries start_s and end_s from the frame file. A frame file without audio goes to the ledger.
-
-    Parameters
-    ----------
-    ages: one or more tables that `lib.corpora.age_tables` reads; None takes those lying in `root`, [] none.
-    meta: meta files; None looks for vox1_meta.csv and vox2_meta.csv around `root`.
-
-    `clips.attrs` holds rows_in (utterances), meta and ages (names of files), speakers_without_meta, videos_without_segments and warnings.
-    Raises ValueError when `root` is no folder, or holds neither cuts nor frame files.
+    the whole video's audio anywhere below `root`, as `audio/<video>.m4a` or under one of the names that yt-dlp gives
+    (`Title [<video>].webm`); the clip then carries start_s and end_s from the frame file. Meta and age tables are those
+    in `root` or up to two folders above it, or the one table `ages`. No sound is decoded. Raises ValueError when `root`
+    holds neither cuts nor frame files with audio, or no meta file is near.
     """
-    sieve = _gather_utterances(Path(root), ages, meta)
-    for reason in sieve.rows["reason"].unique():
-        if reason:
-            sieve.drop(sieve.rows["reason"] == reason, reason, sieve.rows["detail"])
+    cuts, frame_files, videos, tables, strange = _list_files(root)
+    if not cuts and not (frame_files and videos):
+        lacking = "frame files but no audio" if frame_files else "no <speaker>/<video>/<n>.wav (m4a, txt)"
+        raise ValueError(f"{root}: {lacking} below it; unzip VoxCeleb's archives there")
+    if not tables.keys() & set(META_FILES):
+        raise ValueError(f"{root}: no vox1_meta.csv or vox2_meta.csv, so no genders; download.download fetches them")
+    keys = sorted(cuts.keys() | frame_files.keys())
+    sieve = Sieve(CORPUS, pd.DataFrame([_describe(root, key, cuts, frame_files, videos) for key in keys]))
+    again = [path for files in (*cuts.values(), *frame_files.values()) for path in files[1:]]
+    sieve.note([(path, "listed twice", "another file of the same utterance") for path in again])
+    sieve.note([(path, "name is not UTF-8", "rename the file") for path in strange])
+    meta = pd.concat([read_meta(tables[name]) for name in META_FILES if name in tables])
+    meta = meta[~meta.index.duplicated()].reindex(sieve.rows["speaker"])  # it lists more speakers than have audio
+    age_paths = [ages] if ages else [tables[name] for name in AGE_FILES if name in tables]
+    age_tables = [read_ages(path) for path in age_paths]
+    joined, disagreeing = join_ages(sieve.rows, age_tables)
+    sieve.rows = sieve.rows.assign(
+        **joined, gender_raw=meta["gender_raw"].fillna("").to_numpy(), official_split=meta["official_split"].to_numpy()
+    )
+    sieve.facts = {
+        "meta files that were read": [name for name in META_FILES if name in tables],
+        "age tables that were read": [name for table in age_tables for name in table.attrs],
+        "words in them that are no age": {name: words for table in age_tables for name, words in table.attrs.items()},
+        "ages left out because their tables disagree": disagreeing,
+        "speakers in no meta file": meta.index[meta["gender_raw"].isna()].nunique(),
+        "long recordings without a frame file": len(videos.keys() - {key.split("/")[1] for key in frame_files}),
+    }
+    sieve.drop(sieve.rows["reason"] != "", sieve.rows["reason"], sieve.rows["detail"])
     return sieve.finish()
 
 
-def list_utterances(
-    root: Path | str, ages: Path | str | Sequence[Path | str] | None = None, meta: Sequence[Path | str] | None = None
-) -> pd.DataFrame:
-    """Every utterance at or below `root`, with or without its audio: what `lib.corpora.youtube.attrition` compares with.
-
-    Columns: clip_id, speaker_id, recording_id, video, gender, age_years, age_decade, reason ("" = can be read).
-    """
-    rows = _gather_utterances(Path(root), ages, meta).rows
-    columns = ["clip_id", "speaker_id", "recording_id", "video", "gender", "age_years", "age_decade", "reason"]
-    return rows.assign(gender=genders_of(rows["gender_raw"]))[columns]
+def list_videos(root: Path) -> list[str]:
+    """The YouTube ids of every video that a cut or a frame file below `root` is of."""
+    cuts, frame_files, *_ = _list_files(root)
+    return sorted({key.split("/")[1] for key in (*cuts, *frame_files)})
 
 
-def _gather_utterances(
-    root: Path, ages: Path | str | Sequence[Path | str] | None, meta: Sequence[Path | str] | None
-) -> Sieve:
-    """A row for every utterance with its speaker's labels; `reason` says why it cannot be used, or is blank."""
-    if not root.is_dir():
-        raise ValueError(f"{root}: no such folder; unzip VoxCeleb's wav, aac or txt archives there")
-    found, frame_files, videos, tables = _list_files(root)
-    keys = sorted(set(found) | set(frame_files))
-    if not keys:
-        raise ValueError(f"{root}: no <speaker>/<video>/<n>.wav (m4a, txt) below it; unzip VoxCeleb's archives there")
-    sieve = Sieve(CORPUS, pd.DataFrame([_describe(root, key, found, frame_files, videos) for key in keys]))
-    sieve.note(
-        [(path, "listed twice", "another file of the same utterance") for v in found.values() for path, _ in v[1:]]
-    )
-    sieve.facts = {"videos_without_segments": len(set(videos) - {key.split("/")[1] for key in frame_files})}
-    _join_meta(sieve, [Path(path) for path in meta] if meta is not None else _find_beside(root, tables, META_FILES))
-    if ages is None:
-        ages = _find_beside(root, tables, AGE_FILES)
-    ages = [ages] if isinstance(ages, (str, Path)) else list(ages)
-    _join_ages(sieve, [read_age_labels(path) for path in ages])
-    sieve.facts["ages"] = [Path(path).name for path in ages]
-    return sieve
+Files = dict[str, list[str]]  # a key, and paths below the root, the best first
 
 
-Found = dict[str, list[tuple[str, int]]]
-
-
-def _list_files(root: Path) -> tuple[Found, dict[str, str], Found, list[Path]]:
-    """(cuts by key, frame files by key, long audio by video, tables): paths relative to `root`, best file first."""
-    cuts, frame_files, videos, tables = {}, {}, {}, []
-    for path, size in _walk(root):
-        suffix, stem = path.suffix.casefold(), path.stem
-        relative = path.relative_to(root).as_posix()
+def _list_files(root: Path) -> tuple[Files, Files, Files, dict[str, Path], list[str]]:
+    """(cuts by key, frame files by key, long audio by video, tables by name, names that are not UTF-8)."""
+    cuts, frame_files, media, below, strange = {}, {}, [], {}, []
+    for path in walk_files(root):
+        suffix, relative = path.suffix.casefold(), path.relative_to(root).as_posix()
         speaker, video = path.absolute().parts[-3:-1]
         is_utterance = re.fullmatch(r"id\d+", speaker) is not None
-        if suffix in AUDIO_SUFFIXES and is_utterance:
-            cuts.setdefault(f"{speaker}/{video}/{stem}", []).append((relative, size))
-        elif suffix == ".txt" and is_utterance:
-            frame_files[f"{speaker}/{video}/{stem}"] = relative
-        elif suffix in AUDIO_SUFFIXES:
-            videos.setdefault(stem, []).append((relative, size))
-        elif path.name in META_FILES + AGE_FILES:
-            tables.append(path)
-    for files in [*cuts.values(), *videos.values()]:
-        files.sort(key=lambda file: (file[1] == 0, AUDIO_SUFFIXES.index(Path(file[0]).suffix.casefold()), file[0]))
-    return cuts, frame_files, videos, tables
+        if path.name in META_FILES + AGE_FILES:
+            below.setdefault(path.name, path)
+        elif suffix not in AUDIO_SUFFIXES and not (suffix == ".txt" and is_utterance):
+            continue
+        elif printable(relative) != relative:
+            strange.append(relative)
+        elif is_utterance:
+            files, stem = (frame_files, path.stem) if suffix == ".txt" else (cuts, audio_stem(path.name))
+            files.setdefault(f"{speaker}/{video}/{stem}", []).append(relative)
+        else:
+            media.append(relative)
+    wanted, videos = {key.split("/")[1] for key in frame_files}, {}
+    for relative in media:
+        videos.setdefault(_video_of(relative, wanted), []).append(relative)
+
+    def best_first(path: str) -> tuple[bool, int, str]:
+        return file_fault(root / path) != "", AUDIO_SUFFIXES.index(Path(path).suffix.casefold()), path
+
+    for files in (*cuts.values(), *videos.values()):
+        if len(files) > 1:
+            files.sort(key=best_first)
+    beside = [folder / name for folder in root.absolute().parents[1::-1] for name in META_FILES + AGE_FILES]
+    above = {path.name: path for path in beside if path.is_file()}
+    return cuts, frame_files, videos, above | below, strange
 
 
-def _walk(folder: Path) -> Iterator[tuple[Path, int]]:
-    """(path, size in bytes) of every file below `folder` that is not hidden."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_symlink() and Path(folder).resolve().is_relative_to(Path(entry.path).resolve()):
-                continue  # a link to a folder above it would lead round in circles
-            if entry.is_dir() and not entry.name.startswith(SYNTHETIC):
-                yield from _walk(Path(entry.path))
-            elif entry.is_file():
-                yield Path(entry.path), entry.stat().st_size
+def _video_of(path: str, wanted: set[str]) -> str:
+    """The video that a file is of: "<id>.m4a", "<id>.f140.m4a", "Title [<id>].webm" (yt-dlp), "Title-<id>.m4a"."""
+    stem = re.sub(r"\.f\d+$", "", audio_stem(path))
+    names = [stem, *re.findall(r"\[([\w-]{11})\]$", stem), *re.findall(r"-([\w-]{11})$", stem)]
+    return next((name for name in names if name in wanted), names[0])
 
 
-def _describe(root: Path, key: str, cuts: Found, frame_files: dict[str, str], videos: Found) -> dict:
+def _describe(root: Path, key: str, cuts: Files, frame_files: Files, videos: Files) -> dict[str, Any]:
     """One utterance as a row; `reason` says why it cannot be used, or is blank."""
     speaker, video, _ = key.split("/")
     row = {"item": key, "speaker": speaker, "video": video, "clip_id": f"{CORPUS}:{key}", "path": "", "start_s": 0.0,
            "end_s": float("nan"), "reason": "", "detail": "", "speaker_id": f"{CORPUS}:{speaker}",
            "recording_id": f"{CORPUS}:{video}"}  # fmt: skip
-    if key in cuts:
-        path, size = cuts[key][0]
-        return row | {"path": path} | ({} if size else {"reason": "empty file", "detail": path})
-    if video not in videos:
+    if key not in cuts and video not in videos:
         return row | {"reason": "no audio", "detail": "a frame file without its cut or its video"}
-    long, size = videos[video][0]
-    if not size:
-        return row | {"reason": "empty file", "detail": long}
+    path = (cuts[key] if key in cuts else videos[video])[0]
+    row |= {"path": path, "detail": path, "reason": file_fault(root / path)}
+    if key in cuts or row["reason"]:
+        return row
+    frame_file = frame_files[key][0]
     try:
-        segment = read_frame_file(root / frame_files[key])
-    except ValueError as error:
-        return row | {"reason": "unusable frame file", "detail": _without_root(error, root, frame_files[key])}
-    if (segment.speaker or speaker, segment.video or video) != (speaker, video):
-        detail = f"{frame_files[key]} names {segment.speaker}/{segment.video}"
-        return row | {"reason": "unusable frame file", "detail": detail}
-    try:
-        length_s = _remembered_seconds(root / long)
-    except ValueError as error:
-        return row | {"reason": "unreadable video", "detail": _without_root(error, root, long)}
-    if segment.end_s > length_s + SLACK_S:
-        detail = f"ends at {segment.end_s:.2f} s, {long} at {length_s:.2f} s"
-        return row | {"reason": "past the end of the video", "detail": detail}
-    return row | {"path": long, "start_s": segment.start_s, "end_s": min(segment.end_s, length_s)}
-
-
-def _without_root(error: ValueError, root: Path, name: str) -> str:
-    """What an error says of a file, naming it from `root` on: a ledger is no place for this machine's folders."""
-    return str(error).replace(str(root / name), name)
-
-
-_SECONDS: dict[tuple[str, int, int], float] = {}
-
-
-def _remembered_seconds(path: Path) -> float:
-    """`media_seconds`, asked once per file and state of it: one video holds many utterances."""
-    state = path.stat()
-    key = (str(path.absolute()), state.st_size, state.st_mtime_ns)
-    if key not in _SECONDS:
-        _SECONDS[key] = media_seconds(path)
-    return _SECONDS[key]
-
-
-def _find_beside(root: Path, below: list[Path], names: list[str]) -> list[Path]:
-    """Tables of these names below `root`, or else up to two folders above it; one of each name."""
-    found: dict[str, Path] = {}
-    above = [folder / name for folder in root.absolute().parents[:2] for name in names]
-    for path in [*sorted(below, key=lambda path: len(path.parts)), *(path for path in above if path.is_file())]:
-        if path.name in names:
-            found.setdefault(path.name, path)
-    return [found[name] for name in names if name in found]
-
-
-def _join_meta(sieve: Sieve, paths: list[Path]) -> None:
-    """Give every row its speaker's gender and official split; meta lists more speakers than have audio."""
-    if not paths:
-        sieve.warn(
-            "no vox1_meta.csv or vox2_meta.csv: no genders; lib.corpora.download.download_voxceleb_meta fetches them"
-        )
-    tables = [read_voxceleb_meta(path).set_index("speaker") for path in paths]
-    meta = pd.concat(tables) if tables else pd.DataFrame({"gender_raw": [], "official_split": []}, dtype="str")
-    meta = meta[~meta.index.duplicated()]
-    speakers = sieve.rows["speaker"]
-    sieve.rows["gender_raw"] = speakers.map(meta["gender_raw"]).fillna("").astype("str")
-    sieve.rows["official_split"] = speakers.map(meta["official_split"])
-    sieve.facts["meta"] = [path.name for path in paths]
-    sieve.facts["speakers_without_meta"] = int(speakers[~speakers.isin(meta.index)].nunique())
-
-
-def _join_ages(sieve: Sieve, tables: list[pd.DataFrame]) -> None:
-    """Give every row the age of its utterance, else of its speaker in its video, else of its speaker."""
-    ages, disagreeing = join_ages(sieve.rows[["speaker", "video", "item"]], tables)
-    sieve.rows[["age_years", "age_decade", "age_raw"]] = ages
-    sieve.facts["ages_disagreeing"] = disagreeing
-
-
-def compare_cuts(root: Path | str) -> pd.DataFrame:
-    """Compare official cuts with the cut rule, wherever a cut lies beside its frame file below `root`.
-
-    Columns: key, samples (of the cut), expected ((last - first) * 640 + 1), difference. Cuts must be 16 kHz files that
-    libsndfile reads.
-    """
-    import soundfile
-
-    root = Path(root)
-    cuts, frame_files, _, _ = _list_files(root)
-    rows = []
-    for key in sorted(set(cuts) & set(frame_files)):
-        samples = soundfile.info(str(root / cuts[key][0][0])).frames
-        expected = read_frame_file(root / frame_files[key]).samples
-        rows.append({"key": key, "samples": samples, "expected": expected, "difference": samples - expected})
-    return pd.DataFrame(rows, columns=["key", "samples", "expected", "difference"])
-
-
-def find_utterance(root: Path | str, needs_meta: bool = True) -> Path:
-    """The first cut below `root`, or the first frame file if whole videos' audio is there too. ValueError otherwise.
-
-    `needs_meta`: whether a meta file must be near, too.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise ValueError(f"{root}: no such folder")
-    frames, media = None, None
-    for path, _ in _walk(root):
-        is_utterance = re.fullmatch(r"id\d+", path.absolute().parts[-3]) is not None
-        if path.suffix.casefold() in AUDIO_SUFFIXES and is_utterance:
-            return _with_meta(root, path) if needs_meta else path
-        frames = frames or (path if is_utterance and path.suffix == ".txt" else None)
-        media = media or (path if path.suffix.casefold() in AUDIO_SUFFIXES else None)
-        if frames and media:
-            return _with_meta(root, frames) if needs_meta else frames
-    raise ValueError(f"{root}: {'frame files but no audio' if frames else 'no cuts and no frame files'} below it")
-
-
-def _with_meta(root: Path, path: Path) -> Path:
-    """`path`, if a meta file lies at, above or up to two folders below `root`; ValueError otherwise."""
-    near = [found for name in META_FILES for pattern in ("", "*/", "*/*/") for found in root.glob(pattern + name)]
-    if not _find_beside(root, near, META_FILES):
-        raise ValueError(f"{root}: no vox1_meta.csv or vox2_meta.csv, so no genders")
-    return path
+        *names, first, last = read_frame_file(root / frame_file)
+    except (ValueError, OSError) as error:
+        return row | {"reason": "unusable frame file", "detail": str(error).replace(f"{root}/", "")}
+    if [name or own for name, own in zip(names, (speaker, video))] != [speaker, video]:
+        return row | {"reason": "unusable frame file", "detail": f"{frame_file} names {'/'.join(names)}"}
+    return row | {"start_s": first / FRAMES_PER_S, "end_s": last / FRAMES_PER_S}

@@ -1,11 +1,12 @@
 """The page in the notebook: upload a recording or speak, and see what a model makes of it, window by window.
 
 The browser hands the sound to the kernel on the same machine in parts of 1 MB, so that files of any size pass; the kernel
-keeps it in a temporary file until it is answered, and deletes it then. Without JupyterLab (papermill) a note stands instead.
+keeps it in a temporary file until it is answered, and deletes it then. Where no browser listens, a note stands instead.
 """
 
 from __future__ import annotations
 
+import base64
 import functools
 import html
 import os
@@ -13,33 +14,30 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 from lib import paths
-from lib.answers import Answer, Prediction
-from lib.audio import RATE_HZ, UnreadableAudio
-from lib.model_folder import Bundle
-from lib.predict import predict
-from lib.streams import stream_waveform
+from lib.audio import RATE_HZ, read_waveform
+from lib.model_folder import ModelFolder
+from lib.plots import plot_timeline, use_style
+from lib.predict import Answer, Prediction, predict
+from lib.report.show import draw_png
 
 LONGEST_S = 120.0  # a recording by microphone stops by itself then
 DRAWN_S = 600.0  # of a longer file, so much of its waveform is drawn
 NOTE = (
     "<p><b>This is a page of a report.</b> Opened in JupyterLab (<code>make lab</code>), this cell lets you upload a "
-    "recording or speak into the microphone, and draws the answer below it. Nothing leaves the machine that runs this notebook.</p>"
+    "recording or speak into the microphone, and draws the answer below it. Nothing leaves the machine that runs this "
+    'notebook. Without a browser: <code>lib.predict.predict("recording.wav", model=...)</code>.</p>'
 )
 
 
-def show_page(bundle: Bundle) -> Any:
-    """The page for `bundle` where someone can use it, else a note for the report's reader."""
+def show_page(bundle: ModelFolder) -> Any:
+    """The page for `bundle` where a notebook server started this kernel; else a note (papermill starts its own kernels)."""
     from IPython.display import HTML
 
-    return AnswerPage(bundle).box if is_interactive() else HTML(NOTE)
-
-
-def is_interactive() -> bool:
-    """True in a kernel that a notebook server started for a notebook that is open; papermill starts its own."""
-    return bool(os.environ.get("JPY_SESSION_NAME"))
+    return AnswerPage(bundle).box if os.environ.get("JPY_SESSION_NAME") else HTML(NOTE)
 
 
 @functools.cache
@@ -61,26 +59,22 @@ def recorder_class() -> type:
 class AnswerPage:
     """Recorder, answer, and timeline in one box. `predictions` keeps every answer given so far."""
 
-    def __init__(self, bundle: Bundle):
+    def __init__(self, bundle: ModelFolder):
         import ipywidgets
-
-        from lib.figures import use_style
 
         use_style()
         self.bundle, self.predictions = bundle, []
-        self.recorder = recorder_class()()
-        self.told = ipywidgets.HTML()
+        self.recorder, self.answer, self.picture = recorder_class()(), ipywidgets.HTML(), ipywidgets.HTML()
         self.tasks = ipywidgets.ToggleButtons(options=list(bundle.heads))
-        self.picture = ipywidgets.HTML()
         self.tasks.layout.display = "none"
         self.tasks.observe(lambda change: self._draw(), "value")
-        self.recorder.on_msg(self._receive)
-        self.box = ipywidgets.VBox([self.recorder, self.told, self.tasks, self.picture])
+        self.recorder.on_msg(self.receive)
+        self.box = ipywidgets.VBox([self.recorder, self.answer, self.tasks, self.picture])
         self._file: Any = None
         self._waveform = np.zeros(0, np.float32)
 
-    def _receive(self, widget: Any, message: dict[str, Any], buffers: list[Any]) -> None:
-        """Take one part; after the last one, answer. Whatever goes wrong is said on the page."""
+    def receive(self, widget: Any, message: dict[str, Any], buffers: list[Any]) -> None:
+        """Take one part from the browser; after the last one, answer. Whatever goes wrong is said on the page."""
         if message.get("kind") != "part":
             return
         if message["first"]:
@@ -92,7 +86,7 @@ class AnswerPage:
         if message["last"]:
             try:
                 self._file.flush()
-                self.answer(Path(self._file.name), Path(message["name"]).name)
+                self.ask(Path(self._file.name), Path(message["name"]).name)
             except Exception as error:
                 self.recorder.send({"kind": "say", "text": f"No answer: {error}"})
                 raise
@@ -104,86 +98,58 @@ class AnswerPage:
             self._file.close()  # which deletes it
             self._file = None
 
-    def answer(self, path: Path, name: str) -> Prediction:
-        """Ask the model about a file, show what it says under `name`, and return it."""
-        self.told.value = self.picture.value = ""
-        found = predict(path, model=self.bundle, name=name)
-        self._waveform = _first_seconds(path) if len(found.windows) else np.zeros(0, np.float32)
-        self.predictions.append(found)
-        self.tasks.layout.display = "" if found.answers and len(self.bundle.heads) > 1 else "none"
+    def ask(self, path: Path, name: str) -> None:
+        """Ask the model about a file and show what it says under `name`."""
+        self.answer.value = self.picture.value = ""
+        prediction = predict(path, model=self.bundle, name=name)
+        self._waveform = read_waveform(path, 0.0, DRAWN_S) if len(prediction.windows) else np.zeros(0, np.float32)
+        self.predictions.append(prediction)
+        self.tasks.layout.display = "" if prediction.answers and len(self.bundle.heads) > 1 else "none"
         self._draw()
-        self.told.value = answer_html(found, self.bundle.warnings)
-        self.recorder.send({"kind": "say", "text": f"{name}: {found.state}"})
-        return found
+        self.answer.value = answer_html(prediction, self.bundle.warnings)
+        self.recorder.send({"kind": "say", "text": f"{name}: {prediction.state}"})
 
     def _draw(self) -> None:
-        import matplotlib.pyplot as plt
-
-        from lib.figures import plot_timeline
-        from lib.report.show import draw_png, figure_html
-
-        found, task = self.predictions[-1], self.tasks.value
-        if not found.answers:
+        """The timeline of the latest prediction for the chosen task, as far as the waveform is drawn."""
+        prediction, task = self.predictions[-1], self.tasks.value
+        if not prediction.answers:
             self.picture.value = ""
             return
         shown_s = len(self._waveform) / RATE_HZ
-        windows = found.timeline(task).query("start_s < @shown_s")
-        regions = [(start, min(end, shown_s)) for start, end in found.speech_regions() if start < shown_s]
-        title = f"Probability of each class: {task}"
-        figure = plot_timeline(self._waveform, RATE_HZ, windows, self.bundle.heads[task].classes, regions, title)
-        alt = f"The waveform with its speech shaded, and under it the probability of each class of {task} for each window."
-        cut = f"The first {DRAWN_S:.0f} s of {found.duration_s:.0f} s." if shown_s < found.duration_s - 0.1 else ""
-        self.picture.value = figure_html("answer", alt, draw_png(figure), cut)
+        windows = prediction.timeline(task).query("start_s < @shown_s")
+        regions = [(start, min(end, shown_s)) for start, end in prediction.speech_regions() if start < shown_s]
+        figure = plot_timeline(self._waveform, RATE_HZ, windows, self.bundle.heads[task].classes, regions)
+        picture, size = draw_png(figure)
         plt.close(figure)
+        alt = f"The waveform, its speech shaded, and under it the probability of each class of {task} for each window."
+        source = f"data:image/png;base64,{base64.b64encode(picture).decode('ascii')}"
+        self.picture.value = (
+            f'<img src="{source}" alt="{html.escape(alt)}" width="{size["width"]}" style="max-width:100%">'
+        )
 
 
-def _first_seconds(path: Path) -> np.ndarray:
-    """At most DRAWN_S of the waveform (samples,) at 16 kHz; what there is of a file that breaks off."""
-    parts, samples = [], 0
-    try:
-        for block in stream_waveform(path, 0.0, DRAWN_S):
-            parts.append(block)
-            samples += len(block)
-    except UnreadableAudio:
-        if not samples:
-            raise
-    return np.concatenate(parts)
+def answer_html(prediction: Prediction, warnings: list[str]) -> str:
+    """The answer in words: state, best class of each task with its share, what to mind; `warnings` on the model last."""
+    lines = [_tell_answer(answer) for answer in prediction.answers.values()]
+    if not np.isnan(prediction.speech_ratio):
+        lines.append(f"{prediction.duration_s:.1f} s, {100 * prediction.speech_ratio:.0f} % speech")
+    if len(prediction.windows):
+        rest_s = prediction.duration_s - (prediction.windows["start_s"] + prediction.windows["duration_s"]).max()
+        lines += [f"The last {rest_s:.1f} s do not fill a window and were not heard."] if rest_s >= 0.5 else []
+    lines += filter(None, [prediction.warning, prediction.reason])
+    if prediction.answers:
+        lines.append("A guess about how a voice sounds; it does not reveal who someone is.")
+        lines += [f"This model was {warning}." for warning in warnings]
+    title = f"<h3>{html.escape(prediction.name)}: {prediction.state}</h3>"
+    return title + "".join(f"<p>{html.escape(line)}</p>" for line in lines)
 
 
-def _unheard(found: Prediction) -> str:
-    """A sentence on the tail after the last whole window, which no model hears; "" when it is short."""
-    if not len(found.windows):
-        return ""
-    rest_s = found.duration_s - float((found.windows["start_s"] + found.windows["duration_s"]).max())
-    return f"The last {rest_s:.1f} s do not fill a window and were not heard." if rest_s >= 0.5 else ""
-
-
-def _sentences(notes: list[str]) -> list[str]:
-    return [f"This model was {note}." for note in notes]
-
-
-def _aside(answer: Answer) -> str:
-    """What is told beside a label: the interval of an age in years, another class by its own threshold; or nothing."""
+def _tell_answer(answer: Answer) -> str:
+    """ "gender: sounds like female (male 8 %, female 92 %)", with the interval of an age or a rare class told beside it."""
+    text = f"{answer.task}: sounds like {answer.label}" if answer.label else f"{answer.task}: {answer.state}"
     if answer.low_years is not None:
-        return f", probably between {answer.low_years:.0f} and {answer.high_years:.0f}"
-    if answer.by_threshold not in (None, answer.label):
-        return f"; {html.escape(answer.by_threshold)} where that class is told from its own threshold"
-    return ""
-
-
-def answer_html(found: Prediction, notes: list[str] | None = None) -> str:
-    """The answer in words: state, best class of each task with its share, and what to mind; `notes` on the model last."""
-    lines = [f"<h3 style='margin:0.4em 0'>{html.escape(found.name)}: {found.state}</h3>"]
-    for task, answer in found.answers.items():
-        shares = ", ".join(f"{html.escape(name)} {100 * share:.0f} %" for name, share in answer.probabilities.items())
-        said = f"sounds like <b>{html.escape(answer.label)}</b>" if answer.label else "<b>unsure</b>"
-        said += _aside(answer)
-        lines.append(f"<p style='margin:0.2em 0'>{html.escape(task)}: {said} ({shares})</p>")
-    if not np.isnan(found.speech_ratio):
-        lines.append(f"<p style='margin:0.2em 0'>{found.duration_s:.1f} s, {100 * found.speech_ratio:.0f} % speech</p>")
-    texts = [text for text in (_unheard(found), found.warning, found.reason) if text]
-    lines += [f"<p style='margin:0.2em 0'>{html.escape(text)}</p>" for text in texts]
-    if found.answers:
-        minds = ["A guess about how a voice sounds; it does not reveal who someone is.", *_sentences(notes or [])]
-        lines += [f"<p style='margin:0.2em 0'>{html.escape(text)}</p>" for text in minds]
-    return f"<div style='max-width:760px;line-height:1.45'>{''.join(lines)}</div>"
+        text += f", probably between {answer.low_years:.0f} and {answer.high_years:.0f}"
+    elif answer.by_threshold not in (None, answer.label):
+        text += f"; {answer.by_threshold} where that class is told from its own threshold"
+    shares = {name: share for name, share in answer.probabilities.items() if share is not None}
+    return text + (f" ({', '.join(f'{name} {100 * share:.0f} %' for name, share in shares.items())})" if shares else "")

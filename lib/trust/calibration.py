@@ -1,4 +1,4 @@
-"""Whether a stated probability can be believed, and what to do with it: temperature, thresholds, staying silent.
+"""Whether a stated probability can be believed, and what to do with it: temperature, a cap, thresholds, staying silent.
 
 Everything that is chosen here is chosen on the validation part and handed in as numbers; the test part is only scored.
 """
@@ -10,20 +10,35 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import minimize_scalar
+from scipy.special import softmax
+from scipy.stats import entropy
 
-from lib.bootstrap import DRAWS, bootstrap_trainings
-from lib.scores import confusion_counts, confusion_metrics, make_records
+from lib.scores import confusion_counts, confusion_metrics
 
 BINS = 15
 FLOOR = 1e-7  # least probability whose logarithm is taken
+TEMPERATURES = (0.02, 55.0)
+LEAST_COVERAGE = 0.8  # a model that may stay silent must still answer for this share of the validation clips
+YEARS_SHARE = 0.8  # of the recordings of new speakers that an interval of years is to hold
+ONE_VOICE = 0.99  # share of validation recordings whose windows disagree no more than one voice's may
 
 
-@dataclass
+@dataclass(frozen=True)
 class Calibration:
-    """log p becomes log p / temperature + bias, normalised again; the default changes nothing."""
+    """log p becomes log p / temperature, normalised, and no class gets more than `cap`; the default changes nothing."""
 
     temperature: float = 1.0
-    bias: list[float] | None = None  # [C]; None = all 0
+    cap: float = 1.0
+
+    def apply(self, probabilities: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities (n, C)."""
+        if self == Calibration():
+            return probabilities
+        values = softmax(np.log(np.clip(probabilities, FLOOR, 1)) / self.temperature, axis=1)
+        classes = values.shape[1]
+        even = (1 - self.cap) * classes / (classes - 1)  # share of an even mix, so that 1 becomes the cap
+        return (1 - even) * values + even / classes
 
     def as_json(self) -> dict[str, Any]:
         """What a model folder stores; `Calibration(**as_json())` is the same again."""
@@ -38,9 +53,9 @@ class Years:
     new speaker. The coverages are shares of recordings inside, every speaker counting the same; the test's was only scored.
     """
 
-    centres: list[float]  # [C] mean age of each class in the training part
+    centres: list[float]  # (C,) mean age of each class in the training part
     margin: float | None
-    share: float = 0.8
+    share: float = YEARS_SHARE
     speakers: int = 0  # of validation, on whom the margin was chosen
     validation_coverage: float | None = None
     test_coverage: float | None = None
@@ -50,50 +65,60 @@ class Years:
         """The interval in words, for tables and the card."""
         if self.margin is None:
             return f"none: {self.speakers} validation speakers are too few"
-        told = (
+        text = (
             f"{self.margin:.1f} years each way for {100 * self.share:.0f} %, from {self.speakers} validation speakers"
         )
         if self.test_coverage is None:
-            return told
-        return f"{told}; held {100 * self.test_coverage:.0f} % of the recordings of {self.test_speakers} test speakers"
+            return text
+        return f"{text}; held {100 * self.test_coverage:.0f} % of the recordings of {self.test_speakers} test speakers"
 
 
-def fit_temperature(probabilities: np.ndarray, targets: np.ndarray, bias: bool = False) -> Calibration:
+# ------------------------------------------------------------------------------------------------------------- choosing
+
+
+def fit_temperature(probabilities: np.ndarray, targets: np.ndarray, speakers: np.ndarray | None = None) -> Calibration:
     """Fit the temperature (Guo et al. 2017, arXiv 1706.04599) to the validation part by negative log-likelihood.
 
-    Parameters
-    ----------
-    probabilities: [n, C]. targets: [n] class numbers.
-    bias: also fit a shift a class (bias-corrected temperature scaling, Alexandari et al. 2020, arXiv 1901.06852), which
-        undoes the balanced priors that class weights train in. It can change answers; the temperature alone cannot.
+    probabilities: (n, C). targets: (n,) class numbers. speakers: (n,) ids; with them every speaker weighs the same, and no
+    class gets more than (K + 1) / (K + 2) for K speakers, by the rule of succession: what so few voices can support.
     """
-    from scipy.optimize import minimize
-
-    log_p = np.log(np.clip(probabilities, FLOOR, 1))
-    targets, classes = np.asarray(targets, np.int64), log_p.shape[1]
+    log_p, targets = np.log(np.clip(probabilities, FLOOR, 1)), np.asarray(targets, np.int64)
     if len(targets) != len(log_p) or not len(targets):
         raise ValueError(
             f"{len(targets)} targets for {len(log_p)} probabilities; the validation part must not be empty"
         )
+    weights, cap = np.ones(len(targets)), 1.0
+    if speakers is not None:
+        _, place, counts = np.unique(np.asarray(speakers, str), return_inverse=True, return_counts=True)
+        weights, cap = 1 / counts[place], (len(counts) + 1) / (len(counts) + 2)
 
-    def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
-        p = _softmax(np.exp(x[0]) * log_p + np.append(x[1:], 0.0)[:classes] if bias else np.exp(x[0]) * log_p)
-        wrong = p.copy()
-        wrong[np.arange(len(p)), targets] -= 1  # the gradient with respect to the logits
-        slope = np.concatenate([[np.exp(x[0]) * (wrong * log_p).sum()], wrong[:, :-1].sum(axis=0) if bias else []])
-        value = -np.log(np.clip(p[np.arange(len(p)), targets], FLOOR, 1)).mean()
-        return value, slope / len(p)
+    def loss(log_temperature: float) -> float:
+        values = softmax(log_p / np.exp(log_temperature), axis=1)[np.arange(len(targets)), targets]
+        return float(np.average(-np.log(np.clip(values, FLOOR, 1)), weights=weights))
 
-    bounds = [(-4.0, 4.0)] + [(-10.0, 10.0)] * (classes - 1 if bias else 0)  # temperatures from 0.02 to 55
-    found = minimize(loss, np.zeros(len(bounds)), jac=True, method="L-BFGS-B", bounds=bounds)
-    shift = [*map(float, found.x[1:]), 0.0] if bias else None
-    return Calibration(float(np.exp(-found.x[0])), shift)
+    best = minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded")
+    return Calibration(float(np.exp(best.x)), cap)
 
 
-def apply_calibration(probabilities: np.ndarray, calibration: Calibration) -> np.ndarray:
-    """Calibrated probabilities [n, C]."""
-    log_p = np.log(np.clip(probabilities, FLOOR, 1)) / calibration.temperature
-    return _softmax(log_p if calibration.bias is None else log_p + np.asarray(calibration.bias))
+def choose_threshold(targets: np.ndarray, probabilities: np.ndarray, rare: int) -> float:
+    """The probability of class `rare` from which it has its best F1 on the validation part; NaN when there is none of it."""
+    if not (targets == rare).any():
+        return float("nan")
+    table = precision_recall_table(targets, probabilities, rare)
+    return float(table.loc[table["f1"].idxmax(), "threshold"])
+
+
+def choose_coverage(
+    targets: np.ndarray, probabilities: np.ndarray, classes: list[str], least: float = LEAST_COVERAGE
+) -> float:
+    """The confidence from which to answer: on the validation part, the best macro F1 with at least this coverage.
+
+    0 when answering always is best.
+    """
+    table = coverage_table(targets, probabilities, classes)
+    allowed = table[table["coverage"] >= least - 1e-9]
+    best = allowed.loc[allowed["macro_f1"][::-1].idxmax()]  # of equals the one that answers most
+    return 0.0 if best["coverage"] == 1 else float(best["threshold"])
 
 
 def conformal_margin(errors: np.ndarray, speakers: np.ndarray, share: float) -> float | None:
@@ -102,11 +127,8 @@ def conformal_margin(errors: np.ndarray, speakers: np.ndarray, share: float) -> 
     Hierarchical split conformal prediction (Lee, Barber and Willett 2023, arXiv 2306.06342): each of K speakers weighs
     1 / (K + 1), dealt among that speaker's recordings, since recordings of one voice are not independent.
 
-    Parameters
-    ----------
-    errors: [n] predicted minus true, any sign. speakers: [n] ids.
-
-    Returns None when K / (K + 1) is below `share`: 0.8 takes four speakers, 0.9 nine.
+    errors: (n,) predicted minus true, any sign. speakers: (n,) ids. None when K / (K + 1) is below `share`: 0.8 takes four
+    speakers, 0.9 nine.
     """
     errors = np.abs(np.asarray(errors, np.float64))
     names, place, counts = np.unique(np.asarray(speakers, str), return_inverse=True, return_counts=True)
@@ -115,151 +137,82 @@ def conformal_margin(errors: np.ndarray, speakers: np.ndarray, share: float) -> 
     return float(errors[order][reached.argmax()]) if reached.any() else None
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    values = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return values / values.sum(axis=1, keepdims=True)
+def disagreement(probabilities: np.ndarray) -> float:
+    """How far windows (n, C) contradict one another, in bits: the entropy of their mean less the mean of their entropies.
 
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Scores
-
-
-def score_calibration(
-    targets: np.ndarray,
-    probabilities: np.ndarray,
-    speakers: np.ndarray,
-    *,
-    trainings: np.ndarray | None = None,
-    bins: int = BINS,
-    draws: int = DRAWS,
-    seed: int = 0,
-    context: dict[str, Any] | None = None,
-) -> pd.DataFrame:
-    """Records of ece, brier and nll with their intervals over speakers; `trainings` [n]: seeds to take the mean over.
-
-    ece: expected calibration error over `bins` equal ranges of the told class's probability. brier: sum over classes of
-    the squared distance from the truth (0 to 2). nll: mean negative log-likelihood in nats. Few rows bias ece upwards,
-    in the bootstrap once more: its interval may lie above its value.
+    The Jensen-Shannon divergence of several distributions (Lin 1991, IEEE Trans. Inf. Theory 37, 145): 0 where all say the
+    same, however unsure; log2 of the number of classes where each window is sure and every class is told as often.
     """
-    probabilities, targets = np.asarray(probabilities, np.float64), np.asarray(targets, np.int64)
-    place, confidence, correct = _places(targets, probabilities, bins)
-    rows = np.arange(len(targets))
-    values = np.zeros((len(targets), bins + 3))  # signed gap of each bin, then n, brier and nll
-    values[rows, place] = confidence - correct
-    truth = np.eye(probabilities.shape[1])[targets]
-    values[:, bins] = 1
-    values[:, bins + 1] = np.square(probabilities - truth).sum(axis=1)
-    values[:, bins + 2] = -np.log(np.clip(probabilities[rows, targets], FLOOR, 1))
-
-    def statistic(sums: np.ndarray) -> dict[str, np.ndarray]:
-        n = sums[..., bins]
-        gaps = np.abs(sums[..., :bins]).sum(axis=-1)
-        return {"ece": gaps / n, "brier": sums[..., bins + 1] / n, "nll": sums[..., bins + 2] / n}
-
-    found = bootstrap_trainings(values, speakers, trainings, statistic, draws, seed)
-    count = 1 if trainings is None else len(np.unique(trainings))
-    return make_records(found, speakers, context).assign(n=len(targets) // count, seeds=count)
+    p = np.clip(probabilities, FLOOR, 1)
+    return float(entropy(p.mean(axis=0), base=2) - entropy(p, base=2, axis=1).mean())
 
 
-def reliability_table(targets: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> pd.DataFrame:
+def most_disagreement(windows: pd.DataFrame, columns: list[str]) -> float:
+    """Disagreement that `ONE_VOICE` of the validation speakers' recordings stay within; each speaker's windows are one recording.
+
+    A recording beyond it holds, by this measure, more than one voice.
+    """
+    groups = [part[columns].to_numpy() for _, part in windows.groupby(["speaker_id", "target"]) if len(part) > 1]
+    return float(np.quantile([disagreement(part) for part in groups], ONE_VOICE)) if groups else float("inf")
+
+
+def answer_with_threshold(probabilities: np.ndarray, rare: int, threshold: float | np.ndarray) -> np.ndarray:
+    """Answers (n,): class `rare` from its threshold on, else the most probable of the others."""
+    probabilities = np.asarray(probabilities)
+    others = np.where(np.arange(probabilities.shape[1]) == rare, -1.0, probabilities).argmax(axis=1)
+    return np.where(probabilities[:, rare] >= threshold, rare, others)
+
+
+# -------------------------------------------------------------------------------------------------- curves for figures
+
+
+def reliability_table(targets: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
     """One row a non-empty range of confidence: low, high, n, confidence (mean), accuracy."""
-    place, confidence, correct = _places(targets, probabilities, bins)
-    table = pd.DataFrame({"bin": place, "confidence": confidence, "accuracy": correct})
-    table = table.groupby("bin").agg(
-        n=("bin", "size"), confidence=("confidence", "mean"), accuracy=("accuracy", "mean")
-    )
+    place, confidence, correct = confidence_bins(targets, probabilities)
+    table = pd.DataFrame({"bin": place, "confidence": confidence, "accuracy": correct}).groupby("bin")
+    table = table.agg(n=("accuracy", "size"), confidence=("confidence", "mean"), accuracy=("accuracy", "mean"))
     table = table.reset_index()
-    table.insert(0, "low", table["bin"] / bins)
-    table.insert(1, "high", (table.pop("bin") + 1) / bins)
-    return table
+    return table.assign(low=table["bin"] / BINS, high=(table["bin"] + 1) / BINS).drop(columns="bin")
 
 
-def _places(targets: np.ndarray, probabilities: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def confidence_bins(targets: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Bin, confidence and correctness of each row's answer."""
     confidence = np.asarray(probabilities).max(axis=1)
     correct = (np.asarray(probabilities).argmax(axis=1) == np.asarray(targets)).astype(np.float64)
-    return np.clip((confidence * bins).astype(int), 0, bins - 1), confidence, correct
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# A threshold for the rare class
+    return np.clip((confidence * BINS).astype(int), 0, BINS - 1), confidence, correct
 
 
 def precision_recall_table(targets: np.ndarray, probabilities: np.ndarray, rare: int) -> pd.DataFrame:
     """Precision, recall and F1 of class `rare` at every threshold on its probability, thresholds rising."""
     from sklearn.metrics import precision_recall_curve
 
-    truth = np.asarray(targets) == rare
-    if not truth.any():
-        raise ValueError(f"no row is of class {rare}; its precision and recall are not defined")
-    precision, recall, threshold = precision_recall_curve(truth, np.asarray(probabilities)[:, rare])
+    precision, recall, threshold = precision_recall_curve(
+        np.asarray(targets) == rare, np.asarray(probabilities)[:, rare]
+    )
     table = pd.DataFrame({"threshold": threshold, "precision": precision[:-1], "recall": recall[:-1]})
     total = (table["precision"] + table["recall"]).clip(lower=1e-12)
     return table.assign(f1=2 * table["precision"] * table["recall"] / total)
 
 
-def choose_threshold(targets: np.ndarray, probabilities: np.ndarray, rare: int) -> float:
-    """The threshold on the probability of class `rare` with the best F1 of that class, on the validation part."""
-    table = precision_recall_table(targets, probabilities, rare)
-    return float(table.loc[table["f1"].idxmax(), "threshold"])
-
-
-def answer_with_threshold(probabilities: np.ndarray, rare: int, threshold: float) -> np.ndarray:
-    """Answers [n]: class `rare` from its threshold on, else the most probable of the others."""
-    probabilities = np.asarray(probabilities)
-    others = np.where(np.arange(probabilities.shape[1]) == rare, -1.0, probabilities).argmax(axis=1)
-    return np.where(probabilities[:, rare] >= threshold, rare, others)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Staying silent
-
-
 def coverage_table(
     targets: np.ndarray, probabilities: np.ndarray, classes: list[str], steps: int = 100
 ) -> pd.DataFrame:
-    """What the most confident part scores: coverage (share answered), threshold, n, accuracy, uar, macro_f1, F1s.
+    """What the most confident part scores: coverage (share answered), threshold, n, accuracy, uar, macro_f1.
 
     Rows go from the most confident hundredth (at `steps` = 100) to everything. A class that is never answered for counts
     0 in uar and macro_f1: else silence about all of a rare class would look perfect.
     """
-    targets, probabilities = np.asarray(targets), np.asarray(probabilities)
-    confidence, told = probabilities.max(axis=1), probabilities.argmax(axis=1)
-    order = np.argsort(-confidence, kind="stable")
-    held, rows = np.bincount(targets, minlength=len(classes)) > 0, []
+    confidence, answers = probabilities.max(axis=1), probabilities.argmax(axis=1)
+    order, rows = np.argsort(-confidence, kind="stable"), []
+    occurring = np.bincount(targets, minlength=len(classes)) > 0
     for n in np.unique(np.ceil(np.linspace(0, 1, steps + 1)[1:] * len(order)).astype(int)):
-        kept = order[:n]
-        counts = confusion_counts(targets[kept], told[kept], len(classes))
+        chosen = order[:n]
+        counts = confusion_counts(targets[chosen], answers[chosen], len(classes))
         scores = confusion_metrics(counts, classes)
         support, named = counts.sum(axis=1) > 0, (counts.sum(axis=0) + counts.sum(axis=1)) > 0
-        scores["uar"] = scores["uar"] * support.sum() / held.sum()
-        scores["macro_f1"] = scores["macro_f1"] * named.sum() / (named | held).sum()
         row = {"coverage": n / len(order), "threshold": confidence[order[n - 1]], "n": int(n)}
-        rows.append(row | {name: float(value) for name, value in scores.items() if not name.startswith("recall")})
+        row["accuracy"] = float(scores["accuracy"])
+        row["uar"] = float(scores["uar"] * support.sum() / occurring.sum())
+        row["macro_f1"] = float(scores["macro_f1"] * named.sum() / (named | occurring).sum())
+        rows.append(row)
     return pd.DataFrame(rows)
-
-
-def choose_coverage(
-    targets: np.ndarray, probabilities: np.ndarray, classes: list[str], least: float = 0.8, metric: str = "macro_f1"
-) -> float:
-    """The confidence from which to answer: on the validation part, the best `metric` with at least this coverage.
-
-    0 when answering always is best.
-    """
-    table = coverage_table(targets, probabilities, classes)
-    allowed = table[table["coverage"] >= least - 1e-9]
-    best = allowed.loc[allowed[metric][::-1].idxmax()]  # of equals the one that answers most
-    return 0.0 if best["coverage"] == 1 else float(best["threshold"])
-
-
-def score_coverage(
-    targets: np.ndarray, probabilities: np.ndarray, classes: list[str], threshold: float
-) -> dict[str, float]:
-    """What the chosen threshold does elsewhere: coverage, and scores of the answered part (NaN when none is)."""
-    answered = np.asarray(probabilities).max(axis=1) >= threshold
-    told = np.asarray(probabilities)[answered].argmax(axis=1)
-    counts = confusion_counts(np.asarray(targets)[answered], told, len(classes))
-    scores = confusion_metrics(counts, classes)
-    return {"threshold": threshold, "coverage": float(answered.mean()), "n": int(answered.sum())} | {
-        name: float(value) for name, value in scores.items()
-    }

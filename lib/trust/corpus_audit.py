@@ -8,194 +8,131 @@ import numpy as np
 import pandas as pd
 
 from lib.baselines import fit_probe, predict_probe
-from lib.bootstrap import DRAWS
-from lib.scores import make_records, score_classes
+from lib.scores import make_records, score_answers
+from lib.tasks import Task
 
-NO_SCORE = (np.nan, np.nan, np.nan)
+LIMIT = 20_000  # rows that a probe learns from at most, drawn by the seed
+MARGIN = 0.05  # of UAR over chance, from which knowing the corpus alone is worth a warning
+COLUMNS = ["check", "labels of", "learned from", "tested on", "UAR", "low", "high", "windows", "speakers", "why not"]
+
+
+def audit_corpora(
+    splits: pd.DataFrame, store: Any, tasks: list[Task], protocol: str, draws: int, seed: int
+) -> tuple[pd.DataFrame, list[str]]:
+    """Every check of this module on a run's splits (of the first fold): records, and the lines a reader must not miss.
+
+    store: a `lib.store.Store`. Records carry `check`: "corpus only", "across corpora" or "corpus probe". With a single
+    corpus there are none, and the line says so.
+    """
+    records, lines = [], []
+    for task in tasks:
+        table = splits[(splits["task"] == task.name) & (splits["protocol"] == protocol) & (splits["fold"] == 0)]
+        table, corpora = table.reset_index(drop=True), sorted(table["corpus"].unique())
+        if len(corpora) < 2:
+            lines.append(f"{task.name}: all its labels come from {corpora[0]}, so no shortcut through it is possible.")
+            continue
+        context = {"task": task.name, "protocol": protocol, "split": "test", "level": "window"}
+        options = {"draws": draws, "seed": seed}
+        only = score_corpus_only(table, task.classes, context | {"check": "corpus only"}, **options)
+        line = warn_confounded(only, task.classes) or "knowing the corpus alone scores no better than chance."
+        lines.append(f"{task.name}: {line}")
+        embeddings = store.statistics(table["window_id"])
+        across = score_across_corpora(table, embeddings, task.classes, context | {"check": "across corpora"}, **options)
+        named = table.assign(target=table["corpus"].map(corpora.index))
+        of_corpus = context | {"task": "corpus", "check": "corpus probe", "labels_of": task.name}
+        probe = score_probe(named, embeddings, named["split"] == "train", corpora, of_corpus, **options)
+        records += [only, across, probe]
+    return (pd.concat(records, ignore_index=True) if records else pd.DataFrame()), lines
 
 
 def score_corpus_only(
-    targets: np.ndarray,
-    corpora: np.ndarray,
-    split: np.ndarray,
-    classes: list[str],
-    speakers: np.ndarray,
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
-    context: dict[str, Any] | None = None,
+    table: pd.DataFrame, classes: list[str], context: dict[str, Any], *, draws: int, seed: int
 ) -> pd.DataFrame:
     """Score an oracle that knows the corpus of a recording and nothing else: what a shortcut alone would earn.
 
-    Arrays are [n]; `split` holds parts. Learned on "train", scored on "test". A UAR at 1 / C means there is no shortcut.
+    table: corpus, split, target, speaker_id. Learned on "train", scored on "test"; a UAR at 1 / C means there is no shortcut.
     """
-    codes, names = pd.factorize(np.asarray(corpora))
-    targets, train, test = np.asarray(targets), np.asarray(split) == "train", np.asarray(split) == "test"
-    counts = np.zeros((len(names), len(classes)))
-    np.add.at(counts, (codes[train], targets[train]), 1)
-    balanced = counts / np.maximum(counts.sum(axis=0), 1)  # what balanced class weights would learn
-    # An even mix answers the first class; a corpus that was never trained on likewise.
-    shares = (balanced + 1e-12) / (balanced + 1e-12).sum(axis=1, keepdims=True)
-    fixed = {"model": "corpus only", "split": "test", "level": "window"} | (context or {})
-    voices = np.asarray(speakers)[test]
-    return score_classes(targets[test], shares[codes[test]], classes, voices, draws=draws, seed=seed, context=fixed)
+    train, test = table[table["split"] == "train"], table[table["split"] == "test"]
+    counts = pd.crosstab(train["corpus"], train["target"]).reindex(columns=range(len(classes)), fill_value=0)
+    balanced = counts / counts.sum().clip(lower=1)  # what balanced class weights would learn
+    shares = balanced.reindex(test["corpus"], fill_value=0).to_numpy() + 1e-12  # an even mix answers the first class
+    return _score(
+        test, shares / shares.sum(axis=1, keepdims=True), classes, {"model": "corpus only"} | context, draws, seed
+    )
 
 
-def warn_confounded(corpus_only: pd.DataFrame, classes: list[str], margin: float = 0.05) -> str:
-    """The loud line when the corpus alone beats chance by more than `margin` in UAR; "" when it does not."""
-    row = corpus_only[corpus_only["metric"] == "uar"].iloc[0]
+def warn_confounded(corpus_only: pd.DataFrame, classes: list[str]) -> str:
+    """The loud line when the corpus alone beats chance by more than `MARGIN` in UAR; "" when it does not."""
+    uar = corpus_only.loc[corpus_only["metric"] == "uar", "value"].iloc[0]
     chance = 1 / len(classes)
-    if row["value"] <= chance + margin:
+    if uar <= chance + MARGIN:
         return ""
     return (
-        f"CONFOUNDED: knowing the corpus and nothing else already scores a UAR of {row['value']:.3f} on this task "
-        f"(chance {chance:.3f}). A score over all corpora may come from recognising the corpus; believe the scores within "
-        "one corpus, and the rows of the train-on-one, test-on-other table."
+        f"CONFOUNDED: knowing the corpus and nothing else already scores a UAR of {uar:.3f} on this task (chance "
+        f"{chance:.3f}). A score over all corpora may come from recognising the corpus; believe the scores within one corpus, "
+        "and the rows of the train-on-one, test-on-other table."
     )
 
 
 def score_across_corpora(
-    embeddings: Any,
-    targets: np.ndarray,
-    corpora: np.ndarray,
-    split: np.ndarray,
-    classes: list[str],
-    speakers: np.ndarray,
-    *,
-    limit: int = 20_000,
-    draws: int = DRAWS,
-    seed: int = 0,
-    context: dict[str, Any] | None = None,
+    table: pd.DataFrame, embeddings: Any, classes: list[str], context: dict[str, Any], *, draws: int, seed: int
 ) -> pd.DataFrame:
     """Train a probe on one corpus, test it on every other: records with `train_corpus`, `test_corpus` and `reason`.
 
-    Parameters
-    ----------
-    embeddings: `embeddings[rows] -> [len(rows), D]`. The other arrays are [n].
-    limit: rows of the training part that a probe learns from at most, drawn by `seed`.
-
-    Always of the "train" part and on the "test" part. "all" as a training corpus is the pooled probe. A pair that cannot
-    be scored (a class missing on one side) keeps its row, with NaN and the reason.
+    embeddings: `embeddings[rows] -> (len(rows), S)`, rows as in `table`. "all" as a training corpus is the pooled probe. A
+    pair that cannot be scored (a class missing on one side) keeps its row, with NaN and the reason.
     """
-    targets, corpora, split = np.asarray(targets), np.asarray(corpora), np.asarray(split)
-    names, rng, records = sorted(set(corpora)), np.random.default_rng(seed), []
-    fixed = {"model": "linear probe", "split": "test", "level": "window"} | (context or {})
-    for trained in [*names, "all"]:
-        rows = np.flatnonzero((split == "train") & ((corpora == trained) | (trained == "all")))
-        rows = np.sort(rng.choice(rows, limit, replace=False)) if len(rows) > limit else rows
-        lacking = [name for k, name in enumerate(classes) if not (targets[rows] == k).any()]
-        probe = None if lacking else fit_probe(_vectors(embeddings, rows), targets[rows])
-        for tested in names:
-            here = np.flatnonzero((split == "test") & (corpora == tested))
-            pair = fixed | {"train_corpus": trained, "test_corpus": tested, "reason": ""}
-            absent = [name for k, name in enumerate(classes) if not (targets[here] == k).any()]
+    names, records = sorted(table["corpus"].unique()), []
+    for train_corpus in [*names, "all"]:
+        train = (table["split"] == "train") & ((table["corpus"] == train_corpus) | (train_corpus == "all"))
+        lacking = set(range(len(classes))) - set(table.loc[train, "target"])
+        for test_corpus in names:
+            test = (table["split"] == "test") & (table["corpus"] == test_corpus)
+            absent = set(range(len(classes))) - set(table.loc[test, "target"])
+            pair = context | {"train_corpus": train_corpus, "test_corpus": test_corpus, "reason": ""}
             if lacking or absent:
-                side = f"no '{lacking[0]}' to train on" if lacking else f"no '{absent[0]}' to test on"
-                records.append(make_records({"uar": NO_SCORE}, np.asarray(speakers)[here], pair | {"reason": side}))
+                side = "to train on" if lacking else "to test on"
+                reason = f"no '{classes[min(lacking or absent)]}' {side}"
+                voices = table.loc[test, "speaker_id"].nunique()
+                records.append(make_records({"uar": (np.nan,) * 3}, int(test.sum()), voices, pair | {"reason": reason}))
                 continue
-            probabilities = predict_probe(probe, _vectors(embeddings, here), len(classes))
-            arrays = (targets[here], probabilities, classes, np.asarray(speakers)[here])
-            records.append(score_classes(*arrays, draws=draws, seed=seed, context=pair, metrics=["uar"]))
+            rows = table[train | test]
+            records.append(score_probe(rows, embeddings, train[rows.index], classes, pair, draws=draws, seed=seed))
     return pd.concat(records, ignore_index=True)
 
 
-def score_corpus_probe(
+def score_probe(
+    table: pd.DataFrame,
     embeddings: Any,
-    corpora: np.ndarray,
-    split: np.ndarray,
-    speakers: np.ndarray,
+    train: pd.Series,
+    classes: list[str],
+    context: dict[str, Any],
     *,
-    limit: int = 20_000,
-    draws: int = DRAWS,
-    seed: int = 0,
-    context: dict[str, Any] | None = None,
+    draws: int,
+    seed: int,
 ) -> pd.DataFrame:
-    """Score a probe that tells the *corpus* from the embedding of unseen speakers (task "corpus").
-
-    A UAR near 1 says that the shortcut is open to any model on this embedding. ValueError for a single corpus.
-    """
-    names = sorted(set(corpora))
-    if len(names) < 2:
-        raise ValueError(f"there is one corpus only ({names}); nothing to tell apart")
-    labels = np.searchsorted(names, np.asarray(corpora))
-    train, test = (np.flatnonzero(np.asarray(split) == part) for part in ("train", "test"))
-    rng = np.random.default_rng(seed)
-    train = np.sort(rng.choice(train, limit, replace=False)) if len(train) > limit else train
-    probe = fit_probe(_vectors(embeddings, train), labels[train])
-    probabilities = predict_probe(probe, _vectors(embeddings, test), len(names))
-    fixed = {"task": "corpus", "model": "linear probe", "split": "test", "level": "window"} | (context or {})
-    voices = np.asarray(speakers)[test]
-    return score_classes(labels[test], probabilities, names, voices, draws=draws, seed=seed, context=fixed)
+    """UAR on the test rows of a linear probe that learned from the rows of `train`; the table's index is the embeddings' row."""
+    rows = table.index[train].to_numpy()
+    if len(rows) > LIMIT:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, LIMIT, replace=False))
+    probe, test = fit_probe(embeddings[rows], table.loc[rows, "target"].to_numpy()), table[table["split"] == "test"]
+    probabilities = predict_probe(probe, embeddings[test.index.to_numpy()], len(classes))
+    return _score(test, probabilities, classes, {"model": "linear probe"} | context, draws, seed)
 
 
-def _vectors(embeddings: Any, rows: np.ndarray) -> np.ndarray:
-    """[n, D]; embeddings of more axes are averaged over the second (frames or layers)."""
-    values = np.asarray(embeddings[rows], np.float32)
-    return values.mean(axis=1) if values.ndim == 3 else values
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# The audit of a run
-
-
-def audit_corpora(
-    splits: pd.DataFrame, store: Any, tasks: list[Any], protocol: str, draws: int, seed: int
-) -> tuple[pd.DataFrame, list[str]]:
-    """Every check of this module on a run's splits (of its first fold): records, and the lines a reader must not miss.
-
-    Parameters
-    ----------
-    splits: task, protocol, fold, window_id, corpus, target, split, speaker_id. store: a `lib.store.Store`.
-
-    Records carry `check`: "corpus only", "across corpora" or "corpus probe". With a single corpus there are none, and
-    the line says so.
-    """
-    records, notes = [], []
-    for task in tasks:
-        rows = splits[(splits["task"] == task.name) & (splits["protocol"] == protocol) & (splits["fold"] == 0)]
-        corpora, split, target = (rows[name].to_numpy() for name in ("corpus", "split", "target"))
-        voices, context = rows["speaker_id"].to_numpy(), {"task": task.name, "protocol": protocol}
-        if len(set(corpora)) < 2:
-            notes.append(
-                f"{task.name}: all its labels come from {corpora[0]}, so no shortcut through the corpus is possible."
-            )
-            continue
-        options = {"draws": draws, "seed": seed, "context": context}
-        only = score_corpus_only(target, corpora, split, task.classes, voices, **options)
-        line = warn_confounded(only, task.classes)
-        notes.append(
-            f"{task.name}: {line}" if line else f"{task.name}: knowing the corpus alone scores no better than chance."
-        )
-        layers = store.features("layers", rows["window_id"])
-        across = score_across_corpora(layers, target, corpora, split, task.classes, voices, **options)
-        probe = score_corpus_probe(layers, corpora, split, voices, **(options | {"context": {"protocol": protocol}}))
-        named = {"corpus only": only, "across corpora": across, "corpus probe": probe.assign(labels_of=task.name)}
-        records += [found.assign(check=check) for check, found in named.items()]
-    return (pd.concat(records, ignore_index=True) if records else pd.DataFrame()), notes
+def _score(test, probabilities, classes, context, draws, seed) -> pd.DataFrame:
+    columns = {f"p_{name}": probabilities[:, number] for number, name in enumerate(classes)}
+    table = test[["target", "speaker_id"]].assign(**columns)
+    records = score_answers(table, classes, draws=draws, seed=seed, context=context)
+    return records[records["metric"] == "uar"]
 
 
 def tabulate_audit(records: pd.DataFrame) -> pd.DataFrame:
     """The audit for a page: UAR of each check, with what was learned from and tested on."""
-    columns = [
-        "check",
-        "labels of",
-        "learned from",
-        "tested on",
-        "UAR",
-        "low",
-        "high",
-        "windows",
-        "speakers",
-        "why not",
-    ]
     if records.empty:
-        return pd.DataFrame(columns=columns)
-    rows = records[records["metric"] == "uar"]
-    blank = pd.Series("", index=rows.index)
-    told = rows["labels_of"].fillna("").where(rows["task"] == "corpus", rows["task"])
-    table = pd.DataFrame({
-        "check": rows["check"], "labels of": told, "learned from": rows.get("train_corpus", blank),
-        "tested on": rows.get("test_corpus", blank), "UAR": rows["value"], "low": rows["low"], "high": rows["high"],
-        "windows": rows["n"], "speakers": rows["speakers"], "why not": rows.get("reason", blank),
-    })  # fmt: skip
-    return table.fillna({"learned from": "all", "tested on": "all", "why not": ""}).reset_index(drop=True)
+        return pd.DataFrame(columns=COLUMNS)
+    rows = records.reindex(columns=[*records.columns, *{"labels_of", "reason"} - set(records.columns)])
+    table = rows.assign(labels_of=rows["labels_of"].fillna(rows["task"]), reason=rows["reason"].fillna(""))
+    table = table.fillna({"train_corpus": "all", "test_corpus": "all"})
+    columns = ["check", "labels_of", "train_corpus", "test_corpus", "value", "low", "high", "n", "speakers", "reason"]
+    return table[columns].set_axis(COLUMNS, axis=1).reset_index(drop=True)

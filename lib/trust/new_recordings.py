@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from lib import paths
-from lib.answers import has_speech
-from lib.audio import UnreadableAudio
-from lib.corpora.sources import resolve_root
-from lib.model_folder import Bundle
-from lib.predict import embed_stream, list_recordings
+from lib.audio import Recording, UnreadableAudio
+from lib.corpora import resolve_root
+from lib.corpora.demo.render import VERSION, render_unseen
+from lib.model_folder import ModelFolder
+from lib.networks import select_input
+from lib.predict import embed_recording, has_speech, list_recordings
 from lib.scores import confusion_counts, confusion_metrics
-from lib.stages import Stage, file_checksum, fingerprint_of
-from lib.streams import WindowStream, stream_waveform
-from lib.style import MUTED, colours_for
+from lib.stages import Stage, fingerprint_of
 from lib.tasks import YEARS, Task, assign_targets
-from lib.train import checkpoint_path, list_checkpoints, load_model, predict_log_probabilities
+from lib.train import list_checkpoints, load_model, predict_log_probabilities
 from lib.trainings import main_protocol
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 RENDERED = "recordings of invented speakers of whom no stage before has heard, with a few bad files among them"
 GIVEN = "the recordings given in `predict.unseen`; whether training has heard their speakers is for their owner to know"
@@ -46,22 +41,16 @@ def obtain_recordings(
 ) -> tuple[pd.DataFrame, str]:
     """The recordings to ask about, as `list_recordings` gives them, and a sentence that says what they are.
 
-    Parameters
-    ----------
     unseen: a folder or a CSV list; "" = render `count` new ones when `synthetic`, else up to `count` test clips, drawn by
-        `seed` from the main protocol's first fold.
-    splits, clips, roots: what 04 Train and 01 Download left; used for the test clips alone.
+    `seed` from the main protocol's first fold. splits, clips, roots: what 04 Train and 01 Download left.
     """
     if unseen:
         return list_recordings(resolve_root(unseen)), GIVEN
     if synthetic:
-        from lib.corpora.demo.render import VERSION, render_unseen
-
-        folder = paths.DATA / "corpora" / f"unseen{VERSION}-{count}-seed{seed}"
+        folder = paths.DATA / "corpora" / f"unseen-v{VERSION}-{count}-seed{seed}"
         render_unseen(folder, seed, count)
         return list_recordings(folder / "labels.csv"), RENDERED
-    tested = tested_clips(splits)["clip_id"].unique()
-    drawn = clips[clips["clip_id"].isin(tested)]
+    drawn = clips[clips["clip_id"].isin(tested_clips(splits)["clip_id"])]
     drawn = drawn.sample(min(count, len(drawn)), random_state=seed).sort_values("clip_id", ignore_index=True)
     files = [roots[clip.corpus] / clip.path for clip in drawn.itertuples(index=False)]
     return drawn.assign(name=drawn["clip_id"], path=files, fault=""), TESTED
@@ -93,10 +82,12 @@ def label_recordings(recordings: pd.DataFrame, tasks: list[Task], splits: pd.Dat
 
 
 def fingerprint_recordings(recordings: pd.DataFrame) -> str:
-    """Changes when the list, a file's size or a label changes."""
-    sizes = [0 if row.fault else Path(row.path).stat().st_size for row in recordings.itertuples(index=False)]
-    labels = recordings.drop(columns=["path"]).astype(str).to_dict("split")["data"]
-    return fingerprint_of(labels, sizes)
+    """Changes when the list, a file's size or time, or a label changes."""
+    stamps = []
+    for row in recordings.itertuples(index=False):
+        stat = None if row.fault else Path(row.path).stat()
+        stamps.append([stat.st_size, stat.st_mtime_ns] if stat else [])
+    return fingerprint_of(recordings.drop(columns=["path"]).astype(str).to_dict("split")["data"], stamps)
 
 
 def save_answers(stage: Stage, answers: pd.DataFrame, epochs: pd.DataFrame) -> None:
@@ -114,18 +105,18 @@ def load_answers(stage: Stage) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def compare_answers(answers: pd.DataFrame, targets: pd.DataFrame, task: Task) -> np.ndarray:
-    """Confusion counts [C, C] of the recordings that have both a label and an answer.
+    """Confusion counts (C, C) of the recordings that have both a label and an answer; rows join on `name`.
 
-    `answers`: the table of `predictions_table`; "unsure" and no answer are left out. Rows join on `name`.
+    `answers`: the table of `lib.predict.predictions_table`; "unsure" and no answer are left out.
     """
-    told = targets["name"].map(answers.set_index("name")[task.name]) if task.name in answers else pd.Series(dtype=str)
-    numbers = told.map({name: number for number, name in enumerate(task.classes)})
+    labels = targets["name"].map(answers.set_index("name")[task.name]) if task.name in answers else pd.Series(dtype=str)
+    numbers = labels.map({name: number for number, name in enumerate(task.classes)})
     known = numbers.notna() & targets[task.name].notna()
     truth = targets.loc[known, task.name].to_numpy(np.int64)
     return confusion_counts(truth, numbers[known].to_numpy(np.int64), len(task.classes))
 
 
-def score_answers(answers: pd.DataFrame, targets: pd.DataFrame, tasks: list[Task]) -> pd.DataFrame:
+def score_recordings(answers: pd.DataFrame, targets: pd.DataFrame, tasks: list[Task]) -> pd.DataFrame:
     """One row a task: recordings labelled, answered, and of the answered ones right, accuracy, UAR and macro F1."""
     rows = []
     for task in tasks:
@@ -133,22 +124,23 @@ def score_answers(answers: pd.DataFrame, targets: pd.DataFrame, tasks: list[Task
         row = {"task": task.name, "labelled": int(targets[task.name].notna().sum()), "answered": int(counts.sum())}
         if row["answered"]:
             scores = confusion_metrics(counts, task.classes)
-            row |= {"right": int(np.trace(counts)), **{name: float(scores[name]) for name in ("accuracy", "uar")}}
+            row |= {"right": int(np.trace(counts)), "accuracy": float(scores["accuracy"]), "UAR": float(scores["uar"])}
             row |= {"macro F1": float(scores["macro_f1"])}
         rows.append(row)
-    return pd.DataFrame(rows).rename(columns={"uar": "UAR"})
+    return pd.DataFrame(rows)
 
 
-def score_years(answers: pd.DataFrame, recordings: pd.DataFrame, targets: pd.DataFrame) -> pd.DataFrame:
+def score_ages(answers: pd.DataFrame, recordings: pd.DataFrame, targets: pd.DataFrame) -> pd.DataFrame:
     """Ages in years against the truth, one row: recordings with both, mean absolute error, share inside the interval.
 
-    `answers`: of `predictions_table`, with age_years, age_years_low and age_years_high; `recordings`: with age_years where
-    they are known; `targets`: of `label_recordings`, which has no class of years for what the head learned from.
+    `recordings`: with age_years where they are known; `targets`: of `label_recordings`, which has no class of years for
+    what the head learned from.
     """
-    columns = ["name", *(name for name in (YEARS, f"{YEARS}_low", f"{YEARS}_high") if name in answers)]
+    columns = [name for name in (YEARS, f"{YEARS}_low", f"{YEARS}_high") if name in answers]
     truth = recordings[["name"]].assign(truth=recordings.get(YEARS, np.nan))
     truth = truth[truth["name"].isin(targets.loc[targets[YEARS].notna(), "name"])]
-    both = answers[columns].merge(truth, on="name").dropna()
+    both = answers[["name", *columns]].merge(truth, on="name").dropna()
+    both[columns] = both[columns].astype(float)
     row: dict[str, float] = {"answered and known": len(both)}
     if len(both):
         row["mean absolute error, years"] = float((both[YEARS] - both["truth"]).abs().mean())
@@ -158,101 +150,65 @@ def score_years(answers: pd.DataFrame, recordings: pd.DataFrame, targets: pd.Dat
     return pd.DataFrame([row])
 
 
-def pick_longest(answers: pd.DataFrame) -> str:
-    """Name of the longest recording with an answer, sure or not. ValueError when there is none."""
-    answered = answers[answers["state"].isin(["ok", "unsure"])]
-    if answered.empty:
-        raise ValueError(
-            f"none of {len(answers)} recordings could be answered: {answers['state'].value_counts().to_dict()}"
-        )
-    return answered.loc[answered["duration_s"].idxmax(), "name"]
-
-
 # ------------------------------------------------------------------------------------------------------ every epoch
 
 
-def fits_of(bundle: Bundle, fits: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """The trainings behind a bundle's heads, one row a task: those whose chosen checkpoint has the head's very hash.
-
-    `fits`: task, best_epoch, folder (within `folder`). ValueError when a head comes from none of them.
-    """
-    hashes = {task: head["sha256"] for task, head in bundle.description["heads"].items()}
-    fits = fits[fits["task"].isin(list(hashes))]
-    made = [file_checksum(checkpoint_path(folder / fit.folder, fit.best_epoch)) for fit in fits.itertuples()]
-    found = fits[[digest == hashes[task] for digest, task in zip(made, fits["task"])]].drop_duplicates("task")
-    if len(found) != len(hashes):
-        raise ValueError(
-            f"model {bundle.name}: heads {sorted(set(hashes) - set(found['task']))} were trained elsewhere; run 05_evaluate again"
-        )
-    return found.reset_index(drop=True)
-
-
-def embed_recordings(recordings: pd.DataFrame, bundle: Bundle) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def embed_recordings(recordings: pd.DataFrame, model: ModelFolder) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Embed every recording that can be answered: row number of `recordings` for each window, and the windows' tensors.
 
-    Everything is kept in memory: about 10 kB a window with 32 features, so a thousand minutes are 300 MB.
+    Everything is kept in memory: some 10 kB a window.
     """
     owners, parts = [], []
     for number, row in enumerate(tqdm(list(recordings.itertuples(index=False)), desc="embedding", unit="file")):
         if row.fault:
             continue
         try:
-            stream = WindowStream(stream_waveform(row.path, row.start_s, row.end_s), bundle.windowing)
-            found = list(embed_stream(stream, bundle))
+            pieces = list(embed_recording(Recording(row.path, None, row.start_s, row.end_s), model))
         except UnreadableAudio:
             continue
-        if has_speech([window["speech_ratio"] for rows, _, _ in found for window in rows], bundle):
-            kept = [tensors for _, _, tensors in found if tensors]
-            parts += kept
-            owners += [number] * sum(len(tensors["frames"]) for tensors in kept)
+        if has_speech([ratio for windows, _ in pieces for ratio in windows["speech_ratio"]], model):
+            for _, tensors in pieces:
+                if tensors:
+                    parts.append(tensors)
+                    owners += [number] * len(tensors["statistics"])
     if not parts:
         raise ValueError(f"none of {len(recordings)} recordings holds speech that could be embedded")
     return np.array(owners), {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def score_epochs(
-    recordings: pd.DataFrame, targets: pd.DataFrame, bundle: Bundle, fits: pd.DataFrame, folder: Path
-) -> pd.DataFrame:
-    """Score every saved epoch of the bundle's trainings on labelled recordings, one answer a recording.
+def score_epochs(recordings: pd.DataFrame, targets: pd.DataFrame, model: ModelFolder, trained: Stage) -> pd.DataFrame:
+    """Score every saved epoch of the trainings behind a model folder on labelled recordings, one answer a recording.
 
-    Parameters
-    ----------
-    recordings, targets: of `list_recordings` and `label_recordings`.
-    fits: rows of the table of trainings, one a task: task, best_epoch, folder (within `folder`).
-
-    Returns one row a task and epoch: validation_uar (by which the epoch was chosen), unseen_uar, unseen_accuracy,
-    unseen_macro_f1, recordings, chosen. Tasks without two labelled classes give no rows.
+    recordings, targets: of `list_recordings` and `label_recordings`. Returns one row a task and epoch: validation_uar (by
+    which the epoch was chosen), unseen_uar, unseen_accuracy, unseen_macro_f1, recordings, chosen. Tasks without two labelled
+    classes give no rows.
     """
-    rows = []
-    known = targets[fits["task"].tolist()].notna().any(axis=1).to_numpy()
+    rows, tasks = [], [task for task in model.heads if task in targets and task != YEARS]
+    known = targets[tasks].notna().any(axis=1).to_numpy()
     if not known.any():
         return pd.DataFrame(columns=EPOCHS)
-    owners, tensors = embed_recordings(recordings[known].reset_index(drop=True), bundle)
-    for fit in fits.itertuples(index=False):
-        head = bundle.heads[fit.task]
-        wanted = targets.loc[known, fit.task].reset_index(drop=True)
-        kept = wanted.notna().to_numpy()[owners]
-        if wanted[np.unique(owners[kept])].nunique() < 2:
+    owners, tensors = embed_recordings(recordings[known].reset_index(drop=True), model)
+    for task in tasks:
+        head, facts = model.heads[task], model.description["heads"][task]
+        labels = targets.loc[known, task].reset_index(drop=True)
+        labelled = labels.notna().to_numpy()[owners]
+        folder = trained.path(facts["training"])
+        if labels[np.unique(owners[labelled])].nunique() < 2 or not folder.is_dir():
             continue
-        history = pd.read_csv(folder / fit.folder / "history.csv").set_index("epoch")
-        features = tensors[head.tensor][kept]
-        for epoch, path in list_checkpoints(folder / fit.folder).items():
-            scores = _score_checkpoint(path, features, owners[kept], wanted, head.classes)
-            chosen = {"validation_uar": history.loc[epoch, "validation_uar"], "chosen": epoch == fit.best_epoch}
-            rows.append({"task": fit.task, "epoch": epoch, **scores, **chosen})
+        history = pd.read_csv(folder / "history.csv").set_index("epoch")
+        features = select_input(facts["network"], tensors, model.parts)[labelled]
+        for epoch, path in list_checkpoints(folder).items():
+            checkpoint, _ = load_model(path)
+            answers = (
+                pd.DataFrame(np.exp(predict_log_probabilities(checkpoint, features))).groupby(owners[labelled]).mean()
+            )
+            truth = labels[answers.index].to_numpy(np.int64)
+            counts = confusion_counts(truth, answers.to_numpy().argmax(axis=1), len(head.classes))
+            scores = confusion_metrics(counts, head.classes)
+            row = {"task": task, "epoch": epoch, "validation_uar": history.loc[epoch, "validation_uar"]}
+            row |= {f"unseen_{name}": float(scores[name]) for name in ("uar", "accuracy", "macro_f1")}
+            rows.append(row | {"recordings": len(answers), "chosen": epoch == facts["epoch"]})
     return pd.DataFrame(rows, columns=EPOCHS)
-
-
-def _score_checkpoint(
-    path: Path, features: np.ndarray, owners: np.ndarray, wanted: pd.Series, classes: list[str]
-) -> dict[str, float]:
-    model, _ = load_model(path)
-    told = np.exp(predict_log_probabilities(model, features, np.arange(len(features))).astype(np.float64))
-    answers = pd.DataFrame(told).groupby(owners).mean()  # one row a recording
-    counts = confusion_counts(wanted[answers.index].to_numpy(np.int64), answers.to_numpy().argmax(axis=1), len(classes))
-    scores = confusion_metrics(counts, classes)
-    told = {f"unseen_{name}": float(scores[name]) for name in ("uar", "accuracy", "macro_f1")}
-    return {**told, "recordings": len(answers)}
 
 
 def judge_choice(epochs: pd.DataFrame) -> pd.DataFrame:
@@ -260,7 +216,6 @@ def judge_choice(epochs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for task, scores in epochs.groupby("task", sort=False):
         chosen, best = scores[scores["chosen"]].iloc[0], scores.loc[scores["unseen_uar"].idxmax()]
-        better = int((scores["unseen_uar"] > chosen["unseen_uar"]).sum())
         rows.append(
             {
                 "task": task,
@@ -270,30 +225,7 @@ def judge_choice(epochs: pd.DataFrame) -> pd.DataFrame:
                 "best epoch here": int(best["epoch"]),
                 "best UAR here": best["unseen_uar"],
                 "lost by the choice": best["unseen_uar"] - chosen["unseen_uar"],
-                "epochs that did better": better,
                 "recordings": int(chosen["recordings"]),
             }
         )
     return pd.DataFrame(rows)
-
-
-def plot_epochs(epochs: pd.DataFrame) -> Figure:
-    """UAR of every epoch on validation (dashed) and on unseen recordings (line), the chosen epoch marked."""
-    import matplotlib.pyplot as plt
-
-    tasks = list(dict.fromkeys(epochs["task"]))
-    fig, axes = plt.subplots(1, max(1, len(tasks)), figsize=(7.5, 3.2), sharey=True, squeeze=False)
-    for ax, task in zip(axes[0], tasks):
-        scores, colour = epochs[epochs["task"] == task], colours_for(tasks)[task]
-        ax.plot(
-            scores["epoch"], scores["unseen_uar"], color=colour, marker="o", markersize=4, label="unseen recordings"
-        )
-        ax.plot(scores["epoch"], scores["validation_uar"], color=colour, linestyle="--")
-        chosen = scores.loc[scores["chosen"], "epoch"].iloc[0]
-        ax.axvline(chosen, color=MUTED, linewidth=0.9, linestyle=":")
-        ax.set(title=f"{task}: epoch {chosen} was chosen", xlabel="epoch", ylabel="UAR" if ax is axes[0, 0] else "")
-        ax.xaxis.get_major_locator().set_params(integer=True)
-    styles = {"unseen recordings": {"marker": "o", "markersize": 4}, "validation": {"linestyle": "--"}}
-    handles = [plt.Line2D([], [], color=MUTED, label=name, **style) for name, style in styles.items()]
-    fig.legend(handles=handles, loc="outside lower center", ncols=2)
-    return fig

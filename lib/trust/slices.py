@@ -1,17 +1,63 @@
-"""Where a model works and where it does not: one metric by group, the worst group by name, the errors one by one."""
+"""Where a model works and where it does not: UAR by group, the worst group by name, the errors one by one."""
 
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lib.audio import RATE_HZ
-from lib.bootstrap import DRAWS
-from lib.scores import make_records, score_trainings
+from lib.embed import read_waveforms
+from lib.evaluate import select_answers
+from lib.scores import make_records, score_answers
+from lib.tasks import Task, assign_targets
+
+BANDS = {  # column of a page -> column of the windows, edges, unit
+    "clip length": ("clip_s", [3.0, 5.0, 8.0], "s"),
+    "loudness": ("level_db", [-35.0, -25.0], "dB"),
+    "share of speech": ("speech_ratio", [0.6, 0.8], "of the window"),
+}
+SINGLE = ["gender", "age group", "corpus", "language", *BANDS]
+PAIRS = [["gender", "age group"], ["gender", "corpus"]]
+LEAST = 30  # windows, and
+LEAST_SPEAKERS = 5  # speakers, that a group must have to be scored
+
+
+def slice_all(
+    predictions: pd.DataFrame, splits: pd.DataFrame, tasks: list[Task], models: dict[str, str], protocol: str,
+    draws: int, seed: int,
+) -> pd.DataFrame:  # fmt: skip
+    """Slices of every task: all of them for its main model, gender within age groups for every model."""
+    age, parts = next((task for task in tasks if task.name == "age"), None), []
+    for task in tasks:
+        rows = splits[(splits["task"] == task.name) & (splits["protocol"] == protocol)]
+        described = describe_windows(rows, age)
+        known = predictions[(predictions["task"] == task.name) & (predictions["protocol"] == protocol)]
+        for model in known["model"].unique():
+            main = model == models[task.name]
+            if main or task.name == "gender":
+                table = select_answers(predictions, task, model, protocol, "test")
+                table = table.merge(described, on="window_id", validate="many_to_one")
+                groups = [[name] for name in SINGLE] + PAIRS if main else [["age group"]]
+                parts += score_groups(table, task, groups, draws, seed)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def describe_windows(table: pd.DataFrame, age: Task | None) -> pd.DataFrame:
+    """window_id and the columns of `SINGLE` for one task's windows; "" where not known.
+
+    `table`: rows of a run's splits. `age`: the task whose classes are the age groups, None = no groups. There is no
+    clean reference to measure a signal-to-noise ratio against; loudness and share of speech stand in for it.
+    """
+    table = table.drop_duplicates("window_id").reset_index(drop=True)
+    table["clip_s"] = (table["start_s"] + table["duration_s"]).groupby(table["clip_id"]).transform("max")
+    described = table[["window_id", "gender", "corpus", "language"]].fillna("")
+    described["age group"] = ""
+    if age is not None:
+        described["age group"] = assign_targets(table, age).map(dict(enumerate(age.classes))).fillna("").astype(str)
+    for name, (column, edges, unit) in BANDS.items():
+        described[name] = band_values(table[column].to_numpy(), edges, unit)
+    return described
 
 
 def band_values(values: np.ndarray, edges: list[float], unit: str) -> np.ndarray:
@@ -22,214 +68,75 @@ def band_values(values: np.ndarray, edges: list[float], unit: str) -> np.ndarray
     return np.where(np.isnan(values), "", np.asarray(names)[np.searchsorted(edges, values, side="right")])
 
 
-def score_slices(
-    table: pd.DataFrame,
-    classes: list[str],
-    by: list[str | tuple[str, ...]],
-    *,
-    metric: str = "uar",
-    minimum: int = 30,
-    minimum_speakers: int = 5,
-    draws: int = DRAWS,
-    seed: int = 0,
-    context: dict[str, Any] | None = None,
-) -> pd.DataFrame:
-    """One metric for every group that the columns `by` make: records with `subset` such as "gender=female, age=teen".
+def score_groups(table: pd.DataFrame, task: Task, groups: list[list[str]], draws: int, seed: int) -> list[pd.DataFrame]:
+    """UAR of one model for every group that these columns make: records with `subset` such as "gender=female, age=teen".
 
-    Parameters
-    ----------
-    table: predictions of one model, with the columns of `by` joined to them; rows blank in one of them are left out.
-        Of several training seeds (column `seed`) the mean is taken.
-    by: names of columns, or tuples of names for intersections.
-    metric: of `confusion_metrics`; "uar" in a group of one class is the recall of that class.
-    minimum, minimum_speakers: smaller groups keep their row and their n, but no value (NaN) and `enough` False.
+    table: predictions of one model, with the columns joined to them; rows blank in one of them are left out, and so is a
+    column that tells no windows apart or that the task itself asks for: the recall of one class is not a slice. Groups
+    below `LEAST` windows or `LEAST_SPEAKERS` keep their row and their n, but no value (NaN) and `enough` False.
     """
-    records, seeds = [], table["seed"].nunique() if "seed" in table else 1
-    for names in by:
-        names = [names] if isinstance(names, str) else list(names)
-        known = table[(table[names].notna() & (table[names].astype(str) != "")).all(axis=1)]
+    own = "gender" if task.name == "gender" else "age group"
+    telling = {name for name in SINGLE if name != own and table.loc[table[name] != "", name].nunique() > 1}
+    context = {name: table[name].iloc[0] for name in ("task", "model", "protocol", "split")} | {"level": "window"}
+    records, seeds = [], table["seed"].nunique()
+    for names in groups:
+        if not set(names) <= telling:
+            continue
+        known = table[(table[names] != "").all(axis=1)]
         for key, rows in known.groupby(names, sort=True):
-            voices = rows["speaker_id"].to_numpy()
-            size = len(rows) // seeds
-            enough = size >= minimum and len(set(voices)) >= minimum_speakers
-            fixed = (context or {}) | {"subset": ", ".join(f"{n}={k}" for n, k in zip(names, key)), "enough": enough}
-            if enough:
-                records.append(score_trainings(rows, classes, draws=draws, seed=seed, context=fixed, metrics=[metric]))
+            size, voices = len(rows) // seeds, rows["speaker_id"].nunique()
+            subset = ", ".join(f"{name}={value}" for name, value in zip(names, key))
+            fixed = context | {"subset": subset, "enough": size >= LEAST and voices >= LEAST_SPEAKERS}
+            if fixed["enough"]:
+                scores = score_answers(rows, task.classes, draws=draws, seed=seed, context=fixed)
+                records.append(scores[scores["metric"] == "uar"])
             else:
-                records.append(make_records({metric: (np.nan,) * 3}, voices, fixed).assign(n=size, seeds=seeds))
-    if not records:
-        raise ValueError(f"no row of the table has a value in {by}; join those columns first")
-    return pd.concat(records, ignore_index=True)
+                records.append(make_records({"uar": (np.nan,) * 3}, size, voices, fixed).assign(seeds=seeds))
+    return records
 
 
-def find_worst(slices: pd.DataFrame) -> dict[str, Any]:
-    """The group with the lowest value and its distance from the best: {subset, value, low, high, n, speakers, gap}."""
-    known = slices[slices["enough"]]
-    if known.empty:
-        raise ValueError("no group of these slices is large enough to be scored; lower the minimum")
-    worst = known.loc[known["value"].idxmin()]
-    names = ["subset", "metric", "value", "low", "high", "n", "speakers"]
-    return {name: worst[name] for name in names} | {"gap": float(known["value"].max() - worst["value"])}
-
-
-def list_errors(table: pd.DataFrame, classes: list[str], count: int = 20) -> pd.DataFrame:
-    """The wrong answers of a predictions table, most confident first: its id columns, truth, told, confidence."""
-    probabilities = table[[f"p_{name}" for name in classes]].to_numpy()
-    told = probabilities.argmax(axis=1)
-    ids = [name for name in ("window_id", "clip_id", "speaker_id") if name in table]
-    names = np.asarray(classes)
-    errors = table[ids].assign(truth=names[table["target"]], told=names[told], confidence=probabilities.max(axis=1))
-    return errors[told != table["target"]].sort_values("confidence", ascending=False, kind="stable").head(count)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# The slices of a run
-
-BANDS = {  # column of a page -> column of the windows, edges, unit
-    "clip length": ("clip_s", [3.0, 5.0, 8.0], "s"),
-    "loudness": ("level_db", [-35.0, -25.0], "dB"),
-    "share of speech": ("speech_ratio", [0.6, 0.8], "of the window"),
-}
-SINGLE = ["gender", "age group", "corpus", "language", *BANDS]
-PAIRS = [("gender", "age group"), ("gender", "corpus")]
-LICENCES = {"speechocean762": "speechocean762 (OpenSLR 101), CC BY 4.0"}  # corpora whose voices a report may play
-
-
-def describe_windows(table: pd.DataFrame, age: Any | None) -> pd.DataFrame:
-    """window_id and the columns of `SINGLE` for one task's windows; "" where not known.
-
-    `table`: rows of a run's splits. `age`: the task whose classes are the age groups, None = no groups. There is no
-    clean reference to measure a signal-to-noise ratio against; loudness and share of speech stand in for it.
-    """
-    from lib.tasks import assign_targets
-
-    table = table.drop_duplicates("window_id").reset_index(drop=True)
-    ends = (table["start_s"] + table["duration_s"]).groupby(table["clip_id"]).transform("max")
-    table = table.assign(clip_s=ends)
-    found = table[["window_id", "gender", "corpus", "language"]].fillna("").copy()
-    found["age group"] = ""
-    if age is not None:
-        names = dict(enumerate(age.classes))
-        found["age group"] = assign_targets(table, age).map(names).fillna("").astype(str)
-    for name, (column, edges, unit) in BANDS.items():
-        found[name] = band_values(table[column].to_numpy(), edges, unit)
-    return found
-
-
-def slice_answers(
-    answers: pd.DataFrame, described: pd.DataFrame, task: Any, by: list[Any] | None, draws: int, seed: int
-) -> pd.DataFrame:
-    """Slices of one model's window answers by the columns of `by` (None = all) that tell windows apart; [] gives none.
-
-    Of a task that *is* a column, only the others are used: the recall of one class is not a slice.
-    """
-    table = answers.merge(described, on="window_id", validate="many_to_one")
-    own = {"gender": "gender"}.get(task.name, "age group")
-    told = {name for name in SINGLE if table.loc[table[name] != "", name].nunique() > 1}
-    wanted = [name for name in (by or [*SINGLE, *PAIRS]) if set([name] if isinstance(name, str) else name) <= told]
-    wanted = [name for name in wanted if own != name and not (isinstance(name, tuple) and own in name)]
-    if not wanted:
-        return pd.DataFrame()
-    context = {name: answers[name].iloc[0] for name in ("task", "model", "protocol", "split")} | {"level": "window"}
-    return score_slices(table, task.classes, wanted, draws=draws, seed=seed, context=context)
-
-
-def slice_all(
-    predictions: pd.DataFrame, splits: pd.DataFrame, tasks: list[Any], models: dict[str, str], protocol: str,
-    draws: int, seed: int,
-) -> pd.DataFrame:  # fmt: skip
-    """Slices of every task: all of them for its main model, gender within age groups for every model."""
-    from lib.evaluate import select_answers
-
-    age, parts = next((task for task in tasks if task.name == "age"), None), []
-    for task in tasks:
-        rows = splits[(splits["task"] == task.name) & (splits["protocol"] == protocol)]
-        described = describe_windows(rows, age)
-        known = predictions[(predictions["task"] == task.name) & (predictions["protocol"] == protocol)]
-        for model in known["model"].unique():
-            answers = select_answers(predictions, task, model, protocol, "test")
-            main = model == models[task.name]
-            if main or task.name == "gender":
-                parts.append(slice_answers(answers, described, task, None if main else ["age group"], draws, seed))
-    parts = [part for part in parts if len(part)]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+def main_slices(slices: pd.DataFrame, models: dict[str, str]) -> dict[str, pd.DataFrame]:
+    """The slices of each task's main model, for the tasks that have a scored one."""
+    tables = {}
+    for task, model in models.items() if len(slices) else ():
+        rows = slices[(slices["task"] == task) & (slices["model"] == model)]
+        if len(rows) and rows["enough"].any():
+            tables[task] = rows
+    return tables
 
 
 def worst_slices(slices: pd.DataFrame, models: dict[str, str]) -> pd.DataFrame:
     """The worst group of each task's main model: one row a task, `gap` to the best group."""
     rows = []
-    for task, model in models.items():
-        here = slices[(slices["task"] == task) & (slices["model"] == model)] if len(slices) else slices
-        if len(here) and here["enough"].any():
-            rows.append({"task": task, "model": model, **find_worst(here)})
+    for task, table in main_slices(slices, models).items():
+        known = table[table["enough"]]
+        worst = known.loc[known["value"].idxmin()]
+        facts = worst[["subset", "metric", "value", "low", "high", "n", "speakers"]].to_dict()
+        rows.append(
+            {"task": task, "model": models[task]} | facts | {"gap": float(known["value"].max() - worst["value"])}
+        )
     return pd.DataFrame(rows)
 
 
-def main_slices(slices: pd.DataFrame, models: dict[str, str]) -> dict[str, pd.DataFrame]:
-    """The slices of each task's main model, for the tasks that have a scored one."""
-    known = (
-        {task: slices[(slices["task"] == task) & (slices["model"] == model)] for task, model in models.items()}
-        if len(slices)
-        else {}
+# ------------------------------------------------------------------------------------------------- errors, one by one
+
+
+def list_errors(answers: pd.DataFrame, task: Task, count: int = 20) -> pd.DataFrame:
+    """The wrong (calibrated) answers of a model, most confident first: task, window_id, clip_id, truth, answer, confidence."""
+    probabilities, names = answers[[f"p_{name}" for name in task.classes]].to_numpy(), np.asarray(task.classes)
+    chosen, targets = probabilities.argmax(axis=1), answers["target"].to_numpy()
+    errors = answers[["window_id", "clip_id"]].assign(
+        task=task.name, truth=names[targets], answer=names[chosen], confidence=probabilities.max(axis=1)
     )
-    return {task: rows for task, rows in known.items() if len(rows) and rows["enough"].any()}
+    errors = errors[["task", "window_id", "clip_id", "truth", "answer", "confidence"]]
+    return errors[chosen != targets].sort_values("confidence", ascending=False, kind="stable").head(count)
 
 
-def tabulate_groups(slices: pd.DataFrame, task: str, column: str) -> pd.DataFrame:
-    """One row a model, one column a group of `column`: UAR with its interval, n and speakers."""
-    prefix = f"{column}="
-    rows = slices[(slices["task"] == task) & slices["subset"].str.startswith(prefix)] if len(slices) else slices
-    rows = rows[~rows["subset"].str.contains(", ")] if len(rows) else rows
-    if not len(rows):
-        return pd.DataFrame(columns=["model"])
-    text = [
-        f"{row.value:.3f} ({row.low:.3f} to {row.high:.3f}), n {row.n:,}, {row.speakers} speakers"
-        if row.enough else f"too few: n {row.n:,}, {row.speakers} speakers" for row in rows.itertuples()
-    ]  # fmt: skip
-    wide = rows.assign(cell=text, group=rows["subset"].str.removeprefix(prefix))
-    table = wide.pivot(index="model", columns="group", values="cell").reindex(wide["model"].unique())
-    return table.rename_axis(columns=None).reset_index()
+def read_error(error: pd.Series, windows: pd.DataFrame, waveforms: np.ndarray) -> tuple[np.ndarray, str]:
+    """The sound of one row of `list_errors`, float32 (samples,) at 16 kHz, and a title.
 
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Errors that can be heard
-
-
-def collect_errors(answers: dict[str, pd.DataFrame], tasks: list[Any], count: int) -> pd.DataFrame:
-    """The most confident wrong windows of each task's (calibrated) answers: task, window_id, clip_id, truth, told, confidence."""
-    parts = [list_errors(answers[task.name], task.classes, count).assign(task=task.name) for task in tasks]
-    table = pd.concat(parts, ignore_index=True)
-    return table[["task", "window_id", "clip_id", "truth", "told", "confidence"]]
-
-
-def play_errors(
-    errors: pd.DataFrame, clips: pd.DataFrame, windows: pd.DataFrame, roots: dict[str, Path], folder: Path,
-    count: int = 12, synthetic: bool = False,
-) -> Any:  # fmt: skip
-    """The first `count` errors as sounds with spectrograms, an equal number a task; one window each.
-
-    Only invented voices and corpora of `LICENCES` are played: a voice is personal data, and a report is a publication.
+    windows: the table of 02_segment, waveforms: its `windows.npy`.
     """
-    from lib.audio import read_waveform
-    from lib.report.show import show_sound, show_table, show_together
-
-    each = count // max(1, errors["task"].nunique())
-    chosen = errors.groupby("task", sort=False).head(each).merge(clips, on="clip_id", suffixes=("", "_clip"))
-    cuts = windows.set_index("window_id")[["start_s", "duration_s"]]
-    sounds = []
-    for number, row in enumerate(chosen.itertuples(index=False), 1):
-        if not synthetic and row.corpus not in LICENCES:
-            continue
-        begin = row.start_s + cuts.loc[row.window_id, "start_s"]
-        waveform = read_waveform(roots[row.corpus] / row.path, begin, begin + cuts.loc[row.window_id, "duration_s"])
-        title = f"{row.task}: told {row.told}, is {row.truth} ({100 * row.confidence:.0f} % sure)"
-        source = "synthetic voice" if synthetic else LICENCES[row.corpus]
-        caption = f"{row.window_id}; {source}"
-        sounds.append(
-            show_sound(waveform, RATE_HZ, f"error-{number:02d}-{row.task.replace('_', '-')}", title, folder, caption)
-        )
-    return (
-        show_together(sounds)
-        if sounds
-        else show_table(errors.head(0), "Not played: the voices are not ours to publish")
-    )
+    row = int(windows.set_index("window_id").loc[error["window_id"], "row"])
+    title = f"{error['task']}: {error['answer']}, is {error['truth']} ({100 * error['confidence']:.0f} % sure)"
+    return read_waveforms(waveforms, [row])[0], title

@@ -15,8 +15,8 @@ FIRST_ID = 19_001  # id1xxxx, beyond the real ones (id10001 to id11251)
 ALPHABET = list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 FORMATS = [("opus", 48_000), *[("ogg", 16_000), ("ogg", 24_000)] * 9]  # of the speakers in turn; Opus is slow to write
 NATIONS = {"en": "USA", "de": "Germany", "fr": "France", "es": "Spain", "it": "Italy"}
-LOST = {"no audio": None, "empty file": [], "unreadable video": ["not an audio file"] * 40}  # what is left of a video
-FAULTS = [*LOST, "past the end of the video", "shorter than a window", "unusable frame file"]  # in the ledgers' words
+LOST = {"no audio": None, "empty file": [], "cannot be decoded": ["not an audio file"] * 40}  # what is left of a video
+FAULTS = [*LOST, "shorter than a window", "unusable frame file"]  # in the ledgers' words
 EXTRAS = FAULTS  # each planted as one more frame file of some speaker
 UNLABELLED = [{"age": ""}]  # a speaker whom nobody gave an age
 LEAST_S = 3.96  # the shortest cut of VoxCeleb
@@ -38,8 +38,6 @@ def record_speaker(folder: Path, speaker: Speaker, seed: int, clips: int, extra:
     sound = session.record(np.concatenate(pieces))
     codec, rate_hz = FORMATS[speaker.number % len(FORMATS)]
     write_audio(folder / "audio" / f"{video}.{codec}", sound, session.rate_hz, rate_hz)
-    if extra == "past the end of the video":
-        cuts[99] = (len(sound) // frame + 75, len(sound) // frame + 195)
     if extra == "unusable frame file":
         cuts[99] = (1, 0)  # no frame at all
     for number, span in cuts.items():

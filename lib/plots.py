@@ -1,0 +1,414 @@
+"""Every plot of the project: data in, a figure out; nothing here is computed or saved.
+
+Classes come in the order that the caller gives, and keep their colours everywhere. Sizes are those of a report's column: at
+100 % no text is smaller than 11 pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib
+import matplotlib.pyplot as plt
+import matplotlib.style
+import numpy as np
+import pandas as pd
+
+from lib.results import is_baseline, metric_name, model_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito, "Color Universal Design" (2008): eight colours that stay apart under every common colour blindness.
+PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#4D4D4D"]
+COLOURS = {
+    "male": "#0072B2", "female": "#D55E00", "child": "#56B4E9", "teen": "#009E73", "adult": "#CC79A7",
+    "twenties": "#E69F00", "thirties": "#56B4E9", "fourties": "#8C6D1F", "common_voice": "#56B4E9", "voxceleb": "#E69F00",
+    "speechocean762": "#009E73", "train": "#E69F00", "validation": "#0072B2", "test": "#D55E00", "not known": "#8A8A8A",
+}  # fmt: skip
+INK, MUTED, RULE = "#22262B", "#5B636D", "#D9D6CF"
+WIDTH = 7.5  # inches, 720 pixels
+FRAME_S = 0.02  # wav2vec 2.0 gives one frame each 20 ms (Baevski et al. 2020, section 2)
+
+STYLE = {
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so that every machine draws alike
+    "figure.figsize": (WIDTH, 3.6), "figure.dpi": 96, "figure.constrained_layout.use": True,
+    "font.size": 9.5, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 8,
+    "axes.labelsize": 9.5, "axes.labelcolor": MUTED, "axes.edgecolor": "#9AA0A6", "axes.spines.top": False,
+    "axes.spines.right": False, "axes.axisbelow": True, "grid.color": RULE, "grid.linewidth": 0.7, "text.color": INK,
+    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.frameon": False,
+    "legend.fontsize": 9, "legend.title_fontsize": 9, "lines.linewidth": 1.8, "image.cmap": "cividis",
+}  # fmt: skip
+
+
+def use_style() -> None:
+    """Set the one matplotlib style of this project; call it once in a notebook's set-up cell.
+
+    The inline backend of a notebook is kept; elsewhere the Agg backend is chosen, which needs no screen.
+    """
+    if "inline" not in str(matplotlib.get_backend(auto_select=False)):
+        matplotlib.use("agg")
+    matplotlib.style.use("seaborn-v0_8-ticks")  # seaborn's theme as matplotlib ships it
+    matplotlib.rcParams.update(STYLE | {"axes.prop_cycle": matplotlib.cycler(color=PALETTE)})
+
+
+def colours_for(names: Iterable[str]) -> dict[str, str]:
+    """Map each name to its colour: the fixed one where the project knows the name, else the next unused one."""
+    names = list(dict.fromkeys(names))
+    taken = {COLOURS[name] for name in names if name in COLOURS}
+    free = [colour for colour in PALETTE if colour not in taken] or PALETTE
+    unknown = [name for name in names if name not in COLOURS]
+    return {name: COLOURS.get(name) or free[unknown.index(name) % len(free)] for name in names}
+
+
+# ------------------------------------------------------------------------------------------------------------- corpora
+
+
+def plot_label_counts(table: pd.DataFrame, label: str, classes: Sequence[str], title: str) -> Figure:
+    """Bars of how many rows have each class of column `label`, split by corpus, in the order of `classes`."""
+    figure, ax = plt.subplots()
+    corpora = sorted(table["corpus"].unique())
+    colours, width = colours_for(corpora), 0.8 / len(corpora)
+    for number, name in enumerate(corpora):
+        counts = table.loc[table["corpus"] == name, label].value_counts().reindex(classes, fill_value=0)
+        places = np.arange(len(classes)) + (number - (len(corpora) - 1) / 2) * width
+        bars = ax.bar(places, counts, width * 0.94, label=name, color=colours[name])
+        ax.bar_label(bars, fmt="{:,.0f}", padding=2, fontsize=9, color=MUTED)
+    ax.set_xticks(range(len(classes)), classes)
+    ax.margins(y=0.12)
+    ax.set(xlabel=label.replace("_", " "), ylabel="number of clips", title=title)
+    if len(corpora) > 1:
+        ax.legend(title="corpus")
+    return figure
+
+
+def plot_ledger(ledger: pd.DataFrame, title: str = "What was left out, and why") -> Figure:
+    """Bars of how many items were left out, by reason and corpus; `ledger` is the ledger table."""
+    counts = ledger.groupby(["reason", "corpus"]).size().unstack(fill_value=0)
+    counts = counts.loc[counts.sum(axis=1).sort_values().index]
+    figure, ax = plt.subplots(figsize=(WIDTH, 1.3 + 0.34 * max(len(counts), 1)))
+    colours, left = colours_for(counts.columns), np.zeros(len(counts))
+    for corpus in counts.columns:
+        ax.barh(counts.index, counts[corpus], left=left, color=colours[corpus], label=corpus, height=0.68)
+        left += counts[corpus].to_numpy()
+    for row, total in enumerate(left):
+        ax.text(total, row, f" {int(total):,}", va="center", fontsize=9, color=MUTED)
+    ax.margins(x=0.12)
+    ax.set(xlabel="number of items", ylabel="reason", title=title)
+    if len(counts.columns) > 1:
+        ax.legend(title="corpus", loc="lower right")
+    if counts.empty:
+        ax.text(0.5, 0.5, "nothing was left out", ha="center", va="center", transform=ax.transAxes, color=MUTED)
+        ax.set(xticks=[], yticks=[])
+    return figure
+
+
+def plot_distribution(values: pd.Series, group: pd.Series, label: str, title: str) -> Figure:
+    """Histogram of `values` (one a window), its axis named `label`; one outline a group, each summing to 1."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.0))
+    values, group = values[np.isfinite(values)], group[np.isfinite(values)]
+    edges = np.histogram_bin_edges(values, bins=30)
+    for name, colour in colours_for(sorted(group.unique())).items():
+        rows = values[group == name]
+        style = {"weights": np.full(len(rows), 1 / max(len(rows), 1)), "color": colour}
+        ax.hist(rows, edges, histtype="stepfilled", alpha=0.35, label=f"{name} ({len(rows):,})", **style)
+        ax.hist(rows, edges, histtype="step", **style)
+    ax.set(xlabel=label, ylabel="share of the windows", title=title)
+    ax.legend()
+    return figure
+
+
+# --------------------------------------------------------------------------------------------------------------- sound
+
+
+def draw_waveform(ax: Axes, waveform: np.ndarray, rate_hz: int) -> None:
+    """Fill between the lowest and highest sample of each pixel-wide piece, so that no peak is lost."""
+    edges = np.linspace(0, len(waveform), min(540, len(waveform)) + 1).astype(int)[:-1]
+    low, high = np.minimum.reduceat(waveform, edges), np.maximum.reduceat(waveform, edges)
+    ax.fill_between(edges / rate_hz, low, high, color="#7C8794", linewidth=0, step="post", antialiased=False)
+    peak = max(float(np.abs(waveform).max()), 1e-3)
+    ax.set(ylim=(-1.1 * peak, 1.1 * peak), xlim=(0, len(waveform) / rate_hz), ylabel="amplitude")
+
+
+def plot_cuts(
+    waveform: np.ndarray, rate_hz: int, starts_s: Sequence[float], window_s: float, speech: np.ndarray, title: str
+) -> Figure:
+    """One clip as a wave, its windows as bars under it, and the detector's probability of speech (steps,) above them."""
+    figure, (wave, cuts) = plt.subplots(2, 1, figsize=(WIDTH, 3.6), sharex=True, height_ratios=[3, 2])
+    draw_waveform(wave, waveform, rate_hz)
+    wave.set_title(title)
+    for number, start_s in enumerate(starts_s):
+        cuts.broken_barh([(start_s, window_s)], (-(number % 3) - 0.8, 0.6), color=PALETTE[number % 2], alpha=0.6)
+        cuts.text(start_s + 0.05, -(number % 3) - 0.5, f"window {number + 1}", va="center", fontsize=9)
+    times_s = (np.arange(len(speech)) + 0.5) * len(waveform) / rate_hz / max(len(speech), 1)
+    cuts.plot(times_s, speech, color="#B84F00", linewidth=1.4)
+    cuts.set(xlabel="time (s)", ylabel="P(speech)", yticks=[0, 1], ylim=(-3, 1.1))
+    return figure
+
+
+def plot_window(waveform: np.ndarray, rate_hz: int, title: str = "One window: what the encoder hears") -> Figure:
+    """A window's wave and, under it, its spectrogram (25-ms frames every 10 ms)."""
+    figure, (wave, picture) = plt.subplots(2, 1, figsize=(WIDTH, 4.0), sharex=True, height_ratios=[2, 3])
+    draw_waveform(wave, waveform, rate_hz)
+    wave.set_title(title)
+    size, hop = round(0.025 * rate_hz), round(0.010 * rate_hz)
+    picture.specgram(waveform + 1e-8, NFFT=size, noverlap=size - hop, Fs=rate_hz, cmap="cividis", vmin=-130)
+    picture.set(xlabel="time (s)", ylabel="frequency (Hz)", ylim=(0, rate_hz / 2))
+    return figure
+
+
+def draw_frames(ax: Axes, frames: np.ndarray, frame_s: float = FRAME_S) -> None:
+    """Frames (T, D) as a picture: time to the right, feature upwards, value as colour (2nd to 98th %), at most 64 rows."""
+    step, (count, width) = -(-frames.shape[1] // 64), frames.shape
+    low, high = np.percentile(frames, [2, 98])
+    extent = (0, count * frame_s, -0.5, width - 0.5)
+    ax.imshow(
+        frames.T[::step], extent=extent, vmin=low, vmax=high, aspect="auto", origin="lower", interpolation="nearest",
+        cmap=matplotlib.colormaps["cividis"].resampled(20),
+    )  # fmt: skip
+
+
+def plot_frames(frames: np.ndarray, title: str) -> Figure:
+    """What a network of this project sees of one window: frames (T, D)."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 2.8))
+    draw_frames(ax, frames)
+    ax.set(xlabel="time (s)", ylabel="feature", title=title)
+    return figure
+
+
+def plot_layers(layers: dict[str, np.ndarray], large: int = 3) -> Figure:
+    """Hidden states (T, D) of every layer as small pictures, and the first `large` of them large, as the paper shows them."""
+    small = -(-len(layers) // 4)
+    figure = plt.figure(figsize=(WIDTH, 1.45 * large + 1.25 * small + 0.5))
+    grid = figure.add_gridspec(large + small, 4, height_ratios=[1.45] * large + [1.25] * small)
+    for number, (name, frames) in enumerate(list(layers.items())[:large]):
+        ax = figure.add_subplot(grid[number, :])
+        draw_frames(ax, frames)
+        ax.set_title(name, fontsize=9.5, fontweight="normal", pad=3)
+        ax.set_ylabel("feature")
+    ax.set_xlabel("time (s)")
+    for number, (name, frames) in enumerate(layers.items()):
+        ax = figure.add_subplot(grid[large + number // 4, number % 4])
+        draw_frames(ax, frames)
+        ax.set_title(name, fontsize=9, fontweight="normal", pad=3)
+        ax.set(xticks=[], yticks=[])
+    figure.suptitle(
+        f"The first {large} layers, and all {len(layers)}", x=0.01, ha="left", fontweight="bold", fontsize=11
+    )
+    return figure
+
+
+def plot_timeline(
+    waveform: np.ndarray,
+    rate_hz: int,
+    windows: pd.DataFrame,
+    classes: Sequence[str],
+    speech: Sequence[tuple[float, float]],
+) -> Figure:
+    """The waveform with its speech shaded, and under it the probability of every class for each window.
+
+    windows: columns start_s, duration_s and p_<class>; speech: (start_s, end_s) pairs.
+    """
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(WIDTH, 4.4), sharex=True, height_ratios=[2, 3])
+    draw_waveform(top, waveform, rate_hz)
+    for start_s, end_s in speech:
+        top.axvspan(start_s, end_s, color="#009E73", alpha=0.16, linewidth=0)
+    top.set_title("Waveform, speech shaded")
+    middles_s = windows["start_s"] + windows["duration_s"] / 2
+    for name, colour in colours_for(classes).items():
+        bottom.plot(middles_s, windows[f"p_{name}"], color=colour, marker="o", markersize=4, label=name)
+    bottom.axhline(1 / len(classes), color=MUTED, linewidth=0.8, linestyle=":")
+    bottom.set(
+        ylim=(-0.03, 1.03), ylabel="probability", xlabel="time (s)", title="Probability of each class, window by window"
+    )
+    bottom.legend(ncols=len(classes))
+    return figure
+
+
+# ---------------------------------------------------------------------------------------------- embeddings and training
+
+
+def plot_projection(points: np.ndarray, labels: dict[str, pd.Series]) -> Figure:
+    """Points (n, 2) of a projection, once for each entry of `labels`, coloured and shaped by its values."""
+    figure, axes = plt.subplots(1, len(labels), figsize=(WIDTH, 3.9), squeeze=False)
+    for ax, (title, values) in zip(axes[0], labels.items()):
+        for number, (name, colour) in enumerate(colours_for(sorted(values.unique())).items()):
+            rows = (values == name).to_numpy()
+            style = {"marker": "osD^vP*X"[number % 8], "s": 11, "alpha": 0.65, "linewidths": 0, "color": colour}
+            ax.scatter(points[rows, 0], points[rows, 1], label=f"{name} ({rows.sum():,})", **style)
+        ax.set(xlabel="t-SNE axis 1 (no unit)", ylabel="t-SNE axis 2 (no unit)", title=title, xticks=[], yticks=[])
+        ax.legend(markerscale=1.8)
+    return figure
+
+
+def plot_probes(scores: pd.DataFrame) -> Figure:
+    """UAR of a linear probe by stage of the encoder, one panel a task, with 95 % bars; grey lines are baselines.
+
+    scores: feature ("encoder | stage", or a baseline's name), task, uar, low, high.
+    """
+    tasks = list(dict.fromkeys(scores["task"])) or ["no task has two classes of two speakers"]
+    figure, axes = plt.subplots(1, len(tasks), figsize=(WIDTH, 3.8), sharey=True, squeeze=False)
+    for ax, task in zip(axes[0], tasks):
+        rows = scores[scores["task"] == task]
+        stages = rows[rows["feature"].str.contains(" | ", regex=False)]
+        bars = np.abs(stages[["low", "high"]].to_numpy().T - stages["uar"].to_numpy())
+        names = stages["feature"].str.split(" | ", regex=False).str[-1]
+        ax.errorbar(names, stages["uar"], bars, marker="o", capsize=3, color=PALETTE[0], label="probe, 95 % interval")
+        for number, row in enumerate(rows.drop(stages.index).itertuples()):
+            ax.axhline(
+                row.uar,
+                color="grey",
+                linestyle=(":", "--", "-.")[number % 3],
+                linewidth=1.2,
+                label=model_name(row.feature),
+            )
+        ax.set(title=task, xlabel="stage of the encoder", ylabel="UAR" if ax is axes[0, 0] else "")
+        ax.tick_params(axis="x", rotation=45)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def plot_training(history: pd.DataFrame, title: str) -> Figure:
+    """One training in two panels: the loss of both parts, and F1 of each class on validation, epoch by epoch from 0.
+
+    history: epoch, chosen, train_loss, validation_loss, validation_f1_<class>; a line at the epoch that was chosen.
+    """
+    figure, (loss, f1) = plt.subplots(1, 2, figsize=(WIDTH, 3.4))
+    for part in ("train", "validation"):
+        loss.plot(
+            history["epoch"], history[f"{part}_loss"], color=COLOURS[part], label=part, marker="o", markersize=3.5
+        )
+    loss.set(xlabel="epoch", ylabel="loss (nats)", title=title)
+    columns = [name for name in history if name.startswith("validation_f1_")]
+    colours = colours_for([name.removeprefix("validation_f1_") for name in columns])
+    for name, colour in colours.items():
+        f1.plot(
+            history["epoch"], history[f"validation_f1_{name}"], color=colour, label=name, marker="o", markersize=3.5
+        )
+    f1.set(xlabel="epoch", ylabel="F1 on validation", title="F1 of each class", ylim=(0, 1.02))
+    for ax in (loss, f1):
+        for epoch in history.loc[history["chosen"], "epoch"]:
+            ax.axvline(epoch, color=MUTED, linewidth=1, linestyle=":", label=f"epoch {epoch}, chosen")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.grid(axis="y")
+        ax.legend()
+    return figure
+
+
+def plot_epochs(epochs: pd.DataFrame) -> Figure:
+    """UAR of every epoch on validation (dashed) and on unseen recordings (line), the chosen epoch marked, a panel a task."""
+    tasks = list(dict.fromkeys(epochs["task"])) or ["no task has labelled recordings"]
+    figure, axes = plt.subplots(1, len(tasks), figsize=(WIDTH, 3.2), sharey=True, squeeze=False)
+    for ax, task in zip(axes[0], tasks):
+        rows = epochs[epochs["task"] == task]
+        ax.plot(
+            rows["epoch"], rows["unseen_uar"], color=PALETTE[1], marker="o", markersize=4, label="unseen recordings"
+        )
+        ax.plot(rows["epoch"], rows["validation_uar"], color=PALETTE[0], linestyle="--", label="validation")
+        for epoch in rows.loc[rows["chosen"].astype(bool), "epoch"]:
+            ax.axvline(epoch, color=MUTED, linewidth=1, linestyle=":", label=f"epoch {epoch}, chosen")
+        ax.set(title=task, xlabel="epoch", ylabel="UAR" if ax is axes[0, 0] else "")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.legend()
+    return figure
+
+
+# -------------------------------------------------------------------------------------------------------------- scores
+
+
+def plot_confusion(counts: np.ndarray, classes: Sequence[str], title: str, unit: str = "windows") -> Figure:
+    """A confusion matrix (C, C): each cell holds its count and its share of the row; colour is the share."""
+    import seaborn
+
+    counts = np.asarray(counts)
+    size = 2.6 + 0.8 * len(classes)
+    figure, ax = plt.subplots(figsize=(size, size * 0.86))
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    texts = [[f"{count:,}\n{100 * share:.0f} %" for count, share in zip(*rows)] for rows in zip(counts, shares)]
+    totals = [f"{name}\n({total:,})" for name, total in zip(classes, counts.sum(axis=1))]
+    seaborn.heatmap(
+        shares, vmin=0, vmax=1, cmap="Blues", annot=np.array(texts), fmt="", annot_kws={"fontsize": 9.5}, cbar=False, ax=ax,
+        xticklabels=classes, yticklabels=totals, linewidths=1,
+    )  # fmt: skip
+    ax.tick_params(length=0, rotation=0)
+    ax.set(xlabel="answer", ylabel=f"truth (number of {unit})", title=title)
+    return figure
+
+
+def plot_intervals(scores: pd.DataFrame, title: str) -> Figure:
+    """Models beside baselines (grey), each with its 95 % interval, best on top: records of one task and one metric."""
+    rows = scores.sort_values("value").reset_index(drop=True)
+    figure, ax = plt.subplots(figsize=(WIDTH, 1.2 + 0.4 * len(rows)))
+    places = np.arange(len(rows))
+    colours = ["#8A8A8A" if is_baseline(model) else PALETTE[0] for model in rows["model"]]
+    ax.hlines(places, rows["low"].astype(float), rows["high"].astype(float), color=colours, linewidth=1.6)
+    ax.scatter(rows["value"], places, color=colours, s=34, zorder=3)
+    for place, value in zip(places, rows["value"]):
+        ax.annotate(f"{value:.2f}", (value, place), (0, 6), textcoords="offset points", ha="center", fontsize=9)
+    ax.set_yticks(places, [model_name(model) for model in rows["model"]])
+    ax.set_ylim(-0.6, len(rows) - 0.2)
+    ax.grid(axis="x")
+    ax.set(xlabel=f"{metric_name(rows['metric'].iloc[0])}, 95 % interval over speakers", title=title)
+    return figure
+
+
+def plot_slices(slices: pd.DataFrame, title: str) -> Figure:
+    """UAR by group, with intervals and sizes; the worst group is marked, one too small to score has no dot."""
+    rows = slices.iloc[::-1].reset_index(drop=True)
+    figure, ax = plt.subplots(figsize=(WIDTH, 1.2 + 0.29 * len(rows)))
+    places, worst = np.arange(len(rows)), rows["value"].idxmin() if rows["value"].notna().any() else -1
+    colours = [PALETTE[1] if number == worst else PALETTE[0] for number in places]
+    ax.hlines(places, rows["low"].astype(float), rows["high"].astype(float), color=colours, linewidth=1.4)
+    ax.scatter(rows["value"], places, color=colours, s=26, zorder=3)
+    names = []
+    for number, row in enumerate(rows.itertuples()):
+        size = f"{row.speakers:,} speakers" + (": too few" if pd.isna(row.value) else "")
+        ax.annotate(size, (1.01, number), xycoords=("axes fraction", "data"), va="center", fontsize=9, color=MUTED)
+        names.append(f"{row.subset} (worst)" if number == worst else row.subset)
+    ax.set_yticks(places, names)
+    ax.set_ylim(-0.7, len(rows) - 0.3)
+    ax.grid(axis="x")
+    ax.set(xlabel="UAR, 95 % interval over speakers", title=title)
+    return figure
+
+
+def plot_reliability(tables: dict[str, pd.DataFrame], title: str) -> Figure:
+    """Stated probability against the share that was right, for tables of `reliability_table` by name; area follows size."""
+    figure, ax = plt.subplots(figsize=(5.2, 4.4))
+    ax.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=":", label="exactly as stated")
+    for (name, table), colour in zip(tables.items(), PALETTE):
+        ax.plot(table["confidence"], table["accuracy"], color=colour, label=name)
+        area = 18 + 160 * table["n"] / max(table["n"].max(), 1)
+        ax.scatter(table["confidence"], table["accuracy"], s=area, color=colour, alpha=0.75, linewidths=0)
+    ax.set(
+        xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="stated probability", ylabel="share that was right", title=title
+    )
+    ax.legend(loc="upper left")
+    return figure
+
+
+def plot_choices(
+    coverage: pd.DataFrame, answered: float, targets: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
+) -> Figure:
+    """Score against the share of clips answered (left, a table of `coverage_table`), precision and recall by class (right)."""
+    from sklearn.metrics import PrecisionRecallDisplay
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.7))
+    left.plot(100 * coverage["coverage"], coverage["macro_f1"], color=PALETTE[0], label="macro F1")
+    left.plot(100 * coverage["coverage"], coverage["accuracy"], color=PALETTE[4], linestyle="--", label="accuracy")
+    left.axvline(100 * answered, color=MUTED, linewidth=1, linestyle=":", label="threshold from validation")
+    left.set(xlabel="clips answered (%)", ylabel="score of the answered", title="If it may stay silent", ylim=(0, 1.02))
+    left.legend(loc="lower left")
+    for number, (name, colour) in enumerate(colours_for(classes).items()):
+        truth = targets == number
+        if truth.any():
+            PrecisionRecallDisplay.from_predictions(
+                truth, probabilities[:, number], ax=right, name=name, curve_kwargs={"color": colour}
+            )
+            right.axhline(truth.mean(), color=colour, linewidth=0.9, linestyle=":")
+    right.set(xlabel="recall", ylabel="precision", title="Dotted: a guess", xlim=(0, 1.01), ylim=(0, 1.03))
+    right.legend(loc="lower left")
+    return figure

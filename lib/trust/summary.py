@@ -1,0 +1,155 @@
+"""The whole of 05 Evaluate: every score of a run computed once and kept beside its predictions, and the models that leave it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lib import paths
+from lib.embed import load_encoder
+from lib.evaluate import (
+    CONSTANT,
+    SHIPPED,
+    choose_models,
+    compare_all,
+    count_confusions,
+    describe_data,
+    list_records,
+    score_all,
+    score_leaks,
+)
+from lib.model_folder import save_model_folder
+from lib.networks import split_name
+from lib.stages import Stage
+from lib.store import Store
+from lib.tasks import YEARS, Task
+from lib.train import checkpoint_path
+from lib.trainings import CONVEX, refit_linear
+from lib.trust.confidence import fit_reliability, fit_years, score_choices, score_reliability
+from lib.trust.corpus_audit import audit_corpora
+from lib.trust.slices import slice_all
+from lib.windows import Windowing
+
+TABLES = ["scores", "settings", "choices", "slices", "corpora", "lines", "differences", "leaks"]
+
+
+def score_run(
+    stage: Stage, predictions: pd.DataFrame, splits: pd.DataFrame, fits: pd.DataFrame, store: Store, tasks: list[Task],
+    protocol: str, draws: int, seed: int,
+) -> None:  # fmt: skip
+    """Compute every table of `TABLES` and the confusion counts, and write them into the stage's folder."""
+    models = choose_models(fits, protocol)
+    settings = fit_reliability(predictions, splits, tasks, protocol, list(fits["network"].unique()))
+    choices = [score_choices(predictions, settings, task, models[task.name], protocol, draws, seed) for task in tasks]
+    corpora, lines = audit_corpora(splits, store, tasks, protocol, draws, seed)
+    believed = score_reliability(predictions, settings, tasks, protocol, draws, seed)
+    tables = {
+        "scores": pd.concat([score_all(predictions, splits, tasks, draws, seed), believed], ignore_index=True),
+        "settings": settings,
+        "choices": pd.concat(choices, ignore_index=True),
+        "slices": slice_all(predictions, splits, tasks, models, protocol, draws, seed),
+        "corpora": corpora,
+        "lines": pd.DataFrame({"line": lines}),
+        "differences": compare_all(predictions, splits, tasks, protocol, draws, seed),
+        "leaks": score_leaks(predictions, tasks, protocol, draws, seed),
+    }
+    for name in TABLES:
+        with paths.write_whole(stage.path(f"{name}.parquet")) as partial:
+            tables[name].to_parquet(partial, index=False)
+    paths.save_json(stage.path("confusions.json"), count_confusions(predictions, tasks))
+
+
+def load_scores(stage: Stage) -> dict[str, pd.DataFrame]:
+    """The tables that `score_run` wrote, by name."""
+    return {name: pd.read_parquet(stage.path(f"{name}.parquet")) for name in TABLES}
+
+
+def save_models(
+    run: str, stages: dict[str, Stage], fits: pd.DataFrame, splits: pd.DataFrame, stores: list[Store],
+    predictions: pd.DataFrame, scored: dict[str, pd.DataFrame], tasks: list[Task], clips: pd.DataFrame, protocol: str,
+    *, level: str, synthetic: bool, refit: bool,
+) -> list[Path]:  # fmt: skip
+    """A model folder for each network, and "best" with each task's best on validation: `data/<run>/models/<name>`.
+
+    Of several folds and seeds the first training is taken; with `refit` linear models learn from every labelled window once
+    more, with the penalty that validation chose most often, and temperature and thresholds from all validation parts.
+    stages: those of 01 to 05 by name. The scores on a card are those on unseen speakers.
+    """
+    tasks = [task for task in tasks if task.name in SHIPPED]
+    networks = dict.fromkeys(fits["network"])
+    choices = {
+        name: {task.name: name for task in tasks if _was_trained(fits, task, name, protocol)} for name in networks
+    }
+    best = choose_models(fits, protocol)
+    choices["best"] = {task.name: best[task.name] for task in tasks}
+    about = {"run": run, "synthetic": synthetic, "protocol": protocol, "refit on everybody": refit}
+    for stage in stages.values():
+        about |= stage.facts
+    about |= describe_data(clips, splits, protocol)
+    encoder, windowing = (
+        load_encoder(stages["03_embed"].parameters["encoder"]),
+        Windowing(**stages["02_segment"].parameters),
+    )
+    folders = []
+    for name, models in choices.items():
+        checkpoints, trainings, settings, years = {}, {}, {}, {}
+        for task in tasks:
+            if task.name not in models:
+                continue
+            network = models[task.name]
+            again = refit and split_name(network)[0] in CONVEX
+            checkpoints[task.name], trainings[task.name] = _take_training(
+                stages, fits, splits, stores, task, network, protocol, again
+            )
+            fold = -1 if again else 0
+            rows = scored["settings"]
+            rows = rows[(rows["task"] == task.name) & (rows["model"] == network) & (rows["fold"] == fold)]
+            settings[task.name] = rows.sort_values("seed").iloc[0].to_dict()
+            if task.name == YEARS:
+                years[task.name] = fit_years(predictions, splits, task, network, protocol, fold)
+        metrics = own_scores(scored, name, models, protocol, level)
+        folders.append(
+            save_model_folder(
+                paths.DATA / run / "models" / name.replace(":", "-").replace("+", "-").replace("|", "-"), checkpoints,
+                encoder, windowing, stages["03_embed"].parameters["feature"], settings=settings, years=years,
+                trainings=trainings, metrics=metrics, about=about,
+            )
+        )  # fmt: skip
+    return folders
+
+
+def _was_trained(fits: pd.DataFrame, task: Task, network: str, protocol: str) -> bool:
+    return bool(((fits["task"] == task.name) & (fits["network"] == network) & (fits["protocol"] == protocol)).any())
+
+
+def _take_training(
+    stages: dict[str, Stage], fits: pd.DataFrame, splits: pd.DataFrame, stores: list[Store], task: Task, network: str,
+    protocol: str, again: bool,
+) -> tuple[Path, str]:  # fmt: skip
+    """The chosen checkpoint of the first fold and seed and its folder, or of a new fit on everybody."""
+    rows = fits[(fits["task"] == task.name) & (fits["network"] == network) & (fits["protocol"] == protocol)]
+    first = rows[rows["fold"] == 0].sort_values("seed").iloc[0]
+    trained = stages["04_train"]
+    if not again:
+        return checkpoint_path(trained.path(first["folder"]), first["best_epoch"]), first["folder"]
+    table = splits[(splits["task"] == task.name) & (splits["protocol"] == protocol)].drop_duplicates("window_id")
+    histories = [pd.read_csv(trained.path(row.folder) / "history.csv").set_index("epoch") for row in rows.itertuples()]
+    penalties = [history.loc[epoch, "penalty"] for history, epoch in zip(histories, rows["best_epoch"])]
+    penalty = float(pd.Series(penalties).mode().iloc[0])
+    folder = stages["05_evaluate"].path(f"refit-{task.name}") / network.replace(":", "-").replace("|", "-")
+    return refit_linear(folder, table.reset_index(drop=True), stores, task, network, penalty, 0), first["folder"]
+
+
+def own_scores(
+    scored: dict[str, pd.DataFrame], name: str, models: dict[str, str], protocol: str, level: str
+) -> list[dict[str, Any]]:
+    """Records for the card of a model folder `name`, whose heads are `models`, and of what guesses score."""
+    parts = [scored["scores"]]
+    if len(scored["slices"]):
+        parts.append(scored["slices"].drop(columns="enough"))
+    rows = pd.concat(parts, ignore_index=True)
+    rows = rows[(rows["protocol"] == protocol) & (rows["level"] == level) & rows["task"].isin(models)]
+    own = rows[rows["model"] == rows["task"].map(models)].assign(model=name)
+    return list_records(pd.concat([own, rows[rows["model"].isin(["majority", CONSTANT])]], ignore_index=True))

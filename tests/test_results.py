@@ -1,0 +1,209 @@
+"""What is said of scores: numbers with the digits they deserve, one table, one sentence with its verdict."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_fixture import make_metrics, make_row
+
+from lib import cards, results
+
+VIEW = {"task": "gender", "model": "paper", "protocol": "speaker", "level": "clip"}
+
+
+def records(*rows):
+    return results.read_records(list(rows))
+
+
+def told(low, high, metric="uar", task="gender", rival=None, gain=None):
+    """The sentence about a score in the middle of an interval, beside a guess and, if given, mean pitch and the paired gain."""
+    hears_nothing = ("baseline: constant age", 6.7) if metric == "mae_years" else ("majority", 0.5)
+    rows = [make_row(task, "paper", metric, (low + high) / 2) | {"low": low, "high": high}]
+    rows.append(make_row(task, hears_nothing[0], metric, hears_nothing[1], half=None))
+    if rival is not None:
+        rows.append(make_row(task, "baseline: mean F0", metric, rival))
+    pair = make_row(task, "paper", f"{metric}_difference", 0.1, against="baseline: mean F0")
+    differences = records(pair | {"low": gain[0], "high": gain[1]}) if gain else None
+    return results.tell_score(results.find_headline(records(*rows), VIEW | {"task": task}, differences))
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "metric", "text"),
+    [
+        (0.774, 0.712, 0.829, "uar", "77 % (71 to 83)"), (0.7744, 0.7604, 0.7889, "uar", "77.4 % (76.0 to 78.9)"),
+        (5.58, 4.91, 6.21, "mae_years", "5.6 (4.9 to 6.2)"), (0.034, 0.021, 0.051, "ece", "0.034 (0.021 to 0.051)"),
+        (0.5, 0.5, 0.5, "uar", "50 %"), (0.9345, None, None, "accuracy", "93.5 %"), (None, None, None, "uar", "–"),
+        (-0.003, -0.12, 0.11, "uar_difference", "+0 (-12 to +11)"), (0.091, 0.02, 0.15, "uar_difference", "+9 (+2 to +15)*"),
+    ],
+)  # fmt: skip
+def test_a_number_has_the_digits_that_its_interval_deserves(value, low, high, metric, text):
+    record = {"value": value, "low": low, "high": high, "metric": metric, "protocol": "speaker"}
+    assert results.format_score(record) == text
+
+
+def test_the_table_holds_every_score_once_baselines_last_and_sizes():
+    scores = records(*make_metrics()["scores"])
+    table = results.tabulate(results.select_scores(scores, protocol="speaker", metric=["uar", "accuracy"]))
+    assert table.columns.tolist() == ["task", "model", "UAR", "accuracy", "clips", "speakers"]
+    assert table["model"].tolist() == ["the paper's network", "a guess (majority)", "mean pitch"] * 2
+    assert table.iloc[0].tolist() == ["Gender", "the paper's network", "78 % (72 to 84)", "78 % (72 to 84)", 480, 40]
+
+
+def test_two_records_for_one_cell_are_refused_none_give_an_empty_table_and_seeds_their_spread():
+    scores = records(*make_metrics()["scores"])
+    with pytest.raises(ValueError, match="filter by level, protocol or subset"):
+        results.tabulate(results.select_scores(scores, metric="uar"))
+    assert results.tabulate(scores.head(0)).empty
+    score = make_row("age", "paper", "uar", 0.7, seeds=3, seed_std=0.021)
+    assert results.tabulate(records(score))["seeds"].tolist() == ["3, ± 2.1"]
+
+
+def test_the_leak_is_a_column_beside_what_was_claimed_and_shown():
+    metrics = make_metrics()
+    both = results.join_leaks(records(*metrics["scores"]), records(*metrics["leak"]), "speaker")
+    both = results.select_scores(both, metric="uar", model="paper")
+    table = results.tabulate(both, rows=["task", "model", "metric"], columns="protocol")
+    assert table.columns.tolist()[3:6] == ["random windows claim", "speakers never heard in training", "leak (points)"]
+    assert table.iloc[0].tolist()[3:6] == ["87 % (81 to 93)", "78 % (72 to 84)", "+9 (+4 to +14)*"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "options", "verdict"),
+    [
+        (0.55, 0.7, {}, "Better than a guess."),
+        (0.4, 0.6, {}, "Not shown to be better than a guess."),
+        (0.2, 0.4, {}, "Worse than a guess."),
+        (0.6, 0.8, {"rival": 0.66, "gain": (-0.1, 0.2)}, "Better than a guess, not shown to be better than mean pitch alone."),
+        (0.6, 0.8, {"rival": 0.66, "gain": (0.05, 0.2)}, "Better than a guess and than every simple baseline."),
+        (0.6, 0.8, {"rival": 0.71}, "Better than a guess, but mean pitch alone does no worse: the model adds nothing here."),
+        (0.6, 0.8, {"rival": 0.66}, "Better than a guess."),  # no pair was compared: nothing is claimed over the baseline
+        (4.9, 6.2, {"metric": "mae_years", "rival": 6.0, "gain": (-1.0, 0.2)}, "Better than a guess, not shown to be better than mean pitch alone."),
+        (4.9, 6.2, {"metric": "mae_years", "rival": 6.0, "gain": (-1.0, -0.2)}, "Better than a guess and than every simple baseline."),
+        (4.9, 6.2, {"metric": "mae_years", "rival": 5.0}, "Better than a guess, but mean pitch alone does no worse: the model adds nothing here."),
+        (6.5, 7.2, {"metric": "mae_years"}, "Not shown to be better than a guess."),
+    ],
+)  # fmt: skip
+def test_the_verdict_follows_the_intervals_and_the_pairs(low, high, options, verdict):
+    assert told(low, high, **options).endswith(f" {verdict}")
+
+
+def test_a_score_is_told_of_a_hundred_with_its_interval_and_what_it_stands_beside():
+    metrics = make_metrics()
+    scores, differences = records(*metrics["scores"]), records(*metrics["differences"])
+    assert results.tell_score(results.find_headline(scores, VIEW, differences)) == (
+        "Gender: of 100 clips of speakers never heard in training, as many male as female, 78 are told right (72 to 84, 40 "
+        "speakers); a guess reaches 50, the best simple baseline, mean pitch, 66. Better than a guess, not shown to be better "
+        "than mean pitch alone."
+    )
+
+
+def test_ages_are_told_in_years_and_speakers_once():
+    assert told(4.9, 6.2, "mae_years", "age_years") == (
+        "Age in years: answers for clips of speakers never heard in training are 5.6 years off on average (4.9 to 6.2, 40 "
+        "speakers); always the median age reaches 6.7. Better than a guess."
+    )
+    score = records(make_row("gender", "paper", "uar", 0.8, level="speaker"))
+    assert "of 100 speakers never heard" in results.tell_score(
+        results.find_headline(score, VIEW | {"level": "speaker"})
+    )
+
+
+def test_a_score_without_interval_guess_or_speakers_is_told_plainly_and_none_not_at_all():
+    bare = records(make_row("gender", "paper", "accuracy", 0.8, half=None) | {"speakers": None})
+    text = results.tell_score(results.find_headline(bare, VIEW))
+    assert text == "Gender: of 100 clips of speakers never heard in training 80 are told right."
+    assert results.tell_score(results.find_headline(bare, VIEW | {"task": "age"})) == ""
+
+
+def test_a_leak_is_told_as_no_skill_or_as_chance():
+    leak = make_row("age", "paper", "uar", 0.09, 0.05, claimed=0.87, shown=0.78)
+    assert results.tell_leak(records(leak)) == (
+        "Age: random windows claim a UAR of 87 % where speakers never heard in training show 78 %; the difference of +9 "
+        "points (+4 to +14) is not skill: no new speaker gives it back."
+    )
+    assert results.tell_leak(records(leak | {"low": -0.01})).endswith("(-1 to +14) may be chance.")
+
+
+def test_the_other_sentences_tell_their_numbers():
+    confusion = {"task": "gender", "level": "window", "classes": ["male", "female", "x"]}
+    counts = np.array([[8, 2, 0], [3, 7, 0], [0, 0, 0]])
+    assert results.tell_confusion({**confusion, "counts": counts}) == (
+        "Gender: windows told right are 80 % of male, 70 % of female; most often female is told as male (3 times)."
+    )
+    assert results.tell_confusion({**confusion, "counts": np.eye(3, dtype=int)}).endswith("100 % of x.")
+    errors = [
+        make_row("age", "paper", metric, value, 0.01) for metric, value in (("ece", 0.09), ("ece_tempered", 0.04))
+    ]
+    assert "9 points away" in results.tell_calibration(records(*errors))
+    assert "and 4 after temperature, which helps." in results.tell_calibration(records(*errors))
+    scores = records(*make_metrics()["scores"])
+    slices = scores[(scores["subset"] != "all") & (scores["task"] == "age")].iloc[:3]
+    assert results.tell_slices(slices) == (
+        "Age is told worst for language: en: UAR 73 % (67 to 79) of 15 speakers, 10 points below corpus: common_voice."
+    )
+    assert results.tell_slices(slices.head(1)) == ""
+    layers = pd.DataFrame({"task": "gender", "feature": ["majority", "mean F0", "tiny | conv", "tiny | layer 2"],
+                           "uar": [0.5, 0.7, 0.6, 0.8], "low": 0.75, "high": 0.85})  # fmt: skip
+    assert results.tell_layers(layers) == (
+        "Gender is read best from layer 2, UAR 80 % (75 to 85); beside it a guess (majority) 50 %, mean pitch 70 %."
+    )
+    ledger = pd.DataFrame({"reason": ["empty file", "no such file", "no such file"]})
+    assert (
+        results.tell_ledger(97, ledger)
+        == "97 of 100 items are used (97 %); 3 are left out, most often for: no such file (2)."
+    )
+    assert results.tell_ledger(97, ledger.head(0), "clips") == "All 97 clips are used."
+
+
+@pytest.mark.parametrize(("loss", "by_heart"), [([0.9, 0.5, 0.8], True), ([0.9, 0.5, 0.5], False)])
+def test_a_training_that_learns_its_speakers_by_heart_is_told_so(loss, by_heart):
+    history = pd.DataFrame({"epoch": [0, 1, 2], "chosen": [False, True, False], "validation_uar": [0.61, 0.83, 0.7],
+                            "train_loss": [0.9, 0.6, 0.3], "validation_loss": loss, "network": "paper"})  # fmt: skip
+    text = results.tell_training(history)
+    assert text.startswith("UAR on validation goes from 61 % to 83 % at epoch 1 of 2, which was chosen")
+    assert ("by heart" in text) == by_heart
+
+
+def test_the_paper_stands_beside_a_guess_on_its_own_data_and_this_run():
+    own = [make_row("age", "paper", metric, 0.7, level="window") for metric in results.PUBLISHED["age"]]
+    table = results.tabulate(
+        results.paper_records(records(*own), "age", ["paper"], "speaker"), ["model", "what differs"]
+    )
+    assert table["model"].tolist() == ["the paper", "a majority guess", "the paper's network"]
+    assert table["accuracy"].tolist() == ["91 %", "93.4 %", "70 % (64 to 76)"]
+    assert table["F1 of teen"].tolist()[:2] == ["48.7 %", "0 %"]
+    assert results.tell_paper("age").endswith("scores 93.4 % on its data, so accuracy shows nothing there.")
+    assert results.paper_records(records(), "age_four", ["paper"], "speaker").empty
+
+
+@pytest.mark.parametrize(("bounds", "last"), [([16], "adult (16 and over)"), ([16, 70], "adult (16 to under 70)")])
+def test_age_classes_stand_with_their_bounds(bounds, last):
+    settings = {"age_classes": ["child", "adult"], "age_bounds": bounds}
+    assert results.describe_classes(["child", "adult"], settings) == ["child (under 16)", last]
+    assert results.describe_classes(["male", "female"], settings) == ["male", "female"]
+
+
+def test_names_are_a_reader_s_and_a_markdown_table_keeps_a_bar_inside_its_cell():
+    table = pd.DataFrame({"a": ["x|y"], "b": ["<i>"]})
+    assert results.to_markdown(table) == "| a | b |\n| --- | --- |\n| x\\|y | &lt;i> |"
+    named = {"paper": "the paper's network", "linear_layers": "linear model on all layers", "baseline: MFCC": "MFCC statistics",
+             "attentive_layers": "learned mix of all layers", "eGeMAPS": "eGeMAPS"}  # fmt: skip
+    assert {name: results.model_name(name) for name in named} == named
+
+
+def test_a_model_card_tells_its_scores_its_groups_and_its_heads():
+    metrics = [row | {"model": row["model"].replace("paper", "best")} for row in make_metrics()["scores"]]
+    head = {
+        "classes": ["male", "female"],
+        "file": "gender.safetensors",
+        "sha256": "ab",
+        "network": "linear",
+        "tensor": "layers",
+    }
+    head |= {"normalisation": "standard", "epoch": 3, "threshold": 0.5, "calibration": {"temperature": 2.0}}
+    description = {"name": "best", "heads": {"gender": head}, "metrics": metrics, "about": {}, "versions": {"torch": "2"},
+                   "encoder": {"name": "tiny", "note": "n", "weights_sha256": "cd"}, "feature": "emission", "dtype": "float16",
+                   "windowing": {"window_s": 3.0, "step_s": 2.0, "min_speech_ratio": 0.1}}  # fmt: skip
+    card = cards.write_card(description)
+    for words in ("78 are told right (72 to 84", "| Gender | best | clip | 78 % (72 to 84) |", "F1 of male", "| Gender | corpus: voxceleb |",
+                  "| gender | male, female | linear model on all layers | standard | 3 | 2.000 | 0.500 |"):  # fmt: skip
+        assert words in card, words

@@ -1,0 +1,75 @@
+"""What a notebook shows: figures with words and numbers, tables in which nothing is markup, sentences, sounds."""
+
+import base64
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from PIL import Image
+from report_fixture import EVIL, draw, outputs_of
+
+from lib.report import show
+
+
+def html_of(show_something, *arguments, **options):
+    (output,) = outputs_of(show_something, *arguments, **options)
+    return output.data["text/html"]
+
+
+def test_a_figure_takes_its_picture_its_numbers_and_its_words_along_and_is_closed():
+    (output,) = draw("labels", 'Six "male"', data=pd.DataFrame({"class": ["male"], "share": [1 / 3]}), caption="Clips")
+    assert Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))).width == 1080
+    assert output.data["text/csv"] == "class,share\nmale,0.333333\n"
+    assert output.metadata["image/png"] == {"alt": 'Six "male"', "width": 720, "height": 288}
+    assert (output.metadata["filename"], output.metadata["caption"]) == ("labels", "Clips")
+    assert not plt.get_fignums()
+    assert draw("labels")[0].data["image/png"] == draw("labels")[0].data["image/png"]
+
+
+def test_a_figure_without_words_or_with_a_name_that_is_a_path_is_refused():
+    with pytest.raises(ValueError, match="alt text"):
+        show.show_figure(plt.figure(), "empty", " ")
+    with pytest.raises(ValueError, match=r"\.\./escape"):
+        show.show_figure(plt.figure(), "../escape", "Something.")
+    plt.close("all")
+
+
+def test_a_table_is_escaped_names_models_and_keeps_a_number_whole():
+    frame = pd.DataFrame({EVIL: [[EVIL], None], "model": ["linear_layers", None], "UAR": ["77 % (71 to 83)", np.nan],
+                          "n": [12345, 7], "share": [0.12345, np.nan], "right": [True, False]})  # fmt: skip
+    table = html_of(show.show_table, frame, EVIL)
+    assert EVIL not in table
+    assert table.count("&lt;script&gt;") == 3
+    assert ">linear model on all layers<" in table
+    assert ">77\xa0% (71\xa0to\xa083)<" in table
+    for cell in ("12,345", "0.123", "yes", "no"):
+        assert f">{cell}</td>" in table
+    assert table.count("–") == 4
+    assert table.count("text-align: right") == 2
+
+
+def test_a_long_table_says_how_many_rows_it_has_and_an_empty_one_that_it_is():
+    table = html_of(show.show_table, pd.DataFrame({"x": range(5000)}), "Numbers", limit=10)
+    assert "<caption>Numbers (the first 10 of 5,000 rows)</caption>" in table
+    assert table.count("<td") == 10
+    assert "Empty (nothing to list)" in html_of(show.show_table, pd.DataFrame(columns=["model"]), "Empty")
+
+
+def test_sentences_are_plain_text_and_empty_ones_are_left_out():
+    assert html_of(show.show_text, "a < b", "", "c") == '<div class="said"><p>a &lt; b</p><p>c</p></div>'
+    assert outputs_of(show.show_text, "") == []
+
+
+def test_a_sound_is_a_small_mp3_under_its_title_and_a_long_or_empty_or_two_channel_one_is_refused():
+    shown = html_of(show.show_sound, 0.3 * np.sin(0.07 * np.arange(48_000)), 16_000, EVIL, "a tone")
+    content = base64.b64decode(shown.split("base64,")[1].split('"')[0])
+    decoded, rate_hz = soundfile.read(io.BytesIO(content))
+    assert len(content) < 30_000
+    assert abs(len(decoded) / rate_hz - 3) < 0.2
+    assert "<script>" not in shown
+    for waveform in (np.zeros(16 * 16_000), np.zeros((2, 5)), np.zeros(0)):
+        with pytest.raises(ValueError, match=r"'Silence': give one channel of up to 15 s"):
+            show.show_sound(waveform, 16_000, "Silence")

@@ -1,0 +1,206 @@
+"""The report site: what its pages say, what they must never show, and what happens when a part is missing."""
+
+import json
+import re
+import shutil
+import subprocess
+from itertools import pairwise
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell
+from report_fixture import NOTEBOOKS, draw, make_inputs, make_metrics, make_notebook, make_record, picture
+
+from lib import paths
+from lib.report import compare
+from lib.report import site as site_module
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Build a report of one notebook whose last cell shows the given outputs; returns its folder."""
+
+    def build_report(*outputs, record=None, root=""):
+        notebook, path = make_notebook("01_download", root), tmp_path / "01_download.ipynb"
+        notebook.cells.append(new_code_cell("show()", outputs=list(outputs)))
+        nbformat.write(notebook, path)
+        return site_module.build_report(
+            "run", [path], make_metrics(), record or make_record(), tmp_path / "reports/run"
+        )
+
+    return build_report
+
+
+def parse(page):
+    return BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+
+
+def test_a_report_holds_every_promised_file_and_weighs_less_than_three_megabytes(site):
+    files = [path for path in (site / "fixture").rglob("*") if path.is_file()]
+    expected = {
+        "metrics.json",
+        "run.json",
+        "assets/style.css",
+        "assets/report.js",
+        "figures/labels.csv",
+        "figures/wide.png",
+    }
+    expected |= {f"{name}.html" for name in ("index", *NOTEBOOKS)}
+    assert expected <= {path.relative_to(site / "fixture").as_posix() for path in files}
+    assert (site / "fixture/figures/labels.csv").read_text() == "class,clips\nmale,6\n"
+    assert sum(path.stat().st_size for path in files) < 3_000_000
+
+
+def test_links_lead_to_files_ids_stand_once_headings_in_order_pictures_with_words(site):
+    soups = {page.resolve(): parse(page) for page in site.rglob("*.html")}
+    ids = {page: [tag["id"] for tag in soup.select("[id]")] for page, soup in soups.items()}
+    for page, soup in soups.items():
+        links = [tag.get("href") or tag.get("src") for tag in soup.select("[href], [src]")]
+        for link in (link for link in links if not link.startswith("data:")):
+            assert not re.match(r"[a-z]+:", link), f"{page.name} reaches outside: {link}"
+            address, _, anchor = link.partition("#")
+            target = (page.parent / address).resolve() if address else page
+            assert target.is_file(), f"{page.name}: {link}"
+            assert not anchor or anchor in ids[target], f"{page.name}: {link}"
+        levels = [int(tag.name[1]) for tag in soup.select("h1, h2, h3, h4")]
+        assert levels[0] == 1, page.name
+        assert all(after - before <= 1 for before, after in pairwise(levels)), page.name
+        assert len(ids[page]) == len(set(ids[page])), page.name
+        assert all(picture["alt"] for picture in soup.select("img")), page.name
+
+
+def test_every_page_names_its_encoder_and_says_when_its_speech_is_synthetic(site):
+    for run, synthetic in (("fixture", True), ("second", False)):
+        for page in (site / run).glob("*.html"):
+            text = page.read_text(encoding="utf-8")
+            assert ("<strong>Synthetic speech:</strong>" in text) == synthetic, page.name
+            assert "<strong>wav2vec2-tiny</strong>, untrained, random weights" in text, page.name
+
+
+def test_the_run_s_page_tells_the_answer_the_leak_the_worst_group_and_how_it_was_made(site):
+    text = " ".join((site / "fixture/index.html").read_text(encoding="utf-8").split())
+    for words in (
+        "78 are told right (72 to 84, 40 speakers); a guess reaches 50", "not shown to be better than mean pitch alone.",
+        "random windows claim a UAR of 87 %", "Gender is told worst for language", "invented for a test", "22 November 2026, 16:00 UTC",
+        "system: Linux, cores: 2", "windows 1,234", "What does the page 03_embed look like?",
+    ):  # fmt: skip
+        assert words in text, words
+
+
+def test_a_notebook_s_page_folds_code_drops_progress_bars_and_has_contents_and_neighbours(site):
+    text = (site / "fixture/04_train.html").read_text(encoding="utf-8")
+    assert text.count('<details class="code">') >= 4
+    assert "Parameters that this run set" in text
+    assert "wrote 1234 rows" in text
+    assert "00:01" not in text
+    assert '<li class="level3"><a href="#A-finer-point">A finer point</a></li>' in text
+    assert 'rel="prev" href="03_embed.html"' in text
+    assert 'rel="next" href="05_evaluate.html"' in text
+
+
+@pytest.mark.parametrize("alt", [None, " ", "No description has been provided for this image"])
+def test_a_picture_without_words_of_its_own_stops_the_report(build, alt):
+    with pytest.raises(ValueError, match="01_download: a picture without words"):
+        build(picture(alt))
+
+
+def test_two_figures_of_one_name_are_refused_and_no_notebook_at_all(build, tmp_path):
+    with pytest.raises(ValueError, match=r"labels\.png"):  # within one notebook by nbconvert
+        build(*draw("labels"))
+    first = make_inputs(tmp_path / "executed")[0]
+    again = shutil.copy(first, tmp_path / "02_again.ipynb")
+    with pytest.raises(ValueError, match=r"02_again: 'figures/labels\.(png|csv)' is shown by a notebook before it too"):
+        site_module.build_report("twice", [first, again], make_metrics(), make_record(), tmp_path / "reports/twice")
+    with pytest.raises(ValueError, match="no executed notebook"):
+        site_module.build_report("none", [], {}, {}, tmp_path / "none")
+
+
+@pytest.mark.parametrize("folder", ["/mnt/her voices/corpus", "../somewhere/corpus", "~/corpus", str(paths.ROOT)])
+def test_a_private_folder_is_masked_wherever_it_is_shown(build, folder):
+    record = make_record(parameters={"download": {"datasets": [folder]}})
+    text = f"wrote {folder}/a.wav\n{folder}\n"
+    target = build(nbformat.v4.new_output("stream", text=text), record=record, root=folder)
+    name = folder.rsplit("/", 1)[-1]
+    shown = (target / "01_download.html").read_text(encoding="utf-8")
+    assert f"wrote …/{name}/a.wav" in shown
+    assert paths.load_json(target / "run.json")["parameters"]["download"]["datasets"] == [f"…/{name}"]
+    assert not any(folder in path.read_text(encoding="utf-8") for path in target.rglob("*.html"))
+
+
+def test_a_path_that_nobody_named_stops_the_report_and_keeps_the_old_one(build):
+    target = build()
+    (target / "index.html").write_text("the good one")
+    with pytest.raises(ValueError, match=r"run 'run' would show private paths: 01_download\.html: /home/ada/a\.mp3"):
+        build(nbformat.v4.new_output("stream", text="wrote /home/ada/a.mp3"))
+    assert (target / "index.html").read_text() == "the good one"
+    assert [path.name for path in target.parent.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("text", ["/Users/ada/x", "C:\\Users\\ada\\x", "/mnt/voices/a.wav", "see file:///mnt/voices"])
+def test_the_last_guard_finds_homes_and_known_folders_but_not_what_only_looks_like_them(tmp_path, text):
+    embedded = "data:image/png;base64,/home/ada/AAAA/root/xx="
+    innocent = f"https://example.org/mnt/voices data/demo/clips.parquet ../other {embedded}"
+    private = site_module.find_private({}, ["/mnt/voices"])
+    (tmp_path / "run.json").write_text(json.dumps({"text": innocent}))
+    site_module.refuse_private(tmp_path, "run", private)
+    (tmp_path / "run.json").write_text(json.dumps({"text": text}))
+    with pytest.raises(ValueError, match=r"run\.json: "):
+        site_module.refuse_private(tmp_path, "run", private)
+
+
+def test_the_same_inputs_give_the_same_pages(tmp_path):
+    inputs = make_inputs(tmp_path / "executed")
+    for name in "ab":
+        site_module.build_report("same", inputs, make_metrics(), make_record(), tmp_path / name)
+    for path in (tmp_path / "a").rglob("*.*"):
+        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes(), path.name
+
+
+@pytest.mark.parametrize(("corpora", "heard"), [(["speechocean762"], True), (["voxceleb"], False)])
+def test_a_run_on_speakers_that_the_encoder_heard_says_so(corpora, heard):
+    shown = site_module.shown_record(make_record(corpora=corpora), "run")["encoder"]["heard"]
+    assert ("the tested included" in shown) == heard
+
+
+def test_the_site_lists_runs_and_puts_them_side_by_side(site):
+    index, beside = ((site / name).read_text(encoding="utf-8") for name in ("index.html", "compare.html"))
+    assert index.index('href="second/index.html"') < index.index('href="fixture/index.html"')  # recorded speech first
+    for words in ("82 % (76 to 88)", "78 % (72 to 84)", "66 % (60 to 72)", "synthetic", "train.epochs"):
+        assert words in beside, words
+    assert "download.root" not in beside  # both runs agree on it
+
+
+def test_a_run_without_a_task_is_not_in_its_table_and_a_site_may_be_empty(tmp_path):
+    answers = compare.find_answers(make_metrics(), {})
+    runs = [
+        {"name": "a", "record": make_record(), "answers": answers},
+        {"name": "b", "record": make_record(), "answers": answers[1:]},
+    ]
+    tables = compare.tabulate_runs(runs)
+    assert (tables["Gender"]["run"].tolist(), tables["Age"]["run"].tolist()) == (["a"], ["a", "b"])
+    site_module.build_index(tmp_path)
+    assert "No run has been finished yet" in (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "one run or none" in (tmp_path / "compare.html").read_text(encoding="utf-8")
+
+
+def test_readme_s_headline_table_is_what_the_committed_reports_say(tmp_path):
+    for name in (f"reports/{run}/{file}.json" for run in compare.IN_README for file in ("metrics", "run")):
+        call = ["git", "show", f"HEAD:{name}"]  # those on disk may come from a run of one's own
+        done = subprocess.run(call, cwd=paths.ROOT, capture_output=True, check=False)
+        if done.returncode == 0:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(done.stdout)
+    if not (tmp_path / "reports/demo/metrics.json").exists():
+        pytest.skip("no reports are committed here: not a git checkout")
+    copy = shutil.copy(paths.ROOT / "README.md", tmp_path / "README.md")
+    assert not compare.update_readme(copy, tmp_path / "reports"), "run `make readme`"
+
+
+def test_readme_names_every_run_file_and_is_refused_without_its_markers(tmp_path):
+    text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+    for run in paths.PARAMS.glob("*.yaml"):
+        assert f"`{run.stem}`" in text or f"RUN={run.stem}" in text, run.stem
+    (tmp_path / "README.md").write_text("# no markers\n")
+    with pytest.raises(ValueError, match="markers"):
+        compare.update_readme(tmp_path / "README.md", paths.REPORTS)

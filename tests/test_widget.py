@@ -1,0 +1,128 @@
+"""The page in the notebook: a file or a voice becomes an answer with its timeline, and nothing is left behind."""
+
+import nbformat
+import numpy as np
+import pytest
+import soundfile
+from browsers import needs_browser, run_all, running_browser, running_lab
+from recordings_fixture import CENTRES, CLASSES, make_bundle, spoken  # noqa: F401
+
+from lib.answers import Answer, Prediction
+from lib.audio import RATE_HZ, read_waveform
+from lib.report import widget
+from lib.trust.calibration import Years
+
+pytest.importorskip("anywidget", reason="anywidget is not installed")
+
+
+@pytest.fixture(scope="module")
+def voice(spoken, tmp_path_factory):  # noqa: F811
+    """A 16-bit wav with a few seconds of speech."""
+    path = tmp_path_factory.mktemp("voice") / "voice.wav"
+    soundfile.write(path, read_waveform(spoken / "recordings/20000.wav"), RATE_HZ)
+    return path
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("models") / "model")
+
+
+@pytest.fixture
+def page(bundle):
+    """The page, with what it sends to the browser in `sent`."""
+    page = widget.AnswerPage(bundle)
+    page.sent = []
+    page.recorder.send = lambda content, buffers=None: page.sent.append(content)
+    return page
+
+
+def hand_over(page, name, content, part=100_000):
+    """What the browser does with a file."""
+    starts = range(0, max(len(content), 1), part)
+    for start in starts:
+        message = {"kind": "part", "number": 1, "name": name, "first": start == 0, "last": start == starts[-1]}
+        page.receive(page.recorder, message, [memoryview(content[start : start + part])])
+
+
+def test_parts_become_an_answer_with_a_timeline_and_no_sound_is_left_behind(page, voice, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    hand_over(page, "voice.wav", voice.read_bytes())
+    assert page.predictions[0].state == "ok"
+    assert "sounds like" in page.answer.value
+    assert 'alt="The waveform' in page.picture.value
+    first = page.picture.value
+    page.tasks.value = "age"
+    assert page.picture.value != first
+    assert {message["kind"] for message in page.sent[:-1]} == {"got"}
+    assert page.sent[-1] == {"kind": "say", "text": "voice.wav: ok"}
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_answered_is_said_without_a_picture_and_without_markup(page, voice, tmp_path):
+    soundfile.write(tmp_path / "silence.wav", np.zeros(5 * RATE_HZ, np.float32), RATE_HZ)
+    half = {"kind": "part", "number": 1, "name": "half.wav", "first": True, "last": False}
+    page.receive(page.recorder, half, [memoryview(b"RIFF")])  # never ended: the next file takes its place
+    for name, content, state in (
+        ("voice.wav", voice.read_bytes(), "ok"),
+        ("<b>.wav", b"RIFF no sound", "unreadable"),
+        ("silence.wav", (tmp_path / "silence.wav").read_bytes(), "no speech"),
+    ):
+        hand_over(page, name, content)
+        assert page.predictions[-1].state == state
+        assert (page.picture.value == "") == (state != "ok")
+        assert (page.tasks.layout.display == "none") == (state != "ok")
+        assert "<b>" not in page.answer.value
+    assert "0 % speech" in page.answer.value
+
+
+def test_years_thresholds_and_doubts_are_told_in_words():
+    shares = {"teen": 0.4, "adult": 0.6}
+    answers = {
+        "age": Answer("age", "ok", "adult", shares, by_threshold="teen"),
+        "gender": Answer("gender", "unsure", None, {"male": 0.5, "female": 0.5}),
+        "age_years": Answer("age_years", "ok", "23 years", {"6 to 30": 1.0}, None, 23.4, 11.6, 35.2),
+    }
+    prediction = Prediction("voice.wav", "unsure", "gender: best class at 50 %", "only 2.0 s", 2.0, 0.9, answers)
+    text = widget.answer_html(prediction, ["trained on synthetic voices"])
+    for words in (
+        "age: sounds like adult; teen where that class is told from its own threshold", "gender: unsure (male 50 %, female 50 %)",
+        "sounds like 23 years, probably between 12 and 35", "only 2.0 s", "best class at 50 %", "This model was trained on synthetic voices.",
+    ):  # fmt: skip
+        assert words in text
+
+
+def test_outside_a_notebook_server_a_note_stands_instead(bundle, monkeypatch):
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    assert "make lab" in widget.show_page(bundle).data
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/06_predict.ipynb")
+    assert widget.show_page(bundle).children
+
+
+@needs_browser[0]
+@needs_browser[1]
+def test_upload_and_microphone_are_answered_in_jupyterlab(voice, tmp_path):
+    make_bundle(tmp_path / "model", tasks=(*CLASSES, "age_years"), years={"age_years": Years(CENTRES, 9.0)})
+    source = "from lib.model_folder import load_bundle\nfrom lib.report.widget import show_page\nshow_page(load_bundle('model'))"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, tmp_path / "page.ipynb")
+    flags = ["device-for-media-stream", "ui-for-media-stream"]
+    microphone = [f"--use-fake-{flag}" for flag in flags] + [f"--use-file-for-fake-audio-capture={voice}"]
+    with running_lab(tmp_path) as address, running_browser(*microphone) as browser:
+        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        page.set_default_timeout(120_000)
+        page.goto(f"{address}/lab/tree/page.ipynb?token=t")
+        run_all(page)
+        answer, picture = page.locator(".jp-OutputArea h3"), page.locator(".jp-OutputArea img")
+        page.set_input_files(".voice-recorder input", voice)
+        page.wait_for_function("document.querySelector('.jp-OutputArea h3')?.textContent === 'voice.wav: ok'")
+        assert picture.evaluate("(one) => one.decode().then(() => one.naturalWidth)") > 500
+        first = picture.get_attribute("src")
+        page.click(".voice-record")
+        page.wait_for_function("/Recording: [5-9]/.test(document.querySelector('.voice-recorder p').textContent)")
+        page.click(".voice-record")
+        page.wait_for_function("document.querySelector('.jp-OutputArea h3')?.textContent.startsWith('recording.wav')")
+        assert answer.inner_text() == "recording.wav: ok"
+        assert picture.get_attribute("src") != first
+        assert page.locator(".voice-recorder audio").is_visible()
