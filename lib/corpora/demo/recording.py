@@ -7,7 +7,6 @@ import numpy as np
 import soundfile
 import soxr
 from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
-from scipy.signal import butter, fftconvolve, sosfilt
 
 from lib.corpora.demo.espeak import Synthesizer
 from lib.corpora.demo.speakers import Speaker
@@ -65,19 +64,22 @@ class Session:
         """Put a dry waveform [samples] into the room (Polack's: decaying noise) and through the device; same length."""
         time_s = np.arange(int(self.reverb_s * self.rate_hz)) / self.rate_hz
         tail = self.rng.standard_normal(len(time_s), np.float32) * np.exp(-6.9 * time_s / self.reverb_s)
-        echo = fftconvolve(waveform, np.float32(tail / np.linalg.norm(tail)))[: len(waveform)]
-        sound = (1 - self.wet) * waveform + self.wet * echo
+        length = next_fast_len(len(waveform) + len(tail), real=True)
+        echo = irfft(rfft(waveform, length) * rfft(np.float32(tail / np.linalg.norm(tail)), length), length)
+        sound = (1 - self.wet) * waveform + self.wet * echo[: len(waveform)]
         sound += sound.std() * 10 ** (-self.snr_db / 20) * self.make_noise(len(sound))
-        sound = tilt_spectrum(sound, self.rate_hz, self.device_tilt_db, from_hz=300)
-        sound = sosfilt(butter(4, self.band_hz, "low", fs=self.rate_hz, output="sos"), sound)
+        sound = tilt_spectrum(sound, self.rate_hz, self.device_tilt_db, from_hz=300, band_hz=self.band_hz)
         return np.clip(sound / sound.std() * 10 ** ((self.level_db + self.rng.normal(0, 2)) / 20), -1, 1)
 
 
-def tilt_spectrum(waveform: np.ndarray, rate_hz: int, tilt_db: float, from_hz: float) -> np.ndarray:
-    """Raise [samples] by `tilt_db` an octave above `from_hz`."""
+def tilt_spectrum(
+    waveform: np.ndarray, rate_hz: int, tilt_db: float, from_hz: float, band_hz: float = np.inf
+) -> np.ndarray:
+    """Raise [samples] by `tilt_db` an octave above `from_hz`; above `band_hz` let them fall by 24 dB an octave."""
     length = next_fast_len(len(waveform), real=True)  # a prime length would take seconds
-    octaves = np.log2(np.maximum(rfftfreq(length, 1 / rate_hz) / from_hz, 1.0))
-    return irfft(rfft(waveform, length) * np.float32(10 ** (tilt_db * octaves / 20)), length)[: len(waveform)]
+    frequency = rfftfreq(length, 1 / rate_hz)
+    gain_db = tilt_db * np.log2(np.maximum(frequency / from_hz, 1.0)) - 10 * np.log10(1 + (frequency / band_hz) ** 8)
+    return irfft(rfft(waveform, length) * np.float32(10 ** (gain_db / 20)), length)[: len(waveform)]
 
 
 def write_audio(path: Path, waveform: np.ndarray, from_hz: int, to_hz: int) -> None:
