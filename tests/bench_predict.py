@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import soundfile
+import soxr
 
 from lib import evaluate, paths, stages, tables, trainings
 from lib.audio import RATE_HZ, read_waveform
-from lib.corpora.demo.recording import resample
 from lib.model_folder import Bundle, load_bundle
 from lib.predict import predict
 from lib.scores import aggregate_predictions
@@ -37,7 +37,7 @@ def make_recording(folder: Path, minutes: float, rate_hz: int = 44_100) -> Path:
 
     render_unseen(folder, seed=0, count=12)
     sounds = [read_waveform(path) for path in sorted((folder / "recordings").glob("2*"))]
-    speech = resample(np.concatenate(sounds), RATE_HZ, rate_hz)
+    speech = soxr.resample(np.concatenate(sounds), RATE_HZ, rate_hz)
     speech = np.stack([speech, 0.7 * speech], axis=1)
     target, left = folder / "long.flac", round(minutes * 60 * rate_hz)
     with soundfile.SoundFile(target, "w", rate_hz, 2) as file:

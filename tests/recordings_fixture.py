@@ -47,5 +47,5 @@ def spoken(tmp_path_factory):
     from lib.corpora.demo.render import render_unseen
 
     folder = tmp_path_factory.mktemp("spoken")
-    render_unseen(folder, seed=3, count=8, workers=1)
+    render_unseen(folder, seed=3, count=8)
     return folder

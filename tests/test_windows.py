@@ -190,11 +190,11 @@ def test_windows_without_speech_are_dropped_and_counted_and_none_left_stops_the_
 
 def make_speech(level=0.1):
     """About three seconds of a synthetic voice at 16 kHz, and as much silence behind it."""
-    from lib.corpora.demo.espeak import Voice, open_synthesizer
+    from lib.corpora.demo.espeak import Synthesizer, Voice
 
-    with open_synthesizer(["en"]) as synthesizer:
-        spoken = synthesizer.say("The quick brown fox jumps over the lazy dog, and then it goes home.", Voice(120.0))
-        spoken = soxr.resample(spoken, synthesizer.rate_hz, RATE_HZ)
+    synthesizer = Synthesizer()
+    spoken = synthesizer.say("The quick brown fox jumps over the lazy dog, and then it goes home.", Voice(120.0))
+    spoken = soxr.resample(spoken, synthesizer.rate_hz, RATE_HZ)
     return np.concatenate([spoken * level / np.abs(spoken).max(), np.zeros_like(spoken)]).astype(np.float32)
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from lib import paths
 from lib.corpora import common_voice, own_data, speechocean762, voxceleb, youtube
-from lib.corpora.demo.render import render_synthetic_corpora
+from lib.corpora.demo.render import VERSION, render_synthetic_corpora
 from lib.stages import digest_files, fingerprint_of
 from lib.tables import validate_table
 
@@ -153,7 +153,7 @@ def obtain_corpora(
     """
     folder = resolve_root(root)
     if synthetic:
-        folder = folder if root else folder / f"synthetic-{speakers}x{clips_per_speaker}-seed{seed}"
+        folder = folder if root else folder / f"synthetic-v{VERSION}-{speakers}x{clips_per_speaker}-seed{seed}"
         render_synthetic_corpora(folder, seed, speakers=speakers, clips_per_speaker=clips_per_speaker)
         return folder
     names = _find_sources(corpora, folder)

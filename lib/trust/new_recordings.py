@@ -11,7 +11,7 @@ from tqdm import tqdm
 from lib import paths
 from lib.audio import Recording, UnreadableAudio
 from lib.corpora import resolve_root
-from lib.corpora.demo.render import render_unseen
+from lib.corpora.demo.render import VERSION, render_unseen
 from lib.model_folder import ModelFolder
 from lib.networks import select_input
 from lib.predict import embed_recording, has_speech, list_recordings
@@ -47,7 +47,7 @@ def obtain_recordings(
     if unseen:
         return list_recordings(resolve_root(unseen)), GIVEN
     if synthetic:
-        folder = paths.DATA / "corpora" / f"unseen-{count}-seed{seed}"
+        folder = paths.DATA / "corpora" / f"unseen-v{VERSION}-{count}-seed{seed}"
         render_unseen(folder, seed, count)
         return list_recordings(folder / "labels.csv"), RENDERED
     drawn = clips[clips["clip_id"].isin(tested_clips(splits)["clip_id"])]

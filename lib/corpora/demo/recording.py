@@ -1,98 +1,98 @@
-"""What lies between a mouth and a file: room, noise, line, level, codec. For synthetic speech."""
+"""From an invented mouth to a file: a session before a microphone, room, noise, device, level, codec."""
 
-from __future__ import annotations
-
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from scipy.fft import irfft, next_fast_len, rfft
-from scipy.signal import butter, fftconvolve, resample_poly, sosfilt
+import soundfile
+import soxr
+from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
 
+from lib.corpora.demo.espeak import Synthesizer
 from lib.corpora.demo.speakers import Speaker
-from lib.paths import write_whole
+from lib.paths import ASSETS, load_json
 
-CODECS = {  # suffix of a file: format and subtype of libsndfile
-    "wav": ("WAV", "PCM_16"),
-    "flac": ("FLAC", "PCM_16"),
-    "mp3": ("MP3", "MPEG_LAYER_III"),
-    "ogg": ("OGG", "VORBIS"),
-    "opus": ("OGG", "OPUS"),
-}
-BLOCK = 1 << 15  # samples a write: libsndfile's Vorbis encoder wants small pieces
+BLOCK = 1 << 15  # samples a write: libsndfile's Vorbis encoder crashes on much more
+SHARE_SPEAKING = 0.02  # of the peak: quieter than this at both ends is trimmed away
+EFFORT_SPREAD_ST = 0.8  # of F0 between utterances of one speaker, semitones
+DEVICE_SPREAD_DB = 1.0  # of the tilt that a device lays on, dB an octave: what a spectrum says of it and not of a voice
+PAUSE_S = (0.1, 0.4)  # before and after a sentence
 
 
-def make_noise(count: int, tilt: float, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian noise [count] of RMS 1 whose power falls as frequency ** -tilt (0 white, 1 pink, 2 brown)."""
-    length = next_fast_len(max(count, 16), real=True)  # a prime length would take seconds
-    spectrum = rfft(rng.standard_normal(length))
-    spectrum *= np.maximum(np.arange(len(spectrum)), 4.0) ** (-tilt / 2)
-    noise = irfft(spectrum, length)[:count]
-    return (noise / (rms_of(noise) + 1e-12)).astype(np.float32)
+class Session:
+    """A speaker in a room, before a device; every draw and sample depends on the speaker's number and the seed alone."""
+
+    def __init__(self, speaker: Speaker, seed: int) -> None:
+        self.speaker = speaker
+        self.rng = rng = np.random.default_rng([seed, 2, speaker.number])
+        self.synthesizer = Synthesizer(seed + speaker.number)
+        self.rate_hz = self.synthesizer.rate_hz  # of all waveforms
+        self.words = load_json(ASSETS / "sentences.json")[speaker.language]  # who, did, when, and single words
+        self.reverb_s, self.wet = rng.uniform(0.12, 0.5), 0.5 * rng.beta(1.5, 5)  # RT60; share of reverberation, 0 to 1
+        self.snr_db, self.noise_tilt_db = np.clip(rng.normal(25, 7), 10, 45), rng.uniform(-6, 0)  # dB an octave
+        self.band_hz = rng.choice([3400, 5000, 7500, 10_000], p=[0.05, 0.1, 0.3, 0.55])  # upper edge of the device
+        self.device_tilt_db = rng.normal(0, DEVICE_SPREAD_DB)
+        self.level_db = rng.uniform(-34, -16)  # RMS below full scale
+
+    def write_sentence(self) -> str:
+        """A new sentence in the speaker's language."""
+        return " ".join(str(self.rng.choice(self.words[part])) for part in ("who", "did", "when"))
+
+    def say(self, text: str) -> np.ndarray:
+        """Dry speech [samples] of RMS 1 between two pauses."""
+        effort = 2 ** (self.rng.normal(0, EFFORT_SPREAD_ST) / 12)
+        voice = replace(self.speaker.voice, f0_hz=float(np.clip(effort * self.speaker.voice.f0_hz, 60, 400)))
+        spoken = self.synthesizer.say(text, voice, self.speaker.language)
+        spoken = tilt_spectrum(spoken, self.rate_hz, voice.tilt_db, from_hz=500)
+        loud = np.flatnonzero(np.abs(spoken) > SHARE_SPEAKING * np.abs(spoken).max())
+        spoken = spoken[loud[0] : loud[-1] + 1]
+        return np.pad(spoken / spoken.std(), (self.rng.uniform(*PAUSE_S, 2) * self.rate_hz).astype(int))
+
+    def read_aloud(self, sentence: str, least_s: float) -> np.ndarray:
+        """Dry speech [samples]: `sentence`, then new ones until it lasts `least_s` seconds."""
+        waveform = self.say(sentence)
+        while len(waveform) < least_s * self.rate_hz:
+            waveform = np.concatenate([waveform, self.say(self.write_sentence())])
+        return waveform
+
+    def make_noise(self, count: int) -> np.ndarray:
+        """The room's noise: Gaussian, [count], RMS 1."""
+        noise = tilt_spectrum(self.rng.standard_normal(count, np.float32), self.rate_hz, self.noise_tilt_db, from_hz=50)
+        return noise / noise.std()
+
+    def record(self, waveform: np.ndarray) -> np.ndarray:
+        """Put a dry waveform [samples] into the room (Polack's: decaying noise) and through the device; same length."""
+        time_s = np.arange(int(self.reverb_s * self.rate_hz)) / self.rate_hz
+        tail = self.rng.standard_normal(len(time_s), np.float32) * np.exp(-6.9 * time_s / self.reverb_s)
+        length = next_fast_len(len(waveform) + len(tail), real=True)
+        echo = irfft(rfft(waveform, length) * rfft(np.float32(tail / np.linalg.norm(tail)), length), length)
+        sound = (1 - self.wet) * waveform + self.wet * echo[: len(waveform)]
+        sound += sound.std() * 10 ** (-self.snr_db / 20) * self.make_noise(len(sound))
+        sound = tilt_spectrum(sound, self.rate_hz, self.device_tilt_db, from_hz=300, band_hz=self.band_hz)
+        return np.clip(sound / sound.std() * 10 ** ((self.level_db + self.rng.normal(0, 2)) / 20), -1, 1)
 
 
-def make_music(count: int, rate_hz: int, rng: np.random.Generator) -> np.ndarray:
-    """A plain run of chords [count] of RMS 1, as between the parts of a programme."""
-    time_s = np.arange(count) / rate_hz
-    music = np.zeros(count)
-    for start in range(0, count, rate_hz // 2):
-        root_hz = 110 * 2 ** (rng.choice([0, 2, 4, 5, 7, 9, 12]) / 12)
-        piece = slice(start, start + rate_hz // 2)
-        fade = np.exp(-3 * (time_s[piece] - time_s[start]))
-        for ratio in (1, 1.26, 1.5, 2):
-            music[piece] += fade * np.sin(2 * np.pi * root_hz * ratio * time_s[piece])
-    return (music / (rms_of(music) + 1e-12)).astype(np.float32)
+def tilt_spectrum(
+    waveform: np.ndarray, rate_hz: int, tilt_db: float, from_hz: float, band_hz: float = np.inf
+) -> np.ndarray:
+    """Raise [samples] by `tilt_db` an octave above `from_hz`; above `band_hz` let them fall by 24 dB an octave."""
+    length = next_fast_len(len(waveform), real=True)  # a prime length would take seconds
+    frequency = rfftfreq(length, 1 / rate_hz)
+    gain_db = tilt_db * np.log2(np.maximum(frequency / from_hz, 1.0)) - 10 * np.log10(1 + (frequency / band_hz) ** 8)
+    return irfft(rfft(waveform, length) * np.float32(10 ** (gain_db / 20)), length)[: len(waveform)]
 
 
-def add_room(waveform: np.ndarray, rate_hz: int, reverb_s: float, wet: float, rng: np.random.Generator) -> np.ndarray:
-    """Convolve with exponentially decaying noise (Polack's model of a diffuse room), same length.
-
-    `reverb_s` is RT60, the time in which the tail falls by 60 dB; `wet` the share of the tail's level, 0 = dry.
-    """
-    tail = rng.standard_normal(int(reverb_s * rate_hz)) * np.exp(
-        -6.9 * np.arange(int(reverb_s * rate_hz)) / reverb_s / rate_hz
-    )
-    wet_signal = fftconvolve(waveform, tail / np.sqrt((tail**2).sum()))[: len(waveform)]
-    return ((1 - wet) * waveform + wet * wet_signal).astype(np.float32)
-
-
-def record(waveform: np.ndarray, rate_hz: int, speaker: Speaker, rng: np.random.Generator) -> np.ndarray:
-    """Put a dry waveform [samples] into the speaker's room and through the speaker's device; same rate and length."""
-    sound = add_room(waveform, rate_hz, speaker.reverb_s, speaker.wet, rng)
-    snr_db = speaker.snr_db + rng.normal(0, 2)
-    sound = sound + make_noise(len(sound), speaker.noise_tilt, rng) * rms_of(sound) * 10 ** (-snr_db / 20)
-    if speaker.band_hz < 0.45 * rate_hz:
-        sound = sosfilt(butter(4, speaker.band_hz, "low", fs=rate_hz, output="sos"), sound)
-    if speaker.band_hz < 4000:  # a telephone line also lacks the lowest frequencies
-        sound = sosfilt(butter(2, 300, "high", fs=rate_hz, output="sos"), sound)
-    return set_level(sound, speaker.level_db + rng.normal(0, 2))
-
-
-def set_level(waveform: np.ndarray, level_db: float) -> np.ndarray:
-    """Scale to an RMS of `level_db` below full scale, clipping peaks as a loud recording does."""
-    return np.clip(waveform * (10 ** (level_db / 20) / (rms_of(waveform) + 1e-9)), -1, 1).astype(np.float32)
-
-
-def rms_of(waveform: np.ndarray) -> float:
-    """Root mean square of all samples."""
-    return float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64)))) if len(waveform) else 0.0
-
-
-def resample(waveform: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
-    """Polyphase resampling of [samples], float32."""
-    divisor = int(np.gcd(from_hz, to_hz))
-    return resample_poly(waveform, to_hz // divisor, from_hz // divisor).astype(np.float32)
-
-
-def write_audio(path: Path, waveform: np.ndarray, rate_hz: int, codec: str, compression: float | None = None) -> None:
-    """Write [samples] or [samples, channels] whole or not at all. `codec` is a key of CODECS; `compression` is
-    libsndfile's 0 (best) to 1 (smallest), None = its default."""
-    import soundfile
-
-    kind, subtype = CODECS[codec]
-    channels = 1 if waveform.ndim == 1 else waveform.shape[1]
-    options = {} if compression is None else {"compression_level": compression}
-    with write_whole(path) as partial, soundfile.SoundFile(
-        partial, "w", rate_hz, channels, subtype, format=kind, **options
-    ) as stream:  # fmt: skip
+def write_audio(path: Path, waveform: np.ndarray, from_hz: int, to_hz: int) -> None:
+    """Resample [samples] or [samples, channels] and write them in the format of the path's suffix; ".opus": Opus in Ogg."""
+    waveform = np.clip(soxr.resample(waveform, from_hz, to_hz), -1, 1)
+    kind = {"format": "OGG", "subtype": "OPUS"} if path.suffix == ".opus" else {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with soundfile.SoundFile(path, "w", to_hz, 1 if waveform.ndim == 1 else waveform.shape[1], **kind) as file:
         for start in range(0, len(waveform), BLOCK):
-            stream.write(np.clip(waveform[start : start + BLOCK], -1, 1))
+            file.write(waveform[start : start + BLOCK])
+
+
+def write_text(path: Path, lines: list[str]) -> None:
+    """Write lines; none = an empty file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8", newline="\n")

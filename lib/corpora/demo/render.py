@@ -1,196 +1,109 @@
-"""Synthetic corpora that are shaped like the real ones, and recordings of invented speakers that no stage has seen.
+"""Renders the synthetic corpora, and recordings of invented speakers that no stage has seen. One seed draws everything."""
 
-Everything is drawn from one seed: the same seed gives the same tables byte for byte and the same samples.
-"""
-
-from __future__ import annotations
-
-import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from joblib import Parallel, delayed
+from tqdm import tqdm
 
 from lib.corpora.demo import common_voice_layout, voxceleb_layout
-from lib.corpora.demo.recording import make_noise, record, resample, set_level, write_audio
-from lib.corpora.demo.speakers import TEEN_CLIPS, Speaker, draw_ages, draw_speaker
-from lib.corpora.demo.studio import LOCALES, Task, open_session, render_all
-from lib.paths import load_json, save_json, write_whole
-from lib.stages import COMPLETED
+from lib.corpora.demo.recording import Session, write_audio, write_text
+from lib.corpora.demo.speakers import Speaker, draw_people, draw_speaker
+from lib.paths import load_json, save_json
 
-VERSION = 1  # raise when the same seed gives other recordings
-LEAST_SPEAKERS = 12
-EXTRA_NUMBER = 5_000  # speakers beside the labelled ones
-UNSEEN_NUMBER = 20_000  # speakers of no corpus
+VERSION = 2  # for the folders' names; raise when the same seed gives other recordings
+LAYOUTS = {"common_voice": common_voice_layout, "voxceleb": voxceleb_layout}
+LEAST_SPEAKERS = 24  # so that each corpus has a speaker for every extra
+UNLABELLED_NUMBER, UNSEEN_NUMBER = 5_000, 20_000  # first numbers of speakers without labels, and of no corpus
 UNSEEN_FORMATS = [("wav", 44_100, 2), ("flac", 48_000, 1), ("ogg", 24_000, 1), ("mp3", 32_000, 1), ("wav", 8_000, 1)]
-UNSEEN_FAULTS = {  # what is wrong with a planted file: its name
-    "empty file": "empty.wav", "text file": "notes.wav", "half a second": "half-second.wav", "two seconds": "two-seconds.wav",
-    "silence": "silence.wav", "white noise": "noise.wav",
-}  # fmt: skip
+FAULTY = ["empty.wav", "notes.wav", "half-second.wav", "two-seconds.wav", "silence.wav", "noise.wav"]
 
 
-def render_synthetic_corpora(
-    folder: Path, seed: int, speakers: int = 96, clips_per_speaker: int = 9, workers: int | None = None
-) -> dict[str, Any]:
-    """Write `common_voice/` and `voxceleb/` under `folder` and return the manifest, which is also `manifest.json`.
+def render_synthetic_corpora(folder: Path, seed: int, speakers: int = 340, clips_per_speaker: int = 2) -> dict:
+    """Write `common_voice/` and `voxceleb/`, half of the speakers each, and a few speakers without labels on top.
 
-    Half of the `speakers` go to each corpus; teens get about a third of `clips_per_speaker`. A few more speakers without
-    labels come on top. Killed half-way, the next call goes on with the speakers that are missing; finished, it only
-    reads the manifest. ValueError when `folder` holds other corpora or there are too few speakers.
+    `folder` appears when all of it is there; a second call only reads. Returns what was planted, which is also
+    `manifest.json`. ValueError for too few speakers, and for a folder that holds something else.
     """
-    folder = Path(folder)
-    if speakers < LEAST_SPEAKERS or clips_per_speaker < 2:
-        raise ValueError(
-            f"speakers={speakers}, clips_per_speaker={clips_per_speaker}: ask for at least {LEAST_SPEAKERS} and 2"
-        )
-    settings = {"seed": seed, "speakers": speakers, "clips_per_speaker": clips_per_speaker, "version": VERSION}
-    if _open_folder(folder, settings):
-        return load_json(folder / "manifest.json")
-    people = draw_population(seed, speakers)
-    common_voice = _plan("common_voice", folder, seed, people[: speakers // 2], clips_per_speaker)
-    voxceleb = _plan("voxceleb", folder, seed, people[speakers // 2 :], clips_per_speaker)
-    records = render_all(common_voice + voxceleb, _render_speaker, workers, "synthetic speakers")
-    cut = len(common_voice)
-    manifest = {
-        "synthetic": True,
-        "settings": settings,
-        "common_voice": common_voice_layout.write_common_voice(folder, records[:cut]),
-        "voxceleb": voxceleb_layout.write_voxceleb(folder, records[cut:]),
-    }
-    _write_speakers(folder / "speakers.csv", common_voice + voxceleb)
-    return _close_folder(folder, manifest)
+    if speakers < LEAST_SPEAKERS or clips_per_speaker < 1:
+        raise ValueError(f"speakers={speakers}, clips_per_speaker={clips_per_speaker}: at least {LEAST_SPEAKERS} and 1")
+
+    def write(target: Path) -> dict:
+        manifest = {}
+        for number, (corpus, layout) in enumerate(LAYOUTS.items()):
+            people = draw_people(speakers // 2, seed, first=number * 1_000)
+            extras = layout.EXTRAS + [""] * (len(people) - len(layout.EXTRAS))
+            tasks = [(person, seed, clips_per_speaker, extra, {}) for person, extra in zip(people, extras)]
+            for k, labels in enumerate(layout.UNLABELLED):
+                person = draw_speaker(UNLABELLED_NUMBER + k, "male", 34, seed)
+                tasks.append((person, seed, clips_per_speaker, "", labels))
+            rows = _record_all(layout.record_speaker, target / corpus, tasks, f"synthetic {corpus}")
+            planted = dict.fromkeys(layout.FAULTS, 1)
+            manifest[corpus] = {"rows": layout.write_tables(target / corpus, rows), "ledger": planted}
+        return manifest
+
+    return _write_folder(folder, {"seed": seed, "speakers": speakers, "clips_per_speaker": clips_per_speaker}, write)
 
 
-def render_unseen(folder: Path, seed: int, count: int = 110, workers: int | None = None) -> dict[str, Any]:
-    """Write `count` recordings of as many new invented speakers in varied formats, a few bad files, and `labels.csv`.
+def render_unseen(folder: Path, seed: int, count: int = 110) -> dict:
+    """Write `count` recordings of as many new invented speakers, the `FAULTY` files, and `labels.csv`, as the corpora."""
 
-    `labels.csv` has the columns path, speaker, gender, age (years); "" where a file holds no speech. Returns the
-    manifest: {"recordings": n, "planted": {kind: path}}. Resumes as `render_synthetic_corpora` does.
-    """
-    folder = Path(folder)
-    settings = {"seed": seed, "count": count, "version": VERSION}
-    if _open_folder(folder, settings):
-        return load_json(folder / "manifest.json")
-    rng = np.random.default_rng([seed, 3])
-    tasks = []
-    for number, (gender, age_years) in enumerate(draw_ages(count, rng), start=UNSEEN_NUMBER):
-        tasks.append(Task(str(folder), "unseen", seed, _draw(seed, number, gender, age_years), 1))
-    rows = [found["row"] for found in render_all(tasks, _render_speaker, workers, "unseen speakers")]
-    rows += _write_bad_files(folder, seed)
-    with write_whole(folder / "labels.csv") as partial:
-        text = "\n".join(["path,speaker,gender,age", *(",".join(row) for row in rows)])
-        partial.write_text(text + "\n", encoding="utf-8", newline="\n")
-    manifest = {"synthetic": True, "settings": settings, "recordings": count, "planted": UNSEEN_FAULTS}
-    return _close_folder(folder, manifest)
+    def write(target: Path) -> dict:
+        tasks = [(person, seed) for person in draw_people(count, seed, UNSEEN_NUMBER)]
+        lines = _record_all(_record_unseen, target / "recordings", tasks, "unseen speakers")
+        lines += _write_faulty(target / "recordings", draw_speaker(UNSEEN_NUMBER - 1, "female", 31, seed), seed)
+        write_text(target / "labels.csv", ["path,speaker,gender,age", *(f"recordings/{line}" for line in lines)])
+        return {"recordings": count, "faulty": FAULTY}
+
+    return _write_folder(folder, {"seed": seed, "count": count}, write)
 
 
-def draw_population(seed: int, speakers: int) -> list[Speaker]:
-    """The labelled speakers: the first half for Common Voice, the rest for VoxCeleb, each with teens of both sexes."""
-    people: list[Speaker] = []
-    for corpus, count in enumerate((speakers // 2, speakers - speakers // 2)):
-        for gender, age_years in draw_ages(count, np.random.default_rng([seed, 0, corpus])):
-            people.append(_draw(seed, len(people), gender, age_years))
-    return people
+def _record_all(record: Callable[..., list], folder: Path, tasks: list[tuple], label: str) -> list:
+    """What `record` gives for all tasks, in order, on all cores."""
+    parts = Parallel(n_jobs=-1, return_as="generator")(delayed(record)(folder, *task) for task in tasks)
+    return [row for part in tqdm(parts, total=len(tasks), desc=label, unit="speaker") for row in part]
 
 
-def _draw(seed: int, number: int, gender: str, age_years: int) -> Speaker:
-    rng = np.random.default_rng([seed, 1, number])
-    language = str(rng.choice(list(LOCALES), p=list(LOCALES.values())))
-    return draw_speaker(number, gender, age_years, language, rng)
-
-
-def _plan(corpus: str, folder: Path, seed: int, people: list[Speaker], clips_per_speaker: int) -> list[Task]:
-    """One task a labelled speaker, the sores spread over them, and the speakers without labels."""
-    module = common_voice_layout if corpus == "common_voice" else voxceleb_layout
-    rng = np.random.default_rng([seed, 4, len(corpus)])
-    tasks, sores = [], [name for name, sore in module.SORES.items() for _ in range(sore.times)]
-    for index, speaker in enumerate(people):
-        share = TEEN_CLIPS if speaker.age_years < 20 else 1.0
-        clips = max(2, round(share * clips_per_speaker + rng.uniform(-1, 1)))
-        mine = tuple(sore for k, sore in enumerate(sores) if k * 5 % len(people) == index)
-        tasks.append(Task(str(folder), corpus, seed, speaker, clips, mine))
-    for k, labels in enumerate(module.UNLABELLED):
-        number = people[-1].number + 1 + k if corpus == "voxceleb" else EXTRA_NUMBER + k
-        extra = _draw(seed, number, ["male", "female"][k % 2], 34 + 7 * k)
-        tasks.append(Task(str(folder), corpus, seed, extra, 2, (), labels))
-    return tasks
-
-
-def _render_speaker(task: Task) -> dict[str, Any]:
-    render = {
-        "common_voice": common_voice_layout.render_common_voice_speaker,
-        "voxceleb": voxceleb_layout.render_voxceleb_speaker,
-        "unseen": _render_unseen_speaker,
-    }
-    return render[task.corpus](task)
-
-
-def _render_unseen_speaker(task: Task) -> dict[str, Any]:
-    """One recording of 4 to 12 s; return its row of `labels.csv`."""
-    speaker = task.speaker
+def _record_unseen(folder: Path, speaker: Speaker, seed: int) -> list[str]:
+    """One recording of 3.5 to 12 s; return its line of `labels.csv`."""
+    session = Session(speaker, seed)
+    sound = session.record(session.read_aloud(session.write_sentence(), session.rng.uniform(3.5, 9)))
     codec, rate_hz, channels = UNSEEN_FORMATS[speaker.number % len(UNSEEN_FORMATS)]
-    with open_session(task) as session:
-        speech = [
-            session.pad(session.say(session.write_sentence()), 0.2, 0.6) for _ in range(session.rng.integers(1, 4))
-        ]
-        sound = record(np.concatenate(speech), session.rate_hz, speaker, session.rng)
-        sound = resample(sound, session.rate_hz, rate_hz)
-    if channels == 2:
-        sound = np.stack([sound, 0.7 * sound], axis=1)
-    path = f"recordings/{speaker.number}.{codec}"
-    write_audio(Path(task.folder) / path, sound, rate_hz, codec)
-    return {"row": [path, f"unseen-{speaker.number}", speaker.gender, str(speaker.age_years)]}
+    sound = np.stack([sound, 0.7 * sound][:channels], axis=-1)
+    write_audio(folder / f"{speaker.number}.{codec}", sound, session.rate_hz, rate_hz)
+    return [f"{speaker.number}.{codec},unseen-{speaker.number},{speaker.gender},{speaker.age_years}"]
 
 
-def _write_bad_files(folder: Path, seed: int) -> list[list[str]]:
-    """Write the files of `UNSEEN_FAULTS`; return their rows of `labels.csv`, blank where there is no voice."""
-    target, rows = folder / "recordings", []
-    speaker = _draw(seed, UNSEEN_NUMBER - 1, "female", 31)
-    with open_session(Task(str(folder), "unseen", seed, speaker, 1)) as session:
-        spoken = resample(set_level(session.say(session.write_sentence()), -20), session.rate_hz, 16_000)
-        noise = 0.1 * make_noise(5 * 16_000, 0, session.rng)
-    sounds = {
-        "half a second": spoken[:8_000],
-        "two seconds": spoken[:32_000],
-        "silence": 0 * noise,
-        "white noise": noise,
-    }
-    for kind, name in UNSEEN_FAULTS.items():
-        if kind in sounds:
-            write_audio(target / name, sounds[kind], 16_000, "wav")
-        else:
-            with write_whole(target / name) as partial:
-                partial.write_bytes(b"" if kind == "empty file" else b"shopping list: seven wooden spoons\n")
-        who = [f"unseen-{speaker.number}", speaker.gender, str(speaker.age_years)] if "second" in kind else ["", "", ""]
-        rows.append([f"recordings/{name}", *who])
-    return rows
+def _write_faulty(folder: Path, speaker: Speaker, seed: int) -> list[str]:
+    """Write the `FAULTY` files; return their lines of `labels.csv`."""
+    session = Session(speaker, seed)
+    rate_hz = session.rate_hz
+    spoken = session.record(session.read_aloud(session.write_sentence(), 3.0))
+    noise = 0.1 * session.make_noise(5 * rate_hz)
+    write_text(folder / FAULTY[0], [])
+    write_text(folder / FAULTY[1], ["shopping list: seven wooden spoons"])
+    for name, sound in zip(FAULTY[2:], [spoken[: rate_hz // 2], spoken[: 2 * rate_hz], 0 * noise, noise]):
+        write_audio(folder / name, sound, rate_hz, 16_000)
+    who = f"unseen-{speaker.number},{speaker.gender},{speaker.age_years}"
+    return [f"{name},{who if 'second' in name else ',,'}" for name in FAULTY]
 
 
-def _open_folder(folder: Path, settings: dict[str, Any]) -> bool:
-    """Prepare `folder` for these settings; True when it is already complete."""
-    begun = folder / ".settings.json"
-    if begun.exists() and (found := load_json(begun)) != settings:
+def _write_folder(folder: Path, settings: dict, write: Callable[[Path], dict]) -> dict:
+    """Let `write` fill a temporary neighbour of `folder`, rename it when it is whole, and return the manifest."""
+    folder, manifest = Path(folder), {"synthetic": True, "settings": settings | {"version": VERSION}}
+    path = folder / "manifest.json"
+    if path.exists() and load_json(path)["settings"] == manifest["settings"]:
+        return load_json(path)
+    if folder.exists() and any(folder.iterdir()):
         raise ValueError(
-            f"{folder}: holds a rendering with {found}, asked for {settings}; delete the folder or name another"
+            f"{folder}: holds something else, not {manifest['settings']}; delete it or name another folder"
         )
-    if not begun.exists():
-        save_json(begun, settings)
-    return (folder / COMPLETED).exists()
-
-
-def _close_folder(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    save_json(folder / "manifest.json", manifest)
-    shutil.rmtree(folder / ".speakers", ignore_errors=True)
-    save_json(folder / COMPLETED, {"files": sum(path.is_file() for path in folder.rglob("*"))})
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as partial:
+        whole = Path(partial) / "whole"
+        manifest |= write(whole)
+        save_json(whole / "manifest.json", manifest)
+        whole.rename(folder)
     return manifest
-
-
-def _write_speakers(path: Path, tasks: list[Task]) -> None:
-    """What was drawn for every speaker, for a look at the distributions; no reader of a corpus reads it."""
-    lines = ["number,corpus,gender,age_years,language,f0_hz,tract_scale,snr_db"]
-    for task in tasks:
-        s = task.speaker
-        drawn = f"{s.voice.f0_hz:.1f},{s.voice.tract_scale:.3f},{s.snr_db:.1f}"
-        lines.append(f"{s.number},{task.corpus},{s.gender},{s.age_years},{s.language},{drawn}")
-    with write_whole(path) as partial:
-        partial.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")

@@ -1,117 +1,92 @@
-"""Invented speakers: pitch, vocal tract and manner drawn by age and sex from what has been published about people.
+"""Invented speakers: pitch, vocal tract, voice source and manner drawn by age and sex from what is published of people.
 
-Nothing here is a real person. The knots below are rounded from the literature named beside them; the spreads are
-wider than within any one study, since sessions, effort and languages differ in a corpus, so the groups overlap.
+Nobody here is real. The groups overlap, and pitch alone tells neither gender nor age: a boy whose voice has broken has a
+man's pitch in a shorter tract.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from lib.corpora.demo.espeak import Voice
 
-# Median F0 in Hz by age in years. Adults: Traunmüller & Eriksson (1995, The frequency range of the voice fundamental in
-# the speech of male and female adults): about 120 Hz for men, 210 Hz for women, men rising again after about 55, women
-# falling with age. Teens: Lee, Potamianos & Narayanan (1999, JASA 105, 1455-1468): boys fall steeply from 12 to 15.
+LANGUAGES = {"en": 0.4, "de": 0.2, "fr": 0.15, "es": 0.15, "it": 0.1}  # espeak-ng code: share of the speakers
+TEEN_SHARE = 0.25  # of the speakers, so that a test part has more than a handful
+MALE_SHARE = 0.6  # of the adults; 0.65 of the paper's windows
+TEEN_AGES = {"male": range(14, 17), "female": range(11, 16)}  # years; before their voice breaks boys sound like girls
+ADULT_DECADES = {20: 0.30, 30: 0.27, 40: 0.18, 50: 0.13, 60: 0.08, 70: 0.04}  # first year of the decade: share
+AGES = [11, 12, 13, 14, 15, 16, 17, 18, 20, 35, 50, 55, 65, 70, 85]  # years: the columns of the next two tables
+# Median F0 in Hz. Adults: Traunmüller & Eriksson (1995, The frequency range of the voice fundamental in the speech of male
+# and female adults): about 120 Hz for men, rising again after 55, 210 Hz for women, falling with age. Teens: Lee,
+# Potamianos & Narayanan (1999, JASA 105, 1455-1468).
 F0_HZ = {
-    "male": {12: 222, 13: 196, 14: 163, 15: 138, 17: 127, 20: 121, 35: 116, 55: 116, 70: 128, 85: 140},
-    "female": {12: 236, 14: 228, 17: 219, 20: 212, 35: 203, 50: 190, 65: 180, 85: 175},
+    "male": [230, 222, 190, 163, 145, 135, 128, 125, 121, 116, 116, 116, 124, 128, 140],
+    "female": [250, 245, 240, 235, 230, 225, 220, 217, 212, 203, 190, 187, 180, 178, 175],
 }
-# Formant frequencies over those of an adult man. Adults and children of 10 to 12: ratios of the vowel means in
-# Hillenbrand et al. (1995, JASA 97, 3099-3111), near 1.16 for women and 1.25 for children. The course between them
-# follows the growth of the tract (Fitch & Giedd 1999, JASA 106, 1511-1522) and Lee et al. (1999): boys' tracts part
-# from girls' at puberty and both are full-grown by about 16.
-TRACT_SCALE = {
-    "male": {12: 1.22, 13: 1.18, 14: 1.12, 15: 1.07, 16: 1.04, 18: 1.01, 20: 1.00, 85: 0.98},
-    "female": {12: 1.26, 13: 1.24, 15: 1.20, 17: 1.17, 20: 1.155, 85: 1.13},
+# How far the tract has grown from a child's to an adult's. Boys' grow later and longer than girls', and on after the voice
+# has broken (Fitch & Giedd 1999, JASA 106, 1511-1522); here both take until 20, so that a few seconds can tell.
+GROWTH = {
+    "male": [0, 0, 0, 0.05, 0.1, 0.25, 0.45, 0.75, 1, 1, 1, 1, 1, 1, 1],
+    "female": [0, 0.05, 0.1, 0.25, 0.4, 0.55, 0.75, 0.9, 1, 1, 1, 1, 1, 1, 1],
 }
-F0_SPREAD_ST = 3.1  # between speakers of one age and sex, semitones
-EFFORT_SPREAD_ST = 1.2  # between recordings of one speaker (effort, mood, room), semitones
-TRACT_SPREAD = 0.04  # between speakers, as a factor's logarithm
-TEEN_AGES = {12: 4, 13: 5, 14: 5, 15: 4, 16: 2, 17: 1, 18: 1}  # age in years: weight
-ADULT_DECADES = {20: 30, 30: 27, 40: 18, 50: 13, 60: 8, 70: 4}  # first year of the decade: weight
-MALE_SHARE = 2 / 3  # of adults, about as in the paper's windows (101,094 male, 54,272 female)
-TEEN_SHARE = (
-    1 / 6
-)  # of speakers; each gets few clips (TEEN_CLIPS), so that 6 to 7 % of windows are theirs, as in the paper
-TEEN_CLIPS = 0.36  # clips of a teen over those of an adult
-LEAST_TEENS = 3  # per corpus, so that each part of a speaker-disjoint split can have one
+# F1 to F4 over an adult man's: means over the vowels of Hillenbrand et al. (1995, JASA 97, 3099-3111).
+WOMAN_FORMANTS = np.array([1.18, 1.16, 1.14, 1.17])
+CHILD_FORMANTS = np.array([1.30, 1.27, 1.22, 1.23])  # 10 to 12 years
+F0_SPREAD_ST = 1.9  # between speakers of one age and sex, semitones
+TRACT_SPREAD = 0.022  # of all formants together, between such speakers, as a factor's logarithm
+FORMANT_SPREAD = 0.015  # of each formant beside that
 
 
 @dataclass(frozen=True)
 class Speaker:
-    """One invented speaker with the device and the room that he or she always records with."""
+    """One invented speaker."""
 
     number: int  # unique within one rendering
     gender: str  # "male" or "female"
     age_years: int
     language: str  # espeak-ng code, also used as locale
     voice: Voice
-    snr_db: float  # speech over background noise
-    reverb_s: float  # reverberation time RT60
-    wet: float  # share of reverberation, 0 to 1
-    band_hz: float  # upper edge of the microphone or line
-    level_db: float  # RMS of the recordings below full scale
-    noise_tilt: float  # 0 = white, 1 = pink, 2 = brown
 
 
-def draw_ages(count: int, rng: np.random.Generator) -> list[tuple[str, int]]:
-    """Draw (gender, age in years) for `count` speakers, unbalanced about as in the paper, in random order."""
-    teens = min(count, max(LEAST_TEENS, round(count * TEEN_SHARE)))
-    men = round((count - teens) * MALE_SHARE)
-    people = [("female" if k % 2 else "male", _choose(TEEN_AGES, rng)) for k in range(teens)]
-    for k in range(count - teens):
-        decade = _choose(ADULT_DECADES, rng)
-        people.append(("male" if k < men else "female", int(decade + rng.integers(10))))
-    return [people[k] for k in rng.permutation(count)]
+def draw_people(count: int, seed: int, first: int) -> list[Speaker]:
+    """Speakers with numbers from `first` on, shares as above; of the teens as many girls as boys."""
+    rng = np.random.default_rng([seed, 0, first])
+    teens = round(count * TEEN_SHARE)
+    people = []
+    for k, number in enumerate(first + rng.permutation(count)):
+        if k < teens:
+            gender = ["male", "female"][k % 2]
+            age_years = rng.choice(TEEN_AGES[gender])
+        else:
+            gender = "male" if k - teens < MALE_SHARE * (count - teens) else "female"
+            age_years = rng.choice(list(ADULT_DECADES), p=list(ADULT_DECADES.values())) + rng.integers(10)
+        people.append(draw_speaker(int(number), gender, int(age_years), seed))
+    return sorted(people, key=lambda speaker: speaker.number)
 
 
-def draw_speaker(number: int, gender: str, age_years: int, language: str, rng: np.random.Generator) -> Speaker:
-    """Draw voice, device and room of one speaker; see the constants of this module for the sources.
+def draw_speaker(number: int, gender: str, age_years: int, seed: int) -> Speaker:
+    """Draw language and voice of one speaker.
 
-    Manner: within-speaker variability of F0 falls until about 15 (Lee et al. 1999) and older voices waver, roughen and
-    slow down (Linville 2001, Vocal Aging).
+    Source: women's voices are breathier and their spectrum falls more steeply (Klatt & Klatt 1990, JASA 87, 820-857;
+    Hanson & Chuang 1999, JASA 106, 1064-1077). Manner: the young vary F0 more and speak more slowly (Lee et al. 1999);
+    old voices waver, roughen and slow down (Linville 2001, Vocal Aging).
     """
-    youth = float(np.clip((16 - age_years) / 4, 0, 1))  # 1 at 12, 0 from 16 on
+    rng = np.random.default_rng([seed, 1, number])
+    youth = float(np.clip((18 - age_years) / 4, 0, 1))  # 1 to 14, 0 from 18 on
     old = float(np.clip((age_years - 50) / 30, 0, 1))
-    f0_hz = at_age(F0_HZ, gender, age_years) * 2 ** (rng.normal(0, F0_SPREAD_ST) / 12)
+    female = gender == "female"
+    growth = np.interp(age_years, AGES, GROWTH[gender])
+    formants = CHILD_FORMANTS ** (1 - growth) * (WOMAN_FORMANTS if female else np.ones(4)) ** growth
+    formants = formants * np.exp(rng.normal(0, TRACT_SPREAD) + rng.normal(0, FORMANT_SPREAD, 4))
     voice = Voice(
-        f0_hz=float(np.clip(f0_hz, 70, 330)),
-        f0_sd_st=float(np.clip(rng.normal(2.7 + 0.7 * youth, 0.5), 1.4, 4.5)),
-        tract_scale=float(np.exp(np.log(at_age(TRACT_SCALE, gender, age_years)) + rng.normal(0, TRACT_SPREAD))),
-        formant_offsets=tuple(float(x) for x in np.exp(rng.normal(0, 0.025, 4))),
-        rate_wpm=int(np.clip(rng.normal(168 - 22 * old - 8 * youth, 17), 115, 215)),
-        breath=int(np.clip(rng.normal(9 if gender == "female" else 5, 4) + 3 * youth, 0, 20)),
-        flutter=int(np.clip(rng.normal(3 + 8 * old + 3 * youth, 2), 0, 16)),
-        roughness=int(np.clip(rng.normal(1.5 + 2 * old, 1), 0, 5)),
-        voicing=int(np.clip(rng.normal(92 - 15 * old, 8), 60, 110)),
+        f0_hz=float(np.interp(age_years, AGES, F0_HZ[gender]) * 2 ** (rng.normal(0, F0_SPREAD_ST) / 12)),
+        f0_sd_st=float(np.clip(rng.normal(2.4 + 0.6 * youth, 0.4), 1.4, 4.5)),
+        formants=tuple(formants.tolist()),
+        tilt_db=float(rng.normal(-2.5 * female, 0.8)),
+        rate_wpm=int(np.clip(rng.normal(172 - 25 * old - 12 * youth, 13), 110, 215)),
+        breath=int(np.clip(rng.normal(4 + 7 * female + 2 * youth, 3), 0, 20)),
+        flutter=int(np.clip(rng.normal(3 + 8 * old + 2 * youth, 2), 0, 16)),
+        roughness=int(np.clip(rng.normal(1.5 + 2 * old, 0.8), 0, 5)),
     )
-    return Speaker(
-        number, gender, age_years, language, voice,
-        snr_db=float(np.clip(rng.normal(22, 8), 6, 45)),
-        reverb_s=float(rng.uniform(0.12, 0.6)),
-        wet=float(rng.beta(1.5, 5) * 0.6),
-        band_hz=float(rng.choice([3400, 5000, 7500, 11000], p=[0.08, 0.12, 0.3, 0.5])),
-        level_db=float(rng.uniform(-34, -16)),
-        noise_tilt=float(rng.uniform(0, 2)),
-    )  # fmt: skip
-
-
-def vary_effort(voice: Voice, rng: np.random.Generator) -> Voice:
-    """The same voice on another occasion: F0 and rate move a little."""
-    f0_hz = voice.f0_hz * 2 ** (rng.normal(0, EFFORT_SPREAD_ST) / 12)
-    rate_wpm = int(np.clip(voice.rate_wpm * np.exp(rng.normal(0, 0.05)), 100, 230))
-    return replace(voice, f0_hz=float(np.clip(f0_hz, 65, 370)), rate_wpm=rate_wpm)
-
-
-def at_age(knots: dict[str, dict[int, float]], gender: str, age_years: float) -> float:
-    """Value of `F0_HZ` or `TRACT_SCALE` for a gender at an age, linear between the knots."""
-    ages = sorted(knots[gender])
-    return float(np.interp(age_years, ages, [knots[gender][age] for age in ages]))
-
-
-def _choose(weights: dict[int, float], rng: np.random.Generator) -> int:
-    share = np.array(list(weights.values()), float)
-    return int(rng.choice(list(weights), p=share / share.sum()))
+    language = str(rng.choice(list(LANGUAGES), p=list(LANGUAGES.values())))
+    return Speaker(number, gender, age_years, language, voice)

@@ -1,0 +1,240 @@
+"""The demo's corpora: voices that are what was asked for, labels that can be heard, tables in the real form, faults counted."""
+
+import dataclasses
+import hashlib
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import soxr
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+
+from lib import baselines, paths
+from lib.corpora.common_voice import read_common_voice
+from lib.corpora.demo import common_voice_layout, render
+from lib.corpora.demo.espeak import Synthesizer, Voice
+from lib.corpora.demo.recording import Session, tilt_spectrum
+from lib.corpora.demo.render import render_synthetic_corpora, render_unseen
+from lib.corpora.demo.speakers import LANGUAGES, draw_people, draw_speaker
+from lib.corpora.voxceleb import read_voxceleb
+
+SPEAKERS, CLIPS, SEED = 24, 2, 5
+TEXT = "The old lighthouse keeper painted the northern door green before the winter storms arrived."
+LATER = ["cannot be decoded", "shorter than a window"]  # found out only when a clip is decoded
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("synthetic") / "corpora"
+    return folder, render_synthetic_corpora(folder, SEED, SPEAKERS, CLIPS)
+
+
+def speak(voice, seed=0):
+    synthesizer = Synthesizer(seed)
+    return synthesizer.say(TEXT, voice), synthesizer.rate_hz
+
+
+def measure_f0(waveform, rate_hz):
+    f0_hz, voiced = baselines.measure_f0(torch.from_numpy(np.float32(waveform))[None], rate_hz)
+    return float(baselines.mean_f0(f0_hz, voiced))
+
+
+def centroid_hz(waveform, rate_hz):
+    power = np.abs(np.fft.rfft(waveform)) ** 2
+    frequency = np.fft.rfftfreq(len(waveform), 1 / rate_hz)
+    inside = (frequency > 50) & (frequency < 5000)
+    return float((power * frequency)[inside].sum() / power[inside].sum())
+
+
+def score_uar(columns, labels, degree=2):
+    """UAR of a logistic regression on these columns and their products, each speaker told by the others."""
+    probe = make_pipeline(PolynomialFeatures(degree), StandardScaler(), LogisticRegression(class_weight="balanced"))
+    return balanced_accuracy_score(labels, cross_val_predict(probe, np.column_stack(columns), labels, cv=5))
+
+
+def snapshot(folder):
+    """Digest of every table and of every file's samples."""
+    digests = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        content = path.read_bytes()
+        if path.suffix in (".ogg", ".opus") and content.startswith(b"OggS"):
+            content = soundfile.read(path)[0].tobytes()  # the container carries a random serial number
+        digests[path.relative_to(folder).as_posix()] = hashlib.sha256(content).hexdigest()
+    return digests
+
+
+@pytest.mark.parametrize("f0_hz", [90, 120, 165, 205, 260])
+def test_voice_speaks_at_the_pitch_asked_for(f0_hz):
+    assert measure_f0(*speak(Voice(f0_hz))) == pytest.approx(f0_hz, rel=0.08)
+
+
+def test_shorter_vocal_tract_moves_the_spectrum_up_in_proportion_and_leaves_pitch_alone():
+    long, short = (speak(Voice(150, formants=(scale,) * 4)) for scale in (0.9, 1.2))
+    assert centroid_hz(*short) / centroid_hz(*long) == pytest.approx(1.2 / 0.9, rel=0.12)
+    assert measure_f0(*short) == pytest.approx(measure_f0(*long), rel=0.03)
+
+
+def test_breath_and_tilt_move_the_spectrum_and_rate_shortens_speech():
+    plain, breathy, fast = (speak(voice) for voice in (Voice(150), Voice(150, breath=20), Voice(150, rate_wpm=220)))
+    assert centroid_hz(*breathy) > 1.02 * centroid_hz(*plain)
+    assert centroid_hz(tilt_spectrum(*plain, tilt_db=-9, from_hz=500), plain[1]) < 0.9 * centroid_hz(*plain)
+    assert len(fast[0]) < 0.85 * len(plain[0])
+
+
+def test_same_seed_gives_the_same_samples_whatever_was_said_before():
+    first, _ = speak(Voice(150, breath=10))
+    speak(Voice(90), seed=3)
+    assert np.array_equal(first, speak(Voice(150, breath=10))[0])
+
+
+def test_unknown_language_is_named():
+    with pytest.raises(ValueError, match="'xx'"):
+        Synthesizer().say(TEXT, Voice(150), "xx")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_language_has_sentences_that_espeak_reads(language):
+    session = Session(dataclasses.replace(draw_speaker(0, "female", 40, SEED), language=language), SEED)
+    assert min(len(session.words[part]) for part in ("who", "did", "when")) >= 10
+    assert 2.5 < len(session.say(session.write_sentence())) / session.rate_hz < 9
+
+
+def test_a_recording_has_the_noise_and_level_of_its_room_and_device():
+    session = Session(draw_speaker(0, "male", 40, SEED), SEED)
+    session.snr_db, session.level_db = 20.0, -30.0
+    sound = session.record(np.concatenate([session.say(TEXT), np.zeros(2 * session.rate_hz)]))
+    assert 20 * np.log10(sound.std()) == pytest.approx(-30, abs=7)
+    assert 20 * np.log10(sound.std() / sound[-session.rate_hz :].std()) == pytest.approx(20, abs=3)
+
+
+def test_labels_can_be_heard_in_the_whole_voice_and_in_no_single_number():
+    people = draw_people(2000, SEED, first=0)
+    female = np.array([person.gender == "female" for person in people])
+    adult = np.array([person.age_years >= 20 for person in people])
+    voices = pd.DataFrame([dataclasses.asdict(person.voice) for person in people])
+    pitch = np.log(voices["f0_hz"])
+    voice = [pitch, np.stack(voices["formants"]), voices[["tilt_db", "breath", "rate_wpm", "f0_sd_st", "flutter"]]]
+    assert 0.90 < score_uar([pitch], female) < 0.97 < score_uar(voice, female)
+    assert 0.5 < score_uar([pitch], adult) < 0.7 < 0.93 < score_uar(voice, adult)
+    assert np.mean(~adult) == pytest.approx(0.25, abs=0.01)
+    assert np.mean(female[~adult]) == 0.5
+
+
+def test_duration_and_level_tell_neither_gender_nor_age():
+    people = draw_people(160, SEED, first=0)
+    measured = joblib.Parallel(n_jobs=-1)(joblib.delayed(duration_and_level)(person) for person in people)
+    for labels in ([person.gender for person in people], [person.age_years >= 20 for person in people]):
+        assert 0.4 < score_uar([measured], np.array(labels), degree=1) < 0.6
+
+
+def duration_and_level(speaker):
+    session = Session(speaker, SEED)
+    sound = session.record(session.read_aloud(session.write_sentence(), common_voice_layout.LEAST_S))
+    return len(sound) / session.rate_hz, 20 * np.log10(sound.std())
+
+
+@pytest.mark.parametrize(("corpus", "read"), [("common_voice", read_common_voice), ("voxceleb", read_voxceleb)])
+def test_readers_count_exactly_what_was_planted(corpora, corpus, read):
+    folder, manifest = corpora
+    clips, ledger = read(folder / corpus)
+    planted = manifest[corpus]["ledger"]
+    assert ledger["reason"].value_counts().to_dict() == {k: v for k, v in planted.items() if k not in LATER}
+    assert len(clips) + len(ledger) == manifest[corpus]["rows"]
+    later = Counter()
+    for clip in clips.itertuples():
+        try:
+            length_s = soundfile.info(folder / corpus / clip.path).duration
+        except soundfile.LibsndfileError:
+            later["cannot be decoded"] += 1
+        else:
+            later["shorter than a window"] += np.nanmin([clip.end_s - clip.start_s, length_s]) < 3
+    assert later == {reason: planted[reason] for reason in LATER if reason in planted}
+
+
+def test_cuts_hold_the_speaker_and_before_them_is_noise(corpora):
+    folder, _ = corpora
+    cuts, _ = read_voxceleb(folder / "voxceleb", ages=[])
+    drawn = {f"id{19_001 + person.number}": person for person in draw_people(SPEAKERS // 2, SEED, first=1_000)}
+    asked, heard, before = [], [], []
+    for cut in cuts.itertuples():
+        name = cut.speaker_id.split(":")[1]
+        if name in drawn:
+            waveform = soxr.resample(*soundfile.read(folder / "voxceleb" / cut.path), 16_000)
+            first, last = (int(16_000 * second) for second in (cut.start_s, cut.end_s))
+            asked.append(drawn[name].voice.f0_hz)
+            heard.append(measure_f0(waveform[first:last], 16_000))
+            before.append(measure_f0(waveform[first - 9_000 : first], 16_000))
+    assert np.corrcoef(np.log(asked), np.log(heard))[0, 1] > 0.9
+    assert np.isnan(before).mean() > 0.8
+
+
+def test_frame_files_have_the_bytes_of_the_real_ones(corpora):
+    folder, _ = corpora
+    path = next(p for p in sorted((folder / "voxceleb" / "txt").rglob("*.txt")) if p.stat().st_size > 500)
+    head, rows = path.read_bytes().split(b"\n\n")
+    scores = rb"FV Conf   : \t\d+\.\d{3}\nASD Conf  : \t\d+\.\d{3}"
+    assert re.fullmatch(rb"Identity  : \tid\d{5}\nReference : \t[\w-]{11}\nOffset    : \t-?\d\n" + scores, head)
+    assert re.fullmatch(rb"FRAME \tX \tY \tW \tH \n(\d{6} \t\d+ \t\d+ \t\d+ \t\d+ \n)+", rows)
+
+
+def test_same_seed_renders_the_same_bytes_and_samples_in_one_process_or_many(corpora, tmp_path):
+    folder, manifest = corpora
+    with joblib.parallel_config(backend="sequential"):
+        assert render_synthetic_corpora(tmp_path / "again", SEED, SPEAKERS, CLIPS) == manifest
+    assert snapshot(tmp_path / "again") == snapshot(folder)
+
+
+def test_a_killed_rendering_leaves_nothing_that_is_read(tmp_path):
+    call = "import joblib\nfrom lib.corpora.demo.render import *\nwith joblib.parallel_config(backend='sequential'):"
+    call += f" render_synthetic_corpora('{tmp_path / 'corpora'}', {SEED})"
+    process = subprocess.Popen([sys.executable, "-c", call], cwd=paths.ROOT, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(tmp_path.rglob("*.mp3")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert list(tmp_path.rglob("*.mp3"))
+    assert not (tmp_path / "corpora").exists()
+
+
+def test_an_error_in_a_worker_reaches_the_caller_and_leaves_nothing(tmp_path, monkeypatch):
+    abroad = [dataclasses.replace(person, language="en-xx") for person in draw_people(4, SEED, first=0)]
+    monkeypatch.setattr(render, "draw_people", lambda *_: abroad)
+    with pytest.raises(KeyError, match="en-xx"):
+        render_unseen(tmp_path / "unseen", SEED, count=4)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_another_rendering_and_too_few_speakers_are_refused(corpora, tmp_path):
+    with pytest.raises(ValueError, match="name another"):
+        render_synthetic_corpora(corpora[0], SEED + 1, SPEAKERS, CLIPS)
+    with pytest.raises(ValueError, match="speakers=4"):
+        render_synthetic_corpora(tmp_path, SEED, speakers=4)
+
+
+def test_unseen_recordings_are_new_speakers_in_varied_formats_with_faulty_files_among_them(tmp_path):
+    manifest = render_unseen(tmp_path / "unseen", SEED, count=10)
+    labels = pd.read_csv(tmp_path / "unseen" / "labels.csv", dtype=str, keep_default_na=False)
+    assert list(labels.columns) == ["path", "speaker", "gender", "age"]
+    assert len(labels) == 10 + len(manifest["faulty"])
+    good = [tmp_path / "unseen" / path for path in labels["path"][:10]]
+    assert labels["speaker"][:10].is_unique
+    facts = [soundfile.info(path) for path in good]
+    written = {(fact.format.lower(), fact.samplerate, fact.channels) for fact in facts}
+    assert written == set(render.UNSEEN_FORMATS)
+    for name in ("empty.wav", "notes.wav"):
+        with pytest.raises(soundfile.LibsndfileError):
+            soundfile.read(tmp_path / "unseen" / "recordings" / name)
+    assert manifest["synthetic"] is True
