@@ -152,10 +152,10 @@ def test_constant_age_is_the_median_and_refuses_gaps():
 def test_thousands_of_windows_take_seconds():
     waves = np.random.default_rng(0).normal(0, 0.1, (256, 3 * RATE_HZ)).astype(np.float32)
     measure_acoustics(waves[:8], RATE_HZ)
-    started = time.monotonic()
+    started = time.process_time()  # of the processor: other work on the machine does not count
     for start in range(0, 256, 16):
         measure_acoustics(waves[start : start + 16], RATE_HZ)
-    assert (time.monotonic() - started) / 256 < 0.02
+    assert (time.process_time() - started) / 256 < 0.02
 
 
 @pytest.mark.corpora
