@@ -182,7 +182,7 @@ def split_name(network: str) -> tuple[str, list[list[str]]]:
 def select_input(network: str, tensors: dict[str, np.ndarray], parts: dict[str, list[int]]) -> np.ndarray:
     """What a network reads of windows' tensors: frames (n, T, D), layers (n, L, D) or columns of the statistics (n, S).
 
-    tensors: `frames` and `statistics`; parts: first and last column (exclusive) of every part of the statistics.
+    tensors: `frames` and `statistics`, arrays or torch's; parts: first and last column (exclusive) of each part of the latter.
     """
     kind, steps = split_name(network)
     if kind == "paper":
@@ -192,8 +192,8 @@ def select_input(network: str, tensors: dict[str, np.ndarray], parts: dict[str, 
         names = layer_names(parts)
     values = tensors["statistics"]
     if names:
-        values = np.concatenate([values[:, slice(*parts[name])] for name in names], axis=1)
-    return values.reshape(len(values), len(names), -1) if kind == "layer_mix" else values
+        values = values[:, [column for name in names for column in range(*parts[name])]]
+    return values.reshape(values.shape[0], len(names), -1) if kind == "layer_mix" else values
 
 
 def layer_names(parts: dict[str, list[int]]) -> list[str]:

@@ -58,7 +58,7 @@ def audit_splits(splits: pd.DataFrame, store: Store) -> pd.DataFrame:
         averages = store.statistics(table["window_id"], layer_names(store.parts) or None)
         if math.prod(averages.shape) < IN_MEMORY:
             averages = averages.all()
-        audit = audit_leakage(table, table.set_index("window_id")["split"], averages)
+        audit = audit_leakage(table, table.set_index("window_id")["split"], averages, protocol)
         audits.append(audit.assign(task=task, protocol=protocol, fold=fold))
     return pd.concat(audits, ignore_index=True)
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import soundfile
 from browsers import needs_browser, run_all, running_browser, running_lab
+from lib.answers import Answer, Prediction
 from recordings_fixture import CENTRES, CLASSES, make_bundle, spoken  # noqa: F401
 
-from lib.answers import Answer, Prediction
 from lib.audio import RATE_HZ, read_waveform
 from lib.report import widget
 from lib.trust.calibration import Years

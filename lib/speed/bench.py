@@ -1,8 +1,7 @@
 """How fast and how large: `python -m lib.speed.bench` measures everything on the same audio in one run.
 
-The paper's loop (decode a window, one call of the model for it, float32) is 1.0; every engine is a ratio to it. Tables are
-printed and written to `reports/bench.json`, anew after every part. Without the published weights the full-size encoder's are
-drawn at random: speed is the same, errors are those of random weights, and its name says so.
+The paper's loop (decode a window, one call of the model for it, float32) is 1.0; every engine is a ratio to it. Without the
+published weights the full-size encoder's are drawn at random: speed is the same, errors are not, and its name says so.
 """
 
 from __future__ import annotations
@@ -34,6 +33,7 @@ from lib.speed.engines import PRECISIONS, Engine, EngineChoice, load_engine
 from lib.stages import peak_memory_mb
 from lib.store import Store, StoreWriter
 from lib.train import Recipe, fit_network, train_epoch
+from lib.windows import as_stored
 
 ENGINES = [(library, precision) for library, precisions in PRECISIONS.items() for precision in precisions]
 FULL_SIZE = "WAV2VEC2_ASR_BASE_960H"  # the paper's encoder
@@ -60,8 +60,8 @@ def load_full_size() -> Encoder:
     if encoders.bundle_weights_path(FULL_SIZE).exists():
         return load_encoder(FULL_SIZE)
     model = encoders.build_wav2vec2(getattr(pipelines, FULL_SIZE)._params)
-    stages, digest = encoders.Wav2Vec2Stages(model, normalize=False), encoders.state_checksum(model)
-    return Encoder(f"{FULL_SIZE}, random weights", stages, "", digest)
+    stages = encoders.Wav2Vec2Stages(model, normalize=False)
+    return Encoder(f"{FULL_SIZE}, random weights", stages, "", encoders.state_checksum(model))
 
 
 def best_of(tries: int, jobs: dict[str, Callable[[], Any]]) -> dict[str, float]:
@@ -78,7 +78,7 @@ def best_of(tries: int, jobs: dict[str, Callable[[], Any]]) -> dict[str, float]:
 def measure_engines(encoder: Encoder, files: list[Path], scratch: Path, tries: int) -> Rows:
     """A row an engine: seconds a window alone, its and the whole stage's ratio to the paper's loop, and errors (rms)."""
     waveforms = np.stack([np.resize(read_waveform(path), SAMPLES) for path in files])
-    windows = (waveforms * embed.SCALE).astype(np.int16)
+    windows = np.stack([as_stored(waveform) for waveform in waveforms])
     kind = embed.describe_store(encoder, "emission", "float16", SAMPLES)
     exact, loop = run_all(load_engine(encoder, "emission"), waveforms), "the paper's loop"
     rows, jobs = [{"encoder": encoder.name, "engine": loop}], {loop: lambda: paper_loop(encoder, files)}

@@ -1,0 +1,71 @@
+import ast
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from lib.embed import encode_batch
+from lib.encoders import UNTRAINED, load_encoder
+from lib.model_folder import load_model_folder, save_model_folder
+from lib.networks import build_network, select_input
+from lib.speed import onnx
+from lib.speed.engines import load_engine
+from lib.train import predict_log_probabilities, save_model
+from lib.trust.calibration import Years
+from lib.windows import Windowing
+
+for package in ("onnx", "onnxscript", "onnxruntime"):
+    pytest.importorskip(package, reason="not installed: pip install onnx onnxscript onnxruntime")
+CENTRES = [9.0, 21.0, 44.0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model folder of random weights: the paper's network on frames, a mix of layers, and years from two parts."""
+    folder, encoder, checkpoints = tmp_path_factory.mktemp("models"), load_encoder(UNTRAINED), {}
+    tensors, parts = encode_batch(load_engine(encoder, "emission"), np.zeros((1, 48_000), np.float32)), encoder.parts()
+    for task, network, classes in (
+        ("gender", "paper", ["male", "female"]),
+        ("age", "layer_mix", ["teen", "adult"]),
+        ("age_years", "linear:layer:2+bank", ["6 to 12", "13 to 30", "31 to 60"]),
+    ):
+        shape = select_input(network, tensors, parts).shape[1:]
+        model = build_network(network, classes, shape, task=task, width=0.1)
+        checkpoints[task] = save_model(folder / f"{task}.safetensors", model, {"epoch": 1})
+    settings = {"gender": {"temperature": 0.4}, "age": {"temperature": 1.5, "cap": 0.9, "silence": 0.6}}
+    options = {"settings": settings, "years": {"age_years": Years(CENTRES, 7.5)}}
+    return save_model_folder(folder / "model", checkpoints, encoder, Windowing(), "emission", **options)
+
+
+def test_the_example_answers_without_torch_as_the_model_folder_does(folder, tmp_path):
+    assert onnx.main([str(folder), str(tmp_path)]) == 0
+    sound = np.random.default_rng(1).normal(0, 0.1, 7 * 16_000).astype(np.float32)
+    soundfile.write(tmp_path / "sound.wav", sound, 16_000, subtype="FLOAT")
+    blocked = "import sys; sys.modules['torch'] = None; exec(open('example.py').read())"
+    call = [sys.executable, "-c", blocked, "sound.wav"]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=True)
+    answers = {line.split(" ", 1)[0]: ast.literal_eval(line.split(" ", 1)[1]) for line in done.stdout.splitlines()}
+    model = load_model_folder(folder)
+    pieces = np.stack([sound[start : start + 48_000] for start in (0, 32_000, 64_000)])
+    tensors = encode_batch(load_engine(model.encoder, "emission"), pieces)
+    for task, head in model.heads.items():
+        features = select_input(head.network, tensors, model.parts)
+        trained = np.exp(predict_log_probabilities(head.model, features, np.arange(3)))
+        expected = dict(zip(head.classes, head.calibration.apply(trained).mean(axis=0)))
+        assert answers[task] == pytest.approx(expected, abs=2e-4)
+    assert answers["age_years:years"] == {
+        "years": pytest.approx((trained @ CENTRES).mean(), abs=0.06),
+        "give or take": 7.5,
+    }
+    about = json.loads((tmp_path / "model.onnx.json").read_text())
+    assert (about["heads"]["age"]["threshold"], about["fingerprint"]) == (0.6, model.fingerprint)
+
+
+def test_a_gap_and_what_is_no_model_are_refused_and_leave_no_file(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(onnx, "LARGEST_GAP", -1.0)
+    assert onnx.main([str(folder), str(tmp_path)]) == onnx.main([str(tmp_path), str(tmp_path)]) == 2
+    assert "off torch, more than -1" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
