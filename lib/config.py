@@ -20,6 +20,7 @@ SHARED = {  # parameters that several notebooks declare, and the section they li
     "age_bounds": "run",
     "tasks": "train",
     "engine": "compute",
+    "device": "compute",
     "precision": "compute",
     "workers": "compute",
     "address": "compute",

@@ -10,6 +10,8 @@ import pandas as pd
 
 from lib import paths
 from lib.baselines import BASELINES, fit_baseline, fit_constant_age
+from lib.networks import count_parameters
+from lib.results import first_record, format_interval
 from lib.scores import (
     LEVELS,
     aggregate_predictions,
@@ -26,7 +28,7 @@ from lib.scores import (
 from lib.stages import Stage
 from lib.store import Store
 from lib.tasks import YEARS, Task
-from lib.train import checkpoint_path
+from lib.train import checkpoint_path, load_model
 from lib.trainings import ask_checkpoint
 
 VERSION = 6  # of the scores; raised by hand when the code's results change
@@ -250,3 +252,29 @@ def describe_data(clips: pd.DataFrame, splits: pd.DataFrame, protocol: str) -> d
     languages = clips.groupby(clips["language"].replace("", "not known"))["speaker_id"].nunique()
     facts = {"clips": len(clips), "speakers": int(clips["speaker_id"].nunique())}
     return facts | {"speakers_by_language": languages.sort_values(ascending=False).to_dict()} | parts
+
+
+def describe_models(fits: pd.DataFrame, models: dict[str, str], protocol: str) -> pd.DataFrame:
+    """One row a task: the network that speaks for it, its validation UAR, and that of the best other."""
+    means = fits[fits["protocol"] == protocol].groupby(["task", "network"], sort=False)["validation_uar"].mean()
+    rows = []
+    for task, network in models.items():
+        others = means[task].drop(network)
+        best = {"next best": others.idxmax(), "its validation UAR": others.max()} if len(others) else {}
+        rows.append({"task": task, "network": network, "validation UAR": means[task][network]} | best)
+    return pd.DataFrame(rows)
+
+
+def tabulate_networks(
+    fits: pd.DataFrame, scores: pd.DataFrame, trained: Stage, protocol: str, level: str
+) -> pd.DataFrame:
+    """One row a task and network: UAR on validation and on test with its interval, parameters, minutes of training."""
+    rows = []
+    for (task, network), group in fits[fits["protocol"] == protocol].groupby(["task", "network"], sort=False):
+        test = first_record(scores, task=task, model=network, protocol=protocol, level=level, metric="uar")
+        fit = group.iloc[0]
+        model, _ = load_model(checkpoint_path(trained.path(fit["folder"]), fit["best_epoch"]))
+        row = {"task": task, "network": network, "validation UAR": group["validation_uar"].mean()}
+        row |= {"test UAR": test["value"], "test interval": f"{format_interval(test)} %"}
+        rows.append(row | {"parameters": count_parameters(model), "minutes": group["minutes"].sum()})
+    return pd.DataFrame(rows)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -24,20 +25,23 @@ import pandas as pd
 from tqdm import tqdm
 
 from lib.audio import RATE_HZ, Recording, UnreadableAudio, shown_name
+from lib.compute import cores, torch_threads
 from lib.corpora.own_data import CORPUS, read_own_data
-from lib.embed import BATCH, encode_batch
-from lib.model_folder import DESCRIPTION, Bundle, Head, load_bundle
+from lib.embed import encode_batch
+from lib.encoders import Encoder
+from lib.model_folder import DESCRIPTION, Head, ModelFolder, load_model_folder
+from lib.networks import select_input
 from lib.paths import ASSETS, write_whole
 from lib.scores import expected_years
-from lib.speed.engines import SMALL, cores, torch_threads
+from lib.speed.engines import Engine, load_engine
 from lib.train import predict_log_probabilities
-from lib.trust.calibration import Calibration, answer_with_threshold, apply_calibration, disagreement
+from lib.trust.calibration import answer_with_threshold, disagreement
 from lib.windows import VAD_BATCH, VAD_CHUNK, as_heard, as_stored, slide_windows, speech_probabilities, speech_ratio
 
 STATES = ["ok", "unsure", "several speakers", "no speech", "too short", "unreadable"]
 SHORTEST_S = 1.0  # a recording below this is not answered
 LEAST_SPEECH = 0.1  # a recording whose best window has a smaller share of speech holds none
-Model = Bundle | Path | str | None  # loaded, a folder, the name of one that ships; None = the ready one
+Model = ModelFolder | Path | str | None  # loaded, a folder, the name of one that ships; None = the ready one
 HINT = "A guess about how a voice sounds; it does not reveal who someone is."
 
 
@@ -150,7 +154,7 @@ def predict(
 
     Returns a `Prediction` for any file whatsoever; ValueError for wrong arguments or a model folder that fails its checks.
     """
-    bundle = model if isinstance(model, Bundle) else load_bundle(find_model(model))
+    model = model if isinstance(model, ModelFolder) else load_model_folder(find_model(model))
     is_path = isinstance(source, str | Path)
     if is_path == (rate is not None):
         raise ValueError(f"rate = {rate}: give it with an array of samples, and only then")
@@ -160,33 +164,33 @@ def predict(
     recording, tables = Recording(source, rate, start_s, end_s), [pd.DataFrame()]
     try:
         with tqdm(desc=name, unit="s", unit_scale=True, disable=not progress) as bar:
-            for windows, tensors in embed_recording(recording, bundle):
-                tables.append(pd.concat([windows, *_ask_heads(windows, tensors, bundle)], axis=1))
+            for windows, tensors in embed_recording(recording, model):
+                tables.append(pd.concat([windows, *_ask_heads(windows, tensors, model)], axis=1))
                 bar.update(recording.samples / RATE_HZ - bar.n)
     except UnreadableAudio as error:
         return Prediction(name, "unreadable", reason=str(error))
-    return _conclude(name, recording, pd.concat(tables, ignore_index=True), bundle)
+    return _conclude(name, recording, pd.concat(tables, ignore_index=True), model)
 
 
-def embed_recording(recording: Recording, bundle: Bundle) -> Iterator[tuple[pd.DataFrame, dict[str, np.ndarray]]]:
+def embed_recording(recording: Recording, model: ModelFolder) -> Iterator[tuple[pd.DataFrame, dict[str, np.ndarray]]]:
     """Windows of a recording, some at a time, and what heads see of them; one second or more gives at least one window.
 
     Yields (windows, tensors): a table of start_s, duration_s, speech_ratio, track (the probability of speech each 32 ms) and
     asked, whether that is enough for the heads; tensors [asked windows, ...] as the store would give them, {} for none.
     """
-    pieces = slide_windows(recording, replace(bundle.windowing, short_clips="repeat", min_clip_s=SHORTEST_S))
-    size = BATCH["small" if bundle.encoder.parameters < SMALL else "large"]
+    pieces = slide_windows(recording, replace(model.windowing, short_clips="repeat", min_clip_s=SHORTEST_S))
+    engine = ready_engine(model.encoder, model.feature, model.windowing.samples)
 
     def hear() -> pd.DataFrame:
         stored = [(start / RATE_HZ, as_stored(piece)) for start, piece in islice(pieces, VAD_BATCH)]
         tracks = speech_probabilities([as_heard(piece, len(piece)) for _, piece in stored])
         rows = [(*piece, len(piece[1]) / RATE_HZ, speech_ratio(track), track) for piece, track in zip(stored, tracks)]
         table = pd.DataFrame(rows, columns=["start_s", "stored", "duration_s", "speech_ratio", "track"])
-        return table.assign(asked=table["speech_ratio"] >= bundle.windowing.min_speech_ratio)
+        return table.assign(asked=table["speech_ratio"] >= model.windowing.min_speech_ratio)
 
     def encode(batch: list[np.ndarray]) -> dict[str, np.ndarray]:
-        waveforms = np.stack([as_heard(stored, bundle.windowing.samples) for stored in batch])
-        return encode_batch(bundle.encoder, waveforms, bundle.feature, bundle.dtype)
+        waveforms = np.stack([as_heard(stored, model.windowing.samples) for stored in batch])
+        return encode_batch(engine, waveforms)
 
     # one thread decodes what comes next and listens for speech, one a core encodes; torch computes on one core in each
     with torch_threads(1), ThreadPoolExecutor(1) as ears, ThreadPoolExecutor(cores()) as encoders:
@@ -194,39 +198,49 @@ def embed_recording(recording: Recording, bundle: Bundle) -> Iterator[tuple[pd.D
         while len(windows):
             coming = ears.submit(hear)
             asked = windows.pop("stored")[windows["asked"]].tolist()
-            parts = list(encoders.map(encode, [asked[first : first + size] for first in range(0, len(asked), size)]))
+            parts = list(
+                encoders.map(
+                    encode, [asked[first : first + engine.batch] for first in range(0, len(asked), engine.batch)]
+                )
+            )
             yield windows, {name: np.concatenate([part[name] for part in parts]) for name in (parts or [{}])[0]}
             windows = coming.result()
 
 
-def has_speech(ratios: Iterable[float], bundle: Bundle) -> bool:
+@functools.lru_cache(maxsize=4)
+def ready_engine(encoder: Encoder, feature: str, samples: int) -> Engine:
+    """The exact engine (torch, float32) for windows of so many samples, made once for all recordings."""
+    return load_engine(encoder, feature, samples=samples)
+
+
+def has_speech(ratios: Iterable[float], model: ModelFolder) -> bool:
     """Whether any window holds enough speech to answer from; `ratios`: the share of speech of each window."""
-    return max(ratios, default=0.0) >= max(bundle.windowing.min_speech_ratio, LEAST_SPEECH)
+    return max(ratios, default=0.0) >= max(model.windowing.min_speech_ratio, LEAST_SPEECH)
 
 
-def _ask_heads(windows: pd.DataFrame, tensors: dict[str, np.ndarray], bundle: Bundle) -> Iterator[pd.DataFrame]:
+def _ask_heads(windows: pd.DataFrame, tensors: dict[str, np.ndarray], model: ModelFolder) -> Iterator[pd.DataFrame]:
     """What every head says of the windows that are asked: p_<task>_<class>, and <task> where that is in years."""
     index = windows.index[windows["asked"]]
-    for head in bundle.heads.values() if tensors else []:
-        probabilities, years = ask_head(head, tensors)
+    for head in model.heads.values() if tensors else []:
+        probabilities, years = ask_head(head, tensors, model.parts)
         yield pd.DataFrame(probabilities, index, [f"p_{head.task}_{name}" for name in head.classes])
         if head.years:
             yield pd.DataFrame({head.task: years}, index)
 
 
-def ask_head(head: Head, tensors: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities [n, C] of one head for windows' tensors, calibrated as its bundle says, and ages in years.
+def ask_head(head: Head, tensors: dict[str, np.ndarray], parts: dict[str, list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities [n, C] of one head for windows' tensors, calibrated as its folder says, and ages in years.
 
     Ages [n] are expected over the probabilities as trained, as 05 Evaluate scores them; [0] for a head without years.
     """
-    features = tensors[head.tensor]
+    features = select_input(head.network, tensors, parts)
     raw = np.exp(predict_log_probabilities(head.model, features, np.arange(len(features))).astype(np.float64))
     years = expected_years(raw, head.years.centres) if head.years else np.zeros(0)
-    return (raw if head.calibration == Calibration() else apply_calibration(raw, head.calibration)), years
+    return head.calibration.apply(raw), years
 
 
-def _conclude(name: str, recording: Recording, windows: pd.DataFrame, bundle: Bundle) -> Prediction:
-    duration_s, window_s, notes = recording.samples / RATE_HZ, bundle.windowing.window_s, list(recording.warnings)
+def _conclude(name: str, recording: Recording, windows: pd.DataFrame, model: ModelFolder) -> Prediction:
+    duration_s, window_s, notes = recording.samples / RATE_HZ, model.windowing.window_s, list(recording.warnings)
     if duration_s < SHORTEST_S:
         reason = f"{duration_s:.3f} s of sound; at least {SHORTEST_S:g} s are needed"
         return Prediction(name, "too short", reason, "; ".join(notes), duration_s)
@@ -238,20 +252,20 @@ def _conclude(name: str, recording: Recording, windows: pd.DataFrame, bundle: Bu
         speech[place : place + len(track)] = track[: len(speech) - place]
     share, windows = float(np.mean(speech[~np.isnan(speech)] >= 0.5)), windows.drop(columns=["track", "asked"])
     prediction = Prediction(name, "no speech", "", "; ".join(notes), duration_s, share, {}, windows, speech)
-    if not has_speech(windows["speech_ratio"], bundle):
+    if not has_speech(windows["speech_ratio"], model):
         best = 100 * windows["speech_ratio"].max()
         return replace(prediction, reason=f"the best of {len(windows)} windows holds {best:.0f} % of speech")
-    pairs = {task: _join_windows(head, windows, bundle) for task, head in bundle.heads.items()}
+    pairs = {task: _join_windows(head, windows, model) for task, head in model.heads.items()}
     answers = {task: answer for task, (answer, _) in pairs.items()}
     state = max((answer.state for answer in answers.values()), key=STATES.index)
     reason = "; ".join(f"{task}: {why}" for task, (_, why) in pairs.items() if why)
     return replace(prediction, state=state, reason=reason, answers=answers)
 
 
-def _join_windows(head: Head, windows: pd.DataFrame, bundle: Bundle) -> tuple[Answer, str]:
+def _join_windows(head: Head, windows: pd.DataFrame, model: ModelFolder) -> tuple[Answer, str]:
     """The mean over the windows that were asked, "", or an answer without a label and why."""
     each = windows[[f"p_{head.task}_{name}" for name in head.classes]].dropna().to_numpy()
-    mean, most_bits = each.mean(axis=0), bundle.description["heads"][head.task].get("disagreement")
+    mean, most_bits = each.mean(axis=0), head.disagreement
     answer = Answer(head.task, "ok", None, dict(zip(head.classes, mean.tolist())), threshold=head.threshold)
     if most_bits is not None and disagreement(each) > most_bits:  # of windows of one validation speaker
         counts = Counter(head.classes[place] for place in each.argmax(axis=1))
@@ -308,14 +322,14 @@ def _list_folder(folder: Path) -> list[tuple[Path, str, str]]:
 
 def predict_listed(recordings: pd.DataFrame, model: Model = None, progress: bool = True) -> list[Prediction]:
     """Ask about every row of `list_recordings`; as many predictions as rows, in their order, whatever the files hold."""
-    bundle = model if isinstance(model, Bundle) else load_bundle(find_model(model))
+    model = model if isinstance(model, ModelFolder) else load_model_folder(find_model(model))
     predictions, alone = [], len(recordings) == 1
     for row in tqdm(list(recordings.itertuples()), "predicting", unit="file", disable=not progress or alone):
         if row.fault:
             predictions.append(Prediction(row.name, "unreadable", reason=row.fault))
         else:
             options = {"name": row.name, "start_s": row.start_s, "end_s": row.end_s, "progress": progress and alone}
-            predictions.append(predict(row.path, model=bundle, **options))
+            predictions.append(predict(row.path, model=model, **options))
     return predictions
 
 
@@ -357,27 +371,27 @@ def main(arguments: list[str] | None = None) -> int:
         if not options.sources:
             raise ValueError("give a recording, a folder of them, or a list")
         with contextlib.nullcontext() if target == "-" else write_whole(Path(target)) as partial:  # before any work
-            bundle = load_bundle(find_model(options.model))
+            model = load_model_folder(find_model(options.model))
             recordings = pd.concat([list_recordings(source) for source in options.sources], ignore_index=True)
-            predictions = predict_listed(recordings, bundle)
-            text = _as_text(predictions, bundle, options)
+            predictions = predict_listed(recordings, model)
+            text = _as_text(predictions, model, options)
             sys.stdout.write(text) if partial is None else partial.write_text(text, encoding="utf-8")
     except (ValueError, OSError) as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
     counts = Counter(prediction.state for prediction in predictions)
-    notes = [*(f"note: {warning}" for warning in bundle.warnings), "; ".join(f"{k}: {n}" for k, n in counts.items())]
+    notes = [*(f"note: {warning}" for warning in model.warnings), "; ".join(f"{k}: {n}" for k, n in counts.items())]
     print(*notes, sep="\n", file=sys.stderr)
     return int(set(counts) == {"unreadable"})
 
 
-def _as_text(predictions: list[Prediction], bundle: Bundle, options: argparse.Namespace) -> str:
+def _as_text(predictions: list[Prediction], model: ModelFolder, options: argparse.Namespace) -> str:
     table = predictions_table(predictions)
     if options.csv:
         return table.to_csv(index=False)
     if options.json:
-        about = {"model": bundle.name, "hint": HINT, "notes": bundle.warnings}
-        about["heads"] = bundle.describe().to_dict("records")
+        about = {"model": model.name, "hint": HINT, "notes": model.warnings}
+        about["heads"] = model.describe().to_dict("records")
         about["predictions"] = [prediction.as_json() for prediction in predictions]
         return json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     if len(table) == 1:

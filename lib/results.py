@@ -387,3 +387,61 @@ def tell_paper(task: str) -> str:
         f"{task_name(task)}: the paper reports {100 * published:.1f} % accuracy; always answering {max(sizes, key=sizes.get)} "
         f"scores {100 * guess:.1f} % on its data{', so accuracy shows nothing there' if guess > published else ''}."
     )
+
+
+def tell_flattery(records: pd.DataFrame) -> str:
+    """What a majority guess scores in accuracy, weighted F1 and UAR, of records with all three."""
+    sentences = []
+    for task in dict.fromkeys(records["task"]):
+        guess = {name: first_record(records, task=task, model="majority", metric=name) for name in METRICS}
+        if guess["accuracy"] is None or guess["weighted_f1"] is None or guess["uar"] is None:
+            continue
+        accuracy, weighted, uar = (f"{100 * guess[name]['value']:.0f}" for name in ("accuracy", "weighted_f1", "uar"))
+        text = (
+            f"{task_name(task)}: who always answers with the larger class has an accuracy of {accuracy} %, a weighted "
+        )
+        sentences.append(text + f"F1 of {weighted} %, and a UAR of {uar} %.")
+    return " ".join(sentences)
+
+
+def tell_networks(table: pd.DataFrame) -> str:
+    """Which network to take, of `lib.evaluate.tabulate_networks`: the best on validation, and the smallest near it."""
+    sentences = []
+    for task, rows in table.groupby("task", sort=False):
+        best = rows.loc[rows["validation UAR"].idxmax()]
+        near = rows[rows["validation UAR"] >= best["validation UAR"] - 0.01]
+        small = near.loc[near["parameters"].idxmin()]
+        text = (
+            f"{task_name(task)}: validation prefers {model_name(best['network'])} ({best['parameters']:,} parameters)"
+        )
+        if small["network"] != best["network"]:
+            text += f"; {model_name(small['network'])} is within a point of it with {small['parameters']:,}"
+        sentences.append(text + f"; on test it has a UAR of {100 * best['test UAR']:.0f} %.")
+    return " ".join(sentences)
+
+
+def tell_few_shots(table: pd.DataFrame) -> str:
+    """What eight speakers a class are worth beside all of them: task, feature, uar, spread, all_speakers."""
+    sentences = []
+    for task, rows in table.groupby("task", sort=False):
+        best = rows.loc[rows["uar"].idxmax()]
+        sentences.append(
+            f"{task_name(task)}: eight speakers a class give a UAR of {100 * best['uar']:.0f} % from "
+            f"{best['feature'].split(' | ')[-1]} (spread {100 * best['spread']:.0f} points), all of them "
+            f"{100 * best['all_speakers']:.0f} %."
+        )
+    return " ".join(sentences)
+
+
+def tell_neighbours(points: pd.DataFrame) -> str:
+    """How often the nearest window of another speaker shares gender and corpus, beside chance."""
+    sentences = []
+    for label in ("gender", "corpus"):
+        shares = points[label].value_counts(normalize=True)
+        same, chance = (points[label] == points[f"near_{label}"]).mean(), (shares**2).sum()
+        if len(shares) > 1:
+            sentences.append(
+                f"The nearest window of another speaker has the same {label} in {100 * same:.0f} of 100 cases, by chance "
+                f"{100 * chance:.0f}."
+            )
+    return " ".join(sentences)

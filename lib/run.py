@@ -216,7 +216,7 @@ def main(arguments: list[str] | None = None) -> int:
         if "compute" in sections:
             from lib.speed.engines import check_engine  # takes torch along, two seconds
 
-            check_engine(sections["compute"]["engine"], sections["compute"]["precision"])
+            check_engine(*(sections["compute"][key] for key in ("engine", "precision", "device")))
     except ValueError as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2

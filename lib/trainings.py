@@ -17,7 +17,16 @@ from lib.splits import audit_leakage, require_no_leakage, split_windows
 from lib.stages import Stage, seed_everything
 from lib.store import Features, Store
 from lib.tasks import Task, task_table
-from lib.train import PENALTIES, Fit, Recipe, fit_linear, fit_network, load_model, predict_log_probabilities
+from lib.train import (
+    PENALTIES,
+    Fit,
+    Recipe,
+    balanced_weights,
+    fit_linear,
+    fit_network,
+    load_model,
+    predict_log_probabilities,
+)
 
 KEYS = ["task", "protocol", "network", "fold", "seed"]  # what tells one training from another
 IN_MEMORY = 100_000_000  # numbers of the layers' averages up to which the audit holds them all at once
@@ -57,7 +66,7 @@ def audit_splits(splits: pd.DataFrame, store: Store) -> pd.DataFrame:
     for (task, protocol, fold), table in splits.groupby(["task", "protocol", "fold"], sort=False):
         averages = store.statistics(table["window_id"], layer_names(store.parts) or None)
         if math.prod(averages.shape) < IN_MEMORY:
-            averages = averages.all()
+            averages = averages[np.arange(len(averages))]
         audit = audit_leakage(table, table.set_index("window_id")["split"], averages, protocol)
         audits.append(audit.assign(task=task, protocol=protocol, fold=fold))
     return pd.concat(audits, ignore_index=True)
@@ -264,7 +273,7 @@ def normalisation_of(name: str, task: Task) -> str:
 
 def folder_name(network: str) -> str:
     """A network's name as a folder: "linear:block:2+bank" -> "linear-block-2-bank"."""
-    return network.replace(":", "-").replace("+", "-")
+    return network.replace(":", "-").replace("+", "-").replace("|", "_")
 
 
 def load_fits(stage: Stage) -> pd.DataFrame:
@@ -300,3 +309,44 @@ def ask_checkpoint(path: Path, store: Store, window_ids: pd.Series, network: str
     """Probabilities (n, C) of one checkpoint for these windows."""
     model, _ = load_model(path)
     return np.exp(predict_log_probabilities(model, read_features(store, network, window_ids)).astype(np.float64))
+
+
+# ------------------------------------------------------------------------------------------------------------ for a page
+
+
+def tell_overlap(splits: pd.DataFrame, protocols: list[str]) -> str:
+    """How many of the tested speakers are heard in training too, by protocol, of the first task and fold."""
+    rows = splits[(splits["task"] == splits["task"].iloc[0]) & (splits["fold"] == 0)]
+    sentences = []
+    for protocol in protocols:
+        parts = rows[rows["protocol"] == protocol].groupby("split")["speaker_id"].unique()
+        both = set(parts["train"]) & set(parts["test"])
+        text = f"Under '{protocol}' {len(both):,} of {len(parts['test']):,} tested speakers are heard in training too"
+        sentences.append(f"{text} ({rows['task'].iloc[0]}).")
+    return " ".join(sentences)
+
+
+def frame_shape(store: Store) -> list[int]:
+    """Frames (T, D) of one window in this store; the paper's, (149, 32), where it keeps none."""
+    return store.description["shapes"].get("frames", [149, 32])
+
+
+def tabulate_weights(splits: pd.DataFrame, tasks: list[Task], protocol: str) -> pd.DataFrame:
+    """task, class, training windows and weight in the loss, of the first fold of a protocol."""
+    rows = splits[(splits["protocol"] == protocol) & (splits["fold"] == 0) & (splits["split"] == "train")]
+    parts = []
+    for task in tasks:
+        targets = rows.loc[rows["task"] == task.name, "target"].to_numpy()
+        counts = np.bincount(targets, minlength=len(task.classes))
+        weights = balanced_weights(targets, task.classes).numpy()
+        columns = {"task": task.name, "class": task.classes, "training windows": counts, "weight": weights}
+        parts.append(pd.DataFrame(columns))
+    return pd.concat(parts, ignore_index=True)
+
+
+def first_training(history: pd.DataFrame, task: str, protocol: str) -> pd.DataFrame:
+    """The history of a task's first network, fold and seed: the paper's network where it was trained."""
+    rows = history[(history["task"] == task) & (history["protocol"] == protocol) & (history["fold"] == 0)]
+    networks = list(dict.fromkeys(rows["network"]))
+    rows = rows[rows["network"] == ("paper" if "paper" in networks else networks[0])]
+    return rows[rows["seed"] == rows["seed"].min()].dropna(axis="columns", how="all").reset_index(drop=True)

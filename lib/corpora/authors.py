@@ -28,10 +28,11 @@ from tqdm import tqdm
 from lib import paths, stages
 from lib.corpora.labels import ages_of, is_known
 from lib.corpora.sieve import Sieve
-from lib.store import finish_store, save_shard
+from lib.store import StoreWriter
 from lib.tables import WINDOWS, empty_table, save_table
+from lib.tasks import make_tasks, save_tasks
 
-CORPUS, IMPORTED = "pickles", "as published"  # the latter as the encoder: none that could be asked about new recordings
+CORPUS = "pickles"
 BIGGEST = 200_000_000  # bytes of a file; the published ones are of 1 to 2 MB
 INSTRUCTIONS = 100_000  # of a file at most, about 50 an entry; twice as many could be nested too deep for the processor
 ALLOWED = {
@@ -134,67 +135,94 @@ def import_pickles(files: Iterable[Path], run: str) -> dict[str, int]:
 
     There is no sound in them, and nobody says who speaks. Entries of one file count as one speaker and one recording,
     since neighbours were cut from neighbouring audio; a person may still be in several, so "unseen speaker" cannot be
-    promised. The store holds `frames` and their time average as the one layer, a shard a file.
+    promised. The store holds the frames and their time mean and deviation; baselines have nothing to hear.
     """
     files = sorted(Path(file) for file in files)
     if len({file.name for file in files}) < len(files) or not files:
         raise ValueError(f"{len(files)} files, some of the same name: give at least one, and each name once")
     checksums = [stages.file_checksum(file) for file in files]
-    chain = [stages.open_stage("01_download", run, {"pickles": checksums}, 1)]
-    chain.append(stages.open_stage("02_segment", run, {"window_s": 3.0, "step_s": 2.0}, 1, chain[:1]))
-    chain.append(stages.open_stage("03_embed", run, {"encoder": IMPORTED, "feature": "emission"}, 1, chain[:2]))
-    rows, dropped = _save_frames(files, chain[2].folder)
+    downloaded = stages.open_stage("01_download", run, {"pickles": checksums}, 2)
+    segmented = stages.open_stage("02_segment", run, {"window_s": 3.0, "step_s": 2.0}, 2, [downloaded])
+    embedded = stages.open_stage("03_embed", run, {"encoder": "", "feature": "emission"}, 2, [downloaded, segmented])
+    rows, dropped = list_entries(files)
     rows = rows.assign(speaker_id=CORPUS + ":" + rows["path"], **ages_of(rows["age_raw"], "decade"))
     sieve = Sieve(CORPUS, rows.assign(recording_id=rows["speaker_id"], clip_id=rows["item"]))
     sieve.note(dropped)
     clips, ledger = sieve.finish()
     ids, unknown = clips["clip_id"], np.nan
     windows = clips[["clip_id", "speaker_id", "start_s"]].assign(
-        window_id=ids + "@0", duration_s=3.0, speech_ratio=unknown, level_db=unknown, content_hash=ids
+        window_id=ids + "@0",
+        duration_s=3.0,
+        speech_ratio=unknown,
+        level_db=unknown,
+        content_hash=ids,
+        row=range(len(ids)),
     )[list(WINDOWS.columns)]
-    for stage, name, table in zip(chain, ("clips", "windows"), (clips, windows)):
-        save_table(stage.path(f"{name}.parquet"), table, name)
-        save_table(stage.path("ledger.parquet"), ledger if name == "clips" else empty_table("ledger"), "ledger")
-    paths.save_json(chain[0].path("roots.json"), {CORPUS: ""})
-    counts = {"files": len(files), "windows": len(windows), "dropped": len(dropped)}
-    for stage in chain:
-        stages.finish_stage(stage, counts)
+    save_table(downloaded.path("clips.parquet"), clips, "clips")
+    save_table(downloaded.path("ledger.parquet"), ledger, "ledger")
+    paths.save_json(downloaded.path("roots.json"), {CORPUS: ""})
+    tasks, notes = make_tasks(["gender", "age"], ["teen", "adult"], [20], clips)
+    save_tasks(downloaded, tasks, notes)
+    save_table(segmented.path("windows.parquet"), windows, "windows")
+    for name in ("ledger", "acoustics"):
+        save_table(segmented.path(f"{name}.parquet"), empty_table(name), name)
+    save_frames(files, embedded.folder, list(windows["window_id"]))
     note = "embeddings as the paper's authors published them: no sound, no speakers' names, a file counts as a speaker"
-    encoder = {"name": "WAV2VEC2_ASR_BASE_960H", "note": note, "weights_sha256": ""}
-    checksum = stages.fingerprint_of(checksums)
-    stages.note_run(run, encoder=encoder, corpora=[CORPUS], data_checksum=checksum, confounds=[])
+    embedded.facts["encoder"] = {"name": "WAV2VEC2_ASR_BASE_960H", "note": note, "weights_sha256": ""}
+    downloaded.facts |= {"corpora": [CORPUS], "data_checksum": stages.fingerprint_of(checksums), "confounds": []}
+    counts = {"files": len(files), "windows": len(windows), "dropped": len(dropped)}
+    for stage in (downloaded, segmented, embedded):
+        stages.finish_stage(stage, counts)
     return counts
 
 
-def _save_frames(files: list[Path], folder: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]]]:
-    """Write what can be used of each file as a shard of the store in `folder`; return its rows, and what was left out.
+def list_entries(files: list[Path]) -> tuple[pd.DataFrame, list[tuple[str, str, str]]]:
+    """What can be used of the files, one row an entry: item, path, age_raw, gender_raw; and what was left out, and why.
 
     Equal values count once, since they could land on both sides of a split.
     """
-    tables, dropped, shape, known = [], [], None, set()  # shape of the first window, hashes of the values so far
+    rows, dropped, shape, known = [], [], None, set()  # shape of the first window, hashes of the values so far
     for file in tqdm(files, desc="reading pickles", unit="file"):
-        rows, frames = [], []
         for number, item in enumerate(read_items(file)):
-            values = item.pop("frames") if isinstance(item, dict) else None
-            if values is not None:
-                shape, digest = shape or values.shape, hashlib.sha256(values.tobytes()).digest()
-                item = "the same values again" if digest in known else item
-                item = item if values.shape == shape else f"tensor of another shape: {list(values.shape)}"
+            name = f"{CORPUS}:{file.name}#{number}"
+            if isinstance(item, dict):
+                frames = item.pop("frames")
+                shape, digest = shape or frames.shape, hashlib.sha256(frames.tobytes()).digest()
+                if digest in known:
+                    item = "the same values again"
+                elif frames.shape != shape:
+                    item = f"tensor of another shape: {list(frames.shape)}"
             if isinstance(item, str):
-                dropped.append((f"{CORPUS}:{file.name}#{number}", item.split(":")[0], item))
+                dropped.append((name, item.split(":")[0], item))
             else:
                 known.add(digest)
-                frames.append(values)
-                rows.append({"item": f"{CORPUS}:{file.name}#{number}", "path": file.name, **item})
-        if rows:
-            stacked = np.stack(frames)
-            tensors = {"frames": stacked, "layers": stacked.mean(axis=1)[:, None]}
-            save_shard(folder, len(tables), [f"{row['item']}@0" for row in rows], tensors, "pickles")
-            tables.append(pd.DataFrame(rows))
-    if not tables:
+                rows.append({"item": name, "path": file.name, **item})
+    if not rows:
         raise ValueError(f"none of {len(dropped)} entries can be used, e.g. {dropped[:1]}")
-    finish_store(folder, len(tables), {"encoder": IMPORTED})
-    return pd.concat(tables, ignore_index=True), dropped
+    return pd.DataFrame(rows), dropped
+
+
+def save_frames(files: list[Path], folder: Path, window_ids: list[str]) -> None:
+    """Write the frames of these windows (ids of `list_entries`, "@0" after them) as a store; files are read once more."""
+    row_of, block = {name: row for row, name in enumerate(window_ids)}, []
+    writer = None
+    for file in tqdm(files, desc="storing frames", unit="file"):
+        for number, item in enumerate(read_items(file)):
+            if f"{CORPUS}:{file.name}#{number}@0" not in row_of:
+                continue
+            block.append(item["frames"])
+            if writer is None:
+                shapes = {"statistics": [2 * block[0].shape[1]], "frames": list(block[0].shape)}
+                about = {"encoder": "", "feature": "emission", "dtype": "float32", "shapes": shapes}
+                writer = StoreWriter(folder, window_ids, about | {"parts": {"emission": [0, shapes["statistics"][0]]}})
+                missing = iter(writer.missing() or [slice(0, 0)])
+                rows = next(missing)
+            if len(block) == rows.stop - rows.start:
+                frames = np.stack(block)
+                statistics = np.concatenate([frames.mean(axis=1), frames.std(axis=1)], axis=1)
+                writer.write(rows, {"frames": frames, "statistics": statistics})
+                block, rows = [], next(missing, slice(0, 0))
+    writer.finish()
 
 
 def check_imported(run: str) -> None:

@@ -33,11 +33,11 @@ NOTE = (
 )
 
 
-def show_page(bundle: ModelFolder) -> Any:
-    """The page for `bundle` where a notebook server started this kernel; else a note (papermill starts its own kernels)."""
+def show_page(model: ModelFolder) -> Any:
+    """The page for `model` where a notebook server started this kernel; else a note (papermill starts its own kernels)."""
     from IPython.display import HTML
 
-    return AnswerPage(bundle).box if os.environ.get("JPY_SESSION_NAME") else HTML(NOTE)
+    return AnswerPage(model).box if os.environ.get("JPY_SESSION_NAME") else HTML(NOTE)
 
 
 @functools.cache
@@ -59,13 +59,13 @@ def recorder_class() -> type:
 class AnswerPage:
     """Recorder, answer, and timeline in one box. `predictions` keeps every answer given so far."""
 
-    def __init__(self, bundle: ModelFolder):
+    def __init__(self, model: ModelFolder):
         import ipywidgets
 
         use_style()
-        self.bundle, self.predictions = bundle, []
+        self.model, self.predictions = model, []
         self.recorder, self.answer, self.picture = recorder_class()(), ipywidgets.HTML(), ipywidgets.HTML()
-        self.tasks = ipywidgets.ToggleButtons(options=list(bundle.heads))
+        self.tasks = ipywidgets.ToggleButtons(options=list(model.heads))
         self.tasks.layout.display = "none"
         self.tasks.observe(lambda change: self._draw(), "value")
         self.recorder.on_msg(self.receive)
@@ -101,12 +101,12 @@ class AnswerPage:
     def ask(self, path: Path, name: str) -> None:
         """Ask the model about a file and show what it says under `name`."""
         self.answer.value = self.picture.value = ""
-        prediction = predict(path, model=self.bundle, name=name)
+        prediction = predict(path, model=self.model, name=name)
         self._waveform = read_waveform(path, 0.0, DRAWN_S) if len(prediction.windows) else np.zeros(0, np.float32)
         self.predictions.append(prediction)
-        self.tasks.layout.display = "" if prediction.answers and len(self.bundle.heads) > 1 else "none"
+        self.tasks.layout.display = "" if prediction.answers and len(self.model.heads) > 1 else "none"
         self._draw()
-        self.answer.value = answer_html(prediction, self.bundle.warnings)
+        self.answer.value = answer_html(prediction, self.model.warnings)
         self.recorder.send({"kind": "say", "text": f"{name}: {prediction.state}"})
 
     def _draw(self) -> None:
@@ -118,7 +118,7 @@ class AnswerPage:
         shown_s = len(self._waveform) / RATE_HZ
         windows = prediction.timeline(task).query("start_s < @shown_s")
         regions = [(start, min(end, shown_s)) for start, end in prediction.speech_regions() if start < shown_s]
-        figure = plot_timeline(self._waveform, RATE_HZ, windows, self.bundle.heads[task].classes, regions)
+        figure = plot_timeline(self._waveform, RATE_HZ, windows, self.model.heads[task].classes, regions)
         picture, size = draw_png(figure)
         plt.close(figure)
         alt = f"The waveform, its speech shaded, and under it the probability of each class of {task} for each window."

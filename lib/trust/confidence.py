@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lib.evaluate import answer_years, average_years, select_answers, year_centres
+from lib.results import format_score
 from lib.scores import aggregate_predictions, bootstrap_trainings, make_records, score_answers
 from lib.tasks import YEARS, Task
 from lib.trust.calibration import (
@@ -24,8 +25,10 @@ from lib.trust.calibration import (
     choose_threshold,
     confidence_bins,
     conformal_margin,
+    coverage_table,
     fit_temperature,
     most_disagreement,
+    reliability_table,
 )
 
 KEYS = ["task", "model", "fold", "seed"]
@@ -211,3 +214,34 @@ def is_sure(clips: pd.DataFrame, settings: pd.DataFrame, columns: list[str]) -> 
     silence = settings.set_index(KEYS)["silence"]
     keys = pd.MultiIndex.from_frame(clips[KEYS])
     return clips[columns].to_numpy().max(axis=1) >= silence.loc[keys].to_numpy()
+
+
+# ------------------------------------------------------------------------------------------------------------ for a page
+
+
+def tabulate_reliability(answers: dict[str, pd.DataFrame], task: Task) -> dict[str, pd.DataFrame]:
+    """`reliability_table` by clip of each of several answer tables, by name."""
+    tables, columns = {}, [f"p_{name}" for name in task.classes]
+    for name, table in answers.items():
+        clips = aggregate_predictions(table, "clip")
+        tables[name] = reliability_table(clips["target"].to_numpy(), clips[columns].to_numpy())
+    return tables
+
+
+def list_choices(answers: pd.DataFrame, settings: pd.DataFrame, task: Task) -> dict[str, Any]:
+    """What `lib.report.plots.plot_choices` draws of calibrated answers: coverage, answered, targets, probabilities; by clip."""
+    clips, columns = aggregate_predictions(answers, "clip"), [f"p_{name}" for name in task.classes]
+    targets, probabilities = clips["target"].to_numpy(), clips[columns].to_numpy()
+    coverage = coverage_table(targets, probabilities, task.classes)
+    answered = float(is_sure(clips, settings, columns).mean())
+    return {"coverage": coverage, "answered": answered, "targets": targets, "probabilities": probabilities}
+
+
+def tabulate_choices(choices: pd.DataFrame) -> pd.DataFrame:
+    """One row a task and rule: level, share answered, accuracy, UAR and macro F1 of what is answered."""
+    rows = choices[choices["metric"].isin(["accuracy", "uar", "macro_f1"])].copy()
+    rows["text"] = [format_score(row) for row in rows.to_dict("records")]
+    keys = ["task", "rule", "level", "coverage"]
+    table = rows.pivot_table(index=keys, columns="metric", values="text", aggfunc="first", sort=False).reset_index()
+    table["coverage"] = [f"{100 * share:.0f} %" for share in table["coverage"]]
+    return table.rename(columns={"coverage": "answered", "uar": "UAR", "macro_f1": "macro F1"})

@@ -26,7 +26,7 @@ from lib.stages import Stage
 from lib.store import Store
 from lib.tasks import YEARS, Task
 from lib.train import checkpoint_path
-from lib.trainings import CONVEX, refit_linear
+from lib.trainings import CONVEX, folder_name, refit_linear
 from lib.trust.confidence import fit_reliability, fit_years, score_choices, score_reliability
 from lib.trust.corpus_audit import audit_corpora
 from lib.trust.slices import slice_all
@@ -77,7 +77,9 @@ def save_models(
     more, with the penalty that validation chose most often, and temperature and thresholds from all validation parts.
     stages: those of 01 to 05 by name. The scores on a card are those on unseen speakers.
     """
-    tasks = [task for task in tasks if task.name in SHIPPED]
+    tasks, embedding = [task for task in tasks if task.name in SHIPPED], stages["03_embed"].parameters
+    if not embedding["encoder"]:  # imported embeddings: nothing here could encode a new recording
+        return []
     networks = dict.fromkeys(fits["network"])
     choices = {
         name: {task.name: name for task in tasks if _was_trained(fits, task, name, protocol)} for name in networks
@@ -89,7 +91,7 @@ def save_models(
         about |= stage.facts
     about |= describe_data(clips, splits, protocol)
     encoder, windowing = (
-        load_encoder(stages["03_embed"].parameters["encoder"]),
+        load_encoder(embedding["encoder"]),
         Windowing(**stages["02_segment"].parameters),
     )
     folders = []
@@ -112,8 +114,8 @@ def save_models(
         metrics = own_scores(scored, name, models, protocol, level)
         folders.append(
             save_model_folder(
-                paths.DATA / run / "models" / name.replace(":", "-").replace("+", "-").replace("|", "-"), checkpoints,
-                encoder, windowing, stages["03_embed"].parameters["feature"], settings=settings, years=years,
+                paths.DATA / run / "models" / folder_name(name), checkpoints,
+                encoder, windowing, embedding["feature"], settings=settings, years=years,
                 trainings=trainings, metrics=metrics, about=about,
             )
         )  # fmt: skip
@@ -138,7 +140,7 @@ def _take_training(
     histories = [pd.read_csv(trained.path(row.folder) / "history.csv").set_index("epoch") for row in rows.itertuples()]
     penalties = [history.loc[epoch, "penalty"] for history, epoch in zip(histories, rows["best_epoch"])]
     penalty = float(pd.Series(penalties).mode().iloc[0])
-    folder = stages["05_evaluate"].path(f"refit-{task.name}") / network.replace(":", "-").replace("|", "-")
+    folder = stages["05_evaluate"].path(f"refit-{task.name}") / folder_name(network)
     return refit_linear(folder, table.reset_index(drop=True), stores, task, network, penalty, 0), first["folder"]
 
 

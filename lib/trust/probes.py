@@ -1,0 +1,161 @@
+"""A look at embeddings before anything is trained on them: linear probes by stage, with few examples, and a map of windows.
+
+Probes read the time statistics of a clip, speakers never on both sides. What they show chooses nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler
+
+from lib import paths
+from lib.baselines import fit_probe, predict_probe
+from lib.scores import score_answers
+from lib.stages import Stage
+from lib.store import Store
+from lib.tasks import Task, task_table
+
+FOLDS = 5
+LIMIT = 3_000  # clips a task, drawn at random: a look, in seconds
+MAPPED = 1_500  # windows on the map
+PENALTY = 0.01  # scikit-learn's C: statistics have more numbers than there are speakers
+SHOTS, DRAWN = 8, 10  # speakers a class, and how often they are drawn
+DRAWS = 500  # of the bootstrap
+
+
+def study_layers(
+    stage: Stage,
+    store: Store,
+    windows: pd.DataFrame,
+    clips: pd.DataFrame,
+    acoustics: pd.DataFrame,
+    tasks: list[Task],
+    name: str,
+    seed: int,
+) -> pd.DataFrame:
+    """UAR of a linear probe on each part of the store, by task: feature, task, uar, low, high, clips, speakers.
+
+    A part's `feature` is "<name> | <part>"; beside them "majority" and "baseline: mean F0". Five folds, every speaker tested
+    once; tasks with a class of fewer speakers than folds are left out. Kept in the stage's folder.
+    """
+    kept, rows = stage.path("probes.csv"), []
+    if kept.exists():
+        return pd.read_csv(kept)
+    for task in tasks:
+        table = probe_table(windows, clips, task, seed)
+        if len(table) == 0:
+            continue
+        features = {f"{name} | {part}": average_by_clip(store, windows, table, part) for part in store.parts}
+        pitch = windows[["window_id", "clip_id"]].merge(acoustics[["window_id", "f0_hz"]], on="window_id")
+        pitch = pitch.groupby("clip_id")["f0_hz"].mean().reindex(table["clip_id"]).to_numpy()[:, None]
+        features |= {"majority": np.zeros((len(table), 1)), "baseline: mean F0": pitch}
+        for feature, vectors in features.items():
+            answers = table.assign(**answer_folds(vectors, table, task))
+            uar = score_answers(answers, task.classes, draws=DRAWS, seed=seed).set_index("metric").loc["uar"]
+            row = {"feature": feature, "task": task.name, "uar": uar["value"], "low": uar["low"], "high": uar["high"]}
+            rows.append(row | {"clips": len(table), "speakers": table["speaker_id"].nunique()})
+    scores = pd.DataFrame(rows, columns=["feature", "task", "uar", "low", "high", "clips", "speakers"])
+    with paths.write_whole(kept) as partial:
+        scores.to_csv(partial, index=False)
+    return scores
+
+
+def probe_table(windows: pd.DataFrame, clips: pd.DataFrame, task: Task, seed: int) -> pd.DataFrame:
+    """Clips with a class of this task, at most `LIMIT`: clip_id, speaker_id, target; empty where `FOLDS` folds cannot be made."""
+    table = task_table(windows, clips, task).drop_duplicates("clip_id")[["clip_id", "speaker_id", "target"]]
+    table = table.sample(min(LIMIT, len(table)), random_state=seed).reset_index(drop=True)
+    voices = table.groupby("target")["speaker_id"].nunique()
+    return table if len(voices) == len(task.classes) and voices.min() >= FOLDS else table.head(0)
+
+
+def average_by_clip(store: Store, windows: pd.DataFrame, table: pd.DataFrame, part: str) -> np.ndarray:
+    """Mean over the windows of each clip of `table` of one part's statistics: (len(table), S)."""
+    own = windows[windows["clip_id"].isin(table["clip_id"])]
+    values = pd.DataFrame(store.statistics(own["window_id"], [part])[np.arange(len(own))])
+    return values.groupby(own["clip_id"].to_numpy()).mean().loc[table["clip_id"]].to_numpy()
+
+
+def answer_folds(vectors: np.ndarray, table: pd.DataFrame, task: Task) -> dict[str, np.ndarray]:
+    """Probabilities p_<class> of a probe that learned from the other folds' speakers."""
+    values = np.zeros((len(table), len(task.classes)))
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+    for train, test in folds.split(vectors, table["target"], table["speaker_id"]):
+        probe = fit_probe(vectors[train], table["target"].to_numpy()[train], PENALTY)
+        values[test] = predict_probe(probe, vectors[test], len(task.classes))
+    return {f"p_{name}": values[:, number] for number, name in enumerate(task.classes)}
+
+
+def study_few_shots(
+    stage: Stage,
+    store: Store,
+    windows: pd.DataFrame,
+    clips: pd.DataFrame,
+    tasks: list[Task],
+    probes: pd.DataFrame,
+    seed: int,
+) -> pd.DataFrame:
+    """UAR on all other speakers of a probe that learned from `SHOTS` speakers a class, one clip each, drawn `DRAWN` times.
+
+    For the last stage and the one that `probes`, of `study_layers`, read best: task, feature, uar, spread, all_speakers (the
+    five-fold UAR). Kept in the stage's folder.
+    """
+    kept, rows = stage.path("few-shots.csv"), []
+    if kept.exists():
+        return pd.read_csv(kept)
+    for task in tasks:
+        of_task = probes[probes["task"] == task.name]
+        of_task = of_task[of_task["feature"].str.contains(" | ", regex=False)].set_index("feature")["uar"]
+        if of_task.empty:
+            continue
+        table = probe_table(windows, clips, task, seed)
+        last = next(name for name in reversed(of_task.index) if not name.endswith("| bank"))
+        for feature in dict.fromkeys([last, str(of_task.idxmax())]):
+            vectors = average_by_clip(store, windows, table, feature.split(" | ")[-1])
+            scores = [_score_few(vectors, table, task, [seed, draw]) for draw in range(DRAWN)]
+            row = {"task": task.name, "feature": feature, "uar": np.mean(scores), "spread": np.std(scores)}
+            rows.append(row | {"all_speakers": of_task[feature]})
+    few = pd.DataFrame(rows, columns=["task", "feature", "uar", "spread", "all_speakers"])
+    with paths.write_whole(kept) as partial:
+        few.to_csv(partial, index=False)
+    return few
+
+
+def _score_few(vectors: np.ndarray, table: pd.DataFrame, task: Task, seed: list[int]) -> float:
+    voices = table.sample(frac=1, random_state=np.random.default_rng(seed)).drop_duplicates("speaker_id")
+    shown = voices.groupby("target").head(min(SHOTS, voices["target"].value_counts().min() - 1))
+    probe = fit_probe(vectors[shown.index], shown["target"].to_numpy(), PENALTY)
+    rest = table[~table["speaker_id"].isin(shown["speaker_id"])]
+    values = predict_probe(probe, vectors[rest.index], len(task.classes))
+    answers = rest.assign(**{f"p_{name}": values[:, number] for number, name in enumerate(task.classes)})
+    return float(score_answers(answers, task.classes, draws=0).set_index("metric").loc["uar", "value"])
+
+
+def project_windows(stage: Stage, store: Store, windows: pd.DataFrame, clips: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Up to `MAPPED` windows on a plane (t-SNE of 30 principal components of all statistics): x, y, gender, corpus.
+
+    `near_gender`, `near_corpus`: those of the nearest window of another speaker, in the components. Kept in the stage's folder.
+    """
+    kept = stage.path("projection.parquet")
+    if kept.exists():
+        return pd.read_parquet(kept)
+    drawn = windows.sample(min(MAPPED, len(windows)), random_state=seed)
+    known = drawn.merge(clips[["clip_id", "corpus", "gender"]], on="clip_id")
+    known["gender"] = known["gender"].fillna("not known")
+    values = StandardScaler().fit_transform(store.statistics(known["window_id"])[np.arange(len(known))])
+    components = PCA(min(30, *values.shape), random_state=seed).fit_transform(values)
+    plane = TSNE(perplexity=min(30, (len(known) - 1) // 3), random_state=seed).fit_transform(components)
+    points = known[["window_id", "speaker_id", "gender", "corpus"]].assign(x=plane[:, 0], y=plane[:, 1])
+    voices = points["speaker_id"].to_numpy()
+    near = NearestNeighbors(n_neighbors=min(60, len(points))).fit(components).kneighbors(return_distance=False)
+    other = voices[near] != voices[:, None]
+    nearest = near[np.arange(len(near)), other.argmax(axis=1)]
+    for label in ("gender", "corpus"):
+        points[f"near_{label}"] = points[label].to_numpy()[nearest]
+    with paths.write_whole(kept) as partial:
+        points.to_parquet(partial, index=False)
+    return points
