@@ -26,7 +26,7 @@ $(READY): requirements.txt pyproject.toml
 env: $(READY)  ## make .venv from the pinned requirements.txt, if missing or out of date
 
 reports: $(READY)  ## run all notebooks of RUN (default: demo) and build reports/RUN/index.html
-	$(BIN)/python -m lib.run params/$(RUN).yaml $(foreach pair,$(SET),--set "$(pair)") $(if $(FROM),--from $(FROM)) $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python -m lib.run params/$(RUN).yaml $(if $(SET),--set "$(SET)") $(if $(FROM),--from $(FROM)) $(if $(ONLY),--only $(ONLY))
 
 test: $(READY)  ## run every test, the demo chain at reduced size included
 	$(BIN)/python -m pytest

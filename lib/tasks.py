@@ -23,7 +23,8 @@ YEAR_BOUNDS = [
     40,
     50,
 ]  # first years of the classes of `age_years` after the first; the answer is the expected age
-LEAST_SPEAKERS = 3  # a class of a further form of age with fewer could not stand in train, validation and test
+LEAST_SPEAKERS = 3  # a class with fewer could not stand in train, validation and test
+LEAST_OF_FORM = 5  # speakers of a class of a further form of age: of five folds each tests one
 FROM_CLIPS = ["corpus", "recording_id", "language", "gender", "age_years", "age_decade"]
 
 
@@ -41,17 +42,16 @@ class Task:
 
 
 def make_tasks(
-    names: list[str], age_classes: list[str], age_bounds: list[float], clips: pd.DataFrame, least: int = LEAST_SPEAKERS
+    names: list[str], age_classes: list[str], age_bounds: list[float], clips: pd.DataFrame
 ) -> tuple[list[Task], list[str]]:
     """The tasks of a run, in order, and notes that name every class and every form of age that is left out, and why.
 
     Parameters
     ----------
     age_classes, age_bounds: of the task "age". clips: those that have windows.
-    least: speakers that a class of "age_four" and "age_decades" must have; with folds, at least as many as folds.
 
-    "gender" and "age" are what a run is about: without two classes of `least` speakers it stops with a ValueError. A further form of
-    age that the corpus cannot support is skipped with a note. ValueError names the choices when a task is not known.
+    "gender" and "age" are what a run is about: without two classes of `LEAST_SPEAKERS` it stops with a ValueError. Classes of a
+    further form of age with fewer than `LEAST_OF_FORM` are left out with a note. ValueError names the choices when a task is not known.
     """
     unknown = [name for name in names if name not in TASKS]
     if unknown or not names:
@@ -59,10 +59,10 @@ def make_tasks(
     plain = {"gender": Task("gender", tables.GENDERS), "age": Task("age", list(age_classes), list(age_bounds))}
     found, notes = [], []
     for name in names:
-        task, note = (plain[name], "") if name in plain else _make_form(name, clips, least)
+        task, note = (plain[name], "") if name in plain else _make_form(name, clips, LEAST_OF_FORM)
         notes += [note] * bool(note)
         if task is not None:
-            _refuse_few(task, clips, least if name in plain else 1)
+            _refuse_few(task, clips, LEAST_SPEAKERS if name in plain else 1)
         found += [task] * (task is not None)
     return found, notes
 
