@@ -1,0 +1,105 @@
+"""The whole recipe of wav2vec2-tiny: `python -m lib.tiny.recipe --root FOLDER --out FOLDER`.
+
+Speech is decoded once, speakers and languages of `LEFT_OUT` are kept apart, views and the teachers' answers about them are made,
+the student learns, and its averaged weights are written as the encoder that ships. Every step goes on where a kill left off.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from lib import paths
+from lib.audio import UnreadableAudio, read_waveform
+from lib.compute import cores
+from lib.corpora import find_roots, read_clips
+from lib.encoders import TINY
+from lib.stages import file_checksum
+from lib.tiny.distill import CONFIG, Recipe, distill
+from lib.tiny.teacher import Teacher, load_basis, make_shard
+from lib.tiny.views import SCALE, Speech
+
+CORPORA = ["common_voice:common_voice_many", "speechocean762"]
+UNLABELLED = "unlabelled_en"  # a folder of sounds about which nothing is known
+PREFIX = 12  # characters of a speaker's own id that the list of those left out holds
+
+
+def is_left_out(clips: pd.DataFrame, left_out: dict[str, Any]) -> pd.Series:
+    """Whether each clip is of a speaker that the tiny must never hear: in a language left out, or named by the card's list."""
+    own_id = clips["speaker_id"].str.partition(":")[2].str.slice(0, PREFIX)
+    apart = clips["language"].isin(left_out["languages"]) | own_id.isin(left_out["speakers"])
+    return clips["speaker_id"].isin(clips.loc[apart, "speaker_id"])
+
+
+def decode_speech(root: Path, corpora: list[str], left_out: dict[str, Any], folder: Path) -> Speech:
+    """Every clip that may be heard, decoded once into `folder`; files that do not decode are left out."""
+    samples, listed = folder / "speech.npy", folder / "speech.parquet"
+    if not listed.exists():
+        clips, _, _ = read_clips(corpora, root)
+        roots, clips = find_roots(corpora, root), clips[~is_left_out(clips, left_out)]
+        files = [roots[clip.corpus] / clip.path for clip in clips.itertuples(index=False)]
+        files += sorted(path for path in (root / UNLABELLED).rglob("*") if path.is_file())
+        parts, rows, start = [], [], 0
+        for file in tqdm(files, desc="decoding", unit="file"):
+            try:
+                waveform = read_waveform(file)
+            except UnreadableAudio:
+                continue
+            parts.append(np.round(waveform * SCALE).astype(np.int16))
+            rows.append({"clip_id": str(file.relative_to(root)), "start": start, "samples": len(waveform)})
+            start += len(waveform)
+        with paths.write_whole(samples) as partial, open(partial, "wb") as stream:
+            np.save(stream, np.concatenate(parts))
+        with paths.write_whole(listed) as partial:
+            pd.DataFrame(rows).to_parquet(partial, index=False)
+    return Speech(np.load(samples, mmap_mode="r"), pd.read_parquet(listed))
+
+
+def export(folder: Path, target: Path, note: str, left_out: dict[str, Any]) -> Path:
+    """Write the averaged weights of the training in `folder` as the encoder: float16 safetensors, and the card's JSON beside them."""
+    tensors = load_file(folder / "checkpoint.safetensors")
+    weights = {name.removeprefix("ema."): value for name, value in tensors.items() if name.startswith("ema.")}
+    path = target / f"{TINY}.safetensors"
+    with paths.write_whole(path) as partial:
+        save_file({name: value.half().contiguous() for name, value in weights.items()}, partial)
+    card = {"name": TINY, "note": note, "left_out": left_out, "sample_rate_hz": 16000, "normalize": True}
+    card |= {"model": CONFIG, "weights": path.name, "sha256": file_checksum(path)}
+    paths.save_json(target / f"{TINY}.json", card)
+    history = pd.read_csv(folder / "history.csv").drop(columns="labels", errors="ignore")
+    with paths.write_whole(target / f"{TINY}-history.csv") as partial:
+        history.to_csv(partial, index=False)
+    return path
+
+
+def main() -> None:
+    """Command-line entry."""
+    parser = argparse.ArgumentParser(prog="python -m lib.tiny.recipe", description=__doc__)
+    parser.add_argument("--root", type=Path, required=True, help=f"folder of {CORPORA} and {UNLABELLED}")
+    parser.add_argument("--out", type=Path, required=True, help="folder for views, checkpoints and the encoder")
+    parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--shards", type=int, default=Recipe.shards, help="of 256 views each")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(cores())
+    known = paths.load_json(paths.ASSETS / f"{TINY}.json")
+    options.out.mkdir(parents=True, exist_ok=True)
+    speech = decode_speech(options.root, CORPORA, known["left_out"], options.out)
+    views, teacher = options.out / "views", Teacher()
+    views.mkdir(exist_ok=True)
+    teacher.basis = load_basis(teacher, speech, views, options.seed)
+    for number in tqdm(range(options.shards), desc="views and answers", unit="shard"):
+        make_shard(teacher, speech, views, number, options.seed)
+    recipe = Recipe(steps=options.steps, shards=options.shards, seed=options.seed)
+    distill(views, options.out / "training", recipe)
+    print(export(options.out / "training", options.out, known["note"], known["left_out"]))
+
+
+if __name__ == "__main__":
+    main()
