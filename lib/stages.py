@@ -177,7 +177,7 @@ def peak_memory_mb() -> int:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and, where it is loaded, torch, and ask torch for deterministic algorithms."""
+    """Seed Python, NumPy and, where it is loaded, torch; on a GPU ask for deterministic algorithms (a processor's are)."""
     import random
 
     import numpy as np
@@ -188,4 +188,5 @@ def seed_everything(seed: int) -> None:
     if "torch" in sys.modules:  # loading it takes seconds, and a notebook without it draws nothing from it
         torch = sys.modules["torch"]
         torch.manual_seed(seed)
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        if torch.cuda.is_available():  # the call alone loads a compiler, five seconds
+            torch.use_deterministic_algorithms(True, warn_only=True)

@@ -11,6 +11,7 @@ from lib.baselines import fit_probe, predict_probe
 from lib.scores import make_records, score_answers
 from lib.tasks import Task
 
+PENALTY = 0.01  # C of scikit-learn: a store has thousands of numbers a window
 LIMIT = 20_000  # rows that a probe learns from at most, drawn by the seed
 MARGIN = 0.05  # of UAR over chance, from which knowing the corpus alone is worth a warning
 COLUMNS = ["check", "labels of", "learned from", "tested on", "UAR", "low", "high", "windows", "speakers", "why not"]
@@ -115,7 +116,10 @@ def score_probe(
     rows = table.index[train].to_numpy()
     if len(rows) > LIMIT:
         rows = np.sort(np.random.default_rng(seed).choice(rows, LIMIT, replace=False))
-    probe, test = fit_probe(embeddings[rows], table.loc[rows, "target"].to_numpy()), table[table["split"] == "test"]
+    probe, test = (
+        fit_probe(embeddings[rows], table.loc[rows, "target"].to_numpy(), PENALTY),
+        table[table["split"] == "test"],
+    )
     probabilities = predict_probe(probe, embeddings[test.index.to_numpy()], len(classes))
     return _score(test, probabilities, classes, {"model": "linear probe"} | context, draws, seed)
 
