@@ -58,7 +58,7 @@ def test_probabilities_and_measures_have_columns_by_pattern():
     for change, told in [({"p_male": 1.5}, "p_male"), ({"split": "dev"}, "split"), ({"protocol": "x"}, "protocol")]:
         with pytest.raises(ValueError, match=told):
             tables.validate_table(pd.DataFrame([row | change]), "predictions", "here")
-    with pytest.raises(ValueError, match="here: not a acoustics table.*loudness"):
+    with pytest.raises(ValueError, match=r"here: not a acoustics table.*loudness"):
         tables.validate_table(pd.DataFrame([{"window_id": "w", "f0_hz": 120, "loudness": 3}]), "acoustics", "here")
 
 
