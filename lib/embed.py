@@ -18,6 +18,7 @@ from lib.store import StoreWriter
 from lib.tiny.augment import alter_waveforms
 
 VERSION = 5  # of a store's content; raised by hand when the code's results change
+DTYPES = ("float16", "float32")
 CALIBRATION = 32  # windows that int8 is calibrated on
 
 
@@ -56,6 +57,8 @@ def embed_windows(
     """
     if not len(window_ids):
         raise ValueError("there are no windows to embed; the ledger of 02_segment tells why clips were left out")
+    if len(window_ids) != len(windows):
+        raise ValueError(f"{len(window_ids)} ids for {len(windows)} windows; run 02_segment again")
     writer = StoreWriter(folder, window_ids, describe_store(encoder, feature, dtype, windows.shape[1]))
     missing = writer.missing()
     if missing:
@@ -69,11 +72,14 @@ def embed_windows(
 
 
 def describe_store(encoder: Encoder, feature: str, dtype: str, samples: int) -> dict[str, Any]:
-    """Shapes, type and parts of a store of this encoder's embeddings."""
-    parts = encoder.parts()
+    """Shapes, type and parts of a store of this encoder's embeddings; ValueError for a feature or type that is none."""
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r}: must be {' or '.join(DTYPES)}")
+    summary, parts = encoder.summary(feature), encoder.parts()
     shapes = {"statistics": [parts["bank"][1]]}
     if feature:
-        frames = encoder.encode(torch.zeros(1, samples))[feature]
+        with torch.inference_mode():
+            frames, _ = summary(torch.zeros(1, samples))
         shapes["frames"] = list(frames.shape[1:])
     return {"encoder": encoder.name, "feature": feature, "dtype": dtype, "shapes": shapes, "parts": parts}
 

@@ -15,8 +15,9 @@ import pandas as pd
 
 from lib import paths, tables
 
-DESCRIPTION = "store.json"
+DESCRIPTION, INDEX = "store.json", "index.parquet"
 LET_GO = 64_000_000  # bytes read before a map is opened anew: what it has read counts as this process's memory
+AGAIN = "delete the folder and run 03_embed again"
 TENSORS = ("frames", "statistics")
 
 
@@ -29,15 +30,19 @@ class StoreWriter:
     def __init__(self, folder: Path, window_ids: list[str], description: dict[str, Any], block: int = 512) -> None:
         self.folder, self.window_ids, self.block = Path(folder), window_ids, block
         self.description = description | {"windows": len(window_ids), "block": block}
-        begun = self.folder / "begun.json"
-        if begun.exists() and paths.load_json(begun) != self.description:
-            raise ValueError(f"{self.folder} holds embeddings of another kind; delete it and run 03_embed again")
-        if not begun.exists():
+        begun, index = self.folder / "begun.json", self.folder / INDEX
+        if begun.exists():
+            same = paths.load_json(begun) == self.description
+            if not same or tables.load_table(index, "index")["window_id"].tolist() != list(window_ids):
+                raise ValueError(f"{self.folder} holds embeddings of another kind; delete it and run 03_embed again")
+        else:
             for name in self.names:
                 shape = (len(window_ids), *description["shapes"][name])
                 with paths.write_whole(self.folder / f"{name}.npy") as partial:
                     np.lib.format.open_memmap(partial, mode="w+", dtype=description["dtype"], shape=shape).flush()
             (self.folder / "blocks").mkdir(exist_ok=True)
+            rows = pd.DataFrame({"window_id": window_ids, "row": np.arange(len(window_ids))})
+            tables.save_table(index, rows, "index")
             paths.save_json(begun, self.description)
 
     @property
@@ -72,11 +77,9 @@ class StoreWriter:
         self._marker(rows.start).touch()
 
     def finish(self) -> None:
-        """Write index and description, once every block is there; ValueError when one is missing."""
+        """Write the description, once every block is there; ValueError when one is missing."""
         if self.missing():
             raise ValueError(f"{self.folder}: {len(self.missing())} blocks are missing; run 03_embed again")
-        index = pd.DataFrame({"window_id": self.window_ids, "row": np.arange(len(self.window_ids))})
-        tables.save_table(self.folder / "index.parquet", index, "index")
         paths.save_json(self.folder / DESCRIPTION, self.description)
 
     def _marker(self, start: int) -> Path:
@@ -91,15 +94,16 @@ class Store:
         if not (self.folder / DESCRIPTION).exists():
             raise ValueError(f"{self.folder}: no finished store here; run notebooks/03_embed.ipynb first")
         self.description = paths.load_json(self.folder / DESCRIPTION)
-        index = tables.load_table(self.folder / "index.parquet", "index")
+        index = tables.load_table(self.folder / INDEX, "index")
         self.rows = pd.Series(index["row"].to_numpy(), index=index["window_id"])
         for name, shape in self.description["shapes"].items():
             path = self.folder / f"{name}.npy"
-            there = np.load(path, mmap_mode="r").shape if path.exists() else None
+            try:
+                there = np.load(path, mmap_mode="r").shape
+            except (OSError, EOFError, ValueError) as error:
+                raise ValueError(f"{path}: not a whole array ({error}); {AGAIN}") from error
             if there != (len(self), *shape):
-                raise ValueError(
-                    f"{path}: its shape is {there}, not {(len(self), *shape)}; delete it, run 03_embed again"
-                )
+                raise ValueError(f"{path}: its shape is {there}, not {(len(self), *shape)}; {AGAIN}")
 
     def __len__(self) -> int:
         return len(self.rows)

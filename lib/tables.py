@@ -76,7 +76,9 @@ WINDOWS = pa.DataFrameSchema(
 ACOUSTICS = pa.DataFrameSchema(  # columns of `lib.baselines.ACOUSTICS`, of each window
     {
         "window_id": _text(unique=True),
-        "f0_hz|voiced_share|duration_s|level_db|mfcc_.+": pa.Column(float, nullable=True, regex=True, coerce=True),
+        "f0_hz|voiced_share|duration_s|level_db|mfcc_.+": pa.Column(
+            float, nullable=True, regex=True, coerce=True, required=False
+        ),  # without sound there are none
     },
     strict=True,
 )

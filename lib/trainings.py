@@ -249,7 +249,8 @@ def refit_linear(
 ) -> Path:
     """A linear model that learns from every row of the table, with a penalty that validation chose; its checkpoint."""
     everyone = table.assign(split="train")
-    return _fit_linear(folder, everyone, stores, task, network, seed, everyone.index.to_numpy(), (penalty,)).checkpoint
+    rows = np.arange(len(everyone))
+    return _fit_linear(folder, everyone, stores, task, network, seed, rows, (penalty,)).checkpoint
 
 
 def _fit_linear(folder, table, stores, task, network, seed, rows_validation, penalties=PENALTIES) -> Fit:

@@ -1,4 +1,4 @@
-"""A small made-up corpus whose embeddings tell gender and age: clips, windows, and a store of them."""
+"""A small made-up corpus whose embeddings tell gender and age: clips, windows, a store of them, and their acoustics."""
 
 import numpy as np
 import pandas as pd
@@ -6,7 +6,7 @@ import pandas as pd
 from lib import tables
 from lib.baselines import ACOUSTICS
 from lib.stages import Stage
-from lib.store import Store, finish_store, save_shard
+from lib.store import Store, StoreWriter
 
 
 def make_corpus(speakers=30, clips=3, seed=0, corpora=("a", "b")):
@@ -34,24 +34,37 @@ def make_corpus(speakers=30, clips=3, seed=0, corpora=("a", "b")):
     return clips_table, tables.validate_table(pd.DataFrame(cut), "windows")
 
 
-def make_store(folder, windows, clips, seed=0):
-    """A store whose `layers` [3, 8] and `frames` [20, 16] carry gender and age, with noise, and whose voices differ."""
+PARTS = {"layer:0": [0, 8], "layer:1": [8, 16], "layer:2": [16, 24], "bank": [24, 28]}
+
+
+def make_store(folder, windows, clips, seed=0, noise=0.5):
+    """A store whose three layers of 8 numbers and whose `frames` (20, 16) carry gender and age; its `bank` tells nothing."""
     rng = np.random.default_rng(seed)
     joined = windows.merge(clips[["clip_id", "gender", "age_years"]], on="clip_id")
     gender = (joined["gender"] == "female").to_numpy(float)
     age = (joined["age_years"].to_numpy() - 25) / 10
     voice = rng.normal(size=(joined["speaker_id"].nunique(), 8))[pd.factorize(joined["speaker_id"])[0]]
-    layers = rng.normal(size=(len(joined), 3, 8)) * 0.5 + voice[:, None] * 0.5
+    layers = rng.normal(size=(len(joined), 3, 8)) * noise + voice[:, None] * 0.5
     layers[:, :, 0] += 3 * gender[:, None]
     layers[:, :, 1] += 2 * age[:, None]
+    statistics = np.concatenate([layers.reshape(len(joined), 24), rng.normal(size=(len(joined), 4))], axis=1)
     frames = rng.normal(size=(len(joined), 20, 16)) + 2 * gender[:, None, None]
-    acoustics = rng.normal(size=(len(joined), len(ACOUSTICS)))
-    acoustics[:, 0] = 120 + 80 * gender + rng.normal(size=len(joined)) * 10
-    tensors = {"frames": frames, "layers": layers, "acoustics": acoustics}
-    ids = joined["window_id"].tolist()
-    save_shard(folder, 0, ids, {name: values.astype(np.float32) for name, values in tensors.items()})
-    finish_store(folder, 1)
+    about = {"encoder": "made-up", "feature": "emission", "dtype": "float32", "parts": PARTS}
+    about |= {"shapes": {"statistics": [28], "frames": [20, 16]}}
+    writer = StoreWriter(folder, joined["window_id"].tolist(), about)
+    for rows in writer.missing():
+        writer.write(rows, {"statistics": statistics[rows], "frames": frames[rows]})
+    writer.finish()
     return Store(folder)
+
+
+def make_acoustics(windows, clips, seed=0):
+    """The table of acoustics: women speak 80 Hz higher, nothing else tells anything."""
+    rng = np.random.default_rng(seed)
+    genders = windows["clip_id"].map(clips.set_index("clip_id")["gender"])
+    measures = rng.normal(size=(len(windows), len(ACOUSTICS)))
+    measures[:, 0] = 120 + 80 * (genders == "female") + rng.normal(size=len(windows)) * 10
+    return pd.DataFrame(measures, columns=ACOUSTICS).assign(window_id=windows["window_id"].to_numpy())
 
 
 def make_stage(folder, name="04_train", run="made-up"):

@@ -3,15 +3,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from lib.baselines import (
     ACOUSTICS,
     BASELINES,
-    fit_baselines,
+    fit_baseline,
     fit_constant_age,
-    fit_majority,
     fit_probe,
     mean_f0,
     measure_acoustics,
@@ -99,41 +99,54 @@ def test_mfcc_is_that_of_torchaudio_for_a_window_alone():
     np.testing.assert_allclose(measure_mfcc(wave.numpy(), RATE_HZ)[0].T, transform(wave)[0], atol=1e-3)
 
 
-def make_acoustics(rows=400, seed=0):
-    """Class 1 has a higher pitch; level and MFCC say nothing."""
-    rng = np.random.default_rng(seed)
-    targets = rng.integers(0, 2, rows)
-    acoustics = rng.normal(size=(rows, len(ACOUSTICS))).astype(np.float32)
-    acoustics[:, 0] = np.where(targets == 1, 210, 120) + rng.normal(0, 15, rows)
-    acoustics[::17, 0] = np.nan
-    return acoustics, targets
+@pytest.fixture
+def parts():
+    """Acoustics of 400 windows of which class 1 has a higher pitch and nothing else; training and test rows."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, 400)
+    measures = rng.normal(size=(400, len(ACOUSTICS)))
+    measures[:, 0] = np.where(targets == 1, 210, 120) + rng.normal(0, 15, 400)
+    measures[::17, 0] = np.nan
+    ids = [f"w{number}" for number in range(400)]
+    acoustics = pd.DataFrame(measures, columns=ACOUSTICS).assign(window_id=ids).sample(frac=1, random_state=0)
+    rows = pd.DataFrame({"window_id": ids, "target": targets})
+    return acoustics, rows[:200], rows[200:]
 
 
-def test_pitch_baseline_tells_genders_apart_and_the_others_cannot():
-    acoustics, targets = make_acoustics()
-    train, test = np.arange(200), np.arange(200, 400)
-    found = fit_baselines(acoustics, targets, train, test, ["male", "female"])
-    assert list(found) == list(BASELINES)
-    accuracy = {name: (p.argmax(axis=1) == targets[test]).mean() for name, p in found.items()}
+def test_pitch_baseline_tells_genders_apart_and_the_others_cannot(parts):
+    acoustics, train, test = parts
+    accuracy = {}
+    for name in BASELINES:
+        probabilities = fit_baseline(name, acoustics, train, test, 2)
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+        accuracy[name] = (probabilities.argmax(axis=1) == test["target"]).mean()
     assert accuracy["baseline: mean F0"] > 0.93
     assert max(accuracy["baseline: duration and level"], accuracy["baseline: MFCC"]) < 0.65
-    for probabilities in found.values():
-        np.testing.assert_allclose(probabilities.sum(axis=1), 1)
 
 
-def test_baselines_never_read_targets_of_the_test_part():
-    acoustics, targets = make_acoustics()
-    train, test = np.arange(200), np.arange(200, 400)
-    spoiled = np.where(np.arange(400) < 200, targets, 0)
-    first, second = (fit_baselines(acoustics, t, train, test, ["male", "female"]) for t in (targets, spoiled))
-    for name in first:
-        np.testing.assert_array_equal(first[name], second[name])
+def test_baselines_never_read_what_belongs_to_the_test_part(parts):
+    acoustics, train, test = parts
+    for name in BASELINES:
+        first = fit_baseline(name, acoustics, train, test, 2)
+        np.testing.assert_array_equal(fit_baseline(name, acoustics, train, test.assign(target=0), 2), first)
+        loud = acoustics.copy()
+        others = ~loud["window_id"].isin([*train["window_id"], test["window_id"].iloc[0]])
+        loud.loc[others, ACOUSTICS] = 1e6
+        np.testing.assert_array_equal(fit_baseline(name, loud, train, test, 2)[0], first[0])
 
 
-def test_majority_answers_the_training_parts_majority():
-    np.testing.assert_allclose(fit_majority([0, 0, 1, 0], 3), [0.75, 0.25, 0])
-    with pytest.raises(ValueError, match="empty"):
-        fit_majority([], 2)
+def test_majority_answers_the_training_parts_shares(parts):
+    train = pd.DataFrame({"window_id": list("abcd"), "target": [0, 0, 1, 0]})
+    shares = fit_baseline("majority", parts[0], train, parts[2][:2], 3)
+    np.testing.assert_allclose(shares, [[0.75, 0.25, 0]] * 2)
+
+
+def test_a_baseline_whose_measures_are_lacking_gives_no_answer(parts):
+    acoustics, train, test = parts
+    for lacking in (acoustics[:0], acoustics[["window_id", "duration_s", "level_db"]]):
+        assert fit_baseline("baseline: mean F0", lacking, train, test, 2) is None
+        assert fit_baseline("majority", lacking, train, test, 2).shape == (200, 2)
+    assert fit_baseline("baseline: duration and level", acoustics[["window_id", "duration_s", "level_db"]], train, test, 2) is not None  # fmt: skip
 
 
 def test_probe_gives_a_class_it_never_saw_no_probability():

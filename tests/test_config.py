@@ -2,93 +2,136 @@
 
 import nbformat
 import pytest
-import yaml
 
 from lib import config, paths
 
-RUNS = sorted(paths.PARAMS.glob("*.yaml"))
+CELLS = {
+    "02_segment": 'run: str = "tiny"\nseed: int = 0\nsynthetic: bool = False\nwindow_s: float = 3.0',
+    "04_train": 'run: str = "tiny"\nseed: int = 0\ntasks: list[str] = ["gender"]\nseeds: list[int] = [0]\nbatch: int = 50\n'
+    "learning_rate: float = 0.001  # of Adam",
+    "encoders": 'run: str = "tiny"\nroot: str = ""\nworkers: int = 0',
+}
+RUN_FILE = """
+run:
+  title: "A title"
+  question: "A question?"
+  notebooks: ["02_segment", "04_train", "encoders"]
+  seed: 1
+  synthetic: true
+segment:
+  window_s: 2
+train:
+  tasks: ["gender", "age"]
+  learning_rate: 0.01
+"""
+
+
+def write_notebook(path, source, tags=("parameters",)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cell = nbformat.v4.new_code_cell(source, metadata={"tags": list(tags)})
+    language = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=language), path)
+    return path
 
 
 @pytest.fixture
-def demo(tmp_path):
-    """A copy of demo.yaml to spoil: edit(old, new) replaces text, and returns the path."""
-    path = tmp_path / "demo.yaml"
-    path.write_text((paths.PARAMS / "demo.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+def tiny(tmp_path, monkeypatch):
+    """A run file over three small notebooks: tiny(old, new) replaces text in it and returns its path."""
+    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr(paths, "PARAMS", tmp_path)
+    for name, source in CELLS.items():
+        folder = tmp_path / "notebooks" / ("" if name[0].isdigit() else "extra")
+        write_notebook(folder / f"{name}.ipynb", source)
+    path = tmp_path / "tiny.yaml"
 
-    def edit(old, new):
-        text = path.read_text(encoding="utf-8")
-        assert old in text
-        path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    def edit(old="", new=""):
+        assert old in RUN_FILE
+        path.write_text(RUN_FILE.replace(old, new, 1), encoding="utf-8")
         return path
 
     return edit
 
 
-@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
-def test_every_run_file_is_accepted(path):
-    sections = config.load_run(path)
-    for name in sections["run"]["notebooks"]:
-        assert config.parameters_for(name, path.stem, sections)["run"] == path.stem
+def test_what_a_run_file_says_stands_beside_what_the_notebooks_declare(tiny):
+    sections = config.load_run(tiny())
+    assert sections["segment"] == {"window_s": 2.0}
+    assert sections["train"] == {"tasks": ["gender", "age"], "seeds": [0], "batch": 50, "learning_rate": 0.01}
+    assert sections["encoders"] == {"root": ""}
+    assert sections["compute"] == {"workers": 0}
+    assert (sections["run"]["seed"], sections["run"]["synthetic"]) == (1, True)
 
 
-@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
-def test_run_files_of_the_chain_have_the_same_keys_in_the_same_order(path):
-    demo, other = (yaml.safe_load(one.read_text(encoding="utf-8")) for one in (paths.PARAMS / "demo.yaml", path))
-    if config.notebooks_of(other) == config.NOTEBOOKS:
-        assert {name: list(keys) for name, keys in other.items()} == {name: list(keys) for name, keys in demo.items()}
-
-
-def test_parameters_of_the_demo_are_what_its_notebooks_declare():
-    sections = config.load_run(paths.PARAMS / "demo.yaml")
-    for name in config.NOTEBOOKS:
-        declared = config.declared_parameters(paths.NOTEBOOKS / f"{name}.ipynb")
-        defaults = {key: default for key, (_, default) in declared.items()}
-        assert config.parameters_for(name, "demo", sections) == defaults, name
+def test_every_notebook_is_handed_its_own_keys_and_the_shared_ones(tiny):
+    sections = config.load_run(tiny())
+    assert config.parameters_for("02_segment", "tiny", sections) == {
+        "run": "tiny", "seed": 1, "synthetic": True, "window_s": 2.0,
+    }  # fmt: skip
+    assert config.parameters_for("encoders", "tiny", sections) == {"run": "tiny", "root": "", "workers": 0}
+    assert config.parameters_for("04_train", "other", sections)["run"] == "other"
 
 
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("  epochs:", "  epoch:", "missing key train.epochs; unknown key train.epoch"),
-        ("learning_rate: 0.001", "learning_rate: 1e-3", "train.learning_rate = '1e-3'.*write it as 0.001"),
-        ("  batch: 50", "  batch: 50.5", "train.batch = 50.5"),
+        ("  learning_rate", "  rate", r"unknown key train\.rate"),
+        ("rate: 0.01", "rate: 1e-3", "train.learning_rate = '1e-3'.*write it as 0.001"),
+        ("train:", "train:\n  batch: 50.5", r"train\.batch = 50\.5"),
         ("synthetic: true", 'synthetic: "yes"', "run.synthetic = 'yes'"),
-        ("\nsegment:", "\nsegments:", "unknown section 'segments'; missing section 'segment'"),
+        ("seed: 1", "seed: true", "run.seed = True"),
+        ("\nsegment:", "\nsegments:", "unknown section 'segments'"),
         ('tasks: ["gender", "age"]', "tasks: gender", "train.tasks = 'gender'"),
-        ("  seed: 0", "  seed: 0\n  seed: 1", "key written twice: \\['seed'\\]"),
-        ("seeds: [0]", "seeds: [0, one]", r"train.seeds.1 = 'one'"),
-        ("train:", "train: none\nother:", "section 'train' must hold keys"),
+        ("  seed: 1", "  seed: 1\n  seed: 2", r"key written twice: \['seed'\]"),
+        ("train:", "train:\n  seeds: [0, one]", r"train\.seeds\.1 = 'one'"),
+        ("segment:\n  window_s: 2", "segment: none", "section 'segment' must hold keys"),
+        ('  title: "A title"\n', "", r"missing key run\.title"),
+        ("  seed: 1", "  run: me", r"unknown key run\.run"),
+        (RUN_FILE, "- a\n- b", "a run file is a list of sections, found list"),
+        (RUN_FILE, "run: [", r"tiny\.yaml: while parsing"),
     ],
 )
-def test_bad_run_file_is_refused_and_the_key_named(demo, old, new, told):
-    with pytest.raises(ValueError, match=told):
-        config.load_run(demo(old, new))
+def test_bad_run_file_is_refused_with_the_file_and_the_key(tiny, old, new, told):
+    with pytest.raises(ValueError, match=rf"(?s)tiny\.yaml: .*{told}" if "tiny" not in told else told):
+        config.load_run(tiny(old, new))
 
 
-def test_missing_run_file_names_those_there_are():
-    with pytest.raises(ValueError, match=r"no such run file; there are .*demo"):
-        config.load_run(paths.PARAMS / "dmo.yaml")
+def test_all_that_is_wrong_is_told_at_once(tiny):
+    with pytest.raises(ValueError, match=r"unknown key segment\.step_s; .*unknown key train\.speed"):
+        config.load_run(tiny(), ["segment.step_s=1", "train.speed=3"])
 
 
-def test_changes_from_the_command_line_are_typed_and_checked():
-    path = paths.PARAMS / "demo.yaml"
-    assert config.load_run(path, ["train.epochs=3", "download.root=/x y"])["train"]["epochs"] == 3
-    assert config.load_run(path, ["download.root="])["download"]["root"] == ""
+def test_missing_run_file_names_those_there_are(tiny):
+    tiny()
+    with pytest.raises(ValueError, match=r"tny\.yaml: no such run file; there are tiny"):
+        config.load_run(paths.PARAMS / "tny.yaml")
+
+
+def test_changes_from_the_command_line_are_typed_and_checked(tiny):
+    path = tiny()
+    changed = config.load_run(path, ["train.batch=3", "encoders.root=/x y", 'train.tasks=["age"]', "compute.workers=2"])
+    assert (changed["train"]["batch"], changed["encoders"]["root"], changed["train"]["tasks"]) == (3, "/x y", ["age"])
+    assert config.parameters_for("encoders", "tiny", changed)["workers"] == 2
+    assert config.load_run(path, ["encoders.root="])["encoders"]["root"] == ""
     with pytest.raises(ValueError, match=r"unknown key train\.speed"):
         config.load_run(path, ["train.speed=3"])
-    with pytest.raises(ValueError, match=r"write section\.key=value"):
-        config.load_run(path, ["epochs=3"])
+    for change in ("epochs=3", "train.epochs", ".a=1"):
+        with pytest.raises(ValueError, match=r"write section\.key=value"):
+            config.load_run(path, [change])
 
 
 @pytest.mark.parametrize("line", ["seed = 0", "seed: complex = 0", "seed: int = 1 + x", "import os"])
 def test_parameters_cell_holds_typed_literals_only(tmp_path, line):
-    cell = nbformat.v4.new_code_cell(line, metadata={"tags": ["parameters"]})
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "n.ipynb")
     with pytest.raises(ValueError):
-        config.declared_parameters(tmp_path / "n.ipynb")
+        config.declared_parameters(write_notebook(tmp_path / "n.ipynb", line))
 
 
 def test_a_notebook_without_its_parameters_cell_is_refused(tmp_path):
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("a: int = 1")]), tmp_path / "n.ipynb")
-    with pytest.raises(ValueError, match="0 cells tagged 'parameters'"):
-        config.declared_parameters(tmp_path / "n.ipynb")
+    path = write_notebook(tmp_path / "n.ipynb", "a: int = 1", tags=[])
+    with pytest.raises(ValueError, match=r"n\.ipynb: 0 cells tagged 'parameters'"):
+        config.declared_parameters(path)
+
+
+@pytest.mark.parametrize("path", sorted(paths.PARAMS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_run_file_of_the_repository_is_accepted(path):
+    sections = config.load_run(path)
+    for name in sections["run"]["notebooks"]:
+        assert config.parameters_for(name, path.stem, sections)["run"] == path.stem

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import threading
 
 import numpy as np
@@ -7,23 +8,28 @@ import pytest
 import requests
 import torch
 import torchaudio
+from test_speaker_models import needs_wheel
 
 from lib.corpora import fetch
 from lib.encoders import (
+    CAMPPLUS,
+    RESEMBLYZER,
+    TINY,
     UNTRAINED,
+    bank_statistics,
     bundle_names,
     bundle_url,
     bundle_weights_path,
     check_weights,
     fetch_bundle_weights,
     fold_weight_norm,
-    frames_of,
     inner_model,
     load_encoder,
+    normalize_windows,
 )
 from lib.paths import ASSETS
 
-FULL_SIZE = ["WAV2VEC2_ASR_BASE_960H", "HUBERT_BASE", "WAVLM_BASE"]
+KINDS = ["WAV2VEC2_ASR_BASE_960H", "HUBERT_BASE", "WAVLM_BASE"]
 LARGE = "WAV2VEC2_ASR_LARGE_LV60K_960H"  # normalises its input
 
 
@@ -63,26 +69,25 @@ def assert_equal_to_torchaudio(name, batch):
     encoder = load_encoder(name)
     model = getattr(torchaudio.pipelines, name).get_model(dl_kwargs={"progress": False})
     waveforms = noise(batch)
-    found = encoder.encode(waveforms)
+    stages = encoder.encode(waveforms)
     with torch.inference_mode():
-        assert torch.equal(found["emission"], model(waveforms)[0])
+        assert torch.equal(stages["emission"], model(waveforms)[0])
         layers, _ = model.extract_features(waveforms)
-    assert torch.equal(found["hidden"][:, 1:], torch.stack(layers, dim=1))
-    return found
+    assert [name for name in stages if name.startswith("layer:")] == [f"layer:{k}" for k in range(len(layers) + 1)]
+    for number, layer in enumerate(layers, 1):
+        assert torch.equal(stages[f"layer:{number}"], layer)
+    return stages
 
 
-@pytest.mark.parametrize("name", FULL_SIZE)
-def test_a_full_size_bundle_gives_torchaudios_own_emission_to_the_bit(name, cache):
+@pytest.mark.parametrize("name", KINDS)
+def test_a_bundle_of_every_kind_gives_torchaudios_own_emission_to_the_bit(name, cache, monkeypatch):
+    monkeypatch.setitem(getattr(torchaudio.pipelines, name)._params, "encoder_num_layers", 2)  # of 12: seconds
     place_weights(name)
-    found = assert_equal_to_torchaudio(name, batch=2)
-    assert found["emission"].isfinite().all()
-    assert found["emission"].std() > 0.01
-    width = 29 if "ASR" in name else 768
-    assert [list(found[key].shape) for key in ("emission", "hidden", "conv")] == [
-        [2, 149, width],
-        [2, 13, 149, 768],
-        [2, 149, 512],
-    ]
+    stages = assert_equal_to_torchaudio(name, batch=2)
+    assert stages["emission"].isfinite().all()
+    assert stages["emission"].std() > 0.01
+    assert stages["emission"].shape == (2, 149, 29 if "ASR" in name else 768)
+    assert (len(stages), stages["layer:2"].shape, stages["conv"].shape) == (5, (2, 149, 768), (2, 149, 512))
 
 
 @pytest.mark.skipif("VOICE_LARGE" not in os.environ, reason="needs 5 GB and 20 s: set VOICE_LARGE=1")
@@ -95,33 +100,73 @@ def test_a_large_bundle_that_normalises_gives_torchaudios_own_emission_to_the_bi
     assert (encoder.encode(waveforms)["emission"] - alone).abs().max() < 1e-4
 
 
-def test_each_window_is_normalised_by_itself():
-    encoder = load_encoder(UNTRAINED)
-    assert encoder.normalize
-    quiet, loud = noise(1, seed=1), 50 * noise(1, seed=2)
-    both = encoder.encode(torch.cat([quiet, loud]))["emission"]
-    assert (both[:1] - encoder.encode(quiet)["emission"]).abs().max() < 1e-5
-    assert (both[1:] - encoder.encode(loud / 50)["emission"]).abs().max() < 1e-4
-
-
-def test_the_small_encoder_gives_what_its_model_gives_below_and_above():
-    encoder, waveforms = load_encoder(UNTRAINED), noise(3)
-    found = encoder.encode(waveforms)
-    normal = torch.nn.functional.layer_norm(waveforms, waveforms.shape[-1:])
+@pytest.mark.parametrize("name", [TINY, UNTRAINED])
+def test_the_small_encoder_gives_what_torchaudios_model_gives(name):
+    encoder, waveforms = load_encoder(name), noise(3)
+    stages = encoder.encode(waveforms)
+    prepared = encoder.prepare(waveforms)
     with torch.inference_mode():
-        assert torch.equal(found["emission"], encoder.model(normal)[0])
-        conv, _ = encoder.model.feature_extractor(normal, None)
-    assert torch.equal(found["conv"], conv)
-    assert found["emission"].shape == (3, 149, 32)
-    assert torch.equal(frames_of(found, "layer:2"), found["hidden"][:, 2])
-    assert frames_of(found, "emission") is found["emission"]
+        assert torch.equal(stages["emission"], encoder.wav2vec2(prepared)[0])
+        assert torch.equal(stages["conv"], encoder.wav2vec2.feature_extractor(prepared, None)[0])
+        layers, _ = encoder.wav2vec2.extract_features(prepared)
+    assert all(torch.equal(stages[f"layer:{number}"], layer) for number, layer in enumerate(layers, 1))
+    assert stages["emission"].shape == (3, 149, 32)
+    assert not any(weight.requires_grad for weight in encoder.stages.parameters())
+    assert 2e6 < encoder.parameters < 3e6
 
 
-@pytest.mark.parametrize("feature", ["layer:6", "layer:-1", "layer:", "Emission", "logits"])
+def test_each_window_is_normalised_by_itself():
+    encoder = load_encoder(TINY)
+    quiet, loud = noise(1, seed=1), 50 * noise(1, seed=2) + 3
+    both = encoder.encode(torch.cat([quiet, loud]))["emission"]
+    assert (both[:1] - encoder.encode(quiet)["emission"]).abs().max() < 1e-4
+    assert (both[1:] - encoder.encode((loud - 3) / 50)["emission"]).abs().max() < 1e-3
+    normal = normalize_windows(loud)
+    assert (normal.mean().abs() < 1e-4, normal.std().sub(1).abs() < 1e-3) == (True, True)
+
+
+@pytest.mark.parametrize("feature", ["", "emission", "layer:2", "conv"])
+def test_a_store_keeps_the_frames_of_one_stage_and_mean_and_deviation_of_all(feature):
+    encoder, waveforms = load_encoder(UNTRAINED), noise(2)
+    stages, parts = encoder.encode(waveforms), encoder.parts()
+    with torch.inference_mode():
+        output = encoder.summary(feature)(waveforms)
+    frames, statistics = output if feature else (None, output)
+    assert (frames is None) == (feature == "")
+    if feature:
+        assert torch.equal(frames, stages[feature])
+    assert list(parts) == [*stages, "bank"]
+    first, last = parts["layer:3"]
+    mean, deviation = stages["layer:3"].mean(1), stages["layer:3"].std(1, correction=0)
+    torch.testing.assert_close(statistics[:, first:last], torch.cat([mean, deviation], dim=1))
+    assert parts["bank"] == [statistics.shape[1], statistics.shape[1] + 160]
+
+
+def test_the_filter_banks_statistics_do_not_tell_the_level():
+    waveforms = noise(2)
+    assert bank_statistics(waveforms).shape == (2, 160)
+    torch.testing.assert_close(bank_statistics(waveforms), bank_statistics(7 * waveforms), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("feature", ["layer:6", "layer:-1", "layer:", "Emission", "logits", "bank"])
 def test_an_unknown_feature_is_refused_with_the_choices(feature):
-    found = load_encoder(UNTRAINED).encode(noise(1))
-    with pytest.raises(ValueError, match="must be 'emission', 'conv' or 'layer:0' to 'layer:5'"):
-        frames_of(found, feature)
+    with pytest.raises(
+        ValueError, match=rf"feature '{feature}': .* those of wav2vec2-tiny-untrained are conv, layer:0"
+    ):
+        load_encoder(UNTRAINED).summary(feature)
+
+
+@pytest.mark.parametrize("name", [CAMPPLUS, RESEMBLYZER])
+def test_speaker_models_have_stages_like_the_others(name):
+    needs_wheel(name)
+    encoder = load_encoder(name)
+    stages, parts = encoder.encode(noise(2)), encoder.parts()
+    shapes = {CAMPPLUS: [(2, 149, 512), (2, 149, 1024), (2, 149, 1024), (2, 192)], RESEMBLYZER: [(2, 256)]}
+    assert [tuple(stage.shape) for stage in stages.values()] == shapes[name]
+    assert encoder.summary("")(noise(2)).shape == (2, parts["bank"][0])
+    with pytest.raises(ValueError, match=f"feature 'embedding': .*{name}"):
+        encoder.summary("embedding")
+    assert encoder.prepare(noise(2)).equal(noise(2))
 
 
 def test_threads_may_share_an_encoder():
@@ -137,8 +182,7 @@ def test_threads_may_share_an_encoder():
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     for seed in range(4):
-        for name in ("emission", "hidden", "conv"):
-            assert found[seed][name].shape == expected[seed][name].shape
+        for name in ("emission", "layer:5", "conv"):
             assert (found[seed][name] - expected[seed][name]).abs().max() < 1e-4
 
 
@@ -160,6 +204,18 @@ def test_the_untrained_encoder_is_the_same_every_time_and_leaves_the_seed_alone(
     assert first.weights_sha256 == second.weights_sha256
     assert first.weights_sha256 in first.describe()["value"].tolist()
     assert "untrained" in first.note
+
+
+def test_changed_weights_of_the_shipped_encoder_are_refused(tmp_path, monkeypatch):
+    for suffix in (".json", ".safetensors"):
+        shutil.copy(ASSETS / f"{TINY}{suffix}", tmp_path)
+    monkeypatch.setattr("lib.paths.ASSETS", tmp_path)
+    load_encoder(TINY)
+    with open(tmp_path / f"{TINY}.safetensors", "r+b") as stream:
+        stream.seek(-1, os.SEEK_END)
+        stream.write(b"\x7f")
+    with pytest.raises(ValueError, match=r"wav2vec2-tiny.safetensors: SHA-256 is .*, its card says"):
+        load_encoder(TINY)
 
 
 def test_every_bundle_of_torchaudio_is_known_by_name():

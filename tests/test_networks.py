@@ -1,8 +1,22 @@
+"""The paper's networks layer for layer, and what all networks share: log-probabilities, seeds, names, normalisation."""
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lib.networks import AgeNet, GenderNet, Normaliser, build_network, count_parameters
+from lib.networks import (
+    AgeNet,
+    GenderNet,
+    LayerMixNet,
+    Normaliser,
+    StepsNet,
+    build_network,
+    count_parameters,
+    describe_layers,
+    select_input,
+    split_name,
+)
 
 # (in, out, kernel height, kernel width) of the convolutions, then (in, out) of the linear layers, as published.
 AGE = [(1, 96, 3, 3), (96, 256, 3, 3), (256, 384, 3, 3), (384, 256, 3, 3), (256, 256, 3, 3), (256, 4096, 4, 1)]
@@ -10,6 +24,7 @@ GENDER = [(1, 96, 5, 5), (96, 256, 5, 5), (256, 384, 3, 3), (384, 256, 3, 3), (2
 GENDER += [(64, 64, 3, 3), (64, 32, 3, 3)]
 AGE_SHAPES = [(49, 10), (16, 3), (4, 1)]
 GENDER_SHAPES = [(73, 14), (69, 10), (68, 9), (34, 5)]
+PARTS = {"conv": [0, 4], "layer:0": [4, 7], "layer:1": [7, 10], "emission": [10, 12], "bank": [12, 14]}
 
 
 def published_parameters(convolutions, linears):
@@ -27,66 +42,131 @@ def published_parameters(convolutions, linears):
 )
 def test_parameters_equal_the_published_table(network, convolutions, linears, total):
     assert count_parameters(network) == published_parameters(convolutions, linears) == total
+    assert describe_layers(network, [149, 32])["parameters"].sum() == total
 
 
 @pytest.mark.parametrize(
     ("network", "shapes"), [(AgeNet(width=0.05), AGE_SHAPES), (GenderNet(width=0.05), GENDER_SHAPES)]
 )
 def test_pooling_shrinks_the_papers_input_as_in_the_table(network, shapes):
-    values, seen = torch.zeros(1, 1, 149, 32), []
-    for layer in network.convolutions:
-        values = layer(values)
-        if isinstance(layer, nn.MaxPool2d):
-            seen.append(tuple(values.shape[2:]))
-    assert seen == shapes
+    table = describe_layers(network, [149, 32])
+    pooled = table[table["layer"].str.startswith("MaxPool2d")]["output"]
+    assert [tuple(map(int, output.split(" x ")[1:])) for output in pooled] == shapes
+    assert network.training  # as it was
 
 
-@pytest.mark.parametrize(("network", "dropouts"), [(AgeNet(), 2), (GenderNet(), 2)])
-def test_order_is_convolution_relu_normalisation_pooling(network, dropouts):
+@pytest.mark.parametrize("network", [AgeNet(width=0.05), GenderNet(width=0.05)])
+def test_order_is_convolution_relu_normalisation_pooling(network):
     names = [type(layer).__name__ for layer in network.convolutions]
     assert names[:4] == ["Conv2d", "ReLU", "BatchNorm2d", "MaxPool2d"]
-    assert sum(isinstance(m, nn.Dropout) and m.p == 0.5 for m in network.modules()) == dropouts
+    assert sum(isinstance(layer, nn.Dropout) and layer.p == 0.5 for layer in network.modules()) == 2
 
 
-@pytest.mark.parametrize("name", ["paper", "attentive", "linear"])
-@pytest.mark.parametrize("task", ["gender", "age_years"])
-@pytest.mark.parametrize("size", [(149, 32), (149, 29), (199, 64)])
-def test_outputs_are_log_probabilities_at_many_sizes(name, task, size):
-    model = build_network(name, ["a", "b", "c"], *size, task=task, width=0.05).eval()
-    log_probabilities = model(torch.randn(2, *size))
+@pytest.mark.parametrize(
+    ("name", "shape", "options"),
+    [
+        ("paper", (149, 32), {"task": "gender", "width": 0.05}),
+        ("paper", (199, 64), {"task": "gender", "width": 0.05}),
+        ("paper", (149, 29), {"task": "age_years", "width": 0.05}),
+        ("layer_mix", (6, 40), {}),
+        ("linear", (70,), {}),
+        ("steps:bank|conv", (70,), {"widths": (30, 40)}),
+    ],
+)
+def test_outputs_are_log_probabilities(name, shape, options):
+    model = build_network(name, ["a", "b", "c"], shape, **options).eval()
+    log_probabilities = model(3 * torch.randn(2, *shape))
     assert log_probabilities.shape == (2, 3)
     torch.testing.assert_close(log_probabilities.exp().sum(dim=1), torch.ones(2))
 
 
 @pytest.mark.parametrize(("task", "least"), [("age", (126, 27)), ("gender", (15, 15))])
 def test_too_small_an_input_is_refused_with_the_least_size(task, least):
-    build_network("paper", ["a", "b"], *least, task=task, width=0.02)(torch.randn(2, *least))
-    for size in [(least[0] - 1, least[1]), (least[0], least[1] - 1)]:
+    build_network("paper", ["a", "b"], least, task=task, width=0.02)(torch.randn(2, *least))
+    for shape in [(least[0] - 1, least[1]), (least[0], least[1] - 1)]:
         with pytest.raises(ValueError, match=f"T >= {least[0]} and D >= {least[1]}"):
-            build_network("paper", ["a", "b"], *size, task=task)
+            build_network("paper", ["a", "b"], shape, task=task)
 
 
 def test_seed_decides_the_weights_and_leaves_the_global_generator_alone():
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    first, again, other = (build_network("paper", ["a", "b"], 149, 32, width=0.1, seed=s) for s in (0, 0, 1))
+    first, again, other = (build_network("paper", ["a", "b"], (149, 32), width=0.1, seed=s) for s in (0, 0, 1))
     assert torch.equal(torch.rand(1), expected)
     weights = [next(model.network.parameters()) for model in (first, again, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_p10_divides_by_the_10_norm_over_frames():
+def test_settings_rebuild_the_same_model():
+    model = build_network("steps:bank|conv", ["a", "b", "c"], np.array([7]), task="age", widths=(3, 4), seed=2)
+    again = build_network(**model.settings)
+    assert again.settings == model.settings
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
+
+
+def test_a_mix_of_layers_begins_even_and_can_choose_one():
+    network, layers = LayerMixNet(3, 5).eval(), torch.randn(2, 3, 5)
+    torch.testing.assert_close(network(layers), network.classifier(layers.mean(dim=1)))
+    network.mix.data = torch.tensor([0.0, 50.0, 0.0])
+    torch.testing.assert_close(network(layers), network.classifier(layers[:, 1]))
+
+
+def test_steps_are_continuation_ratios_each_with_columns_of_its_own():
+    network, values = StepsNet([1, 2]), torch.tensor([[0.5, -1.0, 2.0]])
+    first, second = network.steps[0](values[:, :1]).sigmoid(), network.steps[1](values[:, 1:]).sigmoid()
+    expected = torch.cat([first, (1 - first) * second, (1 - first) * (1 - second)], dim=1)
+    torch.testing.assert_close(network(values).exp(), expected)
+    with pytest.raises(ValueError, match="3 ordered classes take 2 steps"):
+        build_network("steps:a", ["x", "y", "z"], (3,), widths=(3,))
+
+
+def test_normalisations_do_what_they_say():
     features = torch.randn(3, 20, 4)
     norm = features.abs().pow(10).sum(dim=1, keepdim=True).pow(0.1)
-    torch.testing.assert_close(Normaliser("p10", 1, 4)(features), features / norm)
+    torch.testing.assert_close(Normaliser("p10", [4])(features), features / norm)
+    assert Normaliser("none", [4])(features) is features
+    standard = Normaliser("standard", [4])
+    standard.mean.fill_(2)
+    standard.scale.fill_(4)
+    torch.testing.assert_close(standard(features), (features - 2) / 4)
 
 
-def test_unknown_names_and_single_classes_are_refused():
-    with pytest.raises(ValueError, match="unknown network 'resnet'"):
-        build_network("resnet", ["a", "b"], 149, 32)
+@pytest.mark.parametrize(
+    ("name", "kind", "steps"),
+    [
+        ("paper", "paper", []),
+        ("linear", "linear", []),
+        ("linear:layer:3+bank", "linear", [["layer:3", "bank"]]),
+        ("layer_mix:layer:0+layer:1", "layer_mix", [["layer:0", "layer:1"]]),
+        ("steps:block:1|embedding", "steps", [["block:1"], ["embedding"]]),
+    ],
+)
+def test_a_name_says_the_kind_and_the_parts_it_reads(name, kind, steps):
+    assert split_name(name) == (kind, steps)
+
+
+@pytest.mark.parametrize("name", ["resnet", "paper:conv", "steps", "", "linear "])
+def test_unknown_names_are_refused_with_the_choices(name):
+    with pytest.raises(ValueError, match=rf"unknown network '{name}'; choose 'paper', 'layer_mix', 'linear'"):
+        split_name(name)
+
+
+def test_unknown_normalisations_and_single_classes_are_refused():
     with pytest.raises(ValueError, match="unknown normalisation 'minmax'"):
-        build_network("linear", ["a", "b"], 149, 32, normalisation="minmax")
-    with pytest.raises(ValueError, match="two different classes"):
-        build_network("linear", ["a", "a"], 149, 32)
+        build_network("linear", ["a", "b"], (9,), normalisation="minmax")
+    for classes in (["a", "a"], ["a"]):
+        with pytest.raises(ValueError, match="two different classes"):
+            build_network("linear", classes, (9,))
+    with pytest.raises(ValueError, match="width must be above 0, not 0"):
+        build_network("paper", ["a", "b"], (149, 32), width=0)
+
+
+def test_a_network_is_given_the_columns_of_its_parts_in_its_order():
+    tensors = {"frames": np.zeros((2, 5, 3)), "statistics": np.arange(28.0).reshape(2, 14)}
+    assert select_input("paper", tensors, PARTS) is tensors["frames"]
+    assert select_input("linear", tensors, PARTS) is tensors["statistics"]
+    assert select_input("linear:bank+conv", tensors, PARTS)[0].tolist() == [12, 13, 0, 1, 2, 3]
+    assert select_input("steps:emission|bank", tensors, PARTS)[1].tolist() == [24, 25, 26, 27]
+    assert select_input("layer_mix", tensors, PARTS)[0].tolist() == [[4, 5, 6], [7, 8, 9]]  # the hidden layers alone

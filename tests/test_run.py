@@ -1,77 +1,116 @@
-"""What the runner keeps of an earlier run, and what makes it execute a notebook again."""
+"""Run-all: notebooks in order through papermill, the first failure told in three lines, a run file refused before any of it."""
 
-import shutil
+import fcntl
 
+import nbformat
 import pytest
+from test_config import write_notebook
 
-from lib import paths, run, stages
+from lib import paths, run
+from lib.stages import finish_stage, open_stage
 
-NAME, RUN = "03_embed", "demo"
+RUN_FILE = """
+run:
+  title: "Two notebooks"
+  question: "Do they run?"
+  notebooks: ["first", "second"]
+first: {number: 3}
+"""
+FIRST = 'run: str = "tiny"\nnumber: int = 1'
+SECOND = 'run: str = "tiny"\nseed: int = 0'
 
 
 @pytest.fixture
-def executed(tmp_path, monkeypatch):
-    """A data folder in which 03_embed was executed and its stage finished; returns what it depended on."""
+def world(tmp_path, monkeypatch):
+    """Folders of a small project with two notebooks; world(first, second) sets what they do and returns the run file."""
+    for name in ("DATA", "REPORTS", "NOTEBOOKS"):
+        monkeypatch.setattr(paths, name, tmp_path / name.lower())
+    for name in ("JUPYTER_PATH", "PYTHONPATH"):
+        monkeypatch.setenv(name, "")  # put back afterwards
+
+    def write(first="", second=""):
+        for name, source, work in (("first", FIRST, first), ("second", SECOND, second)):
+            path = write_notebook(paths.NOTEBOOKS / f"{name}.ipynb", source)
+            notebook = nbformat.read(path, as_version=4)
+            notebook.cells.append(nbformat.v4.new_code_cell(work))
+            nbformat.write(notebook, path)
+        file = tmp_path / "tiny.yaml"
+        file.write_text(RUN_FILE)
+        return file
+
+    return write
+
+
+def test_notebooks_to_run_are_all_or_one_or_the_rest():
+    names = ["01_download", "02_segment", "03_embed"]
+    assert run.select_notebooks(names, None, None) == names
+    assert run.select_notebooks(names, "02_segment", None) == names[1:]
+    assert run.select_notebooks(names, None, "03_embed") == ["03_embed"]
+    for first, only in (("04_train", None), (None, "3")):
+        with pytest.raises(ValueError, match="not a notebook of this run; it has 01_download, 02_segment, 03_embed"):
+            run.select_notebooks(names, first, only)
+
+
+def test_a_run_hands_over_its_parameters_and_stops_at_the_first_failure(world, capsys):
+    told_file = paths.DATA.parent / "told.txt"
+    first = f"open({str(told_file)!r}, 'w').write(f'{{run}} {{number}}')"
+    second = "total = 0\nfor step in range(3):\n    total += 1 / (1 - step)"
+    assert run.main([str(world(first, second))]) == 1
+    assert told_file.read_text() == "tiny 3"
+    told = capsys.readouterr().err
+    stopped = told[told.index("stopped:") :].strip().splitlines()
+    assert len(stopped) == 3
+    assert stopped[0].startswith("stopped: notebook second, cell ")
+    assert "second.failed.ipynb" in stopped[0]
+    assert stopped[1].strip() == "in: total += 1 / (1 - step)"
+    assert stopped[2].strip() == "ZeroDivisionError: division by zero"
+    executed = paths.DATA / "tiny" / "executed"
+    assert sorted(path.name for path in executed.iterdir()) == ["first.ipynb", "second.failed.ipynb"]
+    assert not (paths.REPORTS / "tiny").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--set", "first.number=x"], "tiny.yaml: first.number = 'x'"),
+        (["--from", "third"], "third: not a notebook of this run"),
+        (["--only", "third"], "third: not a notebook of this run"),
+    ],
+)
+def test_what_is_wrong_is_refused_before_a_kernel_starts(world, capsys, monkeypatch, arguments, told):
+    monkeypatch.setattr(run, "run_notebooks", lambda *_: pytest.fail("a notebook was run"))
+    assert run.main([str(world()), *arguments]) == 2
+    refused = capsys.readouterr().err
+    assert refused.startswith("refused: ")
+    assert told in refused
+
+
+def test_a_second_run_of_the_same_name_is_kept_out(world, capsys, monkeypatch):
+    monkeypatch.setattr(run, "run_notebooks", lambda *_: pytest.fail("a notebook was run"))
+    (paths.DATA / "tiny").mkdir(parents=True)
+    with open(paths.DATA / "tiny" / ".lock", "w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        assert run.main([str(world())]) == 2
+    assert "run 'tiny' is being made by another process" in capsys.readouterr().err
+    with run.lock_run("tiny"):
+        pass
+
+
+def test_the_record_gathers_what_every_stage_noted(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "DATA", tmp_path)
-    stage = stages.open_stage(NAME, RUN, {"encoder": "a"}, version=1)
-    stages.finish_stage(stage)
-    stage.recomputed.append("shards: 3")
-    stages.finish_stage(stage)
-    (tmp_path / RUN / "executed").mkdir(parents=True)
-    (tmp_path / RUN / "executed" / f"{NAME}.ipynb").write_text("{}")
-    stage.figures.mkdir(parents=True)
-    depends = run.what_decides(NAME, RUN, {"encoder": "a"})
-    paths.save_json(tmp_path / RUN / "executed" / f"{NAME}.json", {"depends": depends, "stage": stage.fingerprint})
-    return depends
-
-
-def test_an_unchanged_notebook_is_not_executed_and_its_record_recomputed_nothing(executed, monkeypatch):
-    done = []
-    monkeypatch.setattr(run, "ALWAYS", ())
-    monkeypatch.setattr(run.config, "parameters_for", lambda *_: {"encoder": "a"})
-    monkeypatch.setattr(run, "execute_notebook", lambda name, *_: done.append(name))
-    run.run_notebooks(RUN, {}, ["02_segment", NAME], anew=False)
-    assert done == ["02_segment"]
-    assert paths.load_json(paths.DATA / RUN / "records" / f"{NAME}.json")["recomputed"] == []
-    run.run_notebooks(RUN, {}, ["02_segment", NAME])
-    assert done == ["02_segment", "02_segment", NAME]
-
-
-def test_other_parameters_or_another_stage_before_are_something_else(executed):
-    assert run.what_decides(NAME, RUN, {"encoder": "b"}) != executed
-    stages.open_stage("02_segment", RUN, {"window_s": 2.0}, version=1)
-    assert run.what_decides(NAME, RUN, {"encoder": "a"}) != executed
-
-
-def test_a_changed_notebook_or_module_is_something_else(executed, tmp_path, monkeypatch):
-    for folder in ("lib", "notebooks"):
-        shutil.copytree(
-            paths.ROOT / folder, tmp_path / "tree" / folder, ignore=shutil.ignore_patterns("__pycache__", "assets")
-        )
-    shutil.copy(paths.ROOT / "requirements.txt", tmp_path / "tree")
-    monkeypatch.setattr(paths, "ROOT", tmp_path / "tree")
-    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path / "tree" / "notebooks")
-    found = {run.what_decides(NAME, RUN, {})}
-    for name in ("lib/audio.py", f"notebooks/{NAME}.ipynb", "requirements.txt"):
-        with open(tmp_path / "tree" / name, "a") as file:
-            file.write("\n")
-        found.add(run.what_decides(NAME, RUN, {}))
-    assert len(found) == 4
-
-
-@pytest.mark.parametrize("lost", ["executed/03_embed.ipynb", "executed/03_embed.json", "records/03_embed.json"])
-def test_a_notebook_of_which_something_is_lost_runs_again(executed, lost):
-    path = paths.DATA / RUN / lost
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert not run.is_kept(NAME, RUN, executed)
-
-
-def test_a_stage_that_was_opened_otherwise_since_or_lost_runs_again(executed):
-    other = stages.open_stage(NAME, RUN, {"encoder": "b"}, version=1)  # as someone would in JupyterLab
-    other.figures.mkdir(parents=True)
-    assert not run.is_kept(NAME, RUN, executed)
-    same = stages.open_stage(NAME, RUN, {"encoder": "a"}, version=1)
-    same.figures.mkdir(parents=True)
-    assert run.is_kept(NAME, RUN, executed)
-    (same.folder / stages.COMPLETED).unlink()
-    assert not run.is_kept(NAME, RUN, executed)
+    for name, facts in (("02_segment", {"data_checksum": "x"}), ("03_embed", {"encoder": {"name": "a"}})):
+        stage = open_stage(name, "r", {}, version=1)
+        stage.facts |= facts
+        stage.recomputed.append("all")
+        finish_stage(stage, {"windows": 3})
+    about = {"title": "T", "question": "Q?", "synthetic": True, "seed": 4}
+    sections = {"run": about | {"notebooks": ["02_segment", "03_embed", "04_train"]}}
+    record = run.write_record("r", sections)
+    assert paths.load_json(tmp_path / "r" / "run.json") == record
+    assert {key: record[key] for key in about} == about
+    assert (record["data_checksum"], record["encoder"]) == ("x", {"name": "a"})
+    assert [stage["stage"] for stage in record["stages"]] == ["02_segment", "03_embed"]  # 04_train never ran
+    assert record["stages"][0]["counts"] == {"windows": 3}
+    assert {"python", "torch", "numpy"} <= set(record["versions"])
+    assert record["parameters"] == sections
+    assert len(record["git_commit"].removesuffix("+changes")) == 12

@@ -51,7 +51,18 @@ def test_missing_table_names_the_file(tmp_path):
         tables.load_table(tmp_path / "clips.parquet", "clips")
 
 
-@pytest.mark.parametrize("kind", ["clips", "ledger", "windows", "index"])
+def test_probabilities_and_measures_have_columns_by_pattern():
+    row = {"window_id": "w", "clip_id": "c", "speaker_id": "s", "task": "gender", "model": "m", "protocol": "paper",
+           "seed": 0, "split": "test", "target": 1, "epoch": 2, "p_male": 0.25, "p_teen": None}  # fmt: skip
+    assert tables.validate_table(pd.DataFrame([row]), "predictions")["p_teen"].isna().all()
+    for change, told in [({"p_male": 1.5}, "p_male"), ({"split": "dev"}, "split"), ({"protocol": "x"}, "protocol")]:
+        with pytest.raises(ValueError, match=told):
+            tables.validate_table(pd.DataFrame([row | change]), "predictions", "here")
+    with pytest.raises(ValueError, match=r"here: not a acoustics table.*loudness"):
+        tables.validate_table(pd.DataFrame([{"window_id": "w", "f0_hz": 120, "loudness": 3}]), "acoustics", "here")
+
+
+@pytest.mark.parametrize("kind", ["clips", "ledger", "windows", "acoustics", "index"])
 def test_empty_tables_are_valid(kind, tmp_path):
     tables.save_table(tmp_path / "t.parquet", tables.empty_table(kind), kind)
     assert len(tables.load_table(tmp_path / "t.parquet", kind)) == 0

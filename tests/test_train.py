@@ -1,0 +1,303 @@
+"""Training: it learns, the seed decides every number, a killed training ends as one that ran through, checkpoints are checked."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors import safe_open
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_class_weight
+
+from lib import train
+from lib.compute import Compute, torch_threads
+from lib.networks import Normaliser, build_network
+from lib.train import (
+    Recipe,
+    balanced_weights,
+    fit_linear,
+    fit_network,
+    fit_normaliser,
+    load_model,
+    predict_log_probabilities,
+)
+
+CLASSES = ["male", "female"]
+EXACT = Compute("cpu", "float32", "")
+ROUNDED = Compute("cpu", "bfloat16", "")
+TRAIN, VALIDATION = np.arange(180), np.arange(180, 240)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """So small a network waits for threads longer than it computes, above all on a busy machine."""
+    with torch_threads(1):
+        yield
+
+
+def make_task(rows=240, frames=20, width=16, seed=0):
+    """Features in which class 1 has a raised first column, one row in three of class 1."""
+    rng = np.random.default_rng(seed)
+    targets = (np.arange(rows) % 3 == 0).astype(np.int64)
+    features = rng.normal(3, 2, (rows, frames, width)).astype(np.float32)
+    features[..., 0] += 2 * targets[:, None]
+    return features, targets
+
+
+def fit(folder, name="layer_mix", *, task=None, rows=(TRAIN, VALIDATION), compute=EXACT, every=True, seed=7, **recipe):
+    features, targets = task or make_task()
+    recipe = Recipe(**{"epochs": 4, "learning_rate": 1e-3, "batch": 32, "width": 0.1} | recipe)
+    model = build_network(name, CLASSES, features.shape[1:], width=0.1, seed=seed)
+    fitted = fit_network(
+        model, features, targets, *rows, recipe, folder, seed=seed, compute=compute, every_epoch=every
+    )
+    return model, fitted
+
+
+def same_weights(one, two):
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values()))
+
+
+def test_training_learns_and_the_history_has_every_score(tmp_path):
+    _, fitted = fit(tmp_path, epochs=12, learning_rate=1e-2)
+    assert fitted.history["validation_uar"].max() > 0.95
+    names = ["loss", "accuracy", "uar", "macro_f1", "f1_male", "f1_female"]
+    assert {f"{part}_{name}" for part in ("train", "validation") for name in names} <= set(fitted.history)
+    assert fitted.history["epoch"].tolist() == list(range(13))
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "history.csv"), fitted.history, check_dtype=False)
+
+
+@pytest.mark.parametrize(("name", "compute"), [("paper", EXACT), ("paper", ROUNDED), ("layer_mix", EXACT)])
+def test_same_seed_gives_the_same_numbers_to_the_last_digit(tmp_path, name, compute):
+    one, first = fit(tmp_path / "a", name, epochs=2, compute=compute)
+    torch.rand(3)
+    two, second = fit(tmp_path / "b", name, epochs=2, compute=compute)
+    pd.testing.assert_frame_equal(first.history, second.history, check_exact=True)
+    assert same_weights(one, two)
+    _, third = fit(tmp_path / "c", name, epochs=2, compute=compute, seed=8)
+    assert not first.history.equals(third.history)
+
+
+@pytest.mark.parametrize(("name", "every"), [("paper", True), ("layer_mix", False)])
+def test_killed_training_goes_on_and_ends_with_the_same_numbers(tmp_path, monkeypatch, name, every):
+    whole, expected = fit(tmp_path / "whole", name, every=every)
+    step, steps = torch.optim.Adam.step, []
+
+    def killed(self, *arguments):
+        steps.append(1)
+        if len(steps) == 15:  # inside the third epoch
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path / "cut", name, every=every)
+    assert len(pd.read_csv(tmp_path / "cut" / "history.csv")) == 3  # before, and two whole epochs
+    resumed, fitted = fit(tmp_path / "cut", name, every=every)
+    pd.testing.assert_frame_equal(fitted.history, expected.history, check_exact=True)
+    assert same_weights(whole, resumed)
+    assert sorted(train.list_checkpoints(tmp_path / "cut")) == sorted(train.list_checkpoints(tmp_path / "whole"))
+
+
+def test_a_training_killed_while_it_writes_goes_on_from_the_last_whole_epoch(tmp_path, monkeypatch):
+    _, expected = fit(tmp_path / "whole")
+    save = train.save_tensors
+
+    def killed(path, *content):
+        if path.name == train.STATE and len(pd.read_csv(path.with_name("history.csv"))) == 4:
+            raise KeyboardInterrupt  # the third epoch's checkpoint and history are there, its state is not
+        save(path, *content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "save_tensors", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path / "cut")
+    _, fitted = fit(tmp_path / "cut")
+    pd.testing.assert_frame_equal(fitted.history, expected.history, check_exact=True)
+
+
+def test_finished_training_is_loaded_and_more_epochs_go_on_from_it(tmp_path, monkeypatch):
+    _, expected = fit(tmp_path / "long", epochs=5)
+    fit(tmp_path / "short", epochs=3)
+    _, fitted = fit(tmp_path / "short", epochs=5)
+    pd.testing.assert_frame_equal(fitted.history, expected.history, check_exact=True)
+    monkeypatch.setattr(train, "train_epoch", lambda *_: pytest.fail("trained again"))
+    _, again = fit(tmp_path / "long", epochs=5)
+    pd.testing.assert_frame_equal(again.history, expected.history, check_exact=True)
+
+
+@pytest.mark.parametrize("change", [{"learning_rate": 1e-4}, {"seed": 8}, {"rows": (TRAIN[1:], VALIDATION)}])
+def test_folder_of_another_training_is_refused(tmp_path, change):
+    fit(tmp_path, epochs=1)
+    with pytest.raises(ValueError, match="other settings or rows; delete it or choose another"):
+        fit(tmp_path, epochs=1, **change)
+
+
+def test_checkpoint_gives_the_chosen_epochs_predictions_and_normalisation(tmp_path):
+    features, targets = make_task()
+    _, fitted = fit(tmp_path, epochs=3)
+    model, record = load_model(fitted.checkpoint)
+    predicted = predict_log_probabilities(model, features, VALIDATION).argmax(axis=1)
+    row = fitted.history.set_index("epoch").loc[fitted.best_epoch]
+    assert (predicted == targets[VALIDATION]).mean() == pytest.approx(row["validation_accuracy"])
+    assert record["epoch"] == fitted.best_epoch
+    assert (model.training, model.settings["classes"]) == (False, CLASSES)
+    assert model.normaliser.mean.abs().max() > 1  # fitted, not the identity
+    assert sorted(train.list_checkpoints(tmp_path)) == [1, 2, 3]
+    with safe_open(train.checkpoint_path(tmp_path, 1), "pt") as stream:
+        assert "normaliser.mean" in stream.keys()  # noqa: SIM118
+
+
+def test_only_the_best_checkpoint_is_kept_when_asked(tmp_path):
+    _, fitted = fit(tmp_path, epochs=5, every=False)
+    assert list(train.list_checkpoints(tmp_path)) == [fitted.best_epoch]
+
+
+def test_patience_stops_and_the_best_epoch_is_the_earliest_best(tmp_path):
+    _, fitted = fit(tmp_path, epochs=40, learning_rate=1e-2, patience=3)
+    scores = fitted.history["validation_uar"].to_numpy()[1:]
+    assert len(scores) < 40
+    assert fitted.best_epoch == int(scores.argmax()) + 1
+    assert len(scores) == fitted.best_epoch + 3
+
+
+def test_class_weights_are_balanced_on_the_training_part_only():
+    targets = np.array([0, 0, 0, 1, 0, 1, 2])
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=targets)
+    np.testing.assert_allclose(balanced_weights(targets, ["a", "b", "c"]), expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="must hold every class, it has 4 a, 2 b, 1 c, 0 d"):
+        balanced_weights(targets, ["a", "b", "c", "d"])
+
+
+def test_loss_is_the_weighted_negative_log_likelihood(tmp_path):
+    features, targets = make_task()
+    model, fitted = fit(tmp_path, epochs=1)
+    log_probabilities = torch.from_numpy(predict_log_probabilities(model, features, VALIDATION))
+    weights = balanced_weights(targets[TRAIN], CLASSES)
+    expected = torch.nn.functional.nll_loss(log_probabilities, torch.from_numpy(targets[VALIDATION]), weights)
+    assert fitted.history["validation_loss"][1] == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "axes"), [("paper", (0, 1)), ("layer_mix", (0,))])
+def test_normaliser_is_fitted_on_training_rows_only(name, axes):
+    features, _ = make_task()
+    features[VALIDATION] += 1000
+    normaliser = Normaliser("standard", features.shape[2 if name == "paper" else 1 :])
+    fit_normaliser(normaliser, features, TRAIN, batch=7)
+    np.testing.assert_allclose(normaliser.mean, features[TRAIN].mean(axis=axes), rtol=1e-4)
+    np.testing.assert_allclose(normaliser.scale, features[TRAIN].std(axis=axes), rtol=1e-3)
+
+
+def test_a_constant_column_does_not_divide_by_nothing():
+    normaliser = Normaliser("standard", (2,))
+    fit_normaliser(normaliser, np.array([[1, 5], [2, 5], [3, 5]], np.float32), np.arange(3))
+    assert normaliser(torch.tensor([[2.0, 5.0]])).tolist() == [[0, 0]]
+
+
+def test_bfloat16_follows_the_same_loss(tmp_path):
+    _, plain = fit(tmp_path / "plain", "paper", epochs=2)
+    _, fast = fit(tmp_path / "fast", "paper", epochs=2, compute=ROUNDED)
+    np.testing.assert_allclose(fast.history["train_loss"][1:], plain.history["train_loss"][1:], rtol=0.02)
+
+
+def test_missing_class_and_empty_validation_are_refused(tmp_path):
+    features, targets = make_task()
+    with pytest.raises(ValueError, match="must hold every class, it has 180 male, 0 female"):
+        fit(tmp_path, task=(features, targets * 0))
+    with pytest.raises(ValueError, match="validation part is empty"):
+        fit(tmp_path, rows=(TRAIN, VALIDATION[:0]))
+
+
+# ------------------------------------------------------------------------------------------------------- linear models
+
+
+def fit_line(folder, name="linear", classes=CLASSES, task=None, **options):
+    features, targets = task or make_task()
+    features = features.mean(axis=1) if features.ndim == 3 else features
+    widths = options.pop("widths", ())
+    model = build_network(name, classes, features.shape[1:], widths=widths)
+    return model, fit_linear(model, features, targets, TRAIN, VALIDATION, folder, seed=0, **options)
+
+
+def test_a_linear_model_is_scikit_learns_at_the_penalty_with_the_lowest_validation_loss(tmp_path):
+    features, targets = make_task()
+    features = features.mean(axis=1)
+    _, fitted = fit_line(tmp_path)
+    assert fitted.history["penalty"].tolist() == list(train.PENALTIES)
+    chosen = fitted.history.loc[fitted.history["validation_loss"].idxmin()]
+    assert fitted.best_epoch == chosen["epoch"]
+    assert list(train.list_checkpoints(tmp_path)) == [fitted.best_epoch]
+    scaler = StandardScaler().fit(features[TRAIN])
+    probe = LogisticRegression(C=chosen["penalty"], class_weight="balanced", max_iter=1000)
+    probe.fit(scaler.transform(features[TRAIN]), targets[TRAIN])
+    model, _ = load_model(fitted.checkpoint)
+    answers = np.exp(predict_log_probabilities(model, features, VALIDATION))
+    expected = probe.predict_proba(scaler.transform(features[VALIDATION]))
+    np.testing.assert_allclose(answers, expected, atol=2e-3)
+
+
+def test_steps_tell_ordered_classes_and_each_reads_its_own_columns(tmp_path):
+    rng = np.random.default_rng(0)
+    targets = np.arange(240) % 3
+    features = rng.normal(size=(240, 4)).astype(np.float32)
+    features[:, 0] += 4 * (targets > 0)  # the first step's
+    features[:, 2] += 4 * (targets > 1)  # the second step's
+    _, fitted = fit_line(tmp_path, "steps:a|b", ["child", "teen", "adult"], (features, targets), widths=(2, 2), penalties=(1.0,))
+    assert fitted.history["validation_uar"].iloc[-1] > 0.85
+    model, _ = load_model(train.checkpoint_path(tmp_path, fitted.best_epoch))
+    first, second = (step.weight.abs().detach().numpy()[0] for step in model.network.steps)
+    assert first[0] > 3 * first[1]
+    assert second[0] > 3 * second[1]
+
+
+def test_rows_that_weigh_nothing_teach_nothing(tmp_path):
+    features, targets = make_task()
+    spoiled, weights = targets.copy(), np.ones(len(targets))
+    spoiled[TRAIN[:60]] = 1 - spoiled[TRAIN[:60]]
+    weights[TRAIN[:60]] = 0
+    _, blind = fit_line(tmp_path / "a", task=(features, spoiled), sample_weights=weights, penalties=(1e-2,))
+    _, fooled = fit_line(tmp_path / "b", task=(features, spoiled), penalties=(1e-2,))
+    assert blind.history["validation_loss"][0] < fooled.history["validation_loss"][0]
+
+
+def test_a_finished_linear_model_is_read_not_fitted_again(tmp_path, monkeypatch):
+    _, expected = fit_line(tmp_path)
+    monkeypatch.setattr(train, "fit_coefficients", lambda *_: pytest.fail("fitted again"))
+    _, fitted = fit_line(tmp_path)
+    pd.testing.assert_frame_equal(fitted.history, expected.history)
+    assert fitted.checkpoint == expected.checkpoint
+
+
+def test_more_rows_than_fit_in_memory_are_drawn_by_the_seed(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "LINEAR_ROWS", 50)
+    models = [fit_line(tmp_path / name, penalties=(1e-3,))[0] for name in "ab"]
+    assert same_weights(*models)
+    monkeypatch.undo()
+    assert not same_weights(models[0], fit_line(tmp_path / "all", penalties=(1e-3,))[0])
+
+
+# ---------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def test_file_that_is_no_checkpoint_is_named(tmp_path):
+    path = tmp_path / "epoch-001.safetensors"
+    with pytest.raises(ValueError, match=r"epoch-001\.safetensors: no such checkpoint"):
+        load_model(path)
+    path.write_bytes(b"not weights")
+    with pytest.raises(ValueError, match=r"epoch-001\.safetensors: not a checkpoint"):
+        load_model(path)
+    fit_line(tmp_path / "good", penalties=(1e-3,))
+    content = train.checkpoint_path(tmp_path / "good", 1).read_bytes()
+    for cut in (0, 20, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:cut])
+        with pytest.raises(ValueError, match=r"epoch-001\.safetensors: not a checkpoint"):
+            load_model(path)
+
+
+def test_a_broken_state_is_named_and_nothing_is_trained_on_it(tmp_path):
+    fit(tmp_path, epochs=2)
+    state = tmp_path / train.STATE
+    state.write_bytes(state.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"state\.safetensors: not a checkpoint"):
+        fit(tmp_path, epochs=3)
