@@ -128,7 +128,7 @@ class Encoder:
     def parameters(self) -> int:
         """Number of weights; of an ONNX file what its size says."""
         if isinstance(self.stages, hub.OnnxStages):
-            return self.stages.weights
+            return self.stages.count
         return sum(weight.numel() for weight in self.stages.parameters())
 
     def encode(self, waveforms: Tensor) -> dict[str, Tensor]:
@@ -214,7 +214,7 @@ def check_encoder(name: str) -> None:
     Of `hf:` and `onnx:` package and model are looked for, and a repository's files fetched; weights are not read.
     """
     if name.startswith((hub.HF, hub.ONNX)):
-        hub.check(name)
+        hub.find(name)
     elif name not in [*OURS, *bundle_names()]:
         choices = [*OURS, "hf:<folder or repository of transformers>", "onnx:<file>", *bundle_names()]
         raise ValueError(f"encoder {name!r} is not known; choose one of {', '.join(choices)}")

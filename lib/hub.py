@@ -1,7 +1,5 @@
-"""Encoders that a researcher brings: `hf:<folder or repository>[@<revision>]` by transformers, `onnx:<file>` by onnxruntime.
-
-`load` gives what `lib.encoders.Encoder` is made of; both packages are extras: `pip install -r requirements-hub.txt`.
-"""
+"""Encoders that a researcher brings, `hf:<folder or repository>[@<revision>]` of transformers and `onnx:<file>`, for
+`lib.encoders`. Both packages are extras: `pip install -r requirements-hub.txt`."""
 
 from __future__ import annotations
 
@@ -12,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from lib import paths
@@ -20,39 +17,67 @@ from lib.audio import RATE_HZ
 from lib.stages import file_checksum
 
 HF, ONNX = "hf:", "onnx:"
-PACKAGES = {HF: "transformers", ONNX: "onnxruntime"}
+PACKAGES = {"hf": "transformers", "onnx": "onnxruntime"}
 FAMILIES = ["wav2vec2", "hubert", "wavlm", "data2vec-audio", "whisper"]  # `model_type` of config.json
-SETTINGS = ["config.json", "preprocessor_config.json", "processor_config.json"]
-WEIGHTS = ["model.safetensors", "model-*.safetensors"]  # whole, or in several files
+CONFIG, EXTRACTOR, WEIGHTS = "config.json", "p*processor_config.json", "model*.safetensors*"
 EPSILON = 1e-7  # of Wav2Vec2FeatureExtractor, beside the variance
+OPEN = [("tensor(float)", [False, False])]  # type of an ONNX file's one input, and which of its sizes are fixed
 
 
-def check(name: str) -> Path:
-    """The model's folder or file; ValueError saying what to do when it, or the package, is not there or not usable."""
-    prefix = HF if name.startswith(HF) else ONNX
-    if importlib.util.find_spec(PACKAGES[prefix]) is None:
-        raise ValueError(f"encoder {name} needs {PACKAGES[prefix]}: pip install -r requirements-hub.txt")
-    if prefix == HF:
-        return find_folder(name)[0]
-    file = Path(name.removeprefix(ONNX)).expanduser()
-    if not file.is_file():
-        raise ValueError(f"encoder {name}: there is no such file; write onnx:<path of a model's .onnx file>")
-    return file
+def find(name: str) -> tuple[Path, str, str]:
+    """A model's folder or file, its revision ("" = not noted) and its name with that pinned; a repository is fetched.
+
+    ValueError says what to do when model or package is not there or not usable; weights are not read.
+    """
+    package, place = PACKAGES[name.partition(":")[0]], name.partition(":")[2]
+    if importlib.util.find_spec(package) is None:
+        raise ValueError(f"encoder {name} needs {package}: pip install -r requirements-hub.txt")
+    path, revision = Path(place).expanduser(), ""
+    if name.startswith(ONNX):
+        if not path.is_file():
+            raise ValueError(f"encoder {name}: there is no such file; write onnx:<path of an .onnx file>")
+        return path, "", name
+    if "@" in place and not path.is_dir():
+        place, _, revision = place.rpartition("@")
+        path = Path(place).expanduser()
+    if not path.is_dir():
+        path = _fetch(name, place, revision)
+        _check_folder(name, path)
+        return path, path.name, f"{HF}{place}@{path.name}"  # a snapshot's folder is called after its commit
+    noted = path / ".cache" / "huggingface" / "download" / f"{CONFIG}.metadata"  # left by `hf download`
+    here = noted.read_text(encoding="utf-8").split()[0] if noted.is_file() else ""
+    if revision not in ("", here):
+        raise ValueError(f"encoder {name}: {path} holds revision {here or 'unknown'}; bring that one, or name none")
+    _check_folder(name, path)
+    return path, here, name
 
 
-def load(name: str) -> tuple[str, nn.Module, str, str]:
-    """Name with the revision pinned, stages, note and SHA-256 of what decides every value. ValueError as by `check`."""
-    place = check(name)
+def _fetch(name: str, repository: str, revision: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    wanted = [CONFIG, EXTRACTOR, "model.safetensors*", "model-*.safetensors", "README.md"]
     try:
-        return _load_hf(name) if name.startswith(HF) else _load_onnx(name, place)
-    except (ValueError, MemoryError):
-        raise
-    except Exception as error:  # both packages raise whatever their parsers do
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise ValueError(f"encoder {name}: {place} does not hold a model that can be read ({reason})") from error
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=wanted))
+    except Exception as error:  # no network, no such model, no permission
+        reason = " ".join(str(error).split())[:200]
+        there = repository if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", repository) else "<repository>"
+        command = f"hf download {there}{f' --revision {revision}' if revision else ''} --local-dir <folder>"
+        advice = f"on a machine with a network run `{command}`, bring the folder, then encoder: hf:<folder>"
+        raise ValueError(f"encoder {name}: not here, and not to be fetched ({reason}); {advice}") from error
 
 
-# ----------------------------------------------------------------------------------------------------------- transformers
+def _check_folder(name: str, folder: Path) -> None:
+    config = folder / CONFIG
+    family = paths.load_json(config).get("model_type") if config.is_file() else None
+    if family not in FAMILIES:
+        raise ValueError(f"encoder {name}: a model of type {family!r} by {config}; must be of {', '.join(FAMILIES)}")
+    if not any(folder.glob(EXTRACTOR)):
+        raise ValueError(f"encoder {name}: {folder} lacks preprocessor_config.json, which says how sound is prepared")
+    if not any(folder.glob(WEIGHTS)):
+        saved = f"AutoModel.from_pretrained('{folder}').save_pretrained('{folder}')"
+        advice = f'where you trust it: python -c "from transformers import AutoModel; {saved}"'
+        why = "a pickle such as pytorch_model.bin can run any program and is never read"
+        raise ValueError(f"encoder {name}: {folder} holds no model.safetensors; {why}. Convert it {advice}")
 
 
 class TransformersStages(nn.Module):
@@ -67,8 +92,7 @@ class TransformersStages(nn.Module):
         model.feature_extractor = nn.Identity()  # so that its output, made here, can be a stage
 
     def forward(self, waveforms: Tensor) -> dict[str, Tensor]:
-        """Stages of (B, samples), each window brought to zero mean and unit variance where the model wants it."""
-        if self.normalize:
+        if self.normalize:  # each window by itself
             waveforms = nn.functional.layer_norm(waveforms, waveforms.shape[-1:], eps=EPSILON)
         conv = self.conv(waveforms)
         outputs = self.model(conv, output_hidden_states=True)
@@ -82,165 +106,85 @@ class WhisperStages(nn.Module):
 
     def __init__(self, encoder: nn.Module, extractor: Any) -> None:
         super().__init__()
-        self.encoder, self.hop, self.size = encoder, extractor.hop_length, extractor.n_fft
-        self.samples, self.padding = extractor.n_samples, extractor.padding_value
+        self.encoder, self.extractor = encoder, extractor
         self.filters = torch.from_numpy(extractor.mel_filters).float().T  # no buffer: always float32
 
     def forward(self, waveforms: Tensor) -> dict[str, Tensor]:
-        """Stages of (B, samples): 50 frames a second. ValueError when a window is longer than the model can hear."""
-        samples = waveforms.shape[1]
-        if samples > self.samples:
-            raise ValueError(f"windows of {samples / RATE_HZ:g} s: Whisper hears {self.samples / RATE_HZ:g} s at most")
-        padded = nn.functional.pad(waveforms.float(), (0, self.samples - samples), value=self.padding)
-        taper = torch.hann_window(self.size, device=padded.device)
-        spectra = torch.stft(padded, self.size, self.hop, window=taper, return_complex=True)[..., :-1]
+        samples, most, hop = waveforms.shape[1], self.extractor.n_samples, self.extractor.hop_length
+        if samples > most:
+            raise ValueError(f"windows of {samples / RATE_HZ:g} s: this Whisper hears {most / RATE_HZ:g} s at most")
+        padded = nn.functional.pad(waveforms.float(), (0, most - samples), value=self.extractor.padding_value)
+        taper = torch.hann_window(self.extractor.n_fft, device=padded.device)
+        spectra = torch.stft(padded, self.extractor.n_fft, hop, window=taper, return_complex=True)[..., :-1]
         bands = (self.filters.to(padded.device) @ spectra.abs().square()).clamp(min=1e-10).log10()
         bands = (torch.maximum(bands, bands.amax((1, 2), keepdim=True) - 8) + 4) / 4
-        states = self.encoder(bands.to(waveforms.dtype), output_hidden_states=True).hidden_states
-        frames = -(-samples // (2 * self.hop))
-        layers = {f"layer:{number}": state[:, :frames] for number, state in enumerate(states)}
-        return layers | {"emission": states[-1][:, :frames]}
-
-
-def find_folder(name: str) -> tuple[Path, str, str]:
-    """Folder of an `hf:` encoder, fetched when it names a repository; its revision ("" = none noted), and its pinned name."""
-    place, revision = name.removeprefix(HF), ""
-    if "@" in place and not Path(place).expanduser().is_dir():
-        place, _, revision = place.rpartition("@")
-    folder, pinned = Path(place).expanduser(), name
-    if folder.is_dir():
-        noted = folder / ".cache" / "huggingface" / "download" / "config.json.metadata"  # left by `hf download`
-        here = noted.read_text(encoding="utf-8").split()[0] if noted.is_file() else ""
-        if revision not in ("", here):
-            raise ValueError(f"encoder {name}: the revision of {folder} is {here or 'not noted there'}")
-    elif re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", place):
-        folder = _fetch(name, place, revision)
-        here = folder.name  # the commit
-        pinned = f"{HF}{place}@{here}"
-    else:
-        raise ValueError(f"encoder {name}: there is no such folder; one comes by {_download('<repository>')}")
-    _check_files(name, folder)
-    return folder, here, pinned
-
-
-def _download(repository: str, revision: str = "") -> str:
-    return f"`hf download {repository}{f' --revision {revision}' if revision else ''} --local-dir <folder>`"
-
-
-def _fetch(name: str, repository: str, revision: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    wanted = [*SETTINGS, *WEIGHTS, "model.safetensors.index.json", "README.md"]
-    try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=wanted))
-    except Exception as error:  # no network, no such model, no permission
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"encoder {name}: neither here nor to be fetched ({reason}); on a machine with a network run "
-            f"{_download(repository, revision)}, bring the folder here, then encoder: hf:<folder>"
-        ) from error
-
-
-def _check_files(name: str, folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"encoder {name}: {folder} is no model of transformers, config.json is missing")
-    family = paths.load_json(folder / "config.json").get("model_type")
-    if family not in FAMILIES:
-        raise ValueError(f"encoder {name}: a model of type {family!r}; must be one of {', '.join(FAMILIES)}")
-    if not any(folder.glob(SETTINGS[1])) and not any(folder.glob(SETTINGS[2])):
-        raise ValueError(f"encoder {name}: {folder} lacks preprocessor_config.json, which says how sound is prepared")
-    if not _weights(folder):
-        raise ValueError(
-            f"encoder {name}: {folder} holds no model.safetensors; weights in a pickle (pytorch_model.bin) can run any "
-            'program and are not read. Convert them where you trust the file: python -c "from transformers import '
-            f"AutoModel; AutoModel.from_pretrained('{folder}').save_pretrained('{folder}')\""
-        )
-
-
-def _weights(folder: Path) -> list[Path]:
-    return sorted(file for pattern in WEIGHTS for file in folder.glob(pattern))
-
-
-def _load_hf(name: str) -> tuple[str, nn.Module, str, str]:
-    import transformers
-
-    folder, revision, pinned = find_folder(name)
-    config = paths.load_json(folder / "config.json")
-    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
-    if extractor.sampling_rate != RATE_HZ:
-        raise ValueError(f"encoder {name}: works at {extractor.sampling_rate} Hz, this project at {RATE_HZ} Hz")
-    spells = any(architecture.endswith("ForCTC") for architecture in config.get("architectures") or [])
-    kind = transformers.AutoModelForCTC if spells else transformers.AutoModel
-    options = {"use_safetensors": True, "local_files_only": True, "trust_remote_code": False, "dtype": torch.float32}
-    model, report = kind.from_pretrained(folder, output_loading_info=True, **options)
-    absent = sorted(key for key in report["missing_keys"] if not key.endswith("masked_spec_embed"))  # of training alone
-    if absent:
-        raise ValueError(f"encoder {name}: the weights lack {', '.join(absent[:3])}; it would be random there")
-    if config["model_type"] == "whisper":
-        stages: nn.Module = WhisperStages(model.get_encoder(), extractor)
-    else:
-        head = model.lm_head if spells else None
-        stages = TransformersStages(model.base_model, bool(extractor.do_normalize), head)
-    weights = _weights(folder)
-    settings = [folder / file for file in SETTINGS if (folder / file).is_file()]
-    known = f"revision {revision}" if revision else "revision not stated"
-    note = f"{config['model_type']} of transformers, {known}, {_licence(folder / 'README.md')}"
-    return pinned, stages, note, _digest([*weights, *settings])
-
-
-def _digest(files: list[Path]) -> str:
-    """SHA-256 of what `sha256sum` prints of the files: weights alone would not tell of a setting that was changed."""
-    lines = [f"{file_checksum(file)}  {file.name}\n" for file in files]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _licence(card: Path) -> str:
-    """The licence that a model card's front matter names."""
-    parts = re.split(r"^---\s*$", card.read_text(encoding="utf-8"), maxsplit=2, flags=re.M) if card.is_file() else []
-    try:
-        facts = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else {}
-    except yaml.YAMLError:
-        facts = {}
-    stated = facts.get("license") if isinstance(facts, dict) else None
-    return f"licence {str(stated)[:60]}" if stated else "licence not stated"
-
-
-# ----------------------------------------------------------------------------------------------------------------- ONNX
+        outputs = self.encoder(bands.to(waveforms.dtype), output_hidden_states=True)
+        states = [state[:, : -(-samples // (2 * hop))] for state in outputs.hidden_states]
+        return {f"layer:{number}": state for number, state in enumerate(states)} | {"emission": states[-1]}
 
 
 class OnnxStages(nn.Module):
-    """The outputs of an ONNX file, by their names and in their order; computed by onnxruntime, in float32 on a processor."""
+    """The outputs of an ONNX file, by their names and in their order; always float32 on the processor, by onnxruntime."""
 
     def __init__(self, file: Path) -> None:
         import onnxruntime
 
         super().__init__()
+        content = file.read_bytes()  # not the path: weights in a second file would go without a hash
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # engines run one batch a core
-        content = file.read_bytes()  # not the path: weights in a second file would go without a hash
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        self.file, self.session, self.weights = file, session, len(content) // 4
-        inputs = session.get_inputs()
-        if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 2:
-            found = ", ".join(f"{each.name} {each.type} {each.shape}" for each in inputs)
-            raise ValueError(f"{file}: must take waveforms (B, samples) alone, float32; it takes {found}")
-        if any(isinstance(size, int) for size in inputs[0].shape):
-            raise ValueError(f"{file}: takes {inputs[0].shape} alone; export it with batch and samples left open")
-        self.names = [output.name for output in session.get_outputs()]
+        self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self.file, self.count = file, len(content) // 4  # weights, roughly
+        inputs = self.session.get_inputs()
+        if [(each.type, [isinstance(size, int) for size in each.shape]) for each in inputs] != OPEN:
+            takes = ", ".join(f"{each.name} {each.type} {each.shape}" for each in inputs)
+            raise ValueError(f"{file}: takes {takes}; must take float32 (B, samples) alone, both sizes left open")
         for stage, values in self(torch.zeros(2, RATE_HZ)).items():
             if values.dim() not in (2, 3) or len(values) != 2:
-                raise ValueError(f"{file}: output {stage} is {tuple(values.shape)}, must be (B, T, D) or (B, D)")
+                raise ValueError(f"{file}: output {stage} is {tuple(values.shape)}; must be (B, T, D) or (B, D)")
 
     def __reduce__(self) -> tuple:
         return OnnxStages, (self.file,)  # a copy reads the file again: a session cannot be copied
 
     def forward(self, waveforms: Tensor) -> dict[str, Tensor]:
-        """Stages of (B, samples), as float32 on the processor wherever the waveforms are."""
         signal = {self.session.get_inputs()[0].name: waveforms.detach().float().cpu().numpy()}
-        return {
-            name: torch.from_numpy(array).float() for name, array in zip(self.names, self.session.run(None, signal))
-        }
+        values = zip(self.session.get_outputs(), self.session.run(None, signal))
+        return {output.name: torch.from_numpy(array).float() for output, array in values}
 
 
-def _load_onnx(name: str, file: Path) -> tuple[str, nn.Module, str, str]:
-    return name, OnnxStages(file), f"the ONNX file {file.name}, licence as the file's owner says", file_checksum(file)
+def load(name: str) -> tuple[str, nn.Module, str, str]:
+    """Pinned name, stages, note and hash of an Encoder. ValueError as by `find`, or when the model is damaged or not whole."""
+    path, revision, pinned = find(name)
+    try:
+        stages = OnnxStages(path) if name.startswith(ONNX) else _load_transformers(path)
+    except Exception as error:  # both packages raise whatever their parsers do
+        raise ValueError(f"encoder {name}: {path} is not usable: {' '.join(str(error).split())[:300]}") from error
+    if name.startswith(ONNX):
+        return name, stages, f"the ONNX file {path.name}, licence as the file's owner says", file_checksum(path)
+    card, kind = path / "README.md", paths.load_json(path / CONFIG)["model_type"]
+    stated = re.match(r"---\n(?:(?!---).*\n)*?license: *(\S.*)\n", card.read_text() if card.is_file() else "")
+    licence = f"licence {stated[1][:60]}" if stated else "licence not stated"
+    note = f"{kind} of transformers, revision {revision or 'not stated'}, {licence}"
+    files = sorted(file for pattern in (CONFIG, EXTRACTOR, WEIGHTS) for file in path.glob(pattern))
+    lines = [
+        f"{file_checksum(file)}  {file.name}\n" for file in files
+    ]  # as `sha256sum`; settings decide values as well
+    return pinned, stages, note, hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _load_transformers(folder: Path) -> nn.Module:
+    import transformers
+
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+    if extractor.sampling_rate != RATE_HZ:
+        raise ValueError(f"it works at {extractor.sampling_rate} Hz, this project at {RATE_HZ} Hz")
+    spells = any(kind.endswith("ForCTC") for kind in paths.load_json(folder / CONFIG).get("architectures") or [])
+    loader = transformers.AutoModelForCTC if spells else transformers.AutoModel
+    options = {"use_safetensors": True, "local_files_only": True, "dtype": torch.float32, "output_loading_info": True}
+    model, report = loader.from_pretrained(folder, **options)
+    absent = sorted(key for key in report["missing_keys"] if not key.endswith("masked_spec_embed"))  # of training alone
+    if absent:
+        raise ValueError(f"its weights lack {', '.join(absent[:3])}, which would be random numbers")
+    if model.config.model_type == "whisper":
+        return WhisperStages(model.get_encoder(), extractor)
+    return TransformersStages(model.base_model, bool(extractor.do_normalize), model.lm_head if spells else None)

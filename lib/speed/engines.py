@@ -23,7 +23,7 @@ import torch
 from lib import paths
 from lib.compute import Compute, bfloat16_instructions, choose_compute, cores, torch_threads
 from lib.encoders import Encoder, SpeakerStages, Summary
-from lib.hub import OnnxStages, WhisperStages
+from lib.hub import OnnxStages
 from lib.stages import fingerprint_of
 
 ENGINES = ["local", "ray", "torch", "openvino"]  # "local" and "ray" say where; the library is chosen here
@@ -110,8 +110,8 @@ def choose_engine(
         notes.append("OpenVINO is the fastest here" if library == "openvino" else "torch because there is a GPU")
     packages, why = [library, "nncf"] if precision == "int8" else [library], ""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if library == "openvino" and isinstance(encoder.stages, (SpeakerStages, WhisperStages)):
-        why = "OpenVINO does not convert speaker models and Whisper"
+    if library == "openvino" and isinstance(encoder.stages, SpeakerStages):
+        why = "OpenVINO does not convert speaker models"
     elif precision not in PRECISIONS[library]:
         why = f"{library} has no {precision}"
     elif missing:
