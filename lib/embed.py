@@ -73,7 +73,7 @@ def describe_store(encoder: Encoder, feature: str, dtype: str, samples: int) -> 
     parts = encoder.parts()
     shapes = {"statistics": [parts["bank"][1]]}
     if feature:
-        frames = encoder.encode(torch.zeros(1, samples))[feature]
+        frames, _ = encoder.summary(feature)(torch.zeros(1, samples))
         shapes["frames"] = list(frames.shape[1:])
     return {"encoder": encoder.name, "feature": feature, "dtype": dtype, "shapes": shapes, "parts": parts}
 
