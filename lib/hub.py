@@ -19,16 +19,13 @@ from lib.stages import file_checksum
 HF, ONNX = "hf:", "onnx:"
 PACKAGES = {"hf": "transformers", "onnx": "onnxruntime"}
 FAMILIES = ["wav2vec2", "hubert", "wavlm", "data2vec-audio", "whisper"]  # `model_type` of config.json
-CONFIG, EXTRACTOR, WEIGHTS = "config.json", "p*processor_config.json", "model*.safetensors*"
-EPSILON = 1e-7  # of Wav2Vec2FeatureExtractor, beside the variance
+CONFIG, EXTRACTOR = "config.json", "p*processor_config.json"
+FILES = [CONFIG, EXTRACTOR, "model.safetensors*", "model-*.safetensors"]  # what decides every value
 OPEN = [("tensor(float)", [False, False])]  # type of an ONNX file's one input, and which of its sizes are fixed
 
 
 def find(name: str) -> tuple[Path, str, str]:
-    """A model's folder or file, its revision ("" = not noted) and its name with that pinned; a repository is fetched.
-
-    ValueError says what to do when model or package is not there or not usable; weights are not read.
-    """
+    """Folder or file of a model, fetched if need be, its revision ("" = not noted) and pinned name, or what to do instead."""
     package, place = PACKAGES[name.partition(":")[0]], name.partition(":")[2]
     if importlib.util.find_spec(package) is None:
         raise ValueError(f"encoder {name} needs {package}: pip install -r requirements-hub.txt")
@@ -40,30 +37,25 @@ def find(name: str) -> tuple[Path, str, str]:
     if "@" in place and not path.is_dir():
         place, _, revision = place.rpartition("@")
         path = Path(place).expanduser()
-    if not path.is_dir():
-        path = _fetch(name, place, revision)
+    if path.is_dir():
+        noted = path / ".cache" / "huggingface" / "download" / f"{CONFIG}.metadata"  # left by `hf download`
+        here = noted.read_text(encoding="utf-8").split()[0] if noted.is_file() else ""
+        if revision not in ("", here):
+            raise ValueError(f"encoder {name}: {path} holds revision {here or 'unknown'}; bring that one, or name none")
         _check_folder(name, path)
-        return path, path.name, f"{HF}{place}@{path.name}"  # a snapshot's folder is called after its commit
-    noted = path / ".cache" / "huggingface" / "download" / f"{CONFIG}.metadata"  # left by `hf download`
-    here = noted.read_text(encoding="utf-8").split()[0] if noted.is_file() else ""
-    if revision not in ("", here):
-        raise ValueError(f"encoder {name}: {path} holds revision {here or 'unknown'}; bring that one, or name none")
-    _check_folder(name, path)
-    return path, here, name
-
-
-def _fetch(name: str, repository: str, revision: str) -> Path:
+        return path, here, name
     from huggingface_hub import snapshot_download
 
-    wanted = [CONFIG, EXTRACTOR, "model.safetensors*", "model-*.safetensors", "README.md"]
     try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=wanted))
+        path = Path(snapshot_download(place, revision=revision or None, allow_patterns=[*FILES, "README.md"]))
     except Exception as error:  # no network, no such model, no permission
-        reason = " ".join(str(error).split())[:200]
-        there = repository if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", repository) else "<repository>"
-        command = f"hf download {there}{f' --revision {revision}' if revision else ''} --local-dir <folder>"
+        repository = place if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", place) else "<repository>"
+        command = f"hf download {repository}{f' --revision {revision}' if revision else ''} --local-dir <folder>"
         advice = f"on a machine with a network run `{command}`, bring the folder, then encoder: hf:<folder>"
+        reason = " ".join(str(error).split())[:200]
         raise ValueError(f"encoder {name}: not here, and not to be fetched ({reason}); {advice}") from error
+    _check_folder(name, path)
+    return path, path.name, f"{HF}{place}@{path.name}"  # a snapshot's folder is called after its commit
 
 
 def _check_folder(name: str, folder: Path) -> None:
@@ -73,18 +65,14 @@ def _check_folder(name: str, folder: Path) -> None:
         raise ValueError(f"encoder {name}: a model of type {family!r} by {config}; must be of {', '.join(FAMILIES)}")
     if not any(folder.glob(EXTRACTOR)):
         raise ValueError(f"encoder {name}: {folder} lacks preprocessor_config.json, which says how sound is prepared")
-    if not any(folder.glob(WEIGHTS)):
-        saved = f"AutoModel.from_pretrained('{folder}').save_pretrained('{folder}')"
-        advice = f'where you trust it: python -c "from transformers import AutoModel; {saved}"'
-        why = "a pickle such as pytorch_model.bin can run any program and is never read"
-        raise ValueError(f"encoder {name}: {folder} holds no model.safetensors; {why}. Convert it {advice}")
+    if not any(folder.glob("model*.safetensors")):
+        command = f"from transformers import AutoModel as A; A.from_pretrained('{folder}').save_pretrained('{folder}')"
+        why = "a pickle (pytorch_model.bin) can run any program and is never read; convert it where you trust it"
+        raise ValueError(f'encoder {name}: {folder} holds no model.safetensors, and {why}: python -c "{command}"')
 
 
 class TransformersStages(nn.Module):
-    """`conv`, `layer:0` ... `layer:n` and `emission` of a Wav2Vec2, HuBERT, WavLM or Data2VecAudio, each (B, T, D).
-
-    The layers are transformers' own hidden states; `emission` is the last hidden state, or a CTC head's logits.
-    """
+    """`conv`, `layer:0` ... `layer:n` (hidden states) and `emission` (the last, or a CTC head's logits), each (B, T, D)."""
 
     def __init__(self, model: nn.Module, normalize: bool, head: nn.Module | None) -> None:
         super().__init__()
@@ -92,8 +80,8 @@ class TransformersStages(nn.Module):
         model.feature_extractor = nn.Identity()  # so that its output, made here, can be a stage
 
     def forward(self, waveforms: Tensor) -> dict[str, Tensor]:
-        if self.normalize:  # each window by itself
-            waveforms = nn.functional.layer_norm(waveforms, waveforms.shape[-1:], eps=EPSILON)
+        if self.normalize:  # each window by itself, as Wav2Vec2FeatureExtractor does
+            waveforms = nn.functional.layer_norm(waveforms, waveforms.shape[-1:], eps=1e-7)
         conv = self.conv(waveforms)
         outputs = self.model(conv, output_hidden_states=True)
         layers = {f"layer:{number}": state for number, state in enumerate(outputs.hidden_states)}
@@ -162,14 +150,13 @@ def load(name: str) -> tuple[str, nn.Module, str, str]:
     if name.startswith(ONNX):
         return name, stages, f"the ONNX file {path.name}, licence as the file's owner says", file_checksum(path)
     card, kind = path / "README.md", paths.load_json(path / CONFIG)["model_type"]
-    stated = re.match(r"---\n(?:(?!---).*\n)*?license: *(\S.*)\n", card.read_text() if card.is_file() else "")
-    licence = f"licence {stated[1][:60]}" if stated else "licence not stated"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    stated = re.match(r"---\n(?:(?!---).*\n)*?license: *(\S.*)\n", text)
+    licence = f"licence {stated[1][:60] if stated else 'not stated'}"
+    files = sorted(file for pattern in FILES for file in path.glob(pattern))  # listed as `sha256sum` does
+    listed = "".join(f"{file_checksum(file)}  {file.name}\n" for file in files)
     note = f"{kind} of transformers, revision {revision or 'not stated'}, {licence}"
-    files = sorted(file for pattern in (CONFIG, EXTRACTOR, WEIGHTS) for file in path.glob(pattern))
-    lines = [
-        f"{file_checksum(file)}  {file.name}\n" for file in files
-    ]  # as `sha256sum`; settings decide values as well
-    return pinned, stages, note, hashlib.sha256("".join(lines).encode()).hexdigest()
+    return pinned, stages, note, hashlib.sha256(listed.encode()).hexdigest()
 
 
 def _load_transformers(folder: Path) -> nn.Module:

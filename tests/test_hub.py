@@ -193,7 +193,9 @@ def test_a_folder_that_is_no_whole_model_is_refused(tmp_path):
     check_refused(name, f"{tmp_path} is not usable")
     weights.unlink()
     torch.save(state, tmp_path / "pytorch_model.bin")
-    check_refused(name, r"no model.safetensors; a pickle .* is never read. Convert it .*python -c .*save_pretrained\(")
+    check_refused(
+        name, r"no model.safetensors, and a pickle .* is never read; convert .*: python -c .*save_pretrained\("
+    )
     extractor.unlink()
     check_refused(name, "lacks preprocessor_config.json, which says how sound is prepared")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
