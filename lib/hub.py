@@ -7,7 +7,6 @@ import hashlib
 import importlib.util
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,6 @@ from lib.audio import RATE_HZ
 from lib.stages import file_checksum
 
 HF, ONNX = "hf:", "onnx:"
-PACKAGES = {"hf": "transformers", "onnx": "onnxruntime"}
 FAMILIES = ["wav2vec2", "hubert", "wavlm", "data2vec-audio", "whisper"]  # `model_type` of config.json
 CONFIG, EXTRACTOR = "config.json", "p*processor_config.json"
 FILES = [CONFIG, EXTRACTOR, "model.safetensors*", "model-*.safetensors"]  # what decides every value
@@ -26,7 +24,7 @@ OPEN = [("tensor(float)", [False, False])]  # type of an ONNX file's one input, 
 
 def find(name: str) -> tuple[Path, str, str]:
     """Folder or file of a model, fetched if need be, its revision ("" = not noted) and pinned name, or what to do instead."""
-    package, place = PACKAGES[name.partition(":")[0]], name.partition(":")[2]
+    package, place = "onnxruntime" if name.startswith(ONNX) else "transformers", name.partition(":")[2]
     if importlib.util.find_spec(package) is None:
         raise ValueError(f"encoder {name} needs {package}: pip install -r requirements-hub.txt")
     path, revision = Path(place).expanduser(), ""
@@ -44,10 +42,10 @@ def find(name: str) -> tuple[Path, str, str]:
             raise ValueError(f"encoder {name}: {path} holds revision {here or 'unknown'}; bring that one, or name none")
         _check_folder(name, path)
         return path, here, name
-    from huggingface_hub import snapshot_download
-
     try:
-        path = Path(snapshot_download(place, revision=revision or None, allow_patterns=[*FILES, "README.md"]))
+        from huggingface_hub import snapshot_download as fetch
+
+        path = Path(fetch(place, revision=revision or None, allow_patterns=[*FILES, "README.md"]))
     except Exception as error:  # no network, no such model, no permission
         repository = place if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", place) else "<repository>"
         command = f"hf download {repository}{f' --revision {revision}' if revision else ''} --local-dir <folder>"
@@ -59,10 +57,9 @@ def find(name: str) -> tuple[Path, str, str]:
 
 
 def _check_folder(name: str, folder: Path) -> None:
-    config = folder / CONFIG
-    family = paths.load_json(config).get("model_type") if config.is_file() else None
+    family = paths.load_json(folder / CONFIG).get("model_type") if (folder / CONFIG).is_file() else None
     if family not in FAMILIES:
-        raise ValueError(f"encoder {name}: a model of type {family!r} by {config}; must be of {', '.join(FAMILIES)}")
+        raise ValueError(f"encoder {name}: a model of type {family!r} in {folder}; must be of {', '.join(FAMILIES)}")
     if not any(folder.glob(EXTRACTOR)):
         raise ValueError(f"encoder {name}: {folder} lacks preprocessor_config.json, which says how sound is prepared")
     if not any(folder.glob("model*.safetensors")):
@@ -76,7 +73,8 @@ class TransformersStages(nn.Module):
 
     def __init__(self, model: nn.Module, normalize: bool, head: nn.Module | None) -> None:
         super().__init__()
-        self.conv, self.model, self.head, self.normalize = model.feature_extractor, model, head, normalize
+        self.conv, self.model, self.normalize = model.feature_extractor, model, normalize
+        self.head = head or nn.Identity()
         model.feature_extractor = nn.Identity()  # so that its output, made here, can be a stage
 
     def forward(self, waveforms: Tensor) -> dict[str, Tensor]:
@@ -85,14 +83,13 @@ class TransformersStages(nn.Module):
         conv = self.conv(waveforms)
         outputs = self.model(conv, output_hidden_states=True)
         layers = {f"layer:{number}": state for number, state in enumerate(outputs.hidden_states)}
-        last = outputs.last_hidden_state
-        return {"conv": conv.transpose(1, 2)} | layers | {"emission": last if self.head is None else self.head(last)}
+        return {"conv": conv.transpose(1, 2)} | layers | {"emission": self.head(outputs.last_hidden_state)}
 
 
 class WhisperStages(nn.Module):
     """`layer:0` ... `layer:n` of a Whisper encoder, (B, T, D), without the padding's frames; `emission` is the last of them."""
 
-    def __init__(self, encoder: nn.Module, extractor: Any) -> None:
+    def __init__(self, encoder: nn.Module, extractor) -> None:
         super().__init__()
         self.encoder, self.extractor = encoder, extractor
         self.filters = torch.from_numpy(extractor.mel_filters).float().T  # no buffer: always float32
@@ -123,10 +120,9 @@ class OnnxStages(nn.Module):
         options.intra_op_num_threads = 1  # engines run one batch a core
         self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         self.file, self.count = file, len(content) // 4  # weights, roughly
-        inputs = self.session.get_inputs()
-        if [(each.type, [isinstance(size, int) for size in each.shape]) for each in inputs] != OPEN:
-            takes = ", ".join(f"{each.name} {each.type} {each.shape}" for each in inputs)
-            raise ValueError(f"{file}: takes {takes}; must take float32 (B, samples) alone, both sizes left open")
+        inputs = [(each.type, each.shape) for each in self.session.get_inputs()]
+        if [(kind, [isinstance(size, int) for size in shape]) for kind, shape in inputs] != OPEN:
+            raise ValueError(f"{file}: takes {inputs}; must take float32 (B, samples) alone, both sizes left open")
         for stage, values in self(torch.zeros(2, RATE_HZ)).items():
             if values.dim() not in (2, 3) or len(values) != 2:
                 raise ValueError(f"{file}: output {stage} is {tuple(values.shape)}; must be (B, T, D) or (B, D)")
@@ -149,14 +145,12 @@ def load(name: str) -> tuple[str, nn.Module, str, str]:
         raise ValueError(f"encoder {name}: {path} is not usable: {' '.join(str(error).split())[:300]}") from error
     if name.startswith(ONNX):
         return name, stages, f"the ONNX file {path.name}, licence as the file's owner says", file_checksum(path)
-    card, kind = path / "README.md", paths.load_json(path / CONFIG)["model_type"]
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    stated = re.match(r"---\n(?:(?!---).*\n)*?license: *(\S.*)\n", text)
-    licence = f"licence {stated[1][:60] if stated else 'not stated'}"
-    files = sorted(file for pattern in FILES for file in path.glob(pattern))  # listed as `sha256sum` does
-    listed = "".join(f"{file_checksum(file)}  {file.name}\n" for file in files)
-    note = f"{kind} of transformers, revision {revision or 'not stated'}, {licence}"
-    return pinned, stages, note, hashlib.sha256(listed.encode()).hexdigest()
+    card = "".join(file.read_text(encoding="utf-8") for file in path.glob("README.md"))
+    stated = re.match(r"---\n(?:(?!---).*\n)*?license: *(\S.*)\n", card)
+    known = f"revision {revision or 'not stated'}, licence {stated[1] if stated else 'not stated'}"
+    note = f"{paths.load_json(path / CONFIG)['model_type']} of transformers, {known}"
+    lines = [f"{file_checksum(file)}  {file.name}\n" for pattern in FILES for file in sorted(path.glob(pattern))]
+    return pinned, stages, note, hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _load_transformers(folder: Path) -> nn.Module:
@@ -165,8 +159,7 @@ def _load_transformers(folder: Path) -> nn.Module:
     extractor = transformers.AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
     if extractor.sampling_rate != RATE_HZ:
         raise ValueError(f"it works at {extractor.sampling_rate} Hz, this project at {RATE_HZ} Hz")
-    spells = any(kind.endswith("ForCTC") for kind in paths.load_json(folder / CONFIG).get("architectures") or [])
-    loader = transformers.AutoModelForCTC if spells else transformers.AutoModel
+    loader = transformers.AutoModelForCTC if "ForCTC" in (folder / CONFIG).read_text() else transformers.AutoModel
     options = {"use_safetensors": True, "local_files_only": True, "dtype": torch.float32, "output_loading_info": True}
     model, report = loader.from_pretrained(folder, **options)
     absent = sorted(key for key in report["missing_keys"] if not key.endswith("masked_spec_embed"))  # of training alone
@@ -174,4 +167,4 @@ def _load_transformers(folder: Path) -> nn.Module:
         raise ValueError(f"its weights lack {', '.join(absent[:3])}, which would be random numbers")
     if model.config.model_type == "whisper":
         return WhisperStages(model.get_encoder(), extractor)
-    return TransformersStages(model.base_model, bool(extractor.do_normalize), model.lm_head if spells else None)
+    return TransformersStages(model.base_model, bool(extractor.do_normalize), getattr(model, "lm_head", None))
