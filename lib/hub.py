@@ -43,9 +43,9 @@ def find(name: str) -> tuple[Path, str, str]:
         _check_folder(name, path)
         return path, here, name
     try:
-        from huggingface_hub import snapshot_download as fetch
+        from huggingface_hub import snapshot_download
 
-        path = Path(fetch(place, revision=revision or None, allow_patterns=[*FILES, "README.md"]))
+        path = Path(snapshot_download(place, revision=revision or None, allow_patterns=[*FILES, "README.md"]))
     except Exception as error:  # no network, no such model, no permission
         repository = place if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", place) else "<repository>"
         command = f"hf download {repository}{f' --revision {revision}' if revision else ''} --local-dir <folder>"
