@@ -2,44 +2,43 @@
 
 import copy
 import importlib.util
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torchaudio.models.wav2vec2.utils import import_huggingface_model
 
-from lib import model_folder, run
-from lib.embed import embed_windows, encode_batch
+from lib import run
+from lib.embed import embed_windows
 from lib.encoders import Wav2Vec2Stages, load_encoder
-from lib.networks import build_network
-from lib.speed.engines import EngineChoice, choose_engine, load_engine
+from lib.model_folder import load_model_folder, save_model_folder
+from lib.speed.engines import choose_engine, load_engine
 from lib.store import Store
-from lib.train import save_model
 from lib.windows import Windowing
 
 ADVICE = "not installed: pip install -r requirements-hub.txt"
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "vocab_size": 30}
 SHAPE |= {"conv_dim": (16,) * 7, "num_conv_pos_embedding_groups": 2}
-PLAIN = SHAPE | {"num_conv_pos_embeddings": 16}  # as the base models are: normalised after each layer
-STABLE = PLAIN | {
-    "do_stable_layer_norm": True,
-    "feat_extract_norm": "layer",
-}  # as the large ones are: before each layer
+PLAIN = SHAPE | {"num_conv_pos_embeddings": 16}  # as base models are, normalised after each layer
+STABLE = PLAIN | {"do_stable_layer_norm": True, "feat_extract_norm": "layer"}  # as large ones are, before each
 EARS = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 48, "num_mel_bins": 40}
-EARS |= {"decoder_layers": 1, "decoder_attention_heads": 2, "vocab_size": 60, "pad_token_id": 0}
-EARS |= {"decoder_start_token_id": 1, "max_source_positions": 300}
-KINDS = ["Wav2Vec2Model", "Wav2Vec2ForCTC", "HubertModel", "WavLMModel"]
-CASES = [(kind, shape, way) for kind in KINDS for shape in (PLAIN, STABLE) for way in (True, False)]
+EARS |= {
+    "decoder_layers": 1,
+    "decoder_attention_heads": 2,
+    "vocab_size": 9,
+    "pad_token_id": 0,
+    "max_source_positions": 300,
+}
+CASES = ["Wav2Vec2Model", "Wav2Vec2ForCTC", "HubertModel", "WavLMModel"]
+CASES = [(kind, shape, way) for kind in CASES for shape in (PLAIN, STABLE) for way in (True, False)]
 CASES += [("Data2VecAudioModel", SHAPE, True), ("Data2VecAudioModel", SHAPE, False), ("WhisperModel", EARS, True)]
-WINDOWS = np.random.default_rng(2).integers(-3000, 3000, (5, 16_000)).astype(np.int16)
 
 
 def noise(count, samples):
-    """Waveforms of very different levels: the second is quiet, the third loud."""
-    drawn = np.random.default_rng(0).normal(0, 0.1, (count, samples)) * np.resize([1, 0.02, 5], (count, 1))
-    return torch.from_numpy(drawn.astype(np.float32))
+    levels = np.resize([0.1, 0.002, 0.5], (count, 1))  # the second is quiet, the third loud
+    return torch.from_numpy(np.random.default_rng(0).normal(0, levels, (count, samples)).astype(np.float32))
 
 
 def save_small(folder, kind="Wav2Vec2Model", shape=STABLE, normalize=True):
@@ -56,9 +55,7 @@ def save_small(folder, kind="Wav2Vec2Model", shape=STABLE, normalize=True):
     return model, extractor
 
 
-class Small(nn.Module):
-    """Some of: frames (B, T, 8), their mean (B, 8), one number (B, 1), and something of four dimensions."""
-
+class Small(nn.Module):  # gives what it is asked for of frames, vectors, one number, and something of four dimensions
     def __init__(self, names):
         super().__init__()
         self.conv, self.names = nn.Conv1d(1, 8, 400, 320), names
@@ -81,10 +78,10 @@ def save_onnx(file, *names, sizes=("batch", "samples")):
 def check_store(folder, encoder, feature):
     """Random windows through `embed_windows`; the store holds what the encoder says of each."""
     ids, rows = [f"window-{number}" for number in range(5)], np.arange(5)
-    choice = choose_engine(encoder, "torch")
-    assert embed_windows(folder, WINDOWS, ids, encoder, choice, feature=feature, dtype="float32") == 1
+    windows = np.random.default_rng(2).integers(-3000, 3000, (5, 16_000)).astype(np.int16)
+    embed_windows(folder, windows, ids, encoder, choose_engine(encoder, "torch"), feature=feature, dtype="float32")
     store = Store(folder)
-    for name, stage in encoder.encode(torch.from_numpy(WINDOWS.astype(np.float32) / 32768)).items():
+    for name, stage in encoder.encode(torch.from_numpy(windows.astype(np.float32) / 32768)).items():
         expected = stage if stage.dim() == 2 else torch.cat([stage.mean(1), stage.std(1, unbiased=False)], dim=1)
         assert np.abs(store.statistics(ids, [name])[rows] - expected.numpy()).max() < 1e-5
         if name == feature:
@@ -109,26 +106,20 @@ def test_the_layers_are_transformers_own_hidden_states(kind, shape, normalize, t
         stages = encoder.encode(waveforms[rows])
         layers = [stages[name] for name in ("layer:0", "layer:1", "layer:2", "emission")]
         for layer, exact in zip(layers, [*expected.hidden_states, emission], strict=True):
-            gap = (layer - exact[rows, :frames]).abs().max()
-            print(f"largest difference, {kind}: {gap:.1e}")
-            assert (layer.shape[1], gap < 1e-5) == (frames, True)
+            assert layer.shape[1] == frames
+            assert (layer - exact[rows, :frames]).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["Wav2Vec2ForCTC", "Wav2Vec2Model"])
-@pytest.mark.parametrize("shape", [PLAIN, STABLE])
-def test_the_same_weights_in_torchaudio_give_the_same_stages(kind, shape, tmp_path):
-    from torchaudio.models.wav2vec2.utils import import_huggingface_model
-
-    model, _ = save_small(tmp_path, kind, shape, normalize=False)
+@pytest.mark.parametrize(("kind", "shape", "normalize"), CASES[1:8:2])  # Wav2Vec2, with and without letters
+def test_the_same_weights_in_torchaudio_give_the_same_stages(kind, shape, normalize, tmp_path):
+    model, _ = save_small(tmp_path, kind, shape, normalize)
     stages = load_encoder(f"hf:{tmp_path}").encode(noise(2, 48_000))
-    expected = Wav2Vec2Stages(import_huggingface_model(model).eval(), normalize=False)(noise(2, 48_000))
+    expected = Wav2Vec2Stages(import_huggingface_model(model).eval(), normalize)(noise(2, 48_000))
     assert list(stages) == list(expected)
-    gaps = [(stage - expected[name]).abs().max() for name, stage in stages.items()]
-    print(f"largest difference, torchaudio: {max(gaps):.1e}")
-    assert max(gaps) < 1e-5
+    assert all((stage - expected[name]).abs().max() < 1e-5 for name, stage in stages.items())
 
 
-def test_an_onnx_file_gives_its_outputs_by_name_in_any_thread_and_copy(tmp_path):
+def test_an_onnx_file_gives_its_outputs_by_name_and_can_be_copied(tmp_path):
     name, module = save_onnx(tmp_path / "small.onnx", "frames", "hidden_states", "logits_age")
     encoder, waveforms = load_encoder(name), noise(3, 16_000)
     expected, stages = module(waveforms), encoder.encode(waveforms)
@@ -136,10 +127,8 @@ def test_an_onnx_file_gives_its_outputs_by_name_in_any_thread_and_copy(tmp_path)
     assert all((stage - expected[name]).abs().max() < 1e-5 for name, stage in stages.items())
     choice = choose_engine(encoder, "openvino", "bfloat16")
     assert (choice.library, choice.precision, choice.device) == ("torch", "float32", "cpu")
-    with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(load_engine(encoder, "frames", EngineChoice()).run, [waveforms.numpy()] * 4))
     frames, _ = copy.deepcopy(encoder.summary("frames")).to(torch.bfloat16)(waveforms)
-    assert all(np.array_equal(answer["frames"], frames) for answer in answers)
+    assert np.array_equal(load_engine(encoder, "frames", choice).run(waveforms.numpy())["frames"], frames)
 
 
 def test_windows_go_into_the_store_and_vectors_are_not_taken_for_frames(tmp_path):
@@ -185,9 +174,7 @@ def test_a_folder_that_is_no_whole_model_is_refused(tmp_path):
     check_refused(name, f"{tmp_path} is not usable")
     weights.unlink()
     torch.save(state, tmp_path / "pytorch_model.bin")
-    check_refused(
-        name, r"no model.safetensors, and a pickle .* is never read; convert .*: python -c .*save_pretrained\("
-    )
+    check_refused(name, r"no model.safetensors, and a pickle .* is never read; .*: python -c .*save_pretrained\(")
     extractor.unlink()
     check_refused(name, "lacks preprocessor_config.json, which says how sound is prepared")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
@@ -207,12 +194,8 @@ def test_an_onnx_file_of_another_kind_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "missing", "message"),
     [
-        ("hf:some/model@v2", "", "(offline); on a machine with a network run `hf download some/model --revision v2"),
-        (
-            "hf:/no/folder",
-            "",
-            "run `hf download <repository> --local-dir <folder>`, bring the folder, then encoder: hf:",
-        ),
+        ("hf:some/model@v2", "", "); on a machine with a network run `hf download some/model --revision v2"),
+        ("hf:/no/folder", "", "run `hf download <repository> --local-dir <folder>`, bring the folder, then encoder:"),
         ("hf:some/model", "transformers", "needs transformers: pip install -r requirements-hub.txt"),
         ("onnx:/no/file.onnx", "", "there is no such file; write onnx:<path of an .onnx file>"),
         ("onnx:/no/file.onnx", "onnxruntime", "needs onnxruntime: pip install -r requirements-hub.txt"),
@@ -221,11 +204,7 @@ def test_an_onnx_file_of_another_kind_is_refused(tmp_path):
 )
 def test_a_run_is_refused_before_a_notebook_begins(name, missing, message, monkeypatch, capsys):
     hub, find = pytest.importorskip("huggingface_hub", reason=ADVICE), importlib.util.find_spec
-
-    def refuse(*args, **more):
-        raise OSError("offline")
-
-    monkeypatch.setattr(hub, "snapshot_download", refuse)
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(run, "run_all", lambda *args: pytest.fail("a notebook began"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == missing else find(name, *rest))
     assert run.main(["params/demo.yaml", "--set", f"embed.encoder={name}"]) == 2
@@ -236,17 +215,14 @@ def test_a_model_folder_finds_its_encoder_again_or_says_how_to_get_it(tmp_path, 
     place, elsewhere = tmp_path / "encoder", tmp_path / "elsewhere"
     save_small(place)
     encoder = load_encoder(f"hf:{place}")
-    statistics = encode_batch(load_engine(encoder, ""), noise(1, 48_000).numpy())["statistics"]
-    network = build_network("linear", ["male", "female"], statistics.shape[1:], task="gender")
-    checkpoint = save_model(tmp_path / "gender.safetensors", network, {"epoch": 1})
-    monkeypatch.setattr(model_folder, "write_card", lambda description: "")
-    folder = model_folder.save_model_folder(tmp_path / "model", {"gender": checkpoint}, encoder, Windowing(), "")
-    assert model_folder.load_model_folder(folder).encoder.weights_sha256 == encoder.weights_sha256
+    monkeypatch.setattr("lib.model_folder.write_card", lambda description: "")
+    folder = save_model_folder(tmp_path / "model", {}, encoder, Windowing(), "")
+    assert load_model_folder(folder).encoder.weights_sha256 == encoder.weights_sha256
     place.rename(elsewhere)
     with pytest.raises(ValueError, match=r"answers through hf:.* or hand it over as `encoder`: .*`hf download"):
-        model_folder.load_model_folder(folder)
-    assert model_folder.load_model_folder(folder, load_encoder(f"hf:{elsewhere}")).name == "model"
+        load_model_folder(folder)
+    assert load_model_folder(folder, load_encoder(f"hf:{elsewhere}")).name == "model"
     settings = (elsewhere / "preprocessor_config.json").read_text()
     (elsewhere / "preprocessor_config.json").write_text(settings.replace("true", "false"))
     with pytest.raises(ValueError, match="was trained on encoder hf:"):
-        model_folder.load_model_folder(folder, load_encoder(f"hf:{elsewhere}"))
+        load_model_folder(folder, load_encoder(f"hf:{elsewhere}"))
