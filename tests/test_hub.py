@@ -23,14 +23,8 @@ SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 SHAPE |= {"conv_dim": (16,) * 7, "num_conv_pos_embedding_groups": 2}
 PLAIN = SHAPE | {"num_conv_pos_embeddings": 16}  # as base models are, normalised after each layer
 STABLE = PLAIN | {"do_stable_layer_norm": True, "feat_extract_norm": "layer"}  # as large ones are, before each
-EARS = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 48, "num_mel_bins": 40}
-EARS |= {
-    "decoder_layers": 1,
-    "decoder_attention_heads": 2,
-    "vocab_size": 9,
-    "pad_token_id": 0,
-    "max_source_positions": 300,
-}
+EARS = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "num_mel_bins": 40, "vocab_size": 9}
+EARS |= {"decoder_layers": 1, "decoder_attention_heads": 2, "max_source_positions": 300, "pad_token_id": 0}
 CASES = ["Wav2Vec2Model", "Wav2Vec2ForCTC", "HubertModel", "WavLMModel"]
 CASES = [(kind, shape, way) for kind in CASES for shape in (PLAIN, STABLE) for way in (True, False)]
 CASES += [("Data2VecAudioModel", SHAPE, True), ("Data2VecAudioModel", SHAPE, False), ("WhisperModel", EARS, True)]
@@ -106,8 +100,7 @@ def test_the_layers_are_transformers_own_hidden_states(kind, shape, normalize, t
         stages = encoder.encode(waveforms[rows])
         layers = [stages[name] for name in ("layer:0", "layer:1", "layer:2", "emission")]
         for layer, exact in zip(layers, [*expected.hidden_states, emission], strict=True):
-            assert layer.shape[1] == frames
-            assert (layer - exact[rows, :frames]).abs().max() < 1e-5
+            assert (layer - exact[rows, :frames]).abs().max() < 1e-5  # which also says that frames are as many
 
 
 @pytest.mark.parametrize(("kind", "shape", "normalize"), CASES[1:8:2])  # Wav2Vec2, with and without letters
@@ -134,8 +127,8 @@ def test_an_onnx_file_gives_its_outputs_by_name_and_can_be_copied(tmp_path):
 def test_windows_go_into_the_store_and_vectors_are_not_taken_for_frames(tmp_path):
     save_small(tmp_path)
     check_store(tmp_path / "transformers", load_encoder(f"hf:{tmp_path}"), "emission")
-    name, _ = save_onnx(tmp_path / "small.onnx", "frames", "hidden_states", "logits_age")
-    check_store(tmp_path / "onnx", load_encoder(name), "frames")
+    both, _ = save_onnx(tmp_path / "both.onnx", "frames", "hidden_states")
+    check_store(tmp_path / "onnx", load_encoder(both), "frames")
     vectors = load_encoder(save_onnx(tmp_path / "vectors.onnx", "hidden_states")[0])
     check_store(tmp_path / "vectors", vectors, "")
     for feature in ("emission", "hidden_states"):
@@ -148,8 +141,8 @@ def test_revision_licence_and_settings_are_noted(tmp_path, monkeypatch):
     save_small(folder)
     (folder / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\n---\n# A model\nlicense: none\n")
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *args, **more: str(folder))
-    encoder = load_encoder("hf:someone/small@main")
-    assert encoder.name == f"hf:someone/small@{folder.name}"
+    encoder = load_encoder("hf:some/model@main")
+    assert encoder.name == f"hf:some/model@{folder.name}"
     assert encoder.note == f"wav2vec2 of transformers, revision {folder.name}, licence apache-2.0"
     noted = folder / ".cache/huggingface/download/config.json.metadata"  # as `hf download --local-dir` leaves it
     noted.parent.mkdir(parents=True)
@@ -222,7 +215,6 @@ def test_a_model_folder_finds_its_encoder_again_or_says_how_to_get_it(tmp_path, 
     with pytest.raises(ValueError, match=r"answers through hf:.* or hand it over as `encoder`: .*`hf download"):
         load_model_folder(folder)
     assert load_model_folder(folder, load_encoder(f"hf:{elsewhere}")).name == "model"
-    settings = (elsewhere / "preprocessor_config.json").read_text()
-    (elsewhere / "preprocessor_config.json").write_text(settings.replace("true", "false"))
+    save_small(elsewhere, normalize=False)  # the same weights, used in another way
     with pytest.raises(ValueError, match="was trained on encoder hf:"):
         load_model_folder(folder, load_encoder(f"hf:{elsewhere}"))
