@@ -1,4 +1,5 @@
-"""Encoders by name: the bundled wav2vec2-tiny, the same network untrained, two speaker models, and every bundle of torchaudio.
+"""Encoders by name: the bundled wav2vec2-tiny, the same network untrained, two speaker models, every bundle of torchaudio,
+`hf:<folder or repository>[@<revision>]` of transformers and `onnx:<file>` (see `lib.hub`).
 
 An encoder turns waveforms (B, samples) at 16 kHz into named stages, from bottom to top. Of a wav2vec2: `conv`, `layer:0` (the
 transformer's input), `layer:1` ... and `emission`, which the paper used, each (B, T, D). Of CAM++: `block:1` to `block:3`,
@@ -19,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lib import paths
+from lib import hub, paths
 from lib.audio import RATE_HZ
 from lib.stages import file_checksum
 from lib.tiny import speaker_models
@@ -125,7 +126,9 @@ class Encoder:
 
     @property
     def parameters(self) -> int:
-        """Number of weights."""
+        """Number of weights; of an ONNX file what its size says."""
+        if isinstance(self.stages, hub.OnnxStages):
+            return self.stages.count
         return sum(weight.numel() for weight in self.stages.parameters())
 
     def encode(self, waveforms: Tensor) -> dict[str, Tensor]:
@@ -141,7 +144,7 @@ class Encoder:
         """The module that engines compute; ValueError when there is no such stage, or it has no frames."""
         frames = [name for name, stage in self.encode(torch.zeros(1, RATE_HZ)).items() if stage.dim() == 3]
         if feature and feature not in frames:
-            have = f"those of {self.name} are {', '.join(frames)}" if frames else f"{self.name} has none"
+            have = f"those of {self.name} are {', '.join(frames)}" if frames else f"{self.name} gives vectors alone: set it to ''"
             raise ValueError(f"feature {feature!r}: no stage with frames of this name, {have}")
         return Summary(self.stages, feature)
 
@@ -199,9 +202,22 @@ def load_encoder(name: str) -> Encoder:
         path = speaker_models.wheel_file(*speaker_models.RESEMBLYZER_WEIGHTS)
         note = "Resemblyzer, a speaker model of 1.4 million weights, as published"
         return Encoder(name, SpeakerStages(speaker_models.load_resemblyzer(path)), note, file_checksum(path))
-    if name in bundle_names():
-        return _load_bundle(name)
-    raise ValueError(f"encoder {name!r} is not known; choose one of {', '.join([*OURS, *bundle_names()])}")
+    if name.startswith((hub.HF, hub.ONNX)):
+        return Encoder(*hub.load(name))
+    check_encoder(name)
+    return _load_bundle(name)
+
+
+def check_encoder(name: str) -> None:
+    """ValueError saying what to do when there is no encoder of this name, before a notebook runs.
+
+    Of `hf:` and `onnx:` package and model are looked for, and a repository's files fetched; weights are not read.
+    """
+    if name.startswith((hub.HF, hub.ONNX)):
+        hub.find(name)
+    elif name not in [*OURS, *bundle_names()]:
+        choices = [*OURS, "hf:<folder or repository of transformers>", "onnx:<file>", *bundle_names()]
+        raise ValueError(f"encoder {name!r} is not known; choose one of {', '.join(choices)}")
 
 
 def _load_tiny(name: str) -> Encoder:

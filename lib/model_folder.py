@@ -240,7 +240,11 @@ def load_model_folder(folder: Path, encoder: Encoder | None = None) -> ModelFold
     description = _read_description(folder)
     heads = {task: _load_head(folder, task, head) for task, head in description["heads"].items()}
     wanted = description["encoder"]
-    encoder = encoder or load_encoder(wanted["name"])
+    try:
+        encoder = encoder or load_encoder(wanted["name"])
+    except ValueError as error:
+        which = f"{wanted['name']} with weights {wanted['weights_sha256'][:12]}..."
+        raise ValueError(f"{folder}: answers through {which}, load it or hand it over as `encoder`: {error}") from error
     if encoder.weights_sha256 != wanted["weights_sha256"]:
         raise ValueError(
             f"{folder}: was trained on encoder {wanted['name']} with weights {wanted['weights_sha256'][:12]}..., "

@@ -213,6 +213,10 @@ def main(arguments: list[str] | None = None) -> int:
             from lib.corpora.authors import check_imported
 
             check_imported(run)
+        if "embed" in sections:
+            from lib.encoders import check_encoder
+
+            check_encoder(sections["embed"]["encoder"])
         if "compute" in sections:
             from lib.speed.engines import check_engine  # takes torch along, two seconds
 

@@ -23,6 +23,7 @@ import torch
 from lib import paths
 from lib.compute import Compute, bfloat16_instructions, choose_compute, cores, torch_threads
 from lib.encoders import Encoder, SpeakerStages, Summary
+from lib.hub import OnnxStages
 from lib.stages import fingerprint_of
 
 ENGINES = ["local", "ray", "torch", "openvino"]  # "local" and "ray" say where; the library is chosen here
@@ -97,6 +98,9 @@ def choose_engine(
     as by `check_engine`.
     """
     compute, library, notes = check_engine(engine, precision, device), engine, []
+    place = "ray" if engine == "ray" else "local"
+    if isinstance(encoder.stages, OnnxStages):
+        return EngineChoice(place=place, note="an ONNX file is computed by onnxruntime, in float32 on the processor")
     if precision == "auto":
         small = encoder.parameters < SMALL
         precision = "float32" if small else compute.arithmetic
@@ -115,7 +119,6 @@ def choose_engine(
     if why:
         library, precision = "torch", compute.arithmetic if precision == "int8" else precision
         notes.append(f"{why}: torch in {precision} instead")
-    place = "ray" if engine == "ray" else "local"
     return EngineChoice(library, precision, place, compute.device, "; ".join(notes) or EngineChoice.note)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lib import paths
 from lib.encoders import bank_statistics
+from lib.hub import OnnxStages
 from lib.model_folder import ModelFolder, load_model_folder
 from lib.networks import select_input
 from lib.stages import file_checksum
@@ -68,6 +69,8 @@ def export_onnx(model: ModelFolder, folder: Path) -> dict[str, Any]:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ValueError(f"ONNX export needs: pip install onnx onnxscript onnxruntime ({error})") from error
+    if isinstance(model.encoder.stages, OnnxStages):
+        raise ValueError(f"model {model.name}: its encoder is an ONNX file already, which cannot be written into another")
     chain, samples = Chain(model).eval(), model.windowing.samples
     waveforms = np.random.default_rng(0).normal(0, 0.1, (5, samples)).astype(np.float32)
     target = Path(folder) / "model.onnx"

@@ -1,0 +1,220 @@
+"""Encoders that a researcher brings: small seeded models of every family against what their own libraries say."""
+
+import copy
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torchaudio.models.wav2vec2.utils import import_huggingface_model
+
+from lib import run
+from lib.embed import embed_windows
+from lib.encoders import Wav2Vec2Stages, load_encoder
+from lib.model_folder import load_model_folder, save_model_folder
+from lib.speed.engines import choose_engine, load_engine
+from lib.store import Store
+from lib.windows import Windowing
+
+ADVICE = "not installed: pip install -r requirements-hub.txt"
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "vocab_size": 30}
+SHAPE |= {"conv_dim": (16,) * 7, "num_conv_pos_embedding_groups": 2}
+PLAIN = SHAPE | {"num_conv_pos_embeddings": 16}  # as base models are, normalised after each layer
+STABLE = PLAIN | {"do_stable_layer_norm": True, "feat_extract_norm": "layer"}  # as large ones are, before each
+EARS = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "num_mel_bins": 40, "vocab_size": 9}
+EARS |= {"decoder_layers": 1, "decoder_attention_heads": 2, "max_source_positions": 300, "pad_token_id": 0}
+CASES = ["Wav2Vec2Model", "Wav2Vec2ForCTC", "HubertModel", "WavLMModel"]
+CASES = [(kind, shape, way) for kind in CASES for shape in (PLAIN, STABLE) for way in (True, False)]
+CASES += [("Data2VecAudioModel", SHAPE, True), ("Data2VecAudioModel", SHAPE, False), ("WhisperModel", EARS, True)]
+
+
+def noise(count, samples):
+    levels = np.resize([0.1, 0.002, 0.5], (count, 1))  # the second is quiet, the third loud
+    return torch.from_numpy(np.random.default_rng(0).normal(0, levels, (count, samples)).astype(np.float32))
+
+
+def save_small(folder, kind="Wav2Vec2Model", shape=STABLE, normalize=True):
+    """A small seeded model, written with its extractor by transformers' own `save_pretrained`; returns both."""
+    transformers = pytest.importorskip("transformers", reason=ADVICE)
+    extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=normalize)
+    if kind == "WhisperModel":
+        extractor = transformers.WhisperFeatureExtractor(feature_size=40, chunk_length=6)  # neither is the default
+    torch.manual_seed(0)
+    model = getattr(transformers, kind)
+    model = model(model.config_class(**shape)).eval()
+    model.save_pretrained(folder)
+    extractor.save_pretrained(folder)
+    return model, extractor
+
+
+class Small(nn.Module):  # gives what it is asked for of frames, vectors, one number, and something of four dimensions
+    def __init__(self, names):
+        super().__init__()
+        self.conv, self.names = nn.Conv1d(1, 8, 400, 320), names
+
+    def forward(self, waveforms):
+        frames = self.conv(waveforms[:, None]).transpose(1, 2)
+        values = {"frames": frames, "hidden_states": frames.mean(1), "logits_age": frames.mean((1, 2))[:, None]}
+        return {name: (values | {"image": frames[:, None]})[name] for name in self.names}
+
+
+def save_onnx(file, *names, sizes=("batch", "samples")):
+    """A `Small` as an ONNX file, these of its sizes left open; returns the encoder's name and the module."""
+    pytest.importorskip("onnxruntime", reason=ADVICE)
+    module, options = Small(names), {"input_names": ["signal"], "output_names": list(names), "dynamo": False}
+    axes = {"signal": dict(enumerate(sizes))}
+    torch.onnx.export(module, (torch.zeros(2, 16_000),), str(file), dynamic_axes=axes, **options)
+    return f"onnx:{file}", module
+
+
+def check_store(folder, encoder, feature):
+    """Random windows through `embed_windows`; the store holds what the encoder says of each."""
+    ids, rows = [f"window-{number}" for number in range(5)], np.arange(5)
+    windows = np.random.default_rng(2).integers(-3000, 3000, (5, 16_000)).astype(np.int16)
+    embed_windows(folder, windows, ids, encoder, choose_engine(encoder, "torch"), feature=feature, dtype="float32")
+    store = Store(folder)
+    for name, stage in encoder.encode(torch.from_numpy(windows.astype(np.float32) / 32768)).items():
+        expected = stage if stage.dim() == 2 else torch.cat([stage.mean(1), stage.std(1, unbiased=False)], dim=1)
+        assert np.abs(store.statistics(ids, [name])[rows] - expected.numpy()).max() < 1e-5
+        if name == feature:
+            assert np.abs(store.frames(ids)[rows] - stage.numpy()).max() < 1e-5
+
+
+def check_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        load_encoder(name)
+
+
+@pytest.mark.parametrize(("kind", "shape", "normalize"), CASES)
+def test_the_layers_are_transformers_own_hidden_states(kind, shape, normalize, tmp_path):
+    model, extractor = save_small(tmp_path, kind, shape, normalize)
+    encoder, waveforms = load_encoder(f"hf:{tmp_path}"), noise(3, 48_000)
+    inputs = extractor(list(waveforms.numpy()), sampling_rate=16_000, return_tensors="pt")
+    part, frames = (model.encoder, 150) if kind == "WhisperModel" else (model.base_model, 149)
+    with torch.no_grad():
+        expected = part(inputs[extractor.model_input_names[0]], output_hidden_states=True)
+        emission = model(inputs.input_values).logits if "CTC" in kind else expected.last_hidden_state
+    for rows in (slice(3), slice(1, 2)):
+        stages = encoder.encode(waveforms[rows])
+        layers = [stages[name] for name in ("layer:0", "layer:1", "layer:2", "emission")]
+        for layer, exact in zip(layers, [*expected.hidden_states, emission], strict=True):
+            assert (layer - exact[rows, :frames]).abs().max() < 1e-5  # which also says that frames are as many
+
+
+@pytest.mark.parametrize(("kind", "shape", "normalize"), CASES[1:8:2])  # Wav2Vec2, with and without letters
+def test_the_same_weights_in_torchaudio_give_the_same_stages(kind, shape, normalize, tmp_path):
+    model, _ = save_small(tmp_path, kind, shape, normalize)
+    stages = load_encoder(f"hf:{tmp_path}").encode(noise(2, 48_000))
+    expected = Wav2Vec2Stages(import_huggingface_model(model).eval(), normalize)(noise(2, 48_000))
+    assert list(stages) == list(expected)
+    assert all((stage - expected[name]).abs().max() < 1e-5 for name, stage in stages.items())
+
+
+def test_an_onnx_file_gives_its_outputs_by_name_and_can_be_copied(tmp_path):
+    name, module = save_onnx(tmp_path / "small.onnx", "frames", "hidden_states", "logits_age")
+    encoder, waveforms = load_encoder(name), noise(3, 16_000)
+    expected, stages = module(waveforms), encoder.encode(waveforms)
+    assert list(stages) == ["frames", "hidden_states", "logits_age"]
+    assert all((stage - expected[name]).abs().max() < 1e-5 for name, stage in stages.items())
+    choice = choose_engine(encoder, "openvino", "bfloat16")
+    assert (choice.library, choice.precision, choice.device) == ("torch", "float32", "cpu")
+    frames, _ = copy.deepcopy(encoder.summary("frames")).to(torch.bfloat16)(waveforms)
+    assert np.array_equal(load_engine(encoder, "frames", choice).run(waveforms.numpy())["frames"], frames)
+
+
+def test_windows_go_into_the_store_and_vectors_are_not_taken_for_frames(tmp_path):
+    save_small(tmp_path)
+    check_store(tmp_path / "transformers", load_encoder(f"hf:{tmp_path}"), "emission")
+    both, _ = save_onnx(tmp_path / "both.onnx", "frames", "hidden_states")
+    check_store(tmp_path / "onnx", load_encoder(both), "frames")
+    vectors = load_encoder(save_onnx(tmp_path / "vectors.onnx", "hidden_states")[0])
+    check_store(tmp_path / "vectors", vectors, "")
+    for feature in ("emission", "hidden_states"):
+        with pytest.raises(ValueError, match=f"feature '{feature}': no stage with frames .* gives vectors alone"):
+            check_store(tmp_path / "refused", vectors, feature)
+
+
+def test_revision_licence_and_settings_are_noted(tmp_path, monkeypatch):
+    folder = tmp_path / ("0123456789" * 4)
+    save_small(folder)
+    (folder / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\n---\n# A model\nlicense: none\n")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *args, **more: str(folder))
+    encoder = load_encoder("hf:some/model@main")
+    assert encoder.name == f"hf:some/model@{folder.name}"
+    assert encoder.note == f"wav2vec2 of transformers, revision {folder.name}, licence apache-2.0"
+    noted = folder / ".cache/huggingface/download/config.json.metadata"  # as `hf download --local-dir` leaves it
+    noted.parent.mkdir(parents=True)
+    noted.write_text("abc123\netag\n1700000000.0\n")
+    (folder / "README.md").unlink()
+    again = load_encoder(f"hf:{folder}@abc123")
+    assert again.note == "wav2vec2 of transformers, revision abc123, licence not stated"
+    assert again.weights_sha256 == encoder.weights_sha256
+    check_refused(f"hf:{folder}@def456", "holds revision abc123; bring that one, or name none")
+
+
+def test_a_folder_that_is_no_whole_model_is_refused(tmp_path):
+    name, weights, extractor = f"hf:{tmp_path}", tmp_path / "model.safetensors", tmp_path / "preprocessor_config.json"
+    save_small(tmp_path)
+    good, state = extractor.read_text(), load_file(weights)
+    extractor.write_text(good.replace("16000", "8000"))
+    check_refused(name, "it works at 8000 Hz, this project at 16000 Hz")
+    extractor.write_text(good)
+    save_file({key: value for key, value in state.items() if "layers.1." not in key}, weights, {"format": "pt"})
+    check_refused(name, r"its weights lack encoder.layers.1.* which would be random numbers")
+    weights.write_bytes(weights.read_bytes()[:5000])
+    check_refused(name, f"{tmp_path} is not usable")
+    weights.unlink()
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    check_refused(name, r"no model.safetensors, and a pickle .* is never read; .*: python -c .*save_pretrained\(")
+    extractor.unlink()
+    check_refused(name, "lacks preprocessor_config.json, which says how sound is prepared")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    check_refused(name, "a model of type 'bert' .* must be of wav2vec2, hubert, wavlm, data2vec-audio, whisper")
+
+
+def test_an_onnx_file_of_another_kind_is_refused(tmp_path):
+    file, onnx = tmp_path / "small.onnx", pytest.importorskip("onnx", reason=ADVICE)
+    name, _ = save_onnx(file, "frames", sizes=("batch",))
+    check_refused(name, r"takes .*tensor\(float\)', \['batch', 16000\]\)\]; must take .* left open")
+    save_onnx(file, "frames", "image")
+    check_refused(name, r"output image is \(2, 1, 49, 8\); must be \(B, T, D\) or \(B, D\)")
+    onnx.save(onnx.load(file), file, save_as_external_data=True, location="weights", size_threshold=0)
+    check_refused(name, "is not usable")  # its hash would not be that of the weights
+
+
+@pytest.mark.parametrize(
+    ("name", "missing", "message"),
+    [
+        ("hf:some/model@v2", "", "); on a machine with a network run `hf download some/model --revision v2"),
+        ("hf:/no/folder", "", "run `hf download <repository> --local-dir <folder>`, bring the folder, then encoder:"),
+        ("hf:some/model", "transformers", "needs transformers: pip install -r requirements-hub.txt"),
+        ("onnx:/no/file.onnx", "", "there is no such file; write onnx:<path of an .onnx file>"),
+        ("onnx:/no/file.onnx", "onnxruntime", "needs onnxruntime: pip install -r requirements-hub.txt"),
+        ("wav2vec3", "", "encoder 'wav2vec3' is not known; choose one of wav2vec2-tiny, "),
+    ],
+)
+def test_a_run_is_refused_before_a_notebook_begins(name, missing, message, monkeypatch, capsys):
+    hub, find = pytest.importorskip("huggingface_hub", reason=ADVICE), importlib.util.find_spec
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(run, "run_all", lambda *args: pytest.fail("a notebook began"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == missing else find(name, *rest))
+    assert run.main(["params/demo.yaml", "--set", f"embed.encoder={name}"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_model_folder_finds_its_encoder_again_or_says_how_to_get_it(tmp_path, monkeypatch):
+    place, elsewhere = tmp_path / "encoder", tmp_path / "elsewhere"
+    save_small(place)
+    encoder = load_encoder(f"hf:{place}")
+    monkeypatch.setattr("lib.model_folder.write_card", lambda description: "")
+    folder = save_model_folder(tmp_path / "model", {}, encoder, Windowing(), "")
+    assert load_model_folder(folder).encoder.weights_sha256 == encoder.weights_sha256
+    place.rename(elsewhere)
+    with pytest.raises(ValueError, match=r"answers through hf:.* or hand it over as `encoder`: .*`hf download"):
+        load_model_folder(folder)
+    assert load_model_folder(folder, load_encoder(f"hf:{elsewhere}")).name == "model"
+    save_small(elsewhere, normalize=False)  # the same weights, used in another way
+    with pytest.raises(ValueError, match="was trained on encoder hf:"):
+        load_model_folder(folder, load_encoder(f"hf:{elsewhere}"))
