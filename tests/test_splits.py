@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.splits import assign_splits, audit_leakage, link_groups, require_no_leakage, split_speakers
+from lib.splits import audit_leakage, link_groups, require_no_leakage, split_windows
 
 
 def make_table(speakers=60, windows=20, seed=0, rare=0.2):
@@ -13,37 +13,38 @@ def make_table(speakers=60, windows=20, seed=0, rare=0.2):
         label = "teen" if rng.random() < rare or s < 6 else "adult"
         for w in range(int(rng.integers(2, windows))):
             clip = f"s{s:03d}-c{w // 2}"
-            rows.append((f"{clip}@{w % 2}", clip, f"s{s:03d}", clip, "ab"[s % 2], label))
-    columns = ["window_id", "clip_id", "speaker_id", "recording_id", "corpus", "label"]
+            rows.append((f"{clip}@{w % 2}", clip, f"s{s:03d}", clip, "ab"[s % 2], "en", label))
+    columns = ["window_id", "clip_id", "speaker_id", "recording_id", "corpus", "language", "label"]
     return pd.DataFrame(rows, columns=columns).assign(content_hash=[f"h{i}" for i in range(len(rows))])
+
+
+def split_once(table, protocol="speaker", seed=0):
+    return split_windows(table, protocol, "label", seed)[0]
 
 
 def test_speakers_and_recordings_stay_in_one_part():
     table = make_table()
     table.loc[table["clip_id"].isin(["s001-c0", "s002-c0"]), "recording_id"] = "shared-video"
-    split = assign_splits(table, "speaker", "label", seed=3)
+    split = split_once(table, seed=3)
     for column in ("speaker_id", "recording_id"):
         assert (split.groupby(table[column].to_numpy()).nunique() == 1).all()
-    assert split[table["window_id"][table["speaker_id"] == "s001"]].unique().tolist() == (
-        split[table["window_id"][table["speaker_id"] == "s002"]].unique().tolist()
-    )
+    parts = [set(split[table.loc[table["speaker_id"] == name, "window_id"]]) for name in ("s001", "s002")]
+    assert parts[0] == parts[1]
     require_no_leakage(audit_leakage(table, split))
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_every_part_holds_every_class_at_about_its_share(seed):
     table = make_table(speakers=80, seed=seed)
-    split = split_speakers(table, "label", seed)
+    split = split_once(table, seed=seed)
     shares = split.value_counts(normalize=True)
     assert shares["train"] == pytest.approx(0.68, abs=0.06)
     assert shares["test"] == pytest.approx(0.20, abs=0.05)
-    held = pd.crosstab(table["label"].to_numpy(), split.to_numpy())
-    assert (held > 0).all().all()
+    assert (pd.crosstab(table["label"].to_numpy(), split.to_numpy()) > 0).all().all()
 
 
 def test_same_seed_same_split_and_other_seed_another():
-    table = make_table()
-    first, again, other = (split_speakers(table, "label", seed) for seed in (1, 1, 2))
+    first, again, other = (split_once(make_table(), seed=seed) for seed in (1, 1, 2))
     assert first.equals(again)
     assert not first.equals(other)
 
@@ -51,46 +52,65 @@ def test_same_seed_same_split_and_other_seed_another():
 def test_three_speakers_of_a_class_reach_three_parts_and_two_are_refused_by_name():
     table = make_table(rare=0).assign(label="adult")
     table.loc[table["speaker_id"].isin(["s000", "s001", "s002"]), "label"] = "teen"
-    split = split_speakers(table, "label", 0)
+    split = split_once(table)
     assert set(split[(table["label"] == "teen").to_numpy()]) == {"train", "validation", "test"}
     table.loc[table["speaker_id"] == "s002", "label"] = "adult"
-    with pytest.raises(ValueError, match=r"class 'teen' of label has 2 speakers"):
-        split_speakers(table, "label", 0)
+    with pytest.raises(ValueError, match="class 'teen' of label has 2 speakers"):
+        split_once(table)
 
 
 def test_one_giant_speaker_goes_to_train():
     table = pd.concat([make_table(), make_table(1, 3000).replace({"s000": "giant"})], ignore_index=True)
     table["window_id"] = [f"w{i}" for i in range(len(table))]
     table.loc[table["speaker_id"] == "giant", "recording_id"] = "giant"
-    split = split_speakers(table, "label", 0)
-    assert set(split[(table["speaker_id"] == "giant").to_numpy()]) == {"train"}
+    assert set(split_once(table)[(table["speaker_id"] == "giant").to_numpy()]) == {"train"}
 
 
-def test_paper_protocol_cuts_random_windows_as_published_and_leaks():
+def test_folds_test_everyone_once_and_hold_every_class():
+    table = make_table(speakers=80)
+    splits = split_windows(table, "speaker", "label", 0, folds=4)
+    tested = pd.concat([split[split == "test"] for split in splits])
+    assert sorted(tested.index) == sorted(table["window_id"])
+    for split in splits:
+        require_no_leakage(audit_leakage(table, split))
+        assert (pd.crosstab(table["label"].to_numpy(), split.to_numpy()) > 0).all().all()
+    with pytest.raises(ValueError, match="folds = 2: take 3 or more"):
+        split_windows(table, "speaker", "label", 0, folds=2)
+
+
+def test_languages_held_out_are_not_heard_and_guests_are_left_out():
+    table = make_table(speakers=160, windows=6)
+    table["language"] = np.array(["de", "fr", "it", "cy", "ta", "sw", "eu", "th"])[
+        pd.factorize(table["speaker_id"])[0] % 8
+    ]
+    table["corpus"] = "many"
+    guest = table["speaker_id"] == "s020"
+    table.loc[np.flatnonzero(guest)[-1], "language"] = "th" if table.loc[guest, "language"].iloc[0] != "th" else "de"
+    splits = split_windows(table, "language", "label", 0, folds=3)
+    for split in splits:
+        known = table.set_index("window_id").loc[split.index]
+        parts = split.groupby(known["language"].to_numpy()).nunique()
+        assert (parts == 1).all()
+        rows = table[table["window_id"].isin(split.index)]
+        require_no_leakage(audit_leakage(rows, split, protocol="language"))
+    assert any(len(split) < len(table) for split in splits)
+    with pytest.raises(ValueError, match="no corpus has 3 languages"):
+        split_once(make_table(), "language")
+
+
+def test_the_papers_protocol_cuts_random_windows_as_published_and_leaks():
     table = make_table(speakers=200)
-    split = assign_splits(table, "paper", "label", seed=0)
-    shares = split.value_counts(normalize=True)
-    assert shares.round(2).to_dict() == {"train": 0.68, "test": 0.20, "validation": 0.12}
+    split = split_once(table, "paper")
+    assert split.value_counts(normalize=True).round(2).to_dict() == {"train": 0.68, "test": 0.20, "validation": 0.12}
     audit = audit_leakage(table, split)
     assert audit.loc[audit["kind"] == "clip", "count"].min() > 0
     with pytest.raises(ValueError, match=r"speaker\(s\) in both train, test: s0"):
         require_no_leakage(audit)
 
 
-def test_official_split_is_kept_and_validation_carved_by_speaker():
-    table = make_table(speakers=80)
-    official = np.where(table["speaker_id"] < "s040", "train", "test")
-    split = assign_splits(table.assign(official_split=official), "official", "label", seed=0)
-    assert (split[official == "test"] == "test").all()
-    assert set(split[official == "train"]) == {"train", "validation"}
-    require_no_leakage(audit_leakage(table, split))
-    with pytest.raises(ValueError, match="no official_split"):
-        assign_splits(table, "official", "label", seed=0)
-
-
 def test_identical_audio_in_two_parts_stops_the_run():
     table = make_table()
-    split = split_speakers(table, "label", 0)
+    split = split_once(table)
     train, test = (np.flatnonzero(split == name)[0] for name in ("train", "test"))
     table.loc[test, "content_hash"] = table.loc[train, "content_hash"]
     with pytest.raises(ValueError, match=f"identical audio.*{table.loc[train, 'content_hash']}"):
@@ -99,14 +119,14 @@ def test_identical_audio_in_two_parts_stops_the_run():
 
 def test_near_duplicates_of_other_speakers_are_counted_and_named():
     table = make_table()
-    split = split_speakers(table, "label", 0)
+    split = split_once(table)
     vectors = np.random.default_rng(0).normal(5, 1, (len(table), 32)).astype(np.float32)
     train, test = (np.flatnonzero(split == name)[0] for name in ("train", "test"))
     vectors[test] = vectors[train] + 1e-4
     audit = audit_leakage(table, split, vectors)
-    found = audit[(audit["kind"] == "near-duplicate") & (audit["count"] > 0)]
-    assert found["count"].tolist() == [1]
-    assert table["window_id"][test] in found["examples"].iloc[0]
+    near = audit[(audit["kind"] == "near-duplicate") & (audit["count"] > 0)]
+    assert near["count"].tolist() == [1]
+    assert table["window_id"][test] in near["examples"].iloc[0]
     require_no_leakage(audit)
 
 
@@ -117,8 +137,13 @@ def test_groups_follow_chains_of_shared_recordings():
     assert groups[:4].nunique() == 1
 
 
-def test_a_window_without_a_label_is_refused_by_id():
+def test_windows_that_cannot_be_split_are_refused_by_id():
     table = make_table()
+    with pytest.raises(ValueError, match="unknown protocol 'random'"):
+        split_once(table, "random")
+    twice = table.assign(window_id="w0")
+    with pytest.raises(ValueError, match="window_id w0 occurs twice"):
+        split_once(twice)
     table.loc[4, "label"] = None
     with pytest.raises(ValueError, match=f"window {table['window_id'][4]} has no label"):
-        assign_splits(table, "speaker", "label", seed=0)
+        split_once(table)

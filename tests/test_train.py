@@ -48,9 +48,7 @@ def fit(folder, name="layer_mix", *, task=None, rows=(TRAIN, VALIDATION), comput
     features, targets = task or make_task()
     recipe = Recipe(**{"epochs": 4, "learning_rate": 1e-3, "batch": 32, "width": 0.1} | recipe)
     model = build_network(name, CLASSES, features.shape[1:], width=0.1, seed=seed)
-    fitted = fit_network(
-        model, features, targets, *rows, recipe, folder, seed=seed, compute=compute, every_epoch=every
-    )
+    fitted = fit_network(model, features, targets, *rows, recipe, folder, seed=seed, compute=compute, every_epoch=every)
     return model, fitted
 
 
@@ -243,7 +241,9 @@ def test_steps_tell_ordered_classes_and_each_reads_its_own_columns(tmp_path):
     features = rng.normal(size=(240, 4)).astype(np.float32)
     features[:, 0] += 4 * (targets > 0)  # the first step's
     features[:, 2] += 4 * (targets > 1)  # the second step's
-    _, fitted = fit_line(tmp_path, "steps:a|b", ["child", "teen", "adult"], (features, targets), widths=(2, 2), penalties=(1.0,))
+    _, fitted = fit_line(
+        tmp_path, "steps:a|b", ["child", "teen", "adult"], (features, targets), widths=(2, 2), penalties=(1.0,)
+    )
     assert fitted.history["validation_uar"].iloc[-1] > 0.85
     model, _ = load_model(train.checkpoint_path(tmp_path, fitted.best_epoch))
     first, second = (step.weight.abs().detach().numpy()[0] for step in model.network.steps)
