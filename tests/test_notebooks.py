@@ -27,7 +27,7 @@ def test_first_cell_tells_what_is_read_written_and_asked(notebook):
     first = notebook.cells[0]
     assert first.cell_type == "markdown"
     assert first.source.startswith("# ")
-    for label in ["**Reads**", "**Writes**", "**Takes**", "**Question**"]:
+    for label in ["**Reads**", "**Writes**", "**Question**"]:
         assert label in first.source
 
 
