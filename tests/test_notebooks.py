@@ -20,7 +20,7 @@ def notebook(request):
 
 
 def test_the_six_notebooks_are_there_in_reading_order():
-    assert [path.stem for path in sorted(paths.NOTEBOOKS.glob("*.ipynb"))] == config.NOTEBOOKS
+    assert [path.stem for path in sorted(paths.NOTEBOOKS.glob("*.ipynb"))] == ["00_start", *config.NOTEBOOKS]
 
 
 def test_first_cell_tells_what_is_read_written_and_asked(notebook):
