@@ -144,7 +144,7 @@ class Encoder:
         """The module that engines compute; ValueError when there is no such stage, or it has no frames."""
         frames = [name for name, stage in self.encode(torch.zeros(1, RATE_HZ)).items() if stage.dim() == 3]
         if feature and feature not in frames:
-            have = f"those of {self.name} are {', '.join(frames)}" if frames else f"{self.name} gives vectors alone: set it to ''"
+            have = f"those of {self.name} are {', '.join(frames)}" if frames else f"{self.name} gives vectors alone"
             raise ValueError(f"feature {feature!r}: no stage with frames of this name, {have}")
         return Summary(self.stages, feature)
 

@@ -70,7 +70,7 @@ def export_onnx(model: ModelFolder, folder: Path) -> dict[str, Any]:
     except ImportError as error:
         raise ValueError(f"ONNX export needs: pip install onnx onnxscript onnxruntime ({error})") from error
     if isinstance(model.encoder.stages, OnnxStages):
-        raise ValueError(f"model {model.name}: its encoder is an ONNX file already, which cannot be written into another")
+        raise ValueError(f"model {model.name}: its encoder is an ONNX file already, that goes in no other")
     chain, samples = Chain(model).eval(), model.windowing.samples
     waveforms = np.random.default_rng(0).normal(0, 0.1, (5, samples)).astype(np.float32)
     target = Path(folder) / "model.onnx"
