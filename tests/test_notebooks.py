@@ -78,7 +78,7 @@ def test_nbstripout_finds_nothing_to_strip():
 
 
 def test_nbdime_shows_the_line_that_changed(tmp_path):
-    source = nbformat.read(NOTEBOOKS[0], as_version=4)
+    source = nbformat.read(NOTEBOOKS[1], as_version=4)
     nbformat.write(source, tmp_path / "a.ipynb")
     source.cells[2].source = source.cells[2].source.replace("seed: int = 0", "seed: int = 7")
     nbformat.write(source, tmp_path / "b.ipynb")
