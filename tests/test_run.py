@@ -41,16 +41,6 @@ def world(tmp_path, monkeypatch):
     return write
 
 
-def test_notebooks_to_run_are_all_or_one_or_the_rest():
-    names = ["01_download", "02_segment", "03_embed"]
-    assert run.select_notebooks(names, None, None) == names
-    assert run.select_notebooks(names, "02_segment", None) == names[1:]
-    assert run.select_notebooks(names, None, "03_embed") == ["03_embed"]
-    for first, only in (("04_train", None), (None, "3")):
-        with pytest.raises(ValueError, match="not a notebook of this run; it has 01_download, 02_segment, 03_embed"):
-            run.select_notebooks(names, first, only)
-
-
 def test_a_run_hands_over_its_parameters_and_stops_at_the_first_failure(world, capsys):
     told_file = paths.DATA.parent / "told.txt"
     first = f"open({str(told_file)!r}, 'w').write(f'{{run}} {{number}}')"

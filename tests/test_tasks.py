@@ -2,16 +2,14 @@
 
 import numpy as np
 import pytest
-from learning_fixture import make_corpus, make_stage
+from learning_fixture import make_corpus
 
 from lib.tasks import (
     TASKS,
     Task,
     assign_targets,
     known_years,
-    load_tasks,
     make_tasks,
-    save_tasks,
     task_table,
     usable_bounds,
 )
@@ -78,26 +76,14 @@ def test_a_form_without_labels_is_skipped_by_name_and_the_run_goes_on():
     ]  # fmt: skip
 
 
-def test_age_without_any_age_stops_and_says_what_to_do():
-    with pytest.raises(
-        ValueError,
-        match=r"task age: it takes two of the classes .* the 90 clips .* have none\. .* take age out of train.tasks",
-    ):
-        make_tasks(["gender", "age"], ["teen", "adult"], [20], CLIPS.assign(age_years=np.nan))
-
-
 def test_too_few_speakers_of_a_class_are_refused_with_their_names():
     few = CLIPS[(CLIPS["gender"] == "male") | CLIPS["speaker_id"].isin(["a:02", "b:03"])]
+    with pytest.raises(ValueError, match=r"task age: .*have none\. .* take age out of train.tasks"):
+        make_tasks(["age"], *AGES, CLIPS.assign(age_years=np.nan))
     with pytest.raises(
         ValueError, match=r"task gender: .* with 3 speakers or more; .* female: 2 speakers \(a:02, b:03\)"
     ):
         make_tasks(["gender"], [], [], few)
-
-
-def test_words_that_nobody_understands_are_listed():
-    strange = CLIPS.assign(gender=None, gender_raw=["1", "0", "1"] * 30)
-    with pytest.raises(ValueError, match=r"have none\. Not understood: \{'1': 60, '0': 30\}; write male, female"):
-        make_tasks(["gender"], [], [], strange)
 
 
 @pytest.mark.parametrize("names", [["agee"], []])
@@ -112,10 +98,3 @@ def test_windows_are_joined_by_id_and_those_without_a_class_are_counted():
     assert (table.attrs["unlabelled"], len(table)) == (6, len(WINDOWS) - 6)
     genders = CLIPS.set_index("clip_id")["gender"]
     assert (table["target"] == (genders.loc[table["clip_id"]] == "female").to_numpy()).all()
-
-
-def test_tasks_survive_writing_and_reading(tmp_path):
-    tasks, notes = make_tasks(TASKS, *AGES, CLIPS)
-    stage = make_stage(tmp_path, "01_download")
-    save_tasks(stage, tasks, notes)
-    assert load_tasks(stage) == tasks
