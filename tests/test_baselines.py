@@ -1,6 +1,3 @@
-import os
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -115,25 +112,3 @@ def test_constant_age_is_the_median_and_refuses_gaps():
     assert fit_constant_age([20, 30, 70]) == 30
     with pytest.raises(ValueError, match="finite"):
         fit_constant_age([20, np.nan])
-
-
-@pytest.mark.corpora
-@pytest.mark.skipif("CORPORA" not in os.environ, reason="set CORPORA to a folder of real samples")
-def test_pitch_separates_real_men_from_real_women():
-    """Adult speakers of speechocean762: the mean of two utterances each, against the usual boundary near 165 Hz."""
-    import soundfile
-
-    train = Path(os.environ["CORPORA"]) / "speechocean762" / "train"
-    names = ("spk2gender", "spk2age", "utt2spk", "wav.scp")
-    gender, age, speaker_of, wav = (
-        dict(line.split(maxsplit=1) for line in (train / name).read_text().splitlines()) for name in names
-    )
-    right = []
-    for speaker in sorted(gender):
-        if int(age[speaker]) >= 18:
-            spoken = [name for name, owner in speaker_of.items() if owner.strip() == speaker][:2]
-            waves = [soundfile.read(train.parent / wav[name].strip(), dtype="float32")[0] for name in spoken]
-            pitch = np.nanmean([measure(wave)["f0_hz"] for wave in waves])
-            right.append((pitch > 165) == (gender[speaker].strip() == "f"))
-    assert len(right) > 40
-    assert np.mean(right) > 0.9

@@ -59,15 +59,8 @@ def test_what_a_run_file_says_stands_beside_what_the_notebooks_declare(tiny):
     assert sections["encoders"] == {"root": ""}
     assert sections["compute"] == {"workers": 0}
     assert (sections["run"]["seed"], sections["run"]["synthetic"]) == (1, True)
-
-
-def test_every_notebook_is_handed_its_own_keys_and_the_shared_ones(tiny):
-    sections = config.load_run(tiny())
-    assert config.parameters_for("02_segment", "tiny", sections) == {
-        "run": "tiny", "seed": 1, "synthetic": True, "window_s": 2.0,
-    }  # fmt: skip
-    assert config.parameters_for("encoders", "tiny", sections) == {"run": "tiny", "root": "", "workers": 0}
-    assert config.parameters_for("04_train", "other", sections)["run"] == "other"
+    segment = {"run": "tiny", "seed": 1, "synthetic": True, "window_s": 2.0}  # its own keys and the shared ones
+    assert config.parameters_for("02_segment", "tiny", sections) == segment
 
 
 @pytest.mark.parametrize(

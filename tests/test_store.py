@@ -63,19 +63,6 @@ def test_reading_from_disk_equals_slices_of_the_array_itself(tmp_path, monkeypat
     assert isinstance(features._array, np.memmap)
 
 
-def test_a_killed_run_goes_on_with_the_blocks_that_are_missing(tmp_path):
-    writer = StoreWriter(tmp_path, IDS, DESCRIPTION, 4)
-    writer.write(slice(4, 8), tensors(slice(4, 8)))
-    again = StoreWriter(tmp_path, IDS, DESCRIPTION, 4)
-    assert again.missing() == [slice(0, 4), slice(8, 10)]
-    with pytest.raises(ValueError, match="2 blocks are missing; run 03_embed again"):
-        again.finish()
-    with pytest.raises(ValueError, match="no finished store here; run notebooks/03_embed"):
-        Store(tmp_path)
-    fill(tmp_path)
-    assert Store(tmp_path).frames(IDS)[:][:, 0, 0].tolist() == list(range(10))
-
-
 @pytest.mark.parametrize(
     "change",
     [
