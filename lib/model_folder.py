@@ -253,9 +253,9 @@ def load_model_folder(folder: Path, encoder: Encoder | None = None) -> ModelFold
         )
     here, warnings = _versions(), []
     other = [
-        f"{name} {version} there, {here[name]} here"
+        f"{name} {version} there, {here.get(name, 'none')} here"
         for name, version in description["versions"].items()
-        if here[name] != version
+        if here.get(name) != version
     ]
     if description["about"].get("synthetic"):
         warnings.append(SYNTHETIC)
