@@ -14,7 +14,6 @@ import soxr
 from scipy import fft
 from scipy.signal import get_window
 
-MEASURED = 3  # raised when acoustics are measured in another way; 3: resampled to 4 kHz by soxr
 MFCCS = 20
 ACOUSTICS = ["f0_hz", "voiced_share", "duration_s", "level_db"]
 ACOUSTICS += [f"mfcc_{kind}_{k}" for kind in ("mean", "std", "delta_std") for k in range(MFCCS)]

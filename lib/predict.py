@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from lib.audio import RATE_HZ, Recording, UnreadableAudio, shown_name
 from lib.compute import cores, torch_threads
-from lib.corpora.own_data import CORPUS, read_own_data
+from lib.corpora.own_data import list_recordings
 from lib.embed import encode_batch
 from lib.encoders import Encoder, check_encoder
 from lib.model_folder import DESCRIPTION, Head, ModelFolder, load_model_folder
@@ -295,41 +295,6 @@ def _join_windows(head: Head, windows: pd.DataFrame, model: ModelFolder) -> tupl
         rare, threshold = head.classes.index(head.rare[0]), head.rare[1]
         answer = replace(answer, by_threshold=head.classes[answer_with_threshold(mean[None], rare, threshold)[0]])
     return replace(answer, label=head.classes[int(mean.argmax())]), ""
-
-
-def list_recordings(source: Path | str) -> pd.DataFrame:
-    """What to ask about: name, path, start_s, end_s, fault, and labels where a list gives them.
-
-    `source`: a file; a folder with its subfolders and what links lead to, hidden names left out; or a CSV as
-    `lib.corpora.own_data` describes it. What cannot be used stays as a row with its `fault`. ValueError when there is nothing.
-    """
-    if "://" in str(source) or str(source) == "-":
-        raise ValueError(f"{source}: nothing is fetched and standard input is not read; save the sound as a file first")
-    source = Path(source)
-    if not os.path.lexists(source):
-        raise ValueError(f"{source}: no such file or folder")
-    if source.suffix.lower() == ".csv" and not source.is_dir():
-        clips, ledger = read_own_data(source)
-        names, paths = clips["clip_id"].str.removeprefix(f"{CORPUS}:"), [source.parent / path for path in clips["path"]]
-        lost = pd.DataFrame({"name": ledger["item"], "fault": ledger["item"] + ": " + ledger["reason"], "start_s": 0.0})
-        return pd.concat(
-            [clips.assign(name=names, path=paths, fault=""), *([lost] if len(lost) else [])], ignore_index=True
-        )
-    rows = _list_folder(source) if source.is_dir() else [(source, shown_name(source), "")]
-    if not rows:
-        raise ValueError(f"{source}: no files in this folder")
-    return pd.DataFrame(rows, columns=["path", "name", "fault"]).assign(start_s=0.0, end_s=np.nan)
-
-
-def _list_folder(folder: Path) -> list[tuple[Path, str, str]]:
-    seen, errors, files = set(), [], []
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=errors.append):
-        known = os.path.realpath(root) in seen  # links in a circle
-        seen.add(os.path.realpath(root))
-        folders[:] = [name for name in folders if not (known or name.startswith("."))]
-        files += [(Path(root, name), "") for name in names if not (known or name.startswith("."))]
-    files += [(Path(error.filename), f"cannot be read ({error.strerror})") for error in errors]
-    return [(path, "/".join(map(shown_name, path.relative_to(folder).parts)), fault) for path, fault in sorted(files)]
 
 
 def predict_listed(recordings: pd.DataFrame, model: Model = None, progress: bool = True) -> list[Prediction]:

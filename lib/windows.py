@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from lib import paths, tables
+from lib import tables
 from lib.audio import RATE_HZ, Recording, UnreadableAudio
 from lib.baselines import ACOUSTICS, measure_acoustics
 from lib.stages import Stage
@@ -226,16 +226,3 @@ def count_windows(clips: pd.DataFrame, windows: pd.DataFrame, ledger: pd.DataFra
     sizes |= {"windows": used.size(), "hours": used["duration_s"].sum() / 3600}
     counts = pd.DataFrame(sizes).join(pd.crosstab(ledger["corpus"], ledger["reason"])).fillna(0)
     return counts.astype({name: int for name in counts if name != "hours"}).rename_axis("corpus").reset_index()
-
-
-def example_windows(windows: pd.DataFrame, clips: pd.DataFrame, folder: Path, count: int, seed: int) -> dict[str, list]:
-    """Draw windows of the stage in `folder`: "waveforms" (samples,), "speech" each 32 ms (measured once), and "titles"."""
-    drawn = windows.sample(min(count, len(windows)), random_state=seed)
-    known = drawn.merge(clips.replace({"age_raw": {"": "age not known"}}), on="clip_id", how="left")
-    titles = known["window_id"] + ": " + known["gender"].fillna("gender not known") + ", " + known["age_raw"]
-    waveforms = [as_heard(stored, len(stored)) for stored in open_windows(folder)[drawn["row"].to_numpy()]]
-    kept = Path(folder) / f"examples-{count}-{seed}.npy"
-    if not kept.exists():
-        with paths.write_whole(kept) as partial:
-            np.save(partial, speech_probabilities(waveforms))
-    return {"waveforms": waveforms, "speech": [*np.load(kept)], "titles": [*titles]}

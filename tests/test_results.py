@@ -6,6 +6,7 @@ import pytest
 from report_fixture import make_metrics, make_row
 
 from lib import model_folder, results
+from lib.report import sentences
 
 VIEW = {"task": "gender", "model": "paper", "protocol": "speaker", "level": "clip"}
 
@@ -116,63 +117,63 @@ def test_a_score_without_interval_guess_or_speakers_is_told_plainly_and_none_not
 
 def test_a_leak_is_told_as_no_skill_or_as_chance():
     leak = make_row("age", "paper", "uar", 0.09, 0.05, claimed=0.87, shown=0.78)
-    assert results.tell_leak(records(leak)) == (
+    assert sentences.tell_leak(records(leak)) == (
         "Age: random windows claim a UAR of 87 % where speakers never heard in training show 78 %; the difference of +9 "
         "points (+4 to +14) is not skill: no new speaker gives it back."
     )
-    assert results.tell_leak(records(leak | {"low": -0.01})).endswith("(-1 to +14) may be chance.")
+    assert sentences.tell_leak(records(leak | {"low": -0.01})).endswith("(-1 to +14) may be chance.")
 
 
 def test_the_other_sentences_tell_their_numbers():
     confusion = {"task": "gender", "level": "window", "classes": ["male", "female", "x"]}
     counts = np.array([[8, 2, 0], [3, 7, 0], [0, 0, 0]])
-    assert results.tell_confusion({**confusion, "counts": counts}) == (
+    assert sentences.tell_confusion({**confusion, "counts": counts}) == (
         "Gender: windows told right are 80 % of male, 70 % of female; most often female is told as male (3 times)."
     )
-    assert results.tell_confusion({**confusion, "counts": np.eye(3, dtype=int)}).endswith("100 % of x.")
+    assert sentences.tell_confusion({**confusion, "counts": np.eye(3, dtype=int)}).endswith("100 % of x.")
     errors = [
         make_row("age", "paper", metric, value, 0.01) for metric, value in (("ece", 0.09), ("ece_tempered", 0.04))
     ]
-    assert "9 points away" in results.tell_calibration(records(*errors))
-    assert "and 4 after temperature, which helps." in results.tell_calibration(records(*errors))
+    assert "9 points away" in sentences.tell_calibration(records(*errors))
+    assert "and 4 after temperature, which helps." in sentences.tell_calibration(records(*errors))
     scores = records(*make_metrics()["scores"])
     slices = scores[(scores["subset"] != "all") & (scores["task"] == "age")].iloc[:3]
-    assert results.tell_slices(slices) == (
+    assert sentences.tell_slices(slices) == (
         "Age is told worst for language: en: UAR 73 % (67 to 79) of 15 speakers, 10 points below corpus: common_voice."
     )
-    assert results.tell_slices(slices.head(1)) == ""
+    assert sentences.tell_slices(slices.head(1)) == ""
     layers = pd.DataFrame({"task": "gender", "feature": ["majority", "mean F0", "tiny | conv", "tiny | layer 2"],
                            "uar": [0.5, 0.7, 0.6, 0.8], "low": 0.75, "high": 0.85})  # fmt: skip
-    assert results.tell_layers(layers) == (
+    assert sentences.tell_layers(layers) == (
         "Gender is read best from layer 2, UAR 80 % (75 to 85); beside it a guess (majority) 50 %, mean pitch 70 %."
     )
     ledger = pd.DataFrame({"reason": ["empty file", "no such file", "no such file"]})
     assert (
-        results.tell_ledger(97, ledger)
+        sentences.tell_ledger(97, ledger)
         == "97 of 100 items are used (97 %); 3 are left out, most often for: no such file (2)."
     )
-    assert results.tell_ledger(97, ledger.head(0), "clips") == "All 97 clips are used."
+    assert sentences.tell_ledger(97, ledger.head(0), "clips") == "All 97 clips are used."
 
 
 @pytest.mark.parametrize(("loss", "by_heart"), [([0.9, 0.5, 0.8], True), ([0.9, 0.5, 0.5], False)])
 def test_a_training_that_learns_its_speakers_by_heart_is_told_so(loss, by_heart):
     history = pd.DataFrame({"epoch": [0, 1, 2], "chosen": [False, True, False], "validation_uar": [0.61, 0.83, 0.7],
                             "train_loss": [0.9, 0.6, 0.3], "validation_loss": loss, "network": "paper"})  # fmt: skip
-    text = results.tell_training(history)
+    text = sentences.tell_training(history)
     assert text.startswith("UAR on validation goes from 61 % to 83 % at epoch 1 of 2, which was chosen")
     assert ("by heart" in text) == by_heart
 
 
 def test_the_paper_stands_beside_a_guess_on_its_own_data_and_this_run():
-    own = [make_row("age", "paper", metric, 0.7, level="window") for metric in results.PUBLISHED["age"]]
+    own = [make_row("age", "paper", metric, 0.7, level="window") for metric in sentences.PUBLISHED["age"]]
     table = results.tabulate(
-        results.paper_records(records(*own), "age", ["paper"], "speaker"), ["model", "what differs"]
+        sentences.paper_records(records(*own), "age", ["paper"], "speaker"), ["model", "what differs"]
     )
     assert table["model"].tolist() == ["the paper", "a majority guess", "the paper's network"]
     assert table["accuracy"].tolist() == ["91 %", "93.4 %", "70 % (64 to 76)"]
     assert table["F1 of teen"].tolist()[:2] == ["48.7 %", "0 %"]
-    assert results.tell_paper("age").endswith("scores 93.4 % on its data, so accuracy shows nothing there.")
-    assert results.paper_records(records(), "age_four", ["paper"], "speaker").empty
+    assert sentences.tell_paper("age").endswith("scores 93.4 % on its data, so accuracy shows nothing there.")
+    assert sentences.paper_records(records(), "age_four", ["paper"], "speaker").empty
 
 
 @pytest.mark.parametrize(("bounds", "last"), [([16], "adult (16 and over)"), ([16, 70], "adult (16 to under 70)")])

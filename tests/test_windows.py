@@ -17,7 +17,6 @@ from lib.windows import (
     as_stored,
     count_windows,
     cut_windows,
-    example_windows,
     open_windows,
     slide_windows,
     speech_probabilities,
@@ -246,13 +245,3 @@ def test_a_killed_run_goes_on_with_the_files_that_are_left(tmp_path, monkeypatch
     np.testing.assert_array_equal(open_windows(stage), expected_sound)
     assert len(cut_paths) - before == cut_again
     assert [path.name for path in stage.glob("*part*")] == []
-
-
-def test_examples_are_the_same_for_a_seed_and_say_whose_they_are(tmp_path):
-    clips = make_clips(tmp_path, [5.0] * 4)
-    windows, _ = cut(tmp_path, clips)
-    first, again = (example_windows(windows, clips, tmp_path / "stage", 3, 7) for _ in range(2))
-    assert first["titles"] == again["titles"]
-    np.testing.assert_array_equal(first["speech"], again["speech"])
-    assert [len(waveform) for waveform in first["waveforms"]] == [48_000] * 3
-    assert all(title.endswith(": gender not known, age not known") for title in first["titles"])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from lib.audio import shown_name
 from lib.corpora.labels import ages_of, genders_of, normalize_label
 from lib.corpora.sieve import AUDIO_SUFFIXES, Sieve, find_spelling, printable, walk_files
 
@@ -150,3 +153,38 @@ def list_unlabelled(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     sieve.note([(name, "name is not UTF-8", "rename the file") for name in names if printable(name) != name])
     sieve.drop_faults(Path(folder))
     return sieve.finish()
+
+
+def list_recordings(source: Path | str) -> pd.DataFrame:
+    """What to ask about: name, path, start_s, end_s, fault, and labels where a list gives them.
+
+    `source`: a file; a folder with its subfolders and what links lead to, hidden names left out; or a CSV as
+    `lib.corpora.own_data` describes it. What cannot be used stays as a row with its `fault`. ValueError when there is nothing.
+    """
+    if "://" in str(source) or str(source) == "-":
+        raise ValueError(f"{source}: nothing is fetched and standard input is not read; save the sound as a file first")
+    source = Path(source)
+    if not os.path.lexists(source):
+        raise ValueError(f"{source}: no such file or folder")
+    if source.suffix.lower() == ".csv" and not source.is_dir():
+        clips, ledger = read_own_data(source)
+        names, paths = clips["clip_id"].str.removeprefix(f"{CORPUS}:"), [source.parent / path for path in clips["path"]]
+        lost = pd.DataFrame({"name": ledger["item"], "fault": ledger["item"] + ": " + ledger["reason"], "start_s": 0.0})
+        return pd.concat(
+            [clips.assign(name=names, path=paths, fault=""), *([lost] if len(lost) else [])], ignore_index=True
+        )
+    rows = _list_folder(source) if source.is_dir() else [(source, shown_name(source), "")]
+    if not rows:
+        raise ValueError(f"{source}: no files in this folder")
+    return pd.DataFrame(rows, columns=["path", "name", "fault"]).assign(start_s=0.0, end_s=np.nan)
+
+
+def _list_folder(folder: Path) -> list[tuple[Path, str, str]]:
+    seen, errors, files = set(), [], []
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=errors.append):
+        known = os.path.realpath(root) in seen  # links in a circle
+        seen.add(os.path.realpath(root))
+        folders[:] = [name for name in folders if not (known or name.startswith("."))]
+        files += [(Path(root, name), "") for name in names if not (known or name.startswith("."))]
+    files += [(Path(error.filename), f"cannot be read ({error.strerror})") for error in errors]
+    return [(path, "/".join(map(shown_name, path.relative_to(folder).parts)), fault) for path, fault in sorted(files)]

@@ -100,8 +100,7 @@ def plot_ledger(ledger: pd.DataFrame, title: str = "What was left out, and why")
     if len(counts.columns) > 1:
         ax.legend(title="corpus", loc="lower right")
     if counts.empty:
-        ax.text(0.5, 0.5, "nothing was left out", ha="center", va="center", transform=ax.transAxes, color=MUTED)
-        ax.set(xticks=[], yticks=[])
+        ax.set(xticks=[], yticks=[], title=f"{title}: nothing")
     return figure
 
 
@@ -257,13 +256,8 @@ def plot_probes(scores: pd.DataFrame) -> Figure:
         names = stages["feature"].str.split(" | ", regex=False).str[-1]
         ax.errorbar(names, stages["uar"], bars, marker="o", capsize=3, color=PALETTE[0], label="probe, 95 % interval")
         for number, row in enumerate(rows.drop(stages.index).itertuples()):
-            ax.axhline(
-                row.uar,
-                color="grey",
-                linestyle=(":", "--", "-.")[number % 3],
-                linewidth=1.2,
-                label=model_name(row.feature),
-            )
+            style = {"color": "grey", "linestyle": (":", "--", "-.")[number % 3], "linewidth": 1.2}
+            ax.axhline(row.uar, label=model_name(row.feature), **style)
         ax.set(title=task, xlabel="stage of the encoder", ylabel="UAR" if ax is axes[0, 0] else "")
         ax.tick_params(axis="x", rotation=45)
     handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -277,17 +271,14 @@ def plot_training(history: pd.DataFrame, title: str) -> Figure:
     history: epoch, chosen, train_loss, validation_loss, validation_f1_<class>; a line at the epoch that was chosen.
     """
     figure, (loss, f1) = plt.subplots(1, 2, figsize=(WIDTH, 3.4))
+    dots = {"marker": "o", "markersize": 3.5}
     for part in ("train", "validation"):
-        loss.plot(
-            history["epoch"], history[f"{part}_loss"], color=COLOURS[part], label=part, marker="o", markersize=3.5
-        )
+        loss.plot(history["epoch"], history[f"{part}_loss"], color=COLOURS[part], label=part, **dots)
     loss.set(xlabel="epoch", ylabel="loss (nats)", title=title)
     columns = [name for name in history if name.startswith("validation_f1_")]
     colours = colours_for([name.removeprefix("validation_f1_") for name in columns])
     for name, colour in colours.items():
-        f1.plot(
-            history["epoch"], history[f"validation_f1_{name}"], color=colour, label=name, marker="o", markersize=3.5
-        )
+        f1.plot(history["epoch"], history[f"validation_f1_{name}"], color=colour, label=name, **dots)
     f1.set(xlabel="epoch", ylabel="F1 on validation", title="F1 of each class", ylim=(0, 1.02))
     for ax in (loss, f1):
         for epoch in history.loc[history["chosen"], "epoch"]:
@@ -381,11 +372,9 @@ def plot_reliability(tables: dict[str, pd.DataFrame], title: str) -> Figure:
     ax.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=":", label="exactly as stated")
     for (name, table), colour in zip(tables.items(), PALETTE):
         ax.plot(table["confidence"], table["accuracy"], color=colour, label=name)
-        area = 18 + 160 * table["n"] / max(table["n"].max(), 1)
-        ax.scatter(table["confidence"], table["accuracy"], s=area, color=colour, alpha=0.75, linewidths=0)
-    ax.set(
-        xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="stated probability", ylabel="share that was right", title=title
-    )
+        style = {"s": 18 + 160 * table["n"] / max(table["n"].max(), 1), "alpha": 0.75, "linewidths": 0}
+        ax.scatter(table["confidence"], table["accuracy"], color=colour, **style)
+    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="stated probability", ylabel="share right", title=title)
     ax.legend(loc="upper left")
     return figure
 
@@ -405,9 +394,8 @@ def plot_choices(
     for number, (name, colour) in enumerate(colours_for(classes).items()):
         truth = targets == number
         if truth.any():
-            PrecisionRecallDisplay.from_predictions(
-                truth, probabilities[:, number], ax=right, name=name, curve_kwargs={"color": colour}
-            )
+            options = {"ax": right, "name": name, "curve_kwargs": {"color": colour}}
+            PrecisionRecallDisplay.from_predictions(truth, probabilities[:, number], **options)
             right.axhline(truth.mean(), color=colour, linewidth=0.9, linestyle=":")
     right.set(xlabel="recall", ylabel="precision", title="Dotted: a guess", xlim=(0, 1.01), ylim=(0, 1.03))
     right.legend(loc="lower left")

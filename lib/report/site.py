@@ -20,7 +20,7 @@ import nbformat
 import pandas as pd
 
 from lib import paths, results
-from lib.report import compare
+from lib.report import compare, sentences
 from lib.report.show import table_html
 
 TEXTS = {".html", ".json", ".csv", ".css", ".js"}
@@ -111,7 +111,7 @@ def tell_run(metrics: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
         view = {name: answer["score"][name] for name in ("task", "model", "metric")}
         of_model = results.select_scores(leaks, level=answer["score"]["level"], **view)
         slices = scores[(scores[list(view)] == pd.Series(view)).all(axis=1) & (scores["subset"] != "all")]
-        verdicts += [results.tell_leak(of_model), results.tell_slices(slices)]
+        verdicts += [sentences.tell_leak(of_model), sentences.tell_slices(slices)]
     parameters = pd.DataFrame(compare.flatten(record["parameters"]).items(), columns=["parameter", "value"])
     versions = pd.DataFrame(record["versions"].items(), columns=["package", "version"])
     tables = [table_html(parameters, "Parameters of this run", limit=500), table_html(versions, "Versions")]

@@ -105,19 +105,6 @@ def main_slices(slices: pd.DataFrame, models: dict[str, str]) -> dict[str, pd.Da
     return tables
 
 
-def worst_slices(slices: pd.DataFrame, models: dict[str, str]) -> pd.DataFrame:
-    """The worst group of each task's main model: one row a task, `gap` to the best group."""
-    rows = []
-    for task, table in main_slices(slices, models).items():
-        known = table[table["enough"]]
-        worst = known.loc[known["value"].idxmin()]
-        facts = worst[["subset", "metric", "value", "low", "high", "n", "speakers"]].to_dict()
-        rows.append(
-            {"task": task, "model": models[task]} | facts | {"gap": float(known["value"].max() - worst["value"])}
-        )
-    return pd.DataFrame(rows)
-
-
 # ------------------------------------------------------------------------------------------------- errors, one by one
 
 
