@@ -13,7 +13,7 @@ TORCH_PINS = $(shell grep -oE '^(torch|torchaudio)==[0-9.]+' requirements.txt)
 PINS := $(if $(CPU_INDEX),.venv/requirements-cpu.txt,requirements.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help env reports test lab hooks lint strip lock bench readme clean
+.PHONY: help env reports test lab hooks lint strip lock bench ship readme clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,10 @@ lock:  ## pin everything anew from pyproject.toml (needs uv)
 
 bench: $(READY)  ## measure speed and memory as ratios in one run (minutes)
 	$(BIN)/python -m lib.speed.bench
+
+ship: $(READY)  ## copy the best model of RUN to lib/assets/RUN, where lib.predict finds it by name
+	rm -rf lib/assets/$(RUN)
+	cp -r data/$(RUN)/models/best lib/assets/$(RUN)
 
 readme: $(READY)  ## write the headline table of README from reports/
 	$(BIN)/python -m lib.report.compare

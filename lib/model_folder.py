@@ -253,9 +253,9 @@ def load_model_folder(folder: Path, encoder: Encoder | None = None) -> ModelFold
         )
     here, warnings = _versions(), []
     other = [
-        f"{name} {version} there, {here[name]} here"
+        f"{name} {version} there, {here.get(name, 'none')} here"
         for name, version in description["versions"].items()
-        if here[name] != version
+        if here.get(name) != version
     ]
     if description["about"].get("synthetic"):
         warnings.append(SYNTHETIC)
@@ -266,7 +266,7 @@ def load_model_folder(folder: Path, encoder: Encoder | None = None) -> ModelFold
         made = f"{engine['library']} in {engine['precision']}"
         warnings.append(f"trained on embeddings by {made}; answers here come from the exact ones, by torch in float32")
     windowing = Windowing(**description["windowing"])
-    return ModelFolder(description["name"], heads, encoder, windowing, description["feature"], description, warnings)
+    return ModelFolder(folder.resolve().name, heads, encoder, windowing, description["feature"], description, warnings)
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

@@ -28,10 +28,10 @@ from lib.audio import RATE_HZ, Recording, UnreadableAudio, shown_name
 from lib.compute import cores, torch_threads
 from lib.corpora.own_data import CORPUS, read_own_data
 from lib.embed import encode_batch
-from lib.encoders import Encoder
+from lib.encoders import Encoder, check_encoder
 from lib.model_folder import DESCRIPTION, Head, ModelFolder, load_model_folder
 from lib.networks import select_input
-from lib.paths import ASSETS, write_whole
+from lib.paths import ASSETS, load_json, write_whole
 from lib.scores import expected_years
 from lib.speed.engines import Engine, load_engine
 from lib.train import predict_log_probabilities
@@ -42,6 +42,7 @@ STATES = ["ok", "unsure", "several speakers", "no speech", "too short", "unreada
 SHORTEST_S = 1.0  # a recording below this is not answered
 LEAST_SPEECH = 0.1  # a recording whose best window has a smaller share of speech holds none
 Model = ModelFolder | Path | str | None  # loaded, a folder, the name of one that ships; None = the ready one
+READY = ["ready", "tiny"]  # models that ship, the best first
 HINT = "A guess about how a voice sounds; it does not reveal who someone is."
 
 
@@ -134,11 +135,22 @@ class Prediction:
 
 
 def find_model(model: Path | str | None) -> Path:
-    """Folder of a model: a path, or the name of one that ships; None = the ready one. ValueError when there is none."""
-    folder, shipped = Path(model or "ready"), sorted(path.parent.name for path in ASSETS.glob(f"*/{DESCRIPTION}"))
-    if str(folder) in shipped and (model is None or not folder.exists()):
+    """Folder of a model: a path, or the name of one that ships; None = the first of `READY` whose encoder is installed.
+
+    ValueError when there is none; a warning when the first of `READY` is not the one.
+    """
+    shipped = sorted(path.parent.name for path in ASSETS.glob(f"*/{DESCRIPTION}"))
+    if model is None:
+        for name in filter(shipped.__contains__, READY):
+            try:
+                check_encoder(load_json(ASSETS / name / DESCRIPTION)["encoder"]["name"])
+                return ASSETS / name
+            except ValueError as error:
+                warnings.warn(f"the model '{name}' cannot answer here: {error}", RuntimeWarning, stacklevel=2)
+    folder = Path(model or READY[0])
+    if str(folder) in shipped and not folder.exists():
         return ASSETS / folder
-    if model is None or not folder.exists():
+    if not folder.exists():
         raise ValueError(f"{folder}: no such model; name a folder such as data/demo/models/best, or of {shipped}")
     return folder
 
@@ -365,6 +377,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     target = options.json or options.csv or "-"
     warnings.simplefilter("ignore")  # of libraries, which no one here can mend
+    warnings.filterwarnings("default", message="the model '")
     try:
         if target != "-" and not target.lower().endswith((".json", ".csv")):
             raise ValueError(f"{target}: answers go to a name in .json or .csv; put recordings before --json and --csv")

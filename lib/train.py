@@ -148,7 +148,7 @@ def fit_network(
     history, optimizer_state = resume(folder, model, settings)
     if not history:
         fit_normaliser(model.normaliser, features, rows_train)
-    model.to(compute.device)
+    model.to(compute.device, memory_format=compute.memory_format)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
     if optimizer_state:
         optimizer.load_state_dict(optimizer.state_dict() | {"state": optimizer_state})

@@ -46,7 +46,7 @@ def test_whole_vocabulary_has_a_row_in_the_label_table():
     assert table["raw"].tolist() == [raw for words in contract for raw in words]
     words = table.set_index("raw").loc[["", "teens", "forties", "fifties"], ["age_decade", *labels.SCHEMES]]
     assert words.drop_duplicates().to_numpy().tolist() == [
-        [0, "", "", "", ""], [10, "teen", "teens", "teens", ""], [40, "adult", "fourties", "fourties", "adult"],
+        [0, "", "", "", ""], [10, "teen", "teens", "teens", "adult"], [40, "adult", "fourties", "fourties", "adult"],
         [50, "adult", "", "fifties", "adult"],
     ]  # fmt: skip
 
@@ -70,7 +70,7 @@ def test_age_class_needs_the_whole_interval_within_one_class():
         (None, 10, "teen_adult", 0), (None, 90, "teen_adult", 1), (49, None, "four_decades", 3),
         (50, None, "four_decades", None), (None, 50, "four_decades", None), (None, 40, "four_decades", 3),
         (None, 90, "nine_decades", 8), (95, None, "nine_decades", 8), (15, None, "child_adult", 0),
-        (16, None, "child_adult", 1), (None, 10, "child_adult", None), (None, 20, "child_adult", 1),
+        (16, None, "child_adult", 1), (None, 10, "child_adult", 1), (None, 20, "child_adult", 1),
         (None, None, "teen_adult", None), (17, 20, "teen_adult", 0),
     ]  # fmt: skip
     for years, decade, scheme, expected in cases:

@@ -20,14 +20,14 @@ def notebook(request):
 
 
 def test_the_six_notebooks_are_there_in_reading_order():
-    assert [path.stem for path in sorted(paths.NOTEBOOKS.glob("*.ipynb"))] == config.NOTEBOOKS
+    assert [path.stem for path in sorted(paths.NOTEBOOKS.glob("*.ipynb"))] == ["00_start", *config.NOTEBOOKS]
 
 
 def test_first_cell_tells_what_is_read_written_and_asked(notebook):
     first = notebook.cells[0]
     assert first.cell_type == "markdown"
     assert first.source.startswith("# ")
-    for label in ["**Reads**", "**Writes**", "**Takes**", "**Question**"]:
+    for label in ["**Reads**", "**Writes**", "**Question**"]:
         assert label in first.source
 
 
@@ -78,7 +78,7 @@ def test_nbstripout_finds_nothing_to_strip():
 
 
 def test_nbdime_shows_the_line_that_changed(tmp_path):
-    source = nbformat.read(NOTEBOOKS[0], as_version=4)
+    source = nbformat.read(NOTEBOOKS[1], as_version=4)
     nbformat.write(source, tmp_path / "a.ipynb")
     source.cells[2].source = source.cells[2].source.replace("seed: int = 0", "seed: int = 7")
     nbformat.write(source, tmp_path / "b.ipynb")

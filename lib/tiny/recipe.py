@@ -27,6 +27,7 @@ from lib.tiny.teacher import Teacher, load_basis, make_shard
 from lib.tiny.views import SCALE, Speech
 
 CORPORA = ["common_voice:common_voice_many", "speechocean762"]
+HEARD = ["common_voice", "speechocean762"]  # corpora whose pages say that the encoder has heard their speakers
 UNLABELLED = "unlabelled_en"  # a folder of sounds about which nothing is known
 PREFIX = 12  # characters of a speaker's own id that the list of those left out holds
 
@@ -69,7 +70,14 @@ def export(folder: Path, target: Path, note: str, left_out: dict[str, Any]) -> P
     path = target / f"{TINY}.safetensors"
     with paths.write_whole(path) as partial:
         save_file({name: value.half().contiguous() for name, value in weights.items()}, partial)
-    card = {"name": TINY, "note": note, "left_out": left_out, "sample_rate_hz": 16000, "normalize": True}
+    card = {
+        "name": TINY,
+        "note": note,
+        "heard": HEARD,
+        "left_out": left_out,
+        "sample_rate_hz": 16000,
+        "normalize": True,
+    }
     card |= {"model": CONFIG, "weights": path.name, "sha256": file_checksum(path)}
     paths.save_json(target / f"{TINY}.json", card)
     history = pd.read_csv(folder / "history.csv").drop(columns="labels", errors="ignore")

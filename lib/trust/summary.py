@@ -66,6 +66,25 @@ def load_scores(stage: Stage) -> dict[str, pd.DataFrame]:
     return {name: pd.read_parquet(stage.path(f"{name}.parquet")) for name in TABLES}
 
 
+def save_metrics(
+    run: str, scored: dict[str, pd.DataFrame], confusions: list[dict[str, Any]], errors: pd.DataFrame, fits: pd.DataFrame,
+    headline: dict[str, dict[str, str]], counts: dict[str, Any],
+) -> Path:  # fmt: skip
+    """Write `metrics.json` of the run: every number that its pages show; a table becomes a list of records."""
+    lines = scored["lines"]["line"]
+    tables = {name: scored[name] for name in ("differences", "choices", "settings", "corpora")}
+    tables |= {"scores": _with_slices(scored), "leak": scored["leaks"], "errors": errors, "trainings": fits}
+    content = {name: list_records(table) for name, table in tables.items()}
+    notes = [line for line in lines if "CONFOUNDED" in line]
+    content |= {"confusions": confusions, "headline": headline, "counts": counts, "notes": notes}
+    return paths.save_json(paths.DATA / run / "metrics.json", {"run": run} | content, indent=None)
+
+
+def _with_slices(scored: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    slices = scored["slices"].drop(columns="enough", errors="ignore")
+    return pd.concat([table for table in (scored["scores"], slices) if len(table)], ignore_index=True)
+
+
 def save_models(
     run: str, stages: dict[str, Stage], fits: pd.DataFrame, splits: pd.DataFrame, stores: list[Store],
     predictions: pd.DataFrame, scored: dict[str, pd.DataFrame], tasks: list[Task], clips: pd.DataFrame, protocol: str,
@@ -148,10 +167,7 @@ def own_scores(
     scored: dict[str, pd.DataFrame], name: str, models: dict[str, str], protocol: str, level: str
 ) -> list[dict[str, Any]]:
     """Records for the card of a model folder `name`, whose heads are `models`, and of what guesses score."""
-    parts = [scored["scores"]]
-    if len(scored["slices"]):
-        parts.append(scored["slices"].drop(columns="enough"))
-    rows = pd.concat(parts, ignore_index=True)
+    rows = _with_slices(scored)
     rows = rows[(rows["protocol"] == protocol) & (rows["level"] == level) & rows["task"].isin(models)]
     own = rows[rows["model"] == rows["task"].map(models)].assign(model=name)
     return list_records(pd.concat([own, rows[rows["model"].isin(["majority", CONSTANT])]], ignore_index=True))

@@ -1,0 +1,153 @@
+"""The model folder: it travels whole, says what it is, and is refused by name when anything in it was changed."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from model_fixture import CENTRES, CLASSES, WINDOWING, make_model_folder, untrained
+
+from lib.model_folder import load_model_folder
+from lib.stages import fingerprint_of
+from lib.trust.calibration import Calibration, Years
+
+
+def change(folder, **values):
+    """Change model.json as someone who also corrects its checksum would."""
+    path = folder / "model.json"
+    content = json.loads(path.read_text()) | values
+    content.pop("checksum")
+    path.write_text(json.dumps(content | {"checksum": fingerprint_of(content)}))
+
+
+def load(folder):
+    return load_model_folder(folder, untrained())
+
+
+def test_a_folder_travels_and_gives_the_same_heads(tmp_path):
+    settings = {"age": {"temperature": 1.5, "cap": 0.9, "silence": 0.7, "disagreement": 0.2}}
+    first = make_model_folder(tmp_path / "here", {"age": "paper", "gender": "linear:layer:1+bank"}, settings=settings)
+    (tmp_path / "here").rename(tmp_path / "elsewhere")
+    second = load(tmp_path / "elsewhere")
+    assert {task: head.classes for task, head in second.heads.items()} == CLASSES
+    age, gender = second.heads["age"], second.heads["gender"]
+    assert (age.calibration, age.threshold, age.disagreement) == (Calibration(1.5, 0.9), 0.7, 0.2)
+    assert (gender.calibration, gender.threshold, gender.rare, gender.disagreement) == (Calibration(), 0.0, None, None)
+    assert (age.network, gender.network) == ("paper", "linear:layer:1+bank")
+    assert (second.windowing, second.feature, second.parts) == (WINDOWING, "emission", untrained().parts())
+    frames = torch.randn(2, 149, 32)
+    assert torch.equal(first.heads["age"].model(frames), age.model(frames))
+    assert second.fingerprint == first.fingerprint
+    assert not list(tmp_path.glob(".*"))
+    assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == [
+        "README.md", "age.safetensors", "gender.safetensors", "model.json",
+    ]  # fmt: skip
+
+
+def test_thresholds_and_intervals_travel_and_are_told_in_words(tmp_path):
+    years = Years(CENTRES, 8.25, speakers=11, validation_coverage=0.85, test_coverage=0.79, test_speakers=19)
+    rare = {"rare": "teen", "rare_clip_threshold": 0.375, "silence": 0.6}
+    model = make_model_folder(
+        tmp_path / "model", tasks=(*CLASSES, "age_years"), years={"age_years": years},
+        settings={"age": rare, "age_years": {"temperature": 2.0, "silence": 0.9}},
+    )  # fmt: skip
+    assert model.heads["age"].rare == ("teen", 0.375)
+    assert model.heads["age_years"].years == years
+    assert model.heads["age_years"].threshold == 0  # an age in years has an interval and is never silent
+    assert model.heads["gender"].rare is model.heads["gender"].years is None
+    card = (tmp_path / "model/README.md").read_text()
+    words = "8.2 years each way for 80 %, from 11 validation speakers; held 79 % of the recordings of 19 test speakers"
+    assert words in card
+    table = model.describe().set_index("task")
+    assert table.loc["age_years", "years"] == words
+    assert table.loc["age", "rare class"] == "teen from 0.375"
+    assert table.loc[["age", "gender"], "unsure below"].tolist() == ["0.600", "always answers"]
+    assert "teen from 0.375" in card
+
+
+def test_the_card_says_what_a_voice_does_not_tell(tmp_path):
+    model = make_model_folder(tmp_path / "model", about={"synthetic": True, "corpora": ["own_data"]}, feature="")
+    card = (tmp_path / "model/README.md").read_text()
+    words = ["does not reveal gender identity", "how a voice *sounds*", "Consent", "Misuse", "leaves", "own_data"]
+    for text in [*words, "synthetic voices", "statistics over time", model.description["encoder"]["weights_sha256"]]:
+        assert text in card
+    assert "No scores were recorded." in card
+
+
+def test_a_model_of_synthetic_voices_or_rounded_embeddings_says_so_when_loaded_and_in_its_card(tmp_path):
+    synthetic = make_model_folder(tmp_path / "demo", about={"synthetic": True})
+    assert "synthetic voices" in synthetic.warnings[0]
+    engine = {"library": "openvino", "precision": "bfloat16", "note": "the processor has bfloat16"}
+    model = make_model_folder(tmp_path / "model", about={"engine": engine})
+    assert any("trained on embeddings by openvino in bfloat16; answers here" in line for line in model.warnings)
+    assert "library: openvino, precision: bfloat16" in (tmp_path / "model/README.md").read_text()
+    exact = make_model_folder(tmp_path / "exact", about={"engine": engine | {"precision": "float32"}})
+    assert exact.warnings == []
+
+
+def test_another_library_version_is_a_warning_and_no_error(tmp_path):
+    model = make_model_folder(tmp_path / "model")
+    change(tmp_path / "model", versions=model.description["versions"] | {"torch": "1.0.0"})
+    assert "torch 1.0.0 there" in load(tmp_path / "model").warnings[0]
+    change(tmp_path / "model", versions=model.description["versions"] | {"onnx": "1.0.0"})
+    assert "onnx 1.0.0 there, none here" in load(tmp_path / "model").warnings[0]
+
+
+def test_weights_that_are_changed_lost_or_swapped_are_refused(tmp_path):
+    make_model_folder(tmp_path / "model")
+    weights = tmp_path / "model/age.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"age\.safetensors: SHA-256 is .*; copy the whole folder again"):
+        load(tmp_path / "model")
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"age\.safetensors is missing; copy the whole folder again"):
+        load(tmp_path / "model")
+    weights.write_bytes(content)
+    heads = json.loads((tmp_path / "model/model.json").read_text())["heads"]
+    heads["age"]["classes"] = ["adult", "teen"]
+    change(tmp_path / "model", heads=heads)
+    with pytest.raises(ValueError, match=r"age\.safetensors: its classes are \['teen', 'adult'\], model\.json says"):
+        load(tmp_path / "model")
+
+
+def test_a_description_that_was_changed_or_is_none_is_refused(tmp_path):
+    make_model_folder(tmp_path / "model", settings={"age": {"silence": 0.75, "temperature": 1.5}})
+    path = tmp_path / "model/model.json"
+    text = path.read_text()
+    told = {
+        text.replace('"threshold": 0.75', '"threshold": 0.15'): r"model\.json was changed after it was written",
+        text.replace('"temperature": 1.5', '"temperature": 9.5'): "was changed after it was written",
+        text.replace('"checksum"', '"sum"'): "was changed after it was written",
+        "[]": "describes no model",
+        "{": r"model\.json: not valid JSON",
+        '{"format": 99}': r"written in format 99, this version reads \d; run its notebooks again",
+        '{"format": 2}': r"model\.json lacks \['about', 'encoder'",
+    }
+    assert len(told) == 7  # every change changed something
+    for content, message in told.items():
+        path.write_text(content)
+        with pytest.raises(ValueError, match=message):
+            load(tmp_path / "model")
+
+
+def test_no_folder_and_another_encoder_are_refused(tmp_path):
+    make_model_folder(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"no model folder \(model\.json is missing\)"):
+        load(tmp_path)
+    other = replace(untrained(), weights_sha256="0" * 64)
+    with pytest.raises(ValueError, match=r"was trained on encoder wav2vec2-tiny-untrained with weights .* here are"):
+        load_model_folder(tmp_path / "model", other)
+    change(tmp_path / "model", encoder={"name": "wav2vec3", "weights_sha256": "0" * 64, "note": "", "parts": {}})
+    with pytest.raises(ValueError, match="encoder 'wav2vec3' is not known"):
+        load_model_folder(tmp_path / "model")
+
+
+def test_saving_again_replaces_the_folder_and_a_failure_leaves_the_old_one(tmp_path):
+    make_model_folder(tmp_path / "model")
+    make_model_folder(tmp_path / "model", tasks=("age",), settings={"age": {"silence": 0.9}})
+    assert not (tmp_path / "model/gender.safetensors").exists()
+    with pytest.raises(ValueError, match="JSON"):
+        make_model_folder(tmp_path / "model", about={"share": float("nan")})
+    assert load(tmp_path / "model").heads["age"].threshold == 0.9
+    assert not list(tmp_path.glob(".*"))
