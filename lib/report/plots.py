@@ -79,8 +79,7 @@ def plot_label_counts(table: pd.DataFrame, label: str, classes: Sequence[str], t
     ax.set_xticks(range(len(classes)), classes)
     ax.margins(y=0.12)
     ax.set(xlabel=label.replace("_", " "), ylabel="number of clips", title=title)
-    if len(corpora) > 1:
-        ax.legend(title="corpus")
+    ax.legend(title="corpus")
     return figure
 
 
@@ -260,8 +259,7 @@ def plot_probes(scores: pd.DataFrame) -> Figure:
             ax.axhline(row.uar, label=model_name(row.feature), **style)
         ax.set(title=task, xlabel="stage of the encoder", ylabel="UAR" if ax is axes[0, 0] else "")
         ax.tick_params(axis="x", rotation=45)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
