@@ -14,7 +14,7 @@ GENDER, AGE = Task("gender", CLASSES["gender"]), Task("age", CLASSES["age"], [20
 
 
 @pytest.fixture(scope="module")
-def trained(spoken, tmp_path_factory):  # noqa: F811
+def trained(spoken, tmp_path_factory):
     """Recordings with labels, a bundle of networks really trained on them, and their table of trainings."""
     folder = tmp_path_factory.mktemp("trained")
     listed = list_recordings(spoken / "labels.csv")
@@ -36,7 +36,7 @@ def trained(spoken, tmp_path_factory):  # noqa: F811
     return listed, targets, load_bundle(folder / "model"), pd.DataFrame(fits), folder
 
 
-def test_labels_follow_the_list_and_missing_ones_stay_missing(spoken):  # noqa: F811
+def test_labels_follow_the_list_and_missing_ones_stay_missing(spoken):
     listed = list_recordings(spoken / "labels.csv")
     targets = new_recordings.label_recordings(listed, [GENDER, AGE]).set_index("name")
     assert targets["gender"].notna().sum() == targets["age"].notna().sum() == 10
