@@ -85,7 +85,7 @@ def fingerprint_recordings(recordings: pd.DataFrame) -> str:
     """Changes when the list, a file's size or time, or a label changes."""
     stamps = []
     for row in recordings.itertuples(index=False):
-        stat = None if row.fault else Path(row.path).stat()
+        stat = Path(row.path).stat() if not row.fault and Path(row.path).exists() else None  # a link may lead to nothing
         stamps.append([stat.st_size, stat.st_mtime_ns] if stat else [])
     return fingerprint_of(recordings.drop(columns=["path"]).astype(str).to_dict("split")["data"], stamps)
 
