@@ -1,13 +1,17 @@
+"""Recordings that no stage has seen: their labels, their scores, and how every epoch would have done on them."""
+
 import numpy as np
 import pandas as pd
 import pytest
-from recordings_fixture import CLASSES, WINDOWING, make_bundle, spoken  # noqa: F401
+from learning_fixture import make_stage
+from model_fixture import CLASSES, WINDOWING, make_checkpoint, make_model_folder, untrained
 
-from lib.model_folder import load_bundle, save_bundle
+from lib.compute import Compute
+from lib.model_folder import load_model_folder, save_model_folder
 from lib.networks import build_network
 from lib.predict import list_recordings, predict_listed, predictions_table
-from lib.train import fit_network
-from lib.trainings import Task
+from lib.tasks import Task
+from lib.train import Recipe, fit_network
 from lib.trust import new_recordings
 
 GENDER, AGE = Task("gender", CLASSES["gender"]), Task("age", CLASSES["age"], [20])
@@ -15,25 +19,22 @@ GENDER, AGE = Task("gender", CLASSES["gender"]), Task("age", CLASSES["age"], [20
 
 @pytest.fixture(scope="module")
 def trained(spoken, tmp_path_factory):
-    """Recordings with labels, a bundle of networks really trained on them, and their table of trainings."""
-    folder = tmp_path_factory.mktemp("trained")
+    """Recordings with labels, a model folder of networks really trained on them, and the stage of their trainings."""
+    stage = make_stage(tmp_path_factory.mktemp("trained"))
     listed = list_recordings(spoken / "labels.csv")
     targets = new_recordings.label_recordings(listed, [GENDER, AGE])
-    blank = make_bundle(folder / "blank")
+    blank = make_model_folder(stage.path("blank"))
     owners, tensors = new_recordings.embed_recordings(listed, blank)
-    fits, checkpoints = [], {}
+    checkpoints, rows = {}, np.arange(len(owners))
     for task in (GENDER, AGE):
         wanted = targets[task.name].fillna(0).to_numpy(np.int64)[owners]
-        model = build_network("attentive", task.classes, 149, 32, task=task.name, width=0.125)
-        rows = np.arange(len(owners))
-        options = {"epochs": 3, "learning_rate": 1e-2, "batch": 8, "seed": 0, "progress": False}
-        fit = fit_network(
-            model, tensors["frames"], wanted, rows, rows, classes=task.classes, folder=folder / task.name, **options
-        )
-        checkpoints[task.name] = fit.checkpoint()
-        fits.append({"task": task.name, "best_epoch": fit.best_epoch, "folder": task.name})
-    save_bundle(folder / "model", checkpoints, blank.encoder, WINDOWING, "emission", "float16")
-    return listed, targets, load_bundle(folder / "model"), pd.DataFrame(fits), folder
+        network = build_network("paper", task.classes, (149, 32), task=task.name, width=0.125)
+        part, recipe = (tensors["frames"], wanted, rows, rows), Recipe(epochs=3, learning_rate=1e-2, batch=8)
+        fit = fit_network(network, *part, recipe, stage.path(task.name), seed=0, compute=Compute("cpu", "float32", ""))
+        checkpoints[task.name] = fit.checkpoint
+    options = {"trainings": {task: task for task in checkpoints}}
+    save_model_folder(stage.path("model"), checkpoints, untrained(), WINDOWING, "emission", **options)
+    return listed, targets, load_model_folder(stage.path("model"), untrained()), stage
 
 
 def test_labels_follow_the_list_and_missing_ones_stay_missing(spoken):
@@ -47,36 +48,40 @@ def test_labels_follow_the_list_and_missing_ones_stay_missing(spoken):
 
 
 def test_the_chosen_epoch_scores_as_the_answers_of_its_model_do(trained):
-    listed, targets, bundle, fits, folder = trained
-    epochs = new_recordings.score_epochs(listed, targets, bundle, fits, folder)
-    answers = predictions_table(predict_listed(listed, bundle, progress=False))
-    scores = new_recordings.score_answers(answers, targets, [GENDER, AGE]).set_index("task")
+    listed, targets, model, stage = trained
+    epochs = new_recordings.score_epochs(listed, targets, model, stage)
+    answers = predictions_table(predict_listed(listed, model, progress=False))
+    scores = new_recordings.score_recordings(answers, targets, [GENDER, AGE]).set_index("task")
     assert epochs.groupby("task").size().to_dict() == {"gender": 3, "age": 3}
+    assert epochs["chosen"].sum() == 2
     for row in epochs[epochs["chosen"]].itertuples():
-        assert row.epoch == fits.set_index("task").loc[row.task, "best_epoch"]
+        assert row.epoch == model.description["heads"][row.task]["epoch"]
         assert row.recordings == scores.loc[row.task, "answered"] == 9
         assert row.unseen_accuracy == pytest.approx(scores.loc[row.task, "accuracy"])
         assert row.unseen_uar == pytest.approx(scores.loc[row.task, "UAR"])
-    figure = new_recordings.plot_epochs(epochs)
-    titles = [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes]
-    assert titles == [f"{fit.task}: epoch {fit.best_epoch} was chosen" for fit in fits.itertuples()]
+    nothing = targets.assign(gender=pd.array([pd.NA] * len(targets), dtype="Int64"), age=1)  # one class, or none at all
+    assert new_recordings.score_epochs(listed, nothing, model, stage).empty
+    assert new_recordings.judge_choice(epochs)["recordings"].tolist() == [9, 9]
 
 
-def test_heads_are_traced_to_their_trainings_by_hash(trained):
-    _, _, bundle, fits, folder = trained
-    pd.testing.assert_frame_equal(new_recordings.fits_of(bundle, fits, folder), fits)
-    other = fits.assign(best_epoch=fits["best_epoch"] % 3 + 1)
-    with pytest.raises(ValueError, match="trained elsewhere"):
-        new_recordings.fits_of(bundle, other, folder)
+def test_a_head_that_is_not_one_of_the_saved_epochs_has_no_epochs_to_compare(trained):
+    """As one that learned from everybody in the end, or whose training was made anew since."""
+    listed, targets, _, stage = trained
+    heads = {task: make_checkpoint(stage.path(f"other-{task}.safetensors"), task, "paper", seed=9) for task in CLASSES}
+    options = {"trainings": {task: task for task in heads}}
+    save_model_folder(stage.path("other"), heads, untrained(), WINDOWING, "emission", **options)
+    epochs = new_recordings.score_epochs(listed, targets, load_model_folder(stage.path("other"), untrained()), stage)
+    assert epochs.empty
+    assert new_recordings.judge_choice(epochs).empty
 
 
 def test_confusion_joins_by_name_and_leaves_unsure_ones_out():
     answers = pd.DataFrame({"name": list("dcba"), "gender": ["male", "unsure", "female", None]})
     targets = pd.DataFrame({"name": list("abcd"), "gender": pd.array([0, 1, 1, 1], dtype="Int64")})
     assert new_recordings.compare_answers(answers, targets, GENDER).tolist() == [[0, 0], [1, 1]]
-    row = new_recordings.score_answers(answers, targets, [GENDER]).iloc[0]
+    row = new_recordings.score_recordings(answers, targets, [GENDER]).iloc[0]
     assert (row["labelled"], row["answered"], row["right"], row["accuracy"]) == (4, 2, 1, 0.5)
-    nothing = new_recordings.score_answers(answers[["name"]], targets, [GENDER]).iloc[0]
+    nothing = new_recordings.score_recordings(answers[["name"]], targets, [GENDER]).iloc[0]
     assert nothing["answered"] == 0
 
 
@@ -86,12 +91,12 @@ def test_ages_in_years_are_scored_where_both_are_known():
     )  # fmt: skip
     recordings = pd.DataFrame({"name": list("abcd"), "age_years": [24.0, 44.0, 20.0, None]})
     targets = pd.DataFrame({"name": list("abcde"), "age_years": pd.array([0, 1, 0, None, 1], dtype="Int64")})
-    row = new_recordings.score_years(answers, recordings, targets).iloc[0]
+    row = new_recordings.score_ages(answers, recordings, targets).iloc[0]
     assert row.tolist() == [2, 9.0, 0.5, 15.0]
-    assert new_recordings.score_years(answers, recordings[["name"]], targets)["answered and known"].tolist() == [0]
+    assert new_recordings.score_ages(answers, recordings[["name"]], targets)["answered and known"].tolist() == [0]
     heard = targets.assign(age_years=pd.array([None, 1, 0, None, 1], dtype="Int64"))  # the head learned from the first
-    assert new_recordings.score_years(answers, recordings, heard)["answered and known"].tolist() == [1]
-    assert new_recordings.score_years(answers[["name", "age_years"]], recordings, targets).columns.tolist()[1:] == [
+    assert new_recordings.score_ages(answers, recordings, heard)["answered and known"].tolist() == [1]
+    assert new_recordings.score_ages(answers[["name", "age_years"]], recordings, targets).columns.tolist()[1:] == [
         "mean absolute error, years"
     ]
 
@@ -101,7 +106,7 @@ def test_the_choice_is_judged_against_the_best_epoch():
         {"task": "age", "epoch": [1, 2, 3, 4], "unseen_uar": [0.5, 0.7, 0.9, 0.8], "chosen": [False, True, False, False], "recordings": 9}
     )  # fmt: skip
     row = new_recordings.judge_choice(epochs).iloc[0]
-    assert (row["chosen on validation"], row["best epoch here"], row["epochs that did better"]) == (2, 3, 2)
+    assert (row["chosen on validation"], row["best epoch here"], row["epochs"]) == (2, 3, 4)
     assert row["lost by the choice"] == pytest.approx(0.2)
 
 
@@ -129,15 +134,23 @@ def test_without_new_recordings_test_clips_are_drawn_and_called_what_they_are(tm
 
 
 def test_answers_survive_their_files(tmp_path):
-    from lib.stages import Stage
-
-    stage = Stage("06_predict", "test", "x", tmp_path, {}, False)
+    stage = make_stage(tmp_path)
     answers = pd.DataFrame({"name": ["01", "b"], "state": ["ok", "unreadable"], "gender": ["male", None], "duration_s": [2.0, 0.0], "warning": "", "reason": ["", "empty"]})  # fmt: skip
     new_recordings.save_answers(stage, answers, pd.DataFrame(columns=new_recordings.EPOCHS))
     told, epochs = new_recordings.load_answers(stage)
     assert told["name"].tolist() == ["01", "b"]
     assert told["reason"].tolist() == ["", "empty"]
     assert epochs.empty
-    assert new_recordings.pick_longest(told) == "01"
-    with pytest.raises(ValueError, match="unreadable"):
-        new_recordings.pick_longest(told[1:])
+
+
+def test_a_changed_list_file_or_label_makes_new_work(tmp_path):
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "gone.wav").symlink_to("nothing")
+    fingerprints = [new_recordings.fingerprint_recordings(list_recordings(tmp_path)) for _ in range(2)]
+    listed = list_recordings(tmp_path)
+    fingerprints += [new_recordings.fingerprint_recordings(part) for part in (listed[:1], listed.assign(gender="male"))]
+    (tmp_path / "a.wav").write_bytes(b"xy")
+    fingerprints.append(new_recordings.fingerprint_recordings(list_recordings(tmp_path)))
+    assert fingerprints[0] == fingerprints[1]
+    assert len(set(fingerprints)) == 4
