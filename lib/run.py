@@ -220,7 +220,10 @@ def main(arguments: list[str] | None = None) -> int:
         if "compute" in sections:
             from lib.speed.engines import check_engine  # takes torch along, two seconds
 
-            check_engine(*(sections["compute"][key] for key in ("engine", "precision", "device")))
+            compute = {"engine": "local", "precision": "auto"} | sections[
+                "compute"
+            ]  # a run that embeds nothing has neither
+            check_engine(compute["engine"], compute["precision"], compute["device"])
     except ValueError as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
