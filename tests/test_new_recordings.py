@@ -152,6 +152,9 @@ def test_answers_survive_their_files(tmp_path):
     assert told["name"].tolist() == ["01", "b"]
     assert told["reason"].tolist() == ["", "empty"]
     assert epochs.empty
+    assert new_recordings.longest_answered(told) == "01"
+    with pytest.raises(ValueError, match=r"none of 1 recordings got an answer, give others: b: unreadable \(empty\)"):
+        new_recordings.longest_answered(told[1:])
 
 
 def test_a_changed_list_file_or_label_makes_new_work(tmp_path):

@@ -117,6 +117,15 @@ def load_answers(stage: Stage) -> tuple[pd.DataFrame, pd.DataFrame]:
     return answers.fillna({"reason": "", "warning": ""}), pd.read_csv(stage.path("epochs.csv"))
 
 
+def longest_answered(answers: pd.DataFrame) -> str:
+    """Name of the longest recording that got an answer. ValueError when none did, with the reasons of a few."""
+    answered = answers[answers["state"] == "ok"]
+    if not len(answered):
+        few = "; ".join(f"{row.name}: {row.state} ({row.reason})" for row in answers[:3].itertuples(index=False))
+        raise ValueError(f"none of {len(answers)} recordings got an answer, give others: {few}")
+    return str(answered.loc[answered["duration_s"].idxmax(), "name"])
+
+
 def compare_answers(answers: pd.DataFrame, targets: pd.DataFrame, task: Task) -> np.ndarray:
     """Confusion counts (C, C) of the recordings that have both a label and an answer; rows join on `name`.
 
