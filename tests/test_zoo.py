@@ -36,19 +36,8 @@ CODECS += ["tta", "ts", "webm", "wma", "wv"]
 RATES_HZ = [4000, 8000, 11025, 12000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000, 176400, 192000]
 FIXED_HZ = {"VOC-PCM_U8": 16129, "WVE-ALAW": 8000, "XI-DPCM_16": 44100, "XI-DPCM_8": 44100}  # whatever is asked
 MISTAKEN = ("AU-G7", "WAV-G7", "WAV-NMS", "CAF-ALAC")  # ffmpeg takes them for something else; libsndfile wrote them
-NAMES = [
-    "-dash",
-    "http:x",
-    "a|b;c&d",
-    "<script>",
-    "new\nline",
-    "  blanks  ",
-    "100%25",
-    "'quotes\"",
-    "日本語",
-    "x" * 240,
-]
-NAMES += ["$(rm x)", *(unicodedata.normalize(form, "Ärger") for form in ("NFC", "NFD"))]
+NAMES = ["-dash", "http:x", "a|b;c&d", "<script>", "new\nline", "  blanks  ", "100%25", "'quotes\"", "日本語"]
+NAMES += ["x" * 240, "$(rm x)", *(unicodedata.normalize(form, "Ärger") for form in ("NFC", "NFD"))]
 WRONG_SUFFIXES = ["no suffix", "a.txt", "b.png", "c.raw", "d.gsm", "e.mp3", "f.wav", "g.m4a", "h.ogg", "i.csv.bak"]
 SILENT = {"empty.wav": b"", "text.wav": b"no sound at all\n" * 500, "page.mp3": b"<html><body>404</body></html>"}
 SILENT |= {"head.wav": b"RIFF\x24\0\0\0WAVE", "zeros.mp3": bytes(100_000), "id3.mp3": b"ID3\4" + bytes(9)}
@@ -95,11 +84,8 @@ def write_formats(folder, animals):
                 (folder / name).unlink(missing_ok=True)  # libsndfile reads it at most
                 continue
             unsure = "DWVW" in name or form == "XI"  # libsndfile cannot read the one, the other is short at its rate
-            rate_hz, share = (
-                FIXED_HZ.get(f"{form}-{subtype}", rate_hz),
-                None if f"{form}-{subtype}" in FIXED_HZ else 1.0,
-            )
-            animals[name] = EITHER if unsure else Animal("used", rate_hz, share=share)
+            fixed_hz = FIXED_HZ.get(f"{form}-{subtype}")
+            animals[name] = EITHER if unsure else Animal("used", fixed_hz or rate_hz, share=None if fixed_hz else 1.0)
     soundfile.write(folder / "voice.wav", make_voice(44100), 44100)
     animals["voice.wav"] = Animal(rate_hz=44100)
     for suffix in CODECS:
