@@ -88,11 +88,13 @@ def test_an_identical_run_recomputes_nothing(first, folders):
 
 
 def test_a_killed_run_keeps_others_out_while_it_lives_and_is_gone_on_with(first, folders):
-    before = checkpoints_of(folders)
+    before, data = checkpoints_of(folders), folders / "data" / "demo"
     killed = start_chain(folders, "train.epochs=1")
-    while len(checkpoints_of(folders)) < len(before) + 2 and killed.poll() is None:
+    while not list(data.glob("executed/.*.partial.ipynb")) and killed.poll() is None:
         time.sleep(0.1)
     second = run_chain(folders)
+    while len(checkpoints_of(folders)) < len(before) + 2 and killed.poll() is None:
+        time.sleep(0.05)
     for process in [psutil.Process(killed.pid), *psutil.Process(killed.pid).children(recursive=True)]:
         process.kill()
     assert killed.wait() < 0
