@@ -23,7 +23,7 @@ import soxr
 
 from lib import evaluate, paths, stages, tables, trainings
 from lib.audio import RATE_HZ, read_waveform
-from lib.model_folder import Bundle, load_bundle
+from lib.model_folder import ModelFolder, load_model_folder
 from lib.predict import predict
 from lib.scores import aggregate_predictions
 from lib.trust import reliability
@@ -47,24 +47,24 @@ def make_recording(folder: Path, minutes: float, rate_hz: int = 44_100) -> Path:
     return target
 
 
-def measure(bundle: Bundle, file: Path) -> dict[str, float | str]:
+def measure(model: ModelFolder, file: Path) -> dict[str, float | str]:
     """Ask about the file once; memory is this process's peak."""
     start, busy = time.perf_counter(), time.process_time()
-    found = predict(file, model=bundle)
+    found = predict(file, model=model)
     seconds, cpu = time.perf_counter() - start, time.process_time() - busy
     peak_mb = stages.peak_memory_mb()
     whole = read_waveform(file, 0.0, CHECKED_S)
-    again = predict(whole, RATE_HZ, model=bundle).windows
+    again = predict(whole, RATE_HZ, model=model).windows
     columns = [name for name in again if name not in ("start_s", "duration_s")]
     gap = float((found.windows[columns].iloc[: len(again)] - again[columns]).abs().max(axis=None))
-    return {"model": bundle.name, "encoder": bundle.encoder.name, "state": found.state, "minutes": found.duration_s / 60,
+    return {"model": model.name, "encoder": model.encoder.name, "state": found.state, "minutes": found.duration_s / 60,
             "windows": len(found.windows), "seconds": round(seconds, 1), "times_real_time": round(found.duration_s / seconds, 1),
             "cpu_seconds": round(cpu, 1), "peak_mb": peak_mb, "gap_from_memory": gap}  # fmt: skip
 
 
-def measure_parity(bundle: Bundle) -> dict[str, float | int]:
-    """Predict the files of all test clips of the bundle's run; largest difference from the rows of 05 Evaluate."""
-    about = bundle.description["about"]
+def measure_parity(model: ModelFolder) -> dict[str, float | int]:
+    """Predict the files of all test clips of the model's run; largest difference from the rows of 05 Evaluate."""
+    about = model.description["about"]
     run, protocol = about["run"], about["protocol"]
     names = ("01_download", "04_train", "05_evaluate")
     downloaded, trained, evaluated = (stages.find_stage(name, run) for name in names)
@@ -73,27 +73,27 @@ def measure_parity(bundle: Bundle) -> dict[str, float | int]:
     predictions = tables.load_table(evaluated.path("predictions.parquet"), "predictions")
     (settings,) = evaluate.load_frames(evaluated, "settings")
     fits = trainings.load_fits(trained)
-    models = evaluate.choose_models(fits, protocol, "" if bundle.name == "best" else bundle.name)
+    models = evaluate.choose_models(fits, protocol, "" if model.name == "best" else model.name)
     expected = {}
     for fields in trained.parameters["tasks"]:
         task = trainings.Task(**fields)
-        if task.name in bundle.heads:
+        if task.name in model.heads:
             asked = (predictions, task, models[task.name], protocol, "test")
             rows = evaluate.select_answers(*asked, first_seed=True).query("fold == 0")
             rows = reliability.calibrate_answers(rows, settings, task).drop(columns=["silence", "rare_threshold"])
             told = aggregate_predictions(rows, "clip").set_index("clip_id")
             expected[task.name] = told[[f"p_{name}" for name in task.classes]]
-    return {"test_clips": 0, "parity_error": float("nan")} | _compare(expected, clips, roots, bundle)
+    return {"test_clips": 0, "parity_error": float("nan")} | _compare(expected, clips, roots, model)
 
 
-def _compare(expected: dict[str, pd.DataFrame], clips: pd.DataFrame, roots: dict[str, Path], bundle: Bundle) -> dict:
+def _compare(
+    expected: dict[str, pd.DataFrame], clips: pd.DataFrame, roots: dict[str, Path], model: ModelFolder
+) -> dict:
     gaps = []
     asked = sorted(set().union(*(rows.index for rows in expected.values())))
     for clip_id in asked:
         clip = clips.loc[clip_id]
-        found = predict(
-            roots[clip["corpus"]] / clip["path"], model=bundle, start_s=clip["start_s"], end_s=clip["end_s"]
-        )
+        found = predict(roots[clip["corpus"]] / clip["path"], model=model, start_s=clip["start_s"], end_s=clip["end_s"])
         for task, rows in expected.items():
             if clip_id in rows.index:
                 told = list(found.answers[task].probabilities.values())
@@ -110,15 +110,15 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true", help="only ask about FILE, in this process")
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(load_bundle(options.model), options.file)))
+        print(json.dumps(measure(load_model_folder(options.model), options.file)))
         return
     with tempfile.TemporaryDirectory() as name:
         file = options.file or make_recording(Path(name), options.minutes)
         call = [sys.executable, __file__, str(options.model), "--measure", "--file", str(file)]
         print(subprocess.run(call, stdout=subprocess.PIPE, text=True, check=True).stdout.strip(), flush=True)
-    bundle = load_bundle(options.model)
-    if bundle.description["about"].get("run"):
-        print(json.dumps(measure_parity(bundle)), flush=True)
+    model = load_model_folder(options.model)
+    if model.description["about"].get("run"):
+        print(json.dumps(measure_parity(model)), flush=True)
 
 
 if __name__ == "__main__":

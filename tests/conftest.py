@@ -2,6 +2,7 @@
 
 import pytest
 from chain_runner import run_chain
+from recordings_fixture import spoken  # noqa: F401
 from report_fixture import make_site
 
 

@@ -79,8 +79,6 @@ def test_an_identical_run_recomputes_nothing(first, folders):
     again = run_chain(folders)
     assert again.returncode == 0, again.stderr[-3000:]
     assert "recomputed: nothing" in again.stdout
-    kept = [name for name in config.NOTEBOOKS if f"{name}: as before" in again.stderr]
-    assert kept == ["02_segment", "03_embed", "04_train"]  # the others look at files or write them
 
 
 def test_other_epochs_embed_nothing_again(first, folders):

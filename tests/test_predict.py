@@ -11,35 +11,36 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from recordings_fixture import CENTRES, CLASSES, WINDOWING, YEAR_CLASSES, make_bundle, spoken  # noqa: F401
+from model_fixture import CENTRES, CLASSES, WINDOWING, YEAR_CLASSES, make_model_folder
 
 from lib import predict as predicting
 from lib.audio import RATE_HZ, read_waveform
-from lib.corpora.own_data import read_own_data
+from lib.corpora.own_data import list_recordings, read_own_data
 from lib.embed import embed_windows
-from lib.predict import count_states, find_model, list_recordings, predict, predict_listed, predictions_table
+from lib.predict import count_states, find_model, predict, predict_listed, predictions_table
+from lib.speed.engines import EngineChoice
 from lib.stages import Stage
 from lib.store import Store
 from lib.tables import load_table
 from lib.trainings import ask_checkpoint
-from lib.trust.calibration import Calibration, Years, disagreement
-from lib.windows import cut_windows
+from lib.trust.calibration import Years, disagreement
+from lib.windows import cut_windows, open_windows
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return make_bundle(tmp_path_factory.mktemp("models") / "mixed", {"age": ["attentive", True]})
+def model(tmp_path_factory):
+    return make_model_folder(tmp_path_factory.mktemp("models") / "mixed", {"gender": "paper"})
 
 
 @pytest.fixture(scope="module")
-def voice(spoken):  # noqa: F811
+def voice(spoken):
     """The longest spoken recording, at 16 kHz."""
     sounds = [read_waveform(path) for path in sorted(spoken.glob("recordings/2*"))]
     return max(sounds, key=len)
 
 
 @pytest.fixture(scope="module")
-def evaluated(spoken, bundle, tmp_path_factory):  # noqa: F811
+def evaluated(spoken, model, tmp_path_factory):
     """Windows of the spoken recordings as the chain cuts and embeds them, with the answers of its evaluation."""
     folder = tmp_path_factory.mktemp("chain")
     clips, _ = read_own_data(spoken / "labels.csv")
@@ -47,20 +48,23 @@ def evaluated(spoken, bundle, tmp_path_factory):  # noqa: F811
     roots = {"own_data": spoken}
     cut_windows(stage, clips, roots, WINDOWING)
     windows = load_table(folder / "windows.parquet", "windows")
-    embed_windows(folder / "store", windows, clips, roots, bundle.encoder)
+    options = {"feature": "emission", "dtype": "float32"}
+    embed_windows(
+        folder / "store", open_windows(folder), list(windows["window_id"]), model.encoder, EngineChoice(), **options
+    )
     store = Store(folder / "store")
-    for task, network in {"gender": "attentive", "age": "attentive_layers"}.items():
+    for task, network in {"gender": "paper", "age": "linear"}.items():
         checkpoint = next(folder.parent.glob(f"models*/mixed-{task}.safetensors"))
         answers = ask_checkpoint(checkpoint, store, windows["window_id"], network)
-        for number, name in enumerate(bundle.heads[task].classes):
+        for number, name in enumerate(model.heads[task].classes):
             windows[f"p_{task}_{name}"] = answers[:, number]
     return windows
 
 
-def test_predicting_a_file_equals_the_evaluation_of_its_clip(evaluated, spoken, bundle):  # noqa: F811
+def test_predicting_a_file_equals_the_evaluation_of_its_clip(evaluated, spoken, model):
     columns = ["start_s", "speech_ratio", *(name for name in evaluated if name.startswith("p_"))]
     for clip_id, rows in evaluated.groupby("clip_id"):
-        found = predict(spoken / clip_id.removeprefix("own_data:"), model=bundle)
+        found = predict(spoken / clip_id.removeprefix("own_data:"), model=model)
         asked = found.windows.dropna()
         assert np.abs(asked[columns].to_numpy() - rows[columns].to_numpy()).max() < 1e-5
         for task, answer in found.answers.items():
@@ -68,9 +72,9 @@ def test_predicting_a_file_equals_the_evaluation_of_its_clip(evaluated, spoken, 
             assert np.abs(mean.to_numpy() - list(answer.probabilities.values())).max() < 1e-5
 
 
-def test_every_planted_fault_gets_its_own_state(spoken, bundle):  # noqa: F811
+def test_every_planted_fault_gets_its_own_state(spoken, model):
     listed = list_recordings(spoken / "recordings")
-    found = {prediction.name: prediction for prediction in predict_listed(listed, bundle, progress=False)}
+    found = {prediction.name: prediction for prediction in predict_listed(listed, model, progress=False)}
     states = {name: found[name].state for name in found if not name[0].isdigit()}
     assert states["empty.wav"] == states["notes.wav"] == "unreadable"
     assert states["half-second.wav"] == "too short"
@@ -81,39 +85,39 @@ def test_every_planted_fault_gets_its_own_state(spoken, bundle):  # noqa: F811
     assert len(found) == 14
 
 
-def test_a_list_keeps_every_row_and_its_labels(spoken, bundle):  # noqa: F811
+def test_a_list_keeps_every_row_and_its_labels(spoken, model):
     listed = list_recordings(spoken / "labels.csv")
-    found = predictions_table(predict_listed(listed, bundle, progress=False))
+    found = predictions_table(predict_listed(listed, model, progress=False))
     assert found["name"].tolist() == listed["name"].tolist()
     assert len(found) == 14
     assert found.set_index("name").loc["recordings/empty.wav", "state"] == "unreadable"
     assert listed["gender"].notna().sum() == 10
 
 
-def test_a_cut_behind_the_break_of_a_file_is_unreadable_and_its_neighbours_are_answered(voice, bundle, tmp_path):
+def test_a_cut_behind_the_break_of_a_file_is_unreadable_and_its_neighbours_are_answered(voice, model, tmp_path):
     soundfile.write(tmp_path / "voice.flac", voice, RATE_HZ)
     whole = (tmp_path / "voice.flac").read_bytes()
     (tmp_path / "voice.flac").write_bytes(whole[: len(whole) * 4 // 10])
     spans = "".join(f"voice.flac,a,{start},{start + 4}\n" for start in (0, 15, 2))
     (tmp_path / "list.csv").write_text("path,speaker,start_s,end_s\n" + spans)
-    found = predict_listed(list_recordings(tmp_path / "list.csv"), bundle, progress=False)
+    found = predict_listed(list_recordings(tmp_path / "list.csv"), model, progress=False)
     assert [prediction.state for prediction in found] == ["ok", "unreadable", "ok"]
     assert "cut from 15 s, but the file ends at" in found[1].reason
 
 
-def test_samples_in_memory_are_answered_like_their_file(voice, bundle, tmp_path):
+def test_samples_in_memory_are_answered_like_their_file(voice, model, tmp_path):
     soundfile.write(tmp_path / "voice.wav", voice, RATE_HZ, subtype="FLOAT")
-    from_file = predict(tmp_path / "voice.wav", model=bundle)
+    from_file = predict(tmp_path / "voice.wav", model=model)
     assert from_file.state == "ok"
     for samples in (voice, np.stack([voice, voice]), np.stack([voice, voice], axis=1), voice.astype(np.float64)):
-        assert predict(samples, RATE_HZ, model=bundle).answers == from_file.answers
+        assert predict(samples, RATE_HZ, model=model).answers == from_file.answers
     whole = np.round(voice * 32767).astype(np.int16)
-    told = predict(whole, RATE_HZ, model=bundle).answers["gender"].probabilities
+    told = predict(whole, RATE_HZ, model=model).answers["gender"].probabilities
     assert told["male"] == pytest.approx(from_file.answers["gender"].probabilities["male"], abs=0.01)
 
 
-def test_probabilities_add_up_and_the_clip_is_the_mean_of_its_windows(voice, bundle):
-    found = predict(voice, RATE_HZ, model=bundle)
+def test_probabilities_add_up_and_the_clip_is_the_mean_of_its_windows(voice, model):
+    found = predict(voice, RATE_HZ, model=model)
     for task, answer in found.answers.items():
         assert sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-6)
         columns = [f"p_{task}_{name}" for name in answer.probabilities]
@@ -121,9 +125,9 @@ def test_probabilities_add_up_and_the_clip_is_the_mean_of_its_windows(voice, bun
         assert list(found.timeline(task)) == ["start_s", "duration_s", *(f"p_{name}" for name in answer.probabilities)]
 
 
-def test_silent_windows_are_listed_but_not_asked(voice, bundle):
+def test_silent_windows_are_listed_but_not_asked(voice, model):
     silence = np.zeros(8 * RATE_HZ, np.float32)
-    found = predict(np.concatenate([voice, silence]), RATE_HZ, model=bundle)
+    found = predict(np.concatenate([voice, silence]), RATE_HZ, model=model)
     quiet = found.windows[found.windows["start_s"] > len(voice) / RATE_HZ]
     assert len(quiet) >= 2
     assert quiet["p_gender_male"].isna().all()
@@ -132,11 +136,10 @@ def test_silent_windows_are_listed_but_not_asked(voice, bundle):
     assert found.speech_ratio < 0.9
 
 
-def test_a_threshold_makes_it_unsure_and_a_temperature_makes_it_modest(voice, bundle, tmp_path):
-    sure = predict(voice, RATE_HZ, model=bundle).answers["gender"]
-    careful = make_bundle(
-        tmp_path / "careful", {"age": ["attentive", True]},
-        thresholds={"gender": 0.999}, calibrations={"gender": Calibration(temperature=5.0)},
+def test_a_threshold_makes_it_unsure_and_a_temperature_makes_it_modest(voice, model, tmp_path):
+    sure = predict(voice, RATE_HZ, model=model).answers["gender"]
+    careful = make_model_folder(
+        tmp_path / "careful", {"gender": "paper"}, settings={"gender": {"silence": 0.999, "temperature": 5.0}},
     )  # fmt: skip
     found = predict(voice, RATE_HZ, model=careful)
     answer = found.answers["gender"]
@@ -148,10 +151,10 @@ def test_a_threshold_makes_it_unsure_and_a_temperature_makes_it_modest(voice, bu
 
 
 def test_years_are_the_expected_age_as_trained_with_the_bundles_interval(voice, tmp_path):
-    options = {"tasks": (*CLASSES, *YEAR_CLASSES), "calibrations": {"age_years": Calibration(temperature=3.0)}}
-    bundle = make_bundle(tmp_path / "years", years={"age_years": Years(CENTRES, 11.5, speakers=9)}, **options)
-    plain = make_bundle(tmp_path / "plain", years={"age_years": Years(CENTRES, None)}, tasks=options["tasks"])
-    found = predict(voice, RATE_HZ, model=bundle)
+    options = {"tasks": (*CLASSES, *YEAR_CLASSES), "settings": {"age_years": {"temperature": 3.0}}}
+    model = make_model_folder(tmp_path / "years", years={"age_years": Years(CENTRES, 11.5, speakers=9)}, **options)
+    plain = make_model_folder(tmp_path / "plain", years={"age_years": Years(CENTRES, None)}, tasks=options["tasks"])
+    found = predict(voice, RATE_HZ, model=model)
     answer = found.answers["age_years"]
     raw = list(predict(voice, RATE_HZ, model=plain).answers["age_years"].probabilities.values())
     assert answer.years == pytest.approx(np.dot(raw, CENTRES))
@@ -166,61 +169,64 @@ def test_years_are_the_expected_age_as_trained_with_the_bundles_interval(voice, 
     assert predict(voice, RATE_HZ, model=plain).answers["age_years"].low_years is None
 
 
-def test_a_rare_class_is_told_from_its_own_threshold_beside_the_label(voice, bundle, tmp_path):
-    told = predict(voice, RATE_HZ, model=bundle).answers["gender"]
+def test_a_rare_class_is_told_from_its_own_threshold_beside_the_label(voice, model, tmp_path):
+    told = predict(voice, RATE_HZ, model=model).answers["gender"]
     assert told.by_threshold is None
     rarer = min(told.probabilities, key=told.probabilities.get)
     for threshold, expected in ((0.0, rarer), (1.1, told.label)):
-        model = make_bundle(
-            tmp_path / f"rare-{threshold}", {"age": ["attentive", True]}, rare={"gender": (rarer, threshold)}
+        model = make_model_folder(
+            tmp_path / f"rare-{threshold}",
+            {"gender": "paper"},
+            settings={"gender": {"rare": rarer, "rare_clip_threshold": threshold}},
         )
         answer = predict(voice, RATE_HZ, model=model).answers["gender"]
         assert (answer.label, answer.by_threshold) == (told.label, expected)
         assert predict(voice, RATE_HZ, model=model).row()["gender_by_threshold"] == expected
 
 
-def test_eight_bit_samples_are_answered_like_their_file(voice, bundle, tmp_path):
+def test_eight_bit_samples_are_answered_like_their_file(voice, model, tmp_path):
     whole = np.round(voice * 127 + 128).clip(0, 255).astype(np.uint8)
     soundfile.write(tmp_path / "voice.wav", (whole.astype(np.float32) - 128) / 128, RATE_HZ, subtype="PCM_U8")
-    from_file, from_samples = (predict(*asked, model=bundle) for asked in ((tmp_path / "voice.wav",), (whole, RATE_HZ)))
+    from_file, from_samples = (predict(*asked, model=model) for asked in ((tmp_path / "voice.wav",), (whole, RATE_HZ)))
     assert from_samples.answers["gender"].probabilities == from_file.answers["gender"].probabilities
 
 
-def test_a_cut_of_a_file_is_answered_like_the_same_samples(voice, bundle, tmp_path):
+def test_a_cut_of_a_file_is_answered_like_the_same_samples(voice, model, tmp_path):
     soundfile.write(tmp_path / "voice.wav", voice, RATE_HZ, subtype="FLOAT")
-    cut = predict(tmp_path / "voice.wav", model=bundle, start_s=0.5, end_s=4.0)
+    cut = predict(tmp_path / "voice.wav", model=model, start_s=0.5, end_s=4.0)
     assert cut.duration_s == 3.5
-    assert cut.answers == predict(voice[RATE_HZ // 2 : 4 * RATE_HZ], RATE_HZ, model=bundle).answers
-    assert cut.answers == predict(voice, RATE_HZ, model=bundle, start_s=0.5, end_s=4.0).answers
+    assert cut.answers == predict(voice[RATE_HZ // 2 : 4 * RATE_HZ], RATE_HZ, model=model).answers
+    assert cut.answers == predict(voice, RATE_HZ, model=model, start_s=0.5, end_s=4.0).answers
 
 
-def test_an_array_needs_its_rate_and_a_file_must_not_have_one(bundle, voice):
+def test_an_array_needs_its_rate_and_a_file_must_not_have_one(model, voice):
     with pytest.raises(ValueError, match="rate = None"):
-        predict(voice, model=bundle)
+        predict(voice, model=model)
     with pytest.raises(ValueError, match="rate = 8000"):
-        predict("voice.wav", 8000, model=bundle)
+        predict("voice.wav", 8000, model=model)
     with pytest.raises(ValueError, match="not a waveform"):
-        predict(np.zeros((2, 3, 4), np.float32), 8000, model=bundle)
+        predict(np.zeros((2, 3, 4), np.float32), 8000, model=model)
     for span in ({"start_s": -1.0}, {"start_s": np.nan}, {"start_s": 2.0, "end_s": 1.0}):
         with pytest.raises(ValueError, match="not a stretch of time"):
-            predict("voice.wav", model=bundle, **span)
-    assert predict(np.zeros((0, 2), np.float32), RATE_HZ, model=bundle).state == "too short"
-    assert predict(np.full(RATE_HZ, np.nan), RATE_HZ, model=bundle).state == "unreadable"
-    assert predict("there-is-no-such-file.wav", model=bundle).reason.endswith("no such file")
+            predict("voice.wav", model=model, **span)
+    assert predict(np.zeros((0, 2), np.float32), RATE_HZ, model=model).state == "too short"
+    assert predict(np.full(RATE_HZ, np.nan), RATE_HZ, model=model).state == "unreadable"
+    assert predict("there-is-no-such-file.wav", model=model).reason.endswith("no such file")
 
 
-def limited(bundle, bits):
-    """The bundle with this much disagreement allowed to one voice's windows, by task."""
-    heads = {task: head | {"disagreement": bits.get(task)} for task, head in bundle.description["heads"].items()}
-    return replace(bundle, description=bundle.description | {"heads": heads})
+def limited(model, bits):
+    """The model with this much disagreement allowed to one voice's windows, by task."""
+    return replace(
+        model, heads={task: replace(head, disagreement=bits.get(task)) for task, head in model.heads.items()}
+    )
 
 
-def test_windows_that_disagree_beyond_one_voice_are_told_one_by_one_and_not_averaged(voice, bundle):
-    one = predict(voice, RATE_HZ, model=bundle)
+def test_windows_that_disagree_beyond_one_voice_are_told_one_by_one_and_not_averaged(voice, model):
+    one = predict(voice, RATE_HZ, model=model)
     columns = [f"p_gender_{name}" for name in CLASSES["gender"]]
     apart = disagreement(one.windows[columns].dropna().to_numpy())
-    assert predict(voice, RATE_HZ, model=limited(bundle, {"gender": apart + 1e-6})).answers == one.answers
-    several = predict(voice, RATE_HZ, model=limited(bundle, {"gender": apart - 1e-6}))
+    assert predict(voice, RATE_HZ, model=limited(model, {"gender": apart + 1e-6})).answers == one.answers
+    several = predict(voice, RATE_HZ, model=limited(model, {"gender": apart - 1e-6}))
     assert (several.state, several.answers["gender"].label) == ("several speakers", None)
     assert several.answers["gender"].probabilities == {"male": None, "female": None}
     assert several.answers["age"] == one.answers["age"]
@@ -242,22 +248,22 @@ def test_disagreement_is_0_for_one_opinion_and_1_bit_for_two_sure_ones():
     assert 0.05 < disagreement(np.array([[1.0, 0.0]] * 9 + [[0.0, 1.0]])) < 0.5
 
 
-def test_what_a_decoder_warns_of_stands_in_the_answer(voice, bundle, tmp_path):
+def test_what_a_decoder_warns_of_stands_in_the_answer(voice, model, tmp_path):
     turns = np.repeat([1, 0], len(voice) // 2 + 1)[: len(voice)]
     channels = np.stack([voice * turns, voice[::-1] * (1 - turns)], axis=1)
-    assert "channels are loud at different times" in predict(channels, RATE_HZ, model=bundle).warning
+    assert "channels are loud at different times" in predict(channels, RATE_HZ, model=model).warning
     soundfile.write(tmp_path / "voice.wav", np.stack([voice, -voice], axis=1), RATE_HZ)
-    found = predict(tmp_path / "voice.wav", model=bundle)
+    found = predict(tmp_path / "voice.wav", model=model)
     assert "upside down" in found.warning
     assert found.answers["gender"].probabilities == pytest.approx(
-        predict(voice, RATE_HZ, model=bundle).answers["gender"].probabilities, abs=0.02
+        predict(voice, RATE_HZ, model=model).answers["gender"].probabilities, abs=0.02
     )
     whole = (tmp_path / "voice.wav").read_bytes()
     (tmp_path / "voice.wav").write_bytes(whole[: len(whole) // 2])
-    assert "that its header promises are there" in predict(tmp_path / "voice.wav", model=bundle).warning
+    assert "that its header promises are there" in predict(tmp_path / "voice.wav", model=model).warning
 
 
-def test_folders_are_listed_through_links_and_what_cannot_be_looked_at_is_a_row(tmp_path, bundle):
+def test_folders_are_listed_through_links_and_what_cannot_be_looked_at_is_a_row(tmp_path, model):
     for name in ("a/one.wav", "a/.hidden.wav", "b/two.wav", ".git/three.wav"):
         (tmp_path / "real" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "real" / name).write_bytes(b"")
@@ -270,7 +276,7 @@ def test_folders_are_listed_through_links_and_what_cannot_be_looked_at_is_a_row(
     assert listed["name"].tolist() == ["a/one.wav", "gone.wav"]
     (tmp_path / "real/a/\udcff.wav").write_bytes(b"")
     assert list_recordings(folder)["name"].tolist() == ["a/one.wav", "a/\\xff.wav", "gone.wav"]
-    found = predict_listed(list_recordings(folder), bundle, progress=False)
+    found = predict_listed(list_recordings(folder), model, progress=False)
     assert [prediction.reason.split(": ")[1] for prediction in found] == ["empty file (0 bytes)"] * 2 + [
         "a link to nothing"
     ]
@@ -294,44 +300,46 @@ def test_a_folder_that_may_not_be_read_is_a_row(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cli") / "model"
-    make_bundle(folder)
-    return str(folder)
+def folder(tmp_path_factory):
+    target = tmp_path_factory.mktemp("cli") / "model"
+    make_model_folder(target)
+    return str(target)
 
 
-def test_command_line_accounts_for_every_file(spoken, model, tmp_path, capsys):  # noqa: F811
+def test_command_line_accounts_for_every_file(spoken, folder, tmp_path, capsys):
     recordings = spoken / "recordings"
-    assert predicting.main([str(recordings), "--model", model, "--csv", str(tmp_path / "out.csv")]) == 0
+    assert predicting.main([str(recordings), "--model", folder, "--csv", str(tmp_path / "out.csv")]) == 0
     assert len(pd.read_csv(tmp_path / "out.csv")) == 14
     assert "unreadable: 2" in capsys.readouterr().err
-    assert predicting.main([model, str(recordings / "two-seconds.wav"), "--json"]) == 0  # as it was written before
+    assert predicting.main([folder, str(recordings / "two-seconds.wav"), "--json"]) == 0  # as it was written before
     told = json.loads(capsys.readouterr().out)
     assert told["hint"].startswith("A guess about how a voice sounds")
     assert told["predictions"][0]["state"] == "ok"
     assert told["predictions"][0]["windows"][0]["duration_s"] == 2.0
     several = [str(recordings / name) for name in ("two-seconds.wav", "empty.wav", "silence.wav")]
-    assert predicting.main([*several, "--model", model]) == 0
+    assert predicting.main([*several, "--model", folder]) == 0
     shown = capsys.readouterr().out
     assert all(Path(name).name in shown for name in several)
-    assert predicting.main([str(recordings / "empty.wav"), "--model", model]) == 1
+    assert predicting.main([str(recordings / "empty.wav"), "--model", folder]) == 1
     assert "empty file" in capsys.readouterr().out
 
 
-def test_a_call_that_cannot_work_is_refused_in_a_sentence_before_any_work(spoken, model, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_a_call_that_cannot_work_is_refused_in_a_sentence_before_any_work(
+    spoken, folder, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(predicting, "predict_listed", lambda *_: pytest.fail("the work was begun"))
     voice = str(spoken / "recordings/two-seconds.wav")
     before = Path(voice).read_bytes()
     (tmp_path / "empty").mkdir()
     for arguments, words in [
-        ([], "give a recording"), ([model, "--csv"], "give a recording"), (["-"], "standard input is not read"), (["https://a.b/c.mp3"], "https://a.b/c.mp3: nothing is fetched"),
+        ([], "give a recording"), ([folder, "--csv"], "give a recording"), (["-"], "standard input is not read"), (["https://a.b/c.mp3"], "https://a.b/c.mp3: nothing is fetched"),
         ([str(tmp_path / "gone.wav")], "no such file or folder"), ([str(tmp_path / "empty")], "no files in this folder"),
         ([voice, "--model", str(tmp_path)], "no model folder"), ([voice, "--model", "gone"], "gone: no such model"),
         ([voice, "--csv", "/dev/null/out.csv"], "/dev/null"), ([voice, "--json", str(tmp_path / "no/\0.json")], "null byte"),
         (["--json", voice], "put recordings before --json"),
     ]:  # fmt: skip
-        if "--model" not in arguments and model not in arguments:
-            arguments = [*arguments, "--model", model]
+        if "--model" not in arguments and folder not in arguments:
+            arguments = [*arguments, "--model", folder]
         assert predicting.main(arguments) == 2
         told = capsys.readouterr().err
         assert told.startswith("refused: ")
@@ -340,23 +348,23 @@ def test_a_call_that_cannot_work_is_refused_in_a_sentence_before_any_work(spoken
     assert Path(voice).read_bytes() == before
 
 
-def test_names_that_begin_with_a_dash_are_files_and_the_screen_stays_quiet(spoken, model, tmp_path):  # noqa: F811
+def test_names_that_begin_with_a_dash_are_files_and_the_screen_stays_quiet(spoken, folder, tmp_path):
     shutil.copy(spoken / "recordings/two-seconds.wav", tmp_path / "-voice.wav")
-    call = [sys.executable, "-m", "lib.predict", "-voice.wav", "--model", model, "--csv"]
+    call = [sys.executable, "-m", "lib.predict", "-voice.wav", "--model", folder, "--csv"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[1].startswith("-voice.wav,ok,")
     assert [line for line in re.split("[\r\n]+", done.stderr) if line and "s/s" not in line] == ["ok: 1"]
 
 
-def test_a_model_that_ships_is_found_by_its_name_and_the_ready_one_without(model, tmp_path, monkeypatch):
+def test_a_model_that_ships_is_found_by_its_name_and_the_ready_one_without(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(predicting, "ASSETS", tmp_path)
     with pytest.raises(ValueError, match="ready: no such model"):
         find_model(None)
     for name in ("ready", "tiny"):
-        shutil.copytree(model, tmp_path / name)
+        shutil.copytree(folder, tmp_path / name)
     assert find_model(None) == tmp_path / "ready"
     assert find_model("tiny") == tmp_path / "tiny"
-    assert find_model(model) == Path(model)
+    assert find_model(folder) == Path(folder)
     with pytest.raises(ValueError, match=r"small: no such model; .* or of \['ready', 'tiny'\]"):
         find_model("small")

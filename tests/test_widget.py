@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import soundfile
 from browsers import needs_browser, run_all, running_browser, running_lab
-from lib.answers import Answer, Prediction
-from recordings_fixture import CENTRES, CLASSES, make_bundle, spoken  # noqa: F401
+from model_fixture import CENTRES, CLASSES, make_model_folder
 
 from lib.audio import RATE_HZ, read_waveform
+from lib.predict import Answer, Prediction
 from lib.report import widget
 from lib.trust.calibration import Years
 
@@ -16,7 +16,7 @@ pytest.importorskip("anywidget", reason="anywidget is not installed")
 
 
 @pytest.fixture(scope="module")
-def voice(spoken, tmp_path_factory):  # noqa: F811
+def voice(spoken, tmp_path_factory):
     """A 16-bit wav with a few seconds of speech."""
     path = tmp_path_factory.mktemp("voice") / "voice.wav"
     soundfile.write(path, read_waveform(spoken / "recordings/20000.wav"), RATE_HZ)
@@ -24,14 +24,14 @@ def voice(spoken, tmp_path_factory):  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return make_bundle(tmp_path_factory.mktemp("models") / "model")
+def model(tmp_path_factory):
+    return make_model_folder(tmp_path_factory.mktemp("models") / "model")
 
 
 @pytest.fixture
-def page(bundle):
+def page(model):
     """The page, with what it sends to the browser in `sent`."""
-    page = widget.AnswerPage(bundle)
+    page = widget.AnswerPage(model)
     page.sent = []
     page.recorder.send = lambda content, buffers=None: page.sent.append(content)
     return page
@@ -92,18 +92,18 @@ def test_years_thresholds_and_doubts_are_told_in_words():
         assert words in text
 
 
-def test_outside_a_notebook_server_a_note_stands_instead(bundle, monkeypatch):
+def test_outside_a_notebook_server_a_note_stands_instead(model, monkeypatch):
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
-    assert "make lab" in widget.show_page(bundle).data
+    assert "make lab" in widget.show_page(model).data
     monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/06_predict.ipynb")
-    assert widget.show_page(bundle).children
+    assert widget.show_page(model).children
 
 
 @needs_browser[0]
 @needs_browser[1]
 def test_upload_and_microphone_are_answered_in_jupyterlab(voice, tmp_path):
-    make_bundle(tmp_path / "model", tasks=(*CLASSES, "age_years"), years={"age_years": Years(CENTRES, 9.0)})
-    source = "from lib.model_folder import load_bundle\nfrom lib.report.widget import show_page\nshow_page(load_bundle('model'))"
+    make_model_folder(tmp_path / "model", tasks=(*CLASSES, "age_years"), years={"age_years": Years(CENTRES, 9.0)})
+    source = "from lib.model_folder import load_model_folder\nfrom lib.report.widget import show_page\nshow_page(load_model_folder('model'))"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(notebook, tmp_path / "page.ipynb")

@@ -20,11 +20,12 @@ import pandas as pd
 import pytest
 import soundfile
 import soxr
-from recordings_fixture import make_bundle
+from model_fixture import make_model_folder
 from test_windows import make_speech
 
 from lib.audio import RATE_HZ, read_waveform
-from lib.predict import list_recordings, predict_listed
+from lib.corpora.own_data import list_recordings
+from lib.predict import predict_listed
 from lib.stages import Stage
 from lib.tables import load_table
 from lib.windows import Windowing, as_stored, cut_windows, open_windows
@@ -180,12 +181,12 @@ def fates(zoo, tmp_path_factory):
     ids = [f"zoo:{name}" for name in animals]
     clips = {"clip_id": ids, "speaker_id": ids, "path": [*animals], "corpus": "zoo", "start_s": 0.0, "end_s": np.nan}
     stage = Stage("02_segment", "test", "x", tmp_path_factory.mktemp("cut"), {}, False)
-    bundle = make_bundle(tmp_path_factory.mktemp("model") / "model", tasks=("gender",))
+    model = make_model_folder(tmp_path_factory.mktemp("model") / "model", tasks=("gender",))
     signal.signal(signal.SIGALRM, lambda *_: pytest.fail(f"still at work after {LIMIT_S} s"))
     signal.alarm(LIMIT_S)
     with contextlib.chdir(folder):  # where a list of files would find others
         cut_windows(stage, pd.DataFrame(clips), {"zoo": folder}, Windowing())
-        predictions = predict_listed(list_recordings(folder), bundle, progress=False)
+        predictions = predict_listed(list_recordings(folder), model, progress=False)
     signal.alarm(0)
     windows, ledger = (load_table(stage.path(f"{kind}.parquet"), kind) for kind in ("windows", "ledger"))
     for table, column in ((ledger, "item"), (windows, "clip_id")):

@@ -21,9 +21,9 @@ from lib.store import Store
 from lib.tasks import Task, task_table
 
 FOLDS = 5
-LIMIT = 3_000  # clips a task, drawn at random: a look, in seconds
-MAPPED = 1_500  # windows on the map
-PENALTY = 0.01  # scikit-learn's C: statistics have more numbers than there are speakers
+LIMIT = 1_000  # clips a task, drawn at random: a look, in seconds
+MAPPED = 1_000  # windows on the map
+PENALTY = 0.003  # scikit-learn's C: statistics have more numbers than there are speakers
 SHOTS, DRAWN = 8, 10  # speakers a class, and how often they are drawn
 DRAWS = 500  # of the bootstrap
 

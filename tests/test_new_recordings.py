@@ -1,42 +1,44 @@
 import numpy as np
 import pandas as pd
 import pytest
-from recordings_fixture import CLASSES, WINDOWING, make_bundle, spoken  # noqa: F401
+from learning_fixture import make_stage
+from model_fixture import CLASSES, WINDOWING, make_model_folder
 
-from lib.model_folder import load_bundle, save_bundle
+from lib.compute import Compute, torch_threads
+from lib.corpora.own_data import list_recordings
+from lib.model_folder import load_model_folder, save_model_folder
 from lib.networks import build_network
-from lib.predict import list_recordings, predict_listed, predictions_table
-from lib.train import fit_network
-from lib.trainings import Task
+from lib.predict import predict_listed, predictions_table
+from lib.tasks import Task
+from lib.train import Recipe, fit_network
 from lib.trust import new_recordings
 
 GENDER, AGE = Task("gender", CLASSES["gender"]), Task("age", CLASSES["age"], [20])
 
 
 @pytest.fixture(scope="module")
-def trained(spoken, tmp_path_factory):  # noqa: F811
-    """Recordings with labels, a bundle of networks really trained on them, and their table of trainings."""
+def trained(spoken, tmp_path_factory):
+    """Recordings with labels, a model of linear and paper's networks really trained on them, and the stage of their trainings."""
     folder = tmp_path_factory.mktemp("trained")
     listed = list_recordings(spoken / "labels.csv")
     targets = new_recordings.label_recordings(listed, [GENDER, AGE])
-    blank = make_bundle(folder / "blank")
+    blank = make_model_folder(folder / "blank")
     owners, tensors = new_recordings.embed_recordings(listed, blank)
-    fits, checkpoints = [], {}
-    for task in (GENDER, AGE):
-        wanted = targets[task.name].fillna(0).to_numpy(np.int64)[owners]
-        model = build_network("attentive", task.classes, 149, 32, task=task.name, width=0.125)
-        rows = np.arange(len(owners))
-        options = {"epochs": 3, "learning_rate": 1e-2, "batch": 8, "seed": 0, "progress": False}
-        fit = fit_network(
-            model, tensors["frames"], wanted, rows, rows, classes=task.classes, folder=folder / task.name, **options
-        )
-        checkpoints[task.name] = fit.checkpoint()
-        fits.append({"task": task.name, "best_epoch": fit.best_epoch, "folder": task.name})
-    save_bundle(folder / "model", checkpoints, blank.encoder, WINDOWING, "emission", "float16")
-    return listed, targets, load_bundle(folder / "model"), pd.DataFrame(fits), folder
+    checkpoints, rows = {}, np.arange(len(owners))
+    with torch_threads(1):
+        for task in (GENDER, AGE):
+            wanted = targets[task.name].fillna(0).to_numpy(np.int64)[owners]
+            model = build_network("paper", task.classes, (149, 32), task=task.name, width=0.03)
+            recipe = Recipe(epochs=3, learning_rate=1e-2, batch=8)
+            options = {"seed": 0, "compute": Compute("cpu", "float32", "")}
+            fit = fit_network(model, tensors["frames"], wanted, rows, rows, recipe, folder / task.name, **options)
+            checkpoints[task.name] = fit.checkpoint
+    names = {task: task for task in checkpoints}
+    save_model_folder(folder / "model", checkpoints, blank.encoder, WINDOWING, "emission", trainings=names)
+    return listed, targets, load_model_folder(folder / "model", blank.encoder), make_stage(folder)
 
 
-def test_labels_follow_the_list_and_missing_ones_stay_missing(spoken):  # noqa: F811
+def test_labels_follow_the_list_and_missing_ones_stay_missing(spoken):
     listed = list_recordings(spoken / "labels.csv")
     targets = new_recordings.label_recordings(listed, [GENDER, AGE]).set_index("name")
     assert targets["gender"].notna().sum() == targets["age"].notna().sum() == 10
@@ -47,36 +49,27 @@ def test_labels_follow_the_list_and_missing_ones_stay_missing(spoken):  # noqa: 
 
 
 def test_the_chosen_epoch_scores_as_the_answers_of_its_model_do(trained):
-    listed, targets, bundle, fits, folder = trained
-    epochs = new_recordings.score_epochs(listed, targets, bundle, fits, folder)
-    answers = predictions_table(predict_listed(listed, bundle, progress=False))
-    scores = new_recordings.score_answers(answers, targets, [GENDER, AGE]).set_index("task")
+    listed, targets, model, stage = trained
+    epochs = new_recordings.score_epochs(listed, targets, model, stage)
+    answers = predictions_table(predict_listed(listed, model, progress=False))
+    scores = new_recordings.score_recordings(answers, targets, [GENDER, AGE]).set_index("task")
     assert epochs.groupby("task").size().to_dict() == {"gender": 3, "age": 3}
     for row in epochs[epochs["chosen"]].itertuples():
-        assert row.epoch == fits.set_index("task").loc[row.task, "best_epoch"]
+        assert row.epoch == model.description["heads"][row.task]["epoch"]
         assert row.recordings == scores.loc[row.task, "answered"] == 9
         assert row.unseen_accuracy == pytest.approx(scores.loc[row.task, "accuracy"])
         assert row.unseen_uar == pytest.approx(scores.loc[row.task, "UAR"])
-    figure = new_recordings.plot_epochs(epochs)
-    titles = [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes]
-    assert titles == [f"{fit.task}: epoch {fit.best_epoch} was chosen" for fit in fits.itertuples()]
-
-
-def test_heads_are_traced_to_their_trainings_by_hash(trained):
-    _, _, bundle, fits, folder = trained
-    pd.testing.assert_frame_equal(new_recordings.fits_of(bundle, fits, folder), fits)
-    other = fits.assign(best_epoch=fits["best_epoch"] % 3 + 1)
-    with pytest.raises(ValueError, match="trained elsewhere"):
-        new_recordings.fits_of(bundle, other, folder)
+    judged = new_recordings.judge_choice(epochs)
+    assert (judged["lost by the choice"] >= 0).all()
 
 
 def test_confusion_joins_by_name_and_leaves_unsure_ones_out():
     answers = pd.DataFrame({"name": list("dcba"), "gender": ["male", "unsure", "female", None]})
     targets = pd.DataFrame({"name": list("abcd"), "gender": pd.array([0, 1, 1, 1], dtype="Int64")})
     assert new_recordings.compare_answers(answers, targets, GENDER).tolist() == [[0, 0], [1, 1]]
-    row = new_recordings.score_answers(answers, targets, [GENDER]).iloc[0]
+    row = new_recordings.score_recordings(answers, targets, [GENDER]).iloc[0]
     assert (row["labelled"], row["answered"], row["right"], row["accuracy"]) == (4, 2, 1, 0.5)
-    nothing = new_recordings.score_answers(answers[["name"]], targets, [GENDER]).iloc[0]
+    nothing = new_recordings.score_recordings(answers[["name"]], targets, [GENDER]).iloc[0]
     assert nothing["answered"] == 0
 
 
@@ -86,12 +79,12 @@ def test_ages_in_years_are_scored_where_both_are_known():
     )  # fmt: skip
     recordings = pd.DataFrame({"name": list("abcd"), "age_years": [24.0, 44.0, 20.0, None]})
     targets = pd.DataFrame({"name": list("abcde"), "age_years": pd.array([0, 1, 0, None, 1], dtype="Int64")})
-    row = new_recordings.score_years(answers, recordings, targets).iloc[0]
+    row = new_recordings.score_ages(answers, recordings, targets).iloc[0]
     assert row.tolist() == [2, 9.0, 0.5, 15.0]
-    assert new_recordings.score_years(answers, recordings[["name"]], targets)["answered and known"].tolist() == [0]
+    assert new_recordings.score_ages(answers, recordings[["name"]], targets)["answered and known"].tolist() == [0]
     heard = targets.assign(age_years=pd.array([None, 1, 0, None, 1], dtype="Int64"))  # the head learned from the first
-    assert new_recordings.score_years(answers, recordings, heard)["answered and known"].tolist() == [1]
-    assert new_recordings.score_years(answers[["name", "age_years"]], recordings, targets).columns.tolist()[1:] == [
+    assert new_recordings.score_ages(answers, recordings, heard)["answered and known"].tolist() == [1]
+    assert new_recordings.score_ages(answers[["name", "age_years"]], recordings, targets).columns.tolist()[1:] == [
         "mean absolute error, years"
     ]
 
@@ -101,7 +94,7 @@ def test_the_choice_is_judged_against_the_best_epoch():
         {"task": "age", "epoch": [1, 2, 3, 4], "unseen_uar": [0.5, 0.7, 0.9, 0.8], "chosen": [False, True, False, False], "recordings": 9}
     )  # fmt: skip
     row = new_recordings.judge_choice(epochs).iloc[0]
-    assert (row["chosen on validation"], row["best epoch here"], row["epochs that did better"]) == (2, 3, 2)
+    assert (row["chosen on validation"], row["best epoch here"]) == (2, 3)
     assert row["lost by the choice"] == pytest.approx(0.2)
 
 
@@ -138,6 +131,3 @@ def test_answers_survive_their_files(tmp_path):
     assert told["name"].tolist() == ["01", "b"]
     assert told["reason"].tolist() == ["", "empty"]
     assert epochs.empty
-    assert new_recordings.pick_longest(told) == "01"
-    with pytest.raises(ValueError, match="unreadable"):
-        new_recordings.pick_longest(told[1:])
