@@ -19,11 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_class_weight
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lib.compute import Compute
-from lib.networks import LinearNet, Model, Normaliser, StepsNet, build_network
+from lib.compute import Compute, torch_threads
+from lib.networks import LinearNet, Model, Normaliser, StepsNet, build_network, count_parameters
 from lib.paths import write_whole
 from lib.scores import confusion_counts, confusion_metrics
 
@@ -31,6 +32,7 @@ VERSION = 3  # of a training's result; raised by hand when the code's results ch
 HISTORY = "history.csv"
 STATE = "state.safetensors"  # weights, optimizer and history after the last whole epoch
 PENALTIES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)  # scikit-learn's C of linear models, strongest penalty first
+SMALL = 100_000  # weights: a smaller network computes on one core, since handing work to a second takes longer than the work
 LINEAR_ROWS = 60_000  # rows that a linear model learns from at most, drawn by its seed: what fits in memory
 
 
@@ -153,6 +155,7 @@ def fit_network(
     if optimizer_state:
         optimizer.load_state_dict(optimizer.state_dict() | {"state": optimizer_state})
     part = (features, targets, np.sort(rows_validation), criterion)
+    threads = 1 if count_parameters(model) < SMALL else torch.get_num_threads()
     if not history:
         history.append({"epoch": 0} | scores_of("validation", *validate(model, *part), classes))
     while len(history) <= recipe.epochs and not is_stale(history, recipe.patience):
@@ -161,7 +164,8 @@ def fit_network(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed * 100_003 + epoch)
             batches = read_batches(features, targets, order, recipe.batch)
-            trained = train_epoch(model, batches, criterion, optimizer, compute)
+            with torch_threads(threads):
+                trained = train_epoch(model, batches, criterion, optimizer, compute)
         row = {"epoch": epoch} | scores_of("train", *trained, classes)
         history.append(row | scores_of("validation", *validate(model, *part), classes))
         save_epoch(folder, model, optimizer, settings, history, every_epoch)
@@ -233,7 +237,8 @@ def fit_coefficients(
 def _fit_logistic(
     linear: nn.Linear, values: np.ndarray, targets: np.ndarray, weights: np.ndarray, penalty: float
 ) -> None:
-    probe = LogisticRegression(C=penalty, max_iter=200).fit(values, targets, sample_weight=weights)
+    with threadpool_limits(1):
+        probe = LogisticRegression(C=penalty, max_iter=200).fit(values, targets, sample_weight=weights)
     weight, bias = torch.from_numpy(probe.coef_), torch.from_numpy(probe.intercept_)
     if len(weight) < linear.out_features:  # of two classes scikit-learn gives the second alone
         weight, bias = torch.cat([torch.zeros_like(weight), weight]), torch.cat([torch.zeros_like(bias), bias])
