@@ -156,8 +156,8 @@ def git_commit() -> str:
 def write_record(run: str, sections: dict[str, dict]) -> dict[str, Any]:
     """Gather `run.json`: parameters, seed, versions, commit, and facts, time and peak memory of every stage."""
     folder = paths.DATA / run
-    files = [folder / "records" / f"{name}.json" for name in sections["run"]["notebooks"]]
-    stages = [paths.load_json(path) for path in files if path.exists()]
+    records = {path.stem: paths.load_json(path) for path in sorted((folder / "records").glob("*.json"))}
+    stages = [records[name] for name in sections["run"]["notebooks"] if name in records]
     record = {
         "run": run,
         "title": sections["run"]["title"],
@@ -165,8 +165,10 @@ def write_record(run: str, sections: dict[str, dict]) -> dict[str, Any]:
         "synthetic": bool(sections["run"].get("synthetic", False)),
         "seed": sections["run"].get("seed"),
     }
-    for stage in stages:
-        record |= stage.pop("facts")  # encoder, engine, checksums: noted by the notebooks that know them
+    for stage in records.values():
+        record |= stage.pop(
+            "facts"
+        )  # encoder, engine, checksums: noted by the notebooks that know them, or by an import
     record |= {
         "parameters": sections,
         "versions": {
@@ -220,7 +222,10 @@ def main(arguments: list[str] | None = None) -> int:
         if "compute" in sections:
             from lib.speed.engines import check_engine  # takes torch along, two seconds
 
-            check_engine(*(sections["compute"][key] for key in ("engine", "precision", "device")))
+            compute = {"engine": "local", "precision": "auto"} | sections[
+                "compute"
+            ]  # a run that embeds nothing has neither
+            check_engine(compute["engine"], compute["precision"], compute["device"])
     except ValueError as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2

@@ -7,8 +7,7 @@ import sys
 from lib import config, paths
 
 SMALL = [
-    "download.speakers=48", "train.epochs=2", "train.width=0.03", "evaluate.draws=200",
-    "predict.recordings=8",
+    "download.speakers=48", "train.epochs=2", "train.width=0.03", "evaluate.draws=200", "predict.recordings=8",
 ]  # fmt: skip
 
 

@@ -1,9 +1,10 @@
-"""What several test files share: one small demo run, and a report site of made-up numbers."""
+"""What several test files share: one small demo run, a few spoken recordings, and a report site of made-up numbers."""
 
 import pytest
 from chain_runner import run_chain
-from recordings_fixture import spoken  # noqa: F401
 from report_fixture import make_site
+
+from lib.corpora.demo.render import render_unseen
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +25,11 @@ def first(folders):
 def site(tmp_path_factory):
     """A report site of two fixture runs, one synthetic and one not; only read."""
     return make_site(tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(scope="session")
+def spoken(tmp_path_factory):
+    """Folder with `labels.csv` and `recordings/`: eight invented speakers in five formats, and six bad files."""
+    folder = tmp_path_factory.mktemp("spoken")
+    render_unseen(folder, seed=3, count=8)
+    return folder

@@ -1,10 +1,12 @@
+"""Recordings that no stage has seen: their labels, their scores, and how every epoch would have done on them."""
+
 import numpy as np
 import pandas as pd
 import pytest
 from learning_fixture import make_stage
-from model_fixture import CLASSES, WINDOWING, make_model_folder
+from model_fixture import CLASSES, WINDOWING, make_checkpoint, make_model_folder, untrained
 
-from lib.compute import Compute, torch_threads
+from lib.compute import Compute
 from lib.corpora.own_data import list_recordings
 from lib.model_folder import load_model_folder, save_model_folder
 from lib.networks import build_network
@@ -18,24 +20,22 @@ GENDER, AGE = Task("gender", CLASSES["gender"]), Task("age", CLASSES["age"], [20
 
 @pytest.fixture(scope="module")
 def trained(spoken, tmp_path_factory):
-    """Recordings with labels, a model of linear and paper's networks really trained on them, and the stage of their trainings."""
-    folder = tmp_path_factory.mktemp("trained")
+    """Recordings with labels, a model folder of networks really trained on them, and the stage of their trainings."""
+    stage = make_stage(tmp_path_factory.mktemp("trained"))
     listed = list_recordings(spoken / "labels.csv")
     targets = new_recordings.label_recordings(listed, [GENDER, AGE])
-    blank = make_model_folder(folder / "blank")
+    blank = make_model_folder(stage.path("blank"))
     owners, tensors = new_recordings.embed_recordings(listed, blank)
     checkpoints, rows = {}, np.arange(len(owners))
-    with torch_threads(1):
-        for task in (GENDER, AGE):
-            wanted = targets[task.name].fillna(0).to_numpy(np.int64)[owners]
-            model = build_network("paper", task.classes, (149, 32), task=task.name, width=0.03)
-            recipe = Recipe(epochs=3, learning_rate=1e-2, batch=8)
-            options = {"seed": 0, "compute": Compute("cpu", "float32", "")}
-            fit = fit_network(model, tensors["frames"], wanted, rows, rows, recipe, folder / task.name, **options)
-            checkpoints[task.name] = fit.checkpoint
-    names = {task: task for task in checkpoints}
-    save_model_folder(folder / "model", checkpoints, blank.encoder, WINDOWING, "emission", trainings=names)
-    return listed, targets, load_model_folder(folder / "model", blank.encoder), make_stage(folder)
+    for task in (GENDER, AGE):
+        wanted = targets[task.name].fillna(0).to_numpy(np.int64)[owners]
+        network = build_network("paper", task.classes, (149, 32), task=task.name, width=0.125)
+        part, recipe = (tensors["frames"], wanted, rows, rows), Recipe(epochs=3, learning_rate=1e-2, batch=8)
+        fit = fit_network(network, *part, recipe, stage.path(task.name), seed=0, compute=Compute("cpu", "float32", ""))
+        checkpoints[task.name] = fit.checkpoint
+    options = {"trainings": {task: task for task in checkpoints}}
+    save_model_folder(stage.path("model"), checkpoints, untrained(), WINDOWING, "emission", **options)
+    return listed, targets, load_model_folder(stage.path("model"), untrained()), stage
 
 
 def test_labels_follow_the_list_and_missing_ones_stay_missing(spoken):
@@ -54,13 +54,26 @@ def test_the_chosen_epoch_scores_as_the_answers_of_its_model_do(trained):
     answers = predictions_table(predict_listed(listed, model, progress=False))
     scores = new_recordings.score_recordings(answers, targets, [GENDER, AGE]).set_index("task")
     assert epochs.groupby("task").size().to_dict() == {"gender": 3, "age": 3}
+    assert epochs["chosen"].sum() == 2
     for row in epochs[epochs["chosen"]].itertuples():
         assert row.epoch == model.description["heads"][row.task]["epoch"]
         assert row.recordings == scores.loc[row.task, "answered"] == 9
         assert row.unseen_accuracy == pytest.approx(scores.loc[row.task, "accuracy"])
         assert row.unseen_uar == pytest.approx(scores.loc[row.task, "UAR"])
-    judged = new_recordings.judge_choice(epochs)
-    assert (judged["lost by the choice"] >= 0).all()
+    nothing = targets.assign(gender=pd.array([pd.NA] * len(targets), dtype="Int64"), age=1)  # one class, or none at all
+    assert new_recordings.score_epochs(listed, nothing, model, stage).empty
+    assert new_recordings.judge_choice(epochs)["recordings"].tolist() == [9, 9]
+
+
+def test_a_head_that_is_not_one_of_the_saved_epochs_has_no_epochs_to_compare(trained):
+    """As one that learned from everybody in the end, or whose training was made anew since."""
+    listed, targets, _, stage = trained
+    heads = {task: make_checkpoint(stage.path(f"other-{task}.safetensors"), task, "paper", seed=9) for task in CLASSES}
+    options = {"trainings": {task: task for task in heads}}
+    save_model_folder(stage.path("other"), heads, untrained(), WINDOWING, "emission", **options)
+    epochs = new_recordings.score_epochs(listed, targets, load_model_folder(stage.path("other"), untrained()), stage)
+    assert epochs.empty
+    assert new_recordings.judge_choice(epochs).empty
 
 
 def test_confusion_joins_by_name_and_leaves_unsure_ones_out():
@@ -94,7 +107,7 @@ def test_the_choice_is_judged_against_the_best_epoch():
         {"task": "age", "epoch": [1, 2, 3, 4], "unseen_uar": [0.5, 0.7, 0.9, 0.8], "chosen": [False, True, False, False], "recordings": 9}
     )  # fmt: skip
     row = new_recordings.judge_choice(epochs).iloc[0]
-    assert (row["chosen on validation"], row["best epoch here"]) == (2, 3)
+    assert (row["chosen on validation"], row["best epoch here"], row["epochs"]) == (2, 3, 4)
     assert row["lost by the choice"] == pytest.approx(0.2)
 
 
@@ -122,12 +135,23 @@ def test_without_new_recordings_test_clips_are_drawn_and_called_what_they_are(tm
 
 
 def test_answers_survive_their_files(tmp_path):
-    from lib.stages import Stage
-
-    stage = Stage("06_predict", "test", "x", tmp_path, {}, False)
+    stage = make_stage(tmp_path)
     answers = pd.DataFrame({"name": ["01", "b"], "state": ["ok", "unreadable"], "gender": ["male", None], "duration_s": [2.0, 0.0], "warning": "", "reason": ["", "empty"]})  # fmt: skip
     new_recordings.save_answers(stage, answers, pd.DataFrame(columns=new_recordings.EPOCHS))
     told, epochs = new_recordings.load_answers(stage)
     assert told["name"].tolist() == ["01", "b"]
     assert told["reason"].tolist() == ["", "empty"]
     assert epochs.empty
+
+
+def test_a_changed_list_file_or_label_makes_new_work(tmp_path):
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "gone.wav").symlink_to("nothing")
+    fingerprints = [new_recordings.fingerprint_recordings(list_recordings(tmp_path)) for _ in range(2)]
+    listed = list_recordings(tmp_path)
+    fingerprints += [new_recordings.fingerprint_recordings(part) for part in (listed[:1], listed.assign(gender="male"))]
+    (tmp_path / "a.wav").write_bytes(b"xy")
+    fingerprints.append(new_recordings.fingerprint_recordings(list_recordings(tmp_path)))
+    assert fingerprints[0] == fingerprints[1]
+    assert len(set(fingerprints)) == 4

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 from model_fixture import CENTRES, CLASSES, WINDOWING, YEAR_CLASSES, make_model_folder
 
+from lib import paths
 from lib import predict as predicting
 from lib.audio import RATE_HZ, read_waveform
 from lib.corpora.own_data import list_recordings, read_own_data
@@ -26,10 +27,12 @@ from lib.trainings import ask_checkpoint
 from lib.trust.calibration import Years, disagreement
 from lib.windows import cut_windows, open_windows
 
+NETWORKS = {"gender": "paper", "age": "layer_mix"}
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return make_model_folder(tmp_path_factory.mktemp("models") / "mixed", {"gender": "paper"})
+    return make_model_folder(tmp_path_factory.mktemp("models") / "mixed", NETWORKS)
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +51,10 @@ def evaluated(spoken, model, tmp_path_factory):
     roots = {"own_data": spoken}
     cut_windows(stage, clips, roots, WINDOWING)
     windows = load_table(folder / "windows.parquet", "windows")
-    options = {"feature": "emission", "dtype": "float32"}
-    embed_windows(
-        folder / "store", open_windows(folder), list(windows["window_id"]), model.encoder, EngineChoice(), **options
-    )
+    ids, sounds = windows["window_id"].tolist(), open_windows(folder)
+    embed_windows(folder / "store", sounds, ids, model.encoder, EngineChoice(), dtype="float32")
     store = Store(folder / "store")
-    for task, network in {"gender": "paper", "age": "linear"}.items():
+    for task, network in NETWORKS.items():
         checkpoint = next(folder.parent.glob(f"models*/mixed-{task}.safetensors"))
         answers = ask_checkpoint(checkpoint, store, windows["window_id"], network)
         for number, name in enumerate(model.heads[task].classes):
@@ -114,6 +115,9 @@ def test_samples_in_memory_are_answered_like_their_file(voice, model, tmp_path):
     whole = np.round(voice * 32767).astype(np.int16)
     told = predict(whole, RATE_HZ, model=model).answers["gender"].probabilities
     assert told["male"] == pytest.approx(from_file.answers["gender"].probabilities["male"], abs=0.01)
+    small = np.round(voice * 127 + 128).clip(0, 255).astype(np.uint8)
+    soundfile.write(tmp_path / "small.wav", (small.astype(np.float32) - 128) / 128, RATE_HZ, subtype="PCM_U8")
+    assert predict(small, RATE_HZ, model=model).answers == predict(tmp_path / "small.wav", model=model).answers
 
 
 def test_probabilities_add_up_and_the_clip_is_the_mean_of_its_windows(voice, model):
@@ -138,9 +142,8 @@ def test_silent_windows_are_listed_but_not_asked(voice, model):
 
 def test_a_threshold_makes_it_unsure_and_a_temperature_makes_it_modest(voice, model, tmp_path):
     sure = predict(voice, RATE_HZ, model=model).answers["gender"]
-    careful = make_model_folder(
-        tmp_path / "careful", {"gender": "paper"}, settings={"gender": {"silence": 0.999, "temperature": 5.0}},
-    )  # fmt: skip
+    settings = {"gender": {"silence": 0.999, "temperature": 5.0}}
+    careful = make_model_folder(tmp_path / "careful", NETWORKS, settings=settings)
     found = predict(voice, RATE_HZ, model=careful)
     answer = found.answers["gender"]
     assert (found.state, answer.state, answer.label) == ("unsure", "unsure", None)
@@ -150,10 +153,11 @@ def test_a_threshold_makes_it_unsure_and_a_temperature_makes_it_modest(voice, mo
     assert found.row()["gender"] == "unsure"
 
 
-def test_years_are_the_expected_age_as_trained_with_the_bundles_interval(voice, tmp_path):
-    options = {"tasks": (*CLASSES, *YEAR_CLASSES), "settings": {"age_years": {"temperature": 3.0}}}
-    model = make_model_folder(tmp_path / "years", years={"age_years": Years(CENTRES, 11.5, speakers=9)}, **options)
-    plain = make_model_folder(tmp_path / "plain", years={"age_years": Years(CENTRES, None)}, tasks=options["tasks"])
+def test_years_are_the_expected_age_as_trained_with_the_models_interval(voice, tmp_path):
+    tasks, settings = (*CLASSES, *YEAR_CLASSES), {"age_years": {"temperature": 3.0}}
+    years = {"age_years": Years(CENTRES, 11.5, speakers=9)}
+    model = make_model_folder(tmp_path / "years", tasks=tasks, years=years, settings=settings)
+    plain = make_model_folder(tmp_path / "plain", tasks=tasks, years={"age_years": Years(CENTRES, None)})
     found = predict(voice, RATE_HZ, model=model)
     answer = found.answers["age_years"]
     raw = list(predict(voice, RATE_HZ, model=plain).answers["age_years"].probabilities.values())
@@ -174,21 +178,11 @@ def test_a_rare_class_is_told_from_its_own_threshold_beside_the_label(voice, mod
     assert told.by_threshold is None
     rarer = min(told.probabilities, key=told.probabilities.get)
     for threshold, expected in ((0.0, rarer), (1.1, told.label)):
-        model = make_model_folder(
-            tmp_path / f"rare-{threshold}",
-            {"gender": "paper"},
-            settings={"gender": {"rare": rarer, "rare_clip_threshold": threshold}},
-        )
+        settings = {"gender": {"rare": rarer, "rare_clip_threshold": threshold}}
+        model = make_model_folder(tmp_path / f"rare-{threshold}", NETWORKS, settings=settings)
         answer = predict(voice, RATE_HZ, model=model).answers["gender"]
         assert (answer.label, answer.by_threshold) == (told.label, expected)
         assert predict(voice, RATE_HZ, model=model).row()["gender_by_threshold"] == expected
-
-
-def test_eight_bit_samples_are_answered_like_their_file(voice, model, tmp_path):
-    whole = np.round(voice * 127 + 128).clip(0, 255).astype(np.uint8)
-    soundfile.write(tmp_path / "voice.wav", (whole.astype(np.float32) - 128) / 128, RATE_HZ, subtype="PCM_U8")
-    from_file, from_samples = (predict(*asked, model=model) for asked in ((tmp_path / "voice.wav",), (whole, RATE_HZ)))
-    assert from_samples.answers["gender"].probabilities == from_file.answers["gender"].probabilities
 
 
 def test_a_cut_of_a_file_is_answered_like_the_same_samples(voice, model, tmp_path):
@@ -216,9 +210,7 @@ def test_an_array_needs_its_rate_and_a_file_must_not_have_one(model, voice):
 
 def limited(model, bits):
     """The model with this much disagreement allowed to one voice's windows, by task."""
-    return replace(
-        model, heads={task: replace(head, disagreement=bits.get(task)) for task, head in model.heads.items()}
-    )
+    return replace(model, heads={task: replace(model.heads[task], disagreement=bits.get(task)) for task in model.heads})
 
 
 def test_windows_that_disagree_beyond_one_voice_are_told_one_by_one_and_not_averaged(voice, model):
@@ -301,9 +293,9 @@ def test_a_folder_that_may_not_be_read_is_a_row(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    target = tmp_path_factory.mktemp("cli") / "model"
-    make_model_folder(target)
-    return str(target)
+    folder = tmp_path_factory.mktemp("cli") / "model"
+    make_model_folder(folder)
+    return str(folder)
 
 
 def test_command_line_accounts_for_every_file(spoken, folder, tmp_path, capsys):
@@ -324,9 +316,7 @@ def test_command_line_accounts_for_every_file(spoken, folder, tmp_path, capsys):
     assert "empty file" in capsys.readouterr().out
 
 
-def test_a_call_that_cannot_work_is_refused_in_a_sentence_before_any_work(
-    spoken, folder, tmp_path, capsys, monkeypatch
-):
+def test_a_hopeless_call_is_refused_in_a_sentence_before_any_work(spoken, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(predicting, "predict_listed", lambda *_: pytest.fail("the work was begun"))
     voice = str(spoken / "recordings/two-seconds.wav")
     before = Path(voice).read_bytes()
@@ -364,6 +354,10 @@ def test_a_model_that_ships_is_found_by_its_name_and_the_ready_one_without(folde
     for name in ("ready", "tiny"):
         shutil.copytree(folder, tmp_path / name)
     assert find_model(None) == tmp_path / "ready"
+    about = paths.load_json(tmp_path / "ready/model.json")
+    paths.save_json(tmp_path / "ready/model.json", about | {"encoder": {"name": "gone"}})
+    with pytest.warns(RuntimeWarning, match="the model 'ready' cannot answer here"):
+        assert find_model(None) == tmp_path / "tiny"
     assert find_model("tiny") == tmp_path / "tiny"
     assert find_model(folder) == Path(folder)
     with pytest.raises(ValueError, match=r"small: no such model; .* or of \['ready', 'tiny'\]"):

@@ -167,7 +167,10 @@ def import_pickles(files: Iterable[Path], run: str) -> dict[str, int]:
     for name in ("ledger", "acoustics"):
         save_table(segmented.path(f"{name}.parquet"), empty_table(name), name)
     save_frames(files, embedded.folder, list(windows["window_id"]))
-    note = "embeddings as the paper's authors published them: no sound, no speakers' names, a file counts as a speaker"
+    note = (
+        "embeddings as the paper's authors published them, without their sound: baselines that listen, sounds of errors, model "
+        "folders and 06_predict are left out; without speakers' names: a file counts as a speaker"
+    )
     embedded.facts["encoder"] = {"name": "WAV2VEC2_ASR_BASE_960H", "note": note, "weights_sha256": ""}
     downloaded.facts |= {"corpora": [CORPUS], "data_checksum": stages.fingerprint_of(checksums), "confounds": []}
     counts = {"files": len(files), "windows": len(windows), "dropped": len(dropped)}

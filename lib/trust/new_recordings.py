@@ -17,7 +17,7 @@ from lib.model_folder import ModelFolder
 from lib.networks import select_input
 from lib.predict import embed_recording, has_speech
 from lib.scores import confusion_counts, confusion_metrics
-from lib.stages import Stage, fingerprint_of
+from lib.stages import Stage, file_checksum, fingerprint_of
 from lib.tasks import YEARS, Task, assign_targets
 from lib.train import list_checkpoints, load_model, predict_log_probabilities
 from lib.trainings import main_protocol
@@ -86,7 +86,9 @@ def fingerprint_recordings(recordings: pd.DataFrame) -> str:
     """Changes when the list, a file's size or time, or a label changes."""
     stamps = []
     for row in recordings.itertuples(index=False):
-        stat = None if row.fault else Path(row.path).stat()
+        stat = (
+            Path(row.path).stat() if not row.fault and Path(row.path).exists() else None
+        )  # a link may lead to nothing
         stamps.append([stat.st_size, stat.st_mtime_ns] if stat else [])
     return fingerprint_of(recordings.drop(columns=["path"]).astype(str).to_dict("split")["data"], stamps)
 
@@ -181,8 +183,8 @@ def score_epochs(recordings: pd.DataFrame, targets: pd.DataFrame, model: ModelFo
     """Score every saved epoch of the trainings behind a model folder on labelled recordings, one answer a recording.
 
     recordings, targets: of `list_recordings` and `label_recordings`. Returns one row a task and epoch: validation_uar (by
-    which the epoch was chosen), unseen_uar, unseen_accuracy, unseen_macro_f1, recordings, chosen. Tasks without two labelled
-    classes give no rows.
+    which the epoch was chosen), unseen_uar, unseen_accuracy, unseen_macro_f1, recordings, chosen (the head's own weights).
+    Tasks without two labelled classes give no rows, nor does a head that is none of the saved epochs, such as a refit one.
     """
     rows, tasks = [], [task for task in model.heads if task in targets and task != YEARS]
     known = targets[tasks].notna().any(axis=1).to_numpy()
@@ -194,11 +196,13 @@ def score_epochs(recordings: pd.DataFrame, targets: pd.DataFrame, model: ModelFo
         labels = targets.loc[known, task].reset_index(drop=True)
         labelled = labels.notna().to_numpy()[owners]
         folder = trained.path(facts["training"])
-        if labels[np.unique(owners[labelled])].nunique() < 2 or not folder.is_dir():
+        checkpoints = list_checkpoints(folder)
+        chosen = [epoch for epoch, path in checkpoints.items() if file_checksum(path) == facts["sha256"]]
+        if labels[np.unique(owners[labelled])].nunique() < 2 or not chosen:
             continue
         history = pd.read_csv(folder / "history.csv").set_index("epoch")
         features = select_input(facts["network"], tensors, model.parts)[labelled]
-        for epoch, path in list_checkpoints(folder).items():
+        for epoch, path in checkpoints.items():
             checkpoint, _ = load_model(path)
             answers = (
                 pd.DataFrame(np.exp(predict_log_probabilities(checkpoint, features))).groupby(owners[labelled]).mean()
@@ -208,7 +212,7 @@ def score_epochs(recordings: pd.DataFrame, targets: pd.DataFrame, model: ModelFo
             scores = confusion_metrics(counts, head.classes)
             row = {"task": task, "epoch": epoch, "validation_uar": history.loc[epoch, "validation_uar"]}
             row |= {f"unseen_{name}": float(scores[name]) for name in ("uar", "accuracy", "macro_f1")}
-            rows.append(row | {"recordings": len(answers), "chosen": epoch == facts["epoch"]})
+            rows.append(row | {"recordings": len(answers), "chosen": epoch in chosen})
     return pd.DataFrame(rows, columns=EPOCHS)
 
 
