@@ -16,15 +16,21 @@ def places_of(folders):
     return {"VOICE_DATA": str(folders / "data"), "VOICE_REPORTS": str(folders / "reports")}
 
 
-def run_chain(folders, *changes, options=()):
-    """Run the demo with these changes in `folders`; return the finished process."""
+def start_chain(folders, *changes, options=()):
+    """Start the demo with these changes in `folders`."""
     call = [sys.executable, "-m", "lib.run", "params/demo.yaml", *options]
     for change in [*SMALL, *changes]:
         call += ["--set", change]
     environment = os.environ | places_of(folders) | {"TQDM_MININTERVAL": "5"}
-    return subprocess.run(
-        call, cwd=paths.ROOT, env=environment, capture_output=True, text=True, check=False, timeout=1200
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(call, cwd=paths.ROOT, env=environment, **pipes)
+
+
+def run_chain(folders, *changes, options=()):
+    """Run the demo with these changes in `folders`; return the finished process."""
+    process = start_chain(folders, *changes, options=options)
+    stdout, stderr = process.communicate(timeout=1200)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def small_parameters():

@@ -128,8 +128,19 @@ def test_without_new_recordings_test_clips_are_drawn_and_called_what_they_are(tm
     assert set(drawn["name"]) <= {"c:0", "c:1", "c:2"}
     assert drawn["path"].iloc[0].parent == tmp_path
     assert "NOT new" in origin
-    (tmp_path / "a.wav").write_bytes(b"x")
-    given, origin = new_recordings.obtain_recordings(str(tmp_path), False, 0, 2, splits, clips, {})
+    assert "Training never heard them" in origin
+    about = {"refit on everybody": True}
+    heard = new_recordings.heard_splits(
+        splits.assign(task="gender"), make_model_folder(tmp_path / "refit", about=about)
+    )
+    drawn, origin = new_recordings.obtain_recordings("", False, 0, 6, heard, clips, {"c": tmp_path})
+    assert len(drawn) == 6
+    assert "learned from everybody" in origin
+    labelled = drawn.assign(gender="male", age_decade=None, age_years=np.nan)
+    assert new_recordings.label_recordings(labelled, [GENDER], heard)["gender"].isna().all()
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given/a.wav").write_bytes(b"x")
+    given, origin = new_recordings.obtain_recordings(str(tmp_path / "given"), False, 0, 2, splits, clips, {})
     assert given["name"].tolist() == ["a.wav"]
     assert "given" in origin
 
@@ -142,6 +153,9 @@ def test_answers_survive_their_files(tmp_path):
     assert told["name"].tolist() == ["01", "b"]
     assert told["reason"].tolist() == ["", "empty"]
     assert epochs.empty
+    assert new_recordings.longest_answered(told) == "01"
+    with pytest.raises(ValueError, match=r"none of 1 recordings got an answer, give others: b: unreadable \(empty\)"):
+        new_recordings.longest_answered(told[1:])
 
 
 def test_a_changed_list_file_or_label_makes_new_work(tmp_path):

@@ -28,6 +28,10 @@ TESTED = (
     "no recordings were given, so these are NOT new ones: they are clips of the test speakers, read again from their files. "
     "Training never heard them, but the test scores of 05 Evaluate have"
 )
+LEARNED = (
+    "no recordings were given, so these are NOT new ones: they are clips of this run, and since the model learned from everybody "
+    "in the end (`evaluate.refit`), its answers about them prove nothing and are not scored"
+)
 EPOCHS = ["task", "epoch", "validation_uar", "unseen_uar", "unseen_accuracy", "unseen_macro_f1", "recordings", "chosen"]
 
 
@@ -43,7 +47,8 @@ def obtain_recordings(
     """The recordings to ask about, as `list_recordings` gives them, and a sentence that says what they are.
 
     unseen: a folder or a CSV list; "" = render `count` new ones when `synthetic`, else up to `count` test clips, drawn by
-    `seed` from the main protocol's first fold. splits, clips, roots: what 04 Train and 01 Download left.
+    `seed` from the main protocol's first fold, or any clips where nobody was left to test on. splits: of `heard_splits`.
+    clips, roots: what 01 Download left.
     """
     if unseen:
         return list_recordings(resolve_root(unseen)), GIVEN
@@ -51,10 +56,16 @@ def obtain_recordings(
         folder = paths.DATA / "corpora" / f"unseen-v{VERSION}-{count}-seed{seed}"
         render_unseen(folder, seed, count)
         return list_recordings(folder / "labels.csv"), RENDERED
-    drawn = clips[clips["clip_id"].isin(tested_clips(splits)["clip_id"])]
+    tested = tested_clips(splits)
+    drawn = clips[clips["clip_id"].isin((tested if len(tested) else splits)["clip_id"])]
     drawn = drawn.sample(min(count, len(drawn)), random_state=seed).sort_values("clip_id", ignore_index=True)
     files = [roots[clip.corpus] / clip.path for clip in drawn.itertuples(index=False)]
-    return drawn.assign(name=drawn["clip_id"], path=files, fault=""), TESTED
+    return drawn.assign(name=drawn["clip_id"], path=files, fault=""), TESTED if len(tested) else LEARNED
+
+
+def heard_splits(splits: pd.DataFrame, model: ModelFolder) -> pd.DataFrame:
+    """The splits as the model's heads heard them: one that learned from everybody in the end has no test part."""
+    return splits.assign(split="train") if model.description["about"].get("refit on everybody") else splits
 
 
 def tested_clips(splits: pd.DataFrame) -> pd.DataFrame:
@@ -105,6 +116,15 @@ def load_answers(stage: Stage) -> tuple[pd.DataFrame, pd.DataFrame]:
     words = {"name": str, "reason": str, "warning": str}
     answers = pd.read_csv(stage.path("answers.csv"), dtype=words)
     return answers.fillna({"reason": "", "warning": ""}), pd.read_csv(stage.path("epochs.csv"))
+
+
+def longest_answered(answers: pd.DataFrame) -> str:
+    """Name of the longest recording that got an answer. ValueError when none did, with the reasons of a few."""
+    answered = answers[answers["state"] == "ok"]
+    if not len(answered):
+        few = "; ".join(f"{row.name}: {row.state} ({row.reason})" for row in answers[:3].itertuples(index=False))
+        raise ValueError(f"none of {len(answers)} recordings got an answer, give others: {few}")
+    return str(answered.loc[answered["duration_s"].idxmax(), "name"])
 
 
 def compare_answers(answers: pd.DataFrame, targets: pd.DataFrame, task: Task) -> np.ndarray:
