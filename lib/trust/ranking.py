@@ -7,9 +7,8 @@ is chosen for each column by cross-validation within the train part; the test pa
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -37,8 +36,7 @@ GUESS = "baseline: a guess"  # one class for all; of ages the median of the colu
 Answers = dict[str, np.ndarray]  # "<part>|<task>" -> probabilities (n, C), one row a window, NaN where none is asked
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """A column of the ranking: rows (n,) of the train part choose what is read, those of the test part are scored."""
 
     title: str
@@ -62,8 +60,7 @@ def assign_classes(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Task]]:
     tasks = [Task("gender", tables.GENDERS), CHILD, TEEN, *ages]
     for task in tasks:
         targets = assign_targets(table, task).fillna(-1).astype("int64")
-        is_asked = table["corpus"] == ALONE.get(task.name, table["corpus"])
-        table[f"class of {task.name}"] = targets.where(is_asked, -1)
+        table[f"class of {task.name}"] = targets.where(table["corpus"] == ALONE.get(task.name, table["corpus"]), -1)
     return table, tasks
 
 
@@ -77,12 +74,11 @@ def list_columns(table: pd.DataFrame, tasks: list[Task]) -> list[Column]:
         is_apart = corpus == "common_voice" and (here & ~train & apart["languages left out"]).any()
         for name, rows in (apart if is_apart else {corpus: here}).items():
             groups.append((f"gender of adults: {name}", "gender", here & grown & (train | rows)))
-        groups += [("gender of children", "gender", here & ~grown)] * (corpus == ALONE[CHILD.name])
+        groups += [("gender of children", "gender", here & (table["years"] < GROWN))] * (corpus == ALONE[CHILD.name])
         groups += [(name, name, here) for name, place in ALONE.items() if place == corpus]
         groups.append((f"age: {corpus}", YEARS, here))
-    columns = [
-        Column(title, task, who.to_numpy()) for title, name, who in groups for task in tasks if task.name == name
-    ]
+    by_name = {task.name: task for task in tasks}
+    columns = [Column(title, by_name[name], who.to_numpy()) for title, name, who in groups if name in by_name]
     return [column for column in columns if count_speakers(table, column).to_numpy().min() >= LEAST]
 
 
@@ -112,10 +108,8 @@ def answer_all(
         for part in tqdm(parts, desc=f"probes of {path.stem}", unit="part"):
             vectors = read(part)
             for task in {column.task.name: column.task for column in columns}.values():
-                targets, values = (
-                    table[f"class of {task.name}"].to_numpy(),
-                    np.full((len(table), len(task.classes)), np.nan),
-                )
+                targets = table[f"class of {task.name}"].to_numpy()
+                values = np.full((len(table), len(task.classes)), np.nan)
                 own, test = np.flatnonzero((targets >= 0) & train), np.flatnonzero((targets >= 0) & ~train)
                 splits = [(own[a], own[b]) for a, b in folds.split(own, targets[own], voices[own])]
                 for learn, held in [*splits, (own, test)]:
@@ -185,7 +179,7 @@ def compare(
         for model in filter(lambda name: name != against, rows):
             difference = score_rows(rows[model], column, rows[against], **options)
             records.append(difference.assign(model=model, against=against))
-    return pd.concat(records, ignore_index=True)
+    return pd.concat(records, ignore_index=True) if records else scores.head(0).assign(against="")
 
 
 def score_few_shots(table: pd.DataFrame, column: Column, vectors: np.ndarray, seed: int) -> tuple[float, float]:
