@@ -1,7 +1,6 @@
 """Encoders in one ranking: the same windows, probes and speakers for each of them, on people whom wav2vec2-tiny has not heard.
 
-A probe (balanced logistic regression on standardised time statistics) learns from the train part; which part of a store it reads
-is chosen for each column by cross-validation within the train part; the test part is scored once.
+Probes learn from the train part; what they read is chosen by cross-validation within it; the test part is scored once.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from lib import paths, tables
@@ -98,6 +98,7 @@ def read_part(store: Store, table: pd.DataFrame, part: str) -> np.ndarray:
     return store.statistics(table["window_id"], parts)[np.arange(len(table))]
 
 
+@threadpool_limits.wrap(limits=1)  # more threads cost more than they bring on matrices of this size
 def answer_all(
     path: Path, table: pd.DataFrame, columns: list[Column], parts: list[str], read: Callable[[str], np.ndarray]
 ) -> Answers:
@@ -105,14 +106,14 @@ def answer_all(
     if not path.exists():
         answers, train, voices = {}, (table["part"] == "train").to_numpy(), table["speaker_id"].to_numpy()
         folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
-        for part in tqdm(parts, desc=f"probes of {path.stem}", unit="part"):
+        for part in tqdm(parts, desc="probes", unit="part"):
             vectors = read(part)
             for task in {column.task.name: column.task for column in columns}.values():
                 targets = table[f"class of {task.name}"].to_numpy()
                 values = np.full((len(table), len(task.classes)), np.nan)
                 own, test = np.flatnonzero((targets >= 0) & train), np.flatnonzero((targets >= 0) & ~train)
-                splits = [(own[a], own[b]) for a, b in folds.split(own, targets[own], voices[own])]
-                for learn, held in [*splits, (own, test)]:
+                inside = [(own[a], own[b]) for a, b in folds.split(own, targets[own], voices[own])]
+                for learn, held in [*inside, (own, test)]:
                     probe = fit_probe(vectors[learn], targets[learn], PENALTY)
                     values[held] = predict_probe(probe, vectors[held], len(task.classes))
                 answers[f"{part}|{task.name}"] = values
@@ -177,8 +178,9 @@ def compare(
             rows[model] = take_rows(table, column, answers[model][f"{part}|{column.task.name}"])
         against = first or next(iter(rows))
         for model in filter(lambda name: name != against, rows):
-            difference = score_rows(rows[model], column, rows[against], **options)
-            records.append(difference.assign(model=model, against=against))
+            records.append(
+                score_rows(rows[model], column, rows[against], **options).assign(model=model, against=against)
+            )
     return pd.concat(records, ignore_index=True) if records else scores.head(0).assign(against="")
 
 
