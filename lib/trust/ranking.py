@@ -1,7 +1,5 @@
 """Encoders in one ranking: the same windows, probes and speakers for each of them, on people whom wav2vec2-tiny has not heard.
-
-Probes learn from the train part; what they read is chosen by cross-validation within it; the test part is scored once.
-"""
+Probes learn from the train part; what they read is chosen by cross-validation within it; the test part is scored once."""
 
 from __future__ import annotations
 
@@ -178,9 +176,8 @@ def compare(
             rows[model] = take_rows(table, column, answers[model][f"{part}|{column.task.name}"])
         against = first or next(iter(rows))
         for model in filter(lambda name: name != against, rows):
-            records.append(
-                score_rows(rows[model], column, rows[against], **options).assign(model=model, against=against)
-            )
+            difference = score_rows(rows[model], column, rows[against], **options)
+            records.append(difference.assign(model=model, against=against))
     return pd.concat(records, ignore_index=True) if records else scores.head(0).assign(against="")
 
 
