@@ -34,7 +34,7 @@ VERSION = 4  # of a training's result; raised by hand when the code's results ch
 HISTORY = "history.csv"
 STATE = "state.safetensors"  # weights, optimizer and history after the last whole epoch
 PENALTIES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)  # scikit-learn's C of linear models, strongest penalty first
-STEPS = 100  # of L-BFGS at each penalty
+STEPS = 50  # of L-BFGS at each penalty
 BIG = 10_000_000  # numbers in a matrix, from which a second core is worth its while
 SMALL = 100_000  # weights: a smaller network computes on one core, since handing work to a second takes longer than the work
 LINEAR_ROWS = 20_000  # rows that a linear model learns from at most, drawn by its seed: what fits in memory
@@ -205,13 +205,13 @@ def fit_linear(
     with torch.inference_mode():
         values = model.normaliser(torch.from_numpy(features[rows_train])).numpy()
     row_weights = weights.numpy()[targets[rows_train]] if sample_weights is None else sample_weights[rows_train]
-    row_weights = row_weights / row_weights.mean()
-    history = []
+    row_weights, history = row_weights / row_weights.mean(), []
     for epoch, penalty in enumerate(penalties, 1):
         fit_coefficients(model.network, values, targets[rows_train], row_weights, penalty)
         row = {"epoch": epoch, "penalty": penalty}
-        for part, rows in (("train", rows_train), ("validation", rows_validation)):
-            row |= scores_of(part, *validate(model, features, targets, rows, criterion), classes)
+        learned = validate(model.network, values, targets[rows_train], np.arange(len(values)), criterion)
+        row |= scores_of("train", *learned, classes)
+        row |= scores_of("validation", *validate(model, features, targets, rows_validation, criterion), classes)
         history.append(row)
         if lowest_loss(pd.DataFrame(history)) == epoch:
             save_model(checkpoint_path(folder, epoch), model, {"epoch": epoch, "scores": row})
