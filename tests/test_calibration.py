@@ -145,9 +145,8 @@ def test_a_margin_takes_enough_speakers_not_enough_recordings():
     assert conformal_margin(errors, np.arange(12) % 4, 0.8) == 11
     assert conformal_margin(-errors, np.arange(12), 0.8) == conformal_margin(errors, np.arange(12), 0.8) == 10
     assert conformal_margin(errors, np.arange(12), 0.9) == 11
-    assert (
-        conformal_margin(np.r_[errors, np.full(99, 50)], np.r_[np.arange(12), np.full(99, 0)], 0.8) == 10
-    )  # one voice
+    errors, speakers = np.r_[errors, np.full(99, 50)], np.r_[np.arange(12), np.zeros(99, int)]
+    assert conformal_margin(errors, speakers, 0.8) == 11  # a hundred recordings of one voice move it by one voice
 
 
 def test_a_conformal_margin_holds_new_speakers_at_its_share():
