@@ -13,6 +13,7 @@ import pandas as pd
 import soxr
 from scipy import fft
 from scipy.signal import get_window
+from threadpoolctl import threadpool_limits
 
 MFCCS = 20
 ACOUSTICS = ["f0_hz", "voiced_share", "duration_s", "level_db"]
@@ -171,8 +172,9 @@ def make_probe(strength: float = 1.0) -> Any:
 
 
 def fit_probe(vectors: np.ndarray, targets: np.ndarray, strength: float = 1.0) -> Any:
-    """`make_probe`, fitted on vectors (n, K)."""
-    return make_probe(strength).fit(np.asarray(vectors, np.float64), targets)
+    """`make_probe`, fitted on vectors (n, K), on one core: matrices of this size gain nothing from more."""
+    with threadpool_limits(1):
+        return make_probe(strength).fit(np.asarray(vectors, np.float64), targets)
 
 
 def predict_probe(probe: Any, vectors: np.ndarray, classes: int) -> np.ndarray:

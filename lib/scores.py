@@ -293,19 +293,38 @@ def score_years(
     years: np.ndarray,
     predicted: np.ndarray,
     speakers: np.ndarray,
+    seeds: np.ndarray | None = None,
     *,
+    minus: np.ndarray | None = None,
     draws: int = DRAWS,
     seed: int = 0,
     context: dict[str, Any] | None = None,
 ) -> pd.DataFrame:
-    """Records of mae_years, bias_years (predicted minus true) and ccc (Lin's concordance; 0 for a constant)."""
-    years, predicted = np.asarray(years, np.float64), np.asarray(predicted, np.float64)
-    if not len(years) or not (np.isfinite(years) & np.isfinite(predicted)).all():
-        raise ValueError("ages to score must be finite and at least one; leave out windows of unknown age")
-    x, y = years - years.mean(), predicted - years.mean()  # near 0, so that differences of squares stay exact
-    values = np.stack([np.ones(len(x)), np.abs(y - x), y - x, x, y, x * x, y * y, x * y], axis=1)
-    sums = sum_by_speaker(values, speakers).to_numpy()
-    return make_records(bootstrap_sums(sums, _years_statistic, draws, seed), len(years), len(sums), context)
+    """Records of mae_years, bias_years (predicted minus true) and ccc (Lin's concordance; 0 for a constant).
+
+    seeds: (n,) whose training each row is, every score a mean over them; None = of one.
+    minus: another model's (n,) years for the same rows; the records are then the paired differences, `<metric>_difference`.
+    """
+    years, parts = np.asarray(years, np.float64), []
+    for one in [predicted] if minus is None else [predicted, minus]:
+        one = np.asarray(one, np.float64)
+        if not len(years) or not (np.isfinite(years) & np.isfinite(one)).all():
+            raise ValueError("ages to score must be finite and at least one; leave out windows of unknown age")
+        x, y = years - years.mean(), one - years.mean()  # near 0, so that differences of squares stay exact
+        parts.append(np.stack([np.ones(len(x)), np.abs(y - x), y - x, x, y, x * x, y * y, x * y], axis=1))
+    values, width = np.concatenate(parts, axis=1), parts[0].shape[1]
+
+    def statistic(sums: np.ndarray) -> dict[str, np.ndarray]:
+        metrics = _years_statistic(sums[..., :width])
+        if minus is None:
+            return metrics
+        less = _years_statistic(sums[..., width:])
+        return {f"{name}_difference": value - less[name] for name, value in metrics.items()}
+
+    seeds = np.zeros(len(years), np.int64) if seeds is None else np.asarray(seeds)
+    trainings, speakers = len(np.unique(seeds)), np.asarray(speakers)
+    scores = bootstrap_trainings(values, speakers, seeds, statistic, draws, seed)
+    return make_records(scores, len(years) // trainings, len(np.unique(speakers)), context).assign(seeds=trainings)
 
 
 def _years_statistic(sums: np.ndarray) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ after its last whole epoch and ends with the same numbers as one that ran throug
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,21 +18,26 @@ import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_class_weight
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lib.compute import Compute
-from lib.networks import LinearNet, Model, Normaliser, StepsNet, build_network
+from lib.compute import Compute, torch_threads
+from lib.networks import LinearNet, Model, Normaliser, StepsNet, build_network, count_parameters
 from lib.paths import write_whole
 from lib.scores import confusion_counts, confusion_metrics
 
-VERSION = 3  # of a training's result; raised by hand when the code's results change
+VERSION = 4  # of a training's result; raised by hand when the code's results change
 HISTORY = "history.csv"
 STATE = "state.safetensors"  # weights, optimizer and history after the last whole epoch
-PENALTIES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)  # scikit-learn's C of linear models, strongest penalty first
-LINEAR_ROWS = 60_000  # rows that a linear model learns from at most, drawn by its seed: what fits in memory
+PENALTIES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)  # scikit-learn's C of linear models, strongest penalty first
+STEPS = 50  # of L-BFGS at each penalty
+BIG = 10_000_000  # numbers in a matrix, from which a second core is worth its while
+SMALL = 100_000  # weights: a smaller network computes on one core, since handing work to a second takes longer than the work
+LINEAR_ROWS = 20_000  # rows that a linear model learns from at most, drawn by its seed: what fits in memory
 
 
 @dataclass(frozen=True)
@@ -153,6 +159,7 @@ def fit_network(
     if optimizer_state:
         optimizer.load_state_dict(optimizer.state_dict() | {"state": optimizer_state})
     part = (features, targets, np.sort(rows_validation), criterion)
+    threads = 1 if count_parameters(model) < SMALL else torch.get_num_threads()
     if not history:
         history.append({"epoch": 0} | scores_of("validation", *validate(model, *part), classes))
     while len(history) <= recipe.epochs and not is_stale(history, recipe.patience):
@@ -161,7 +168,8 @@ def fit_network(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed * 100_003 + epoch)
             batches = read_batches(features, targets, order, recipe.batch)
-            trained = train_epoch(model, batches, criterion, optimizer, compute)
+            with torch_threads(threads):
+                trained = train_epoch(model, batches, criterion, optimizer, compute)
         row = {"epoch": epoch} | scores_of("train", *trained, classes)
         history.append(row | scores_of("validation", *validate(model, *part), classes))
         save_epoch(folder, model, optimizer, settings, history, every_epoch)
@@ -197,13 +205,13 @@ def fit_linear(
     with torch.inference_mode():
         values = model.normaliser(torch.from_numpy(features[rows_train])).numpy()
     row_weights = weights.numpy()[targets[rows_train]] if sample_weights is None else sample_weights[rows_train]
-    row_weights = row_weights / row_weights.mean()
-    history = []
+    row_weights, history = row_weights / row_weights.mean(), []
     for epoch, penalty in enumerate(penalties, 1):
         fit_coefficients(model.network, values, targets[rows_train], row_weights, penalty)
         row = {"epoch": epoch, "penalty": penalty}
-        for part, rows in (("train", rows_train), ("validation", rows_validation)):
-            row |= scores_of(part, *validate(model, features, targets, rows, criterion), classes)
+        learned = validate(model.network, values, targets[rows_train], np.arange(len(values)), criterion)
+        row |= scores_of("train", *learned, classes)
+        row |= scores_of("validation", *validate(model, features, targets, rows_validation, criterion), classes)
         history.append(row)
         if lowest_loss(pd.DataFrame(history)) == epoch:
             save_model(checkpoint_path(folder, epoch), model, {"epoch": epoch, "scores": row})
@@ -233,9 +241,18 @@ def fit_coefficients(
 def _fit_logistic(
     linear: nn.Linear, values: np.ndarray, targets: np.ndarray, weights: np.ndarray, penalty: float
 ) -> None:
-    probe = LogisticRegression(C=penalty, max_iter=200).fit(values, targets, sample_weight=weights)
+    """Go on from the coefficients that `linear` has, those of the penalty before: a path takes few steps more than one fit."""
+    two = len(np.unique(targets)) == 2  # of two classes scikit-learn keeps the second alone
+    weight, bias = linear.weight.detach().numpy(), linear.bias.detach().numpy()
+    if two and linear.out_features == 2:
+        weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
+    probe = LogisticRegression(C=penalty, max_iter=STEPS, warm_start=True)
+    probe.coef_, probe.intercept_, probe.classes_ = weight, bias, np.unique(targets)
+    with threadpool_limits(1 if values.size < BIG else None), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # validation judges what so many steps give
+        probe.fit(values, targets, sample_weight=weights)
     weight, bias = torch.from_numpy(probe.coef_), torch.from_numpy(probe.intercept_)
-    if len(weight) < linear.out_features:  # of two classes scikit-learn gives the second alone
+    if len(weight) < linear.out_features:
         weight, bias = torch.cat([torch.zeros_like(weight), weight]), torch.cat([torch.zeros_like(bias), bias])
     with torch.no_grad():
         linear.weight.copy_(weight)

@@ -134,7 +134,7 @@ def train_networks(
     fits = []
     task_of = {task.name: task for task in tasks}
     groups = splits.groupby(["task", "protocol", "fold"], sort=False)
-    with tqdm(total=groups.ngroups * len(networks) * len(seeds), desc="trainings") as bar:
+    with tqdm(total=sum(len(networks_of(task, networks)) for task, _, _ in groups.groups), desc="networks") as bar:
         for (task, protocol, fold), table in groups:
             for network in networks_of(task, networks):
                 for seed in seeds if split_name(network)[0] not in CONVEX else seeds[:1]:
@@ -149,7 +149,7 @@ def train_networks(
                     row |= {name: chosen[name] for name in ("validation_uar", "validation_macro_f1")}
                     minutes = (time.monotonic() - begun) / 60
                     fits.append(row | {"minutes": round(minutes, 2), "folder": str(folder)})
-                    bar.update()
+                bar.update()
     table = pd.DataFrame(fits)
     with paths.write_whole(stage.path("fits.csv")) as partial:
         table.to_csv(partial, index=False)

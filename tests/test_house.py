@@ -11,7 +11,7 @@ OPEN_TO = {
     "corpora": {"encoders", "hub", "tasks", "predict", "run", "trust", "tiny"},  # encoders: to fetch weights
     "report": {"run"},
     "speed": {"embed", "predict", "run"},
-    "tiny": {"encoders", "embed"},
+    "tiny": {"encoders", "embed", "trust"},
     "trust": {"model_folder", "predict", "report"},
 }
 

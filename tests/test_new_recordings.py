@@ -7,9 +7,10 @@ from learning_fixture import make_stage
 from model_fixture import CLASSES, WINDOWING, make_checkpoint, make_model_folder, untrained
 
 from lib.compute import Compute
+from lib.corpora.own_data import list_recordings
 from lib.model_folder import load_model_folder, save_model_folder
 from lib.networks import build_network
-from lib.predict import list_recordings, predict_listed, predictions_table
+from lib.predict import predict_listed, predictions_table
 from lib.tasks import Task
 from lib.train import Recipe, fit_network
 from lib.trust import new_recordings

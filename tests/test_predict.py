@@ -16,9 +16,9 @@ from model_fixture import CENTRES, CLASSES, WINDOWING, YEAR_CLASSES, make_model_
 from lib import paths
 from lib import predict as predicting
 from lib.audio import RATE_HZ, read_waveform
-from lib.corpora.own_data import read_own_data
+from lib.corpora.own_data import list_recordings, read_own_data
 from lib.embed import embed_windows
-from lib.predict import count_states, find_model, list_recordings, predict, predict_listed, predictions_table
+from lib.predict import count_states, find_model, predict, predict_listed, predictions_table
 from lib.speed.engines import EngineChoice
 from lib.stages import Stage
 from lib.store import Store

@@ -1,15 +1,21 @@
+"""Scores against scikit-learn and by hand; intervals that count speakers; comparisons in pairs."""
+
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, recall_score
 
+from lib import scores as scores_module
 from lib.scores import (
+    RECORD,
     aggregate_predictions,
     bootstrap_sums,
+    bootstrap_trainings,
     compare_models,
     compare_protocols,
     confusion_counts,
     confusion_metrics,
+    draw_sums,
     expected_years,
     score_answers,
     score_predictions,
@@ -36,6 +42,72 @@ def make_predictions(rows=600, model="paper", protocol="speaker", right=0.7, see
     clips = [f"{speaker}-{i // 120}" for i, speaker in enumerate(table["speaker_id"])]
     fixed = {"task": "gender", "model": model, "protocol": protocol, "seed": 0, "split": "test", "epoch": 3, "fold": 0}
     return table.assign(window_id=[f"{c}@{i}" for i, c in enumerate(clips)], clip_id=clips, **fixed)
+
+
+# ------------------------------------------------------------------------------------------------------- the bootstrap
+
+
+def test_sums_are_taken_by_speaker_and_drawn_as_many_as_there_are_by_the_seed():
+    sums = sum_by_speaker(np.arange(8.0).reshape(4, 2), np.array(["b", "a", "b", "a"]))
+    assert sums.to_dict("split") == {"index": ["a", "b"], "columns": [0, 1], "data": [[8, 10], [4, 6]]}
+    drawn = draw_sums(np.stack([np.ones(7), np.arange(7)], axis=1), 500, seed=3)
+    assert (drawn[:, 0] == 7).all()
+    assert drawn[:, 1].mean() == pytest.approx(21, rel=0.03)
+    assert len(np.unique(drawn[:, 1])) > 10
+    again, other = (draw_sums(np.stack([np.ones(7), np.arange(7)], axis=1), 500, seed) for seed in (3, 4))
+    np.testing.assert_array_equal(drawn, again)
+    assert not np.array_equal(drawn, other)
+
+
+def test_many_speakers_are_drawn_in_blocks_of_bounded_memory(monkeypatch):
+    sizes, count = [], np.bincount
+
+    def bincount(values, minlength):
+        sizes.append(minlength)
+        return count(values, minlength=minlength)
+
+    monkeypatch.setattr(scores_module.np, "bincount", bincount)
+    assert (draw_sums(np.ones((300_000, 1)), 30, seed=0) == 300_000).all()
+    assert max(sizes) <= 4_000_000
+    assert sum(sizes) == 30 * 300_000
+
+
+def test_the_interval_of_a_mean_is_the_textbook_one_and_no_draws_give_none():
+    values = np.random.default_rng(0).normal(5, 2, (400, 1))
+    value, low, high = bootstrap_sums(values, lambda sums: {"mean": sums[..., 0] / 400})["mean"]
+    half = 1.96 * values.std() / 20
+    assert (value, low, high) == pytest.approx((values.mean(), values.mean() - half, values.mean() + half), abs=0.03)
+    value, low, high = bootstrap_sums(values, lambda sums: {"mean": sums[..., 0] / 400}, draws=0)["mean"]
+    assert value == pytest.approx(values.mean())
+    assert np.isnan([low, high]).all()
+
+
+def test_a_score_that_hardly_any_draw_has_gets_no_interval():
+    def statistic(sums):  # only of draws that hold each of so many speakers
+        return {f"of {k}": np.where((sums[..., :k] > 0).all(axis=-1), sums.sum(axis=-1), np.nan) for k in (3, 9)}
+
+    scores = bootstrap_sums(np.eye(30), statistic)
+    assert scores["of 3"] == (30, 30, 30)
+    assert scores["of 9"][0] == 30
+    assert np.isnan(scores["of 9"][1:]).all()
+
+
+def test_a_draw_without_a_class_has_no_uar():
+    """One voice alone has class b: a draw without it must not count as a UAR over class a."""
+    table = pd.DataFrame({"target": [0] * 30 + [1], "speaker_id": range(31), "p_a": [1.0] * 27 + [0.0] * 3 + [1.0]})
+    row = score_answers(table.assign(p_b=1 - table["p_a"]), ["a", "b"]).set_index("metric").loc["uar"]
+    assert row["value"] == pytest.approx(0.45)
+    assert row["high"] <= 0.5
+
+
+def test_trainings_are_drawn_together_and_one_may_lack_a_speaker():
+    values, seeds = np.array([[1.0], [2.0], [3.0], [5.0]]), np.array([0, 0, 0, 1])
+    speakers = np.array(["a", "a", "b", "a"])
+    result = bootstrap_trainings(values, speakers, seeds, lambda sums: {"sum": sums[..., 0]}, draws=400)["sum"]
+    assert result == (5.5, 3.0, 8.0)  # (6 + 5) / 2; twice the one speaker, (3 + 0) and (3 + 5) / 2 ... of either
+
+
+# -------------------------------------------------------------------------------------------------------------- metrics
 
 
 def test_metrics_equal_scikit_learns():
@@ -94,7 +166,17 @@ def test_seeds_are_averaged_and_folds_pooled():
     uar = [score_answers(table, list("abc"), draws=0).set_index("metric").loc["uar"] for table in (one, other, both)]
     assert uar[2]["value"] == pytest.approx((uar[0]["value"] + uar[1]["value"]) / 2)
     assert uar[2]["seed_std"] == pytest.approx(abs(uar[0]["value"] - uar[1]["value"]) / 2)
-    assert uar[2]["n"] == 600
+    assert (uar[2]["n"], uar[2]["seeds"]) == (600, 2)
+    folds = score_answers(both.assign(fold=both["seed"], seed=0), list("abc"), draws=0).set_index("metric").loc["uar"]
+    assert (folds["n"], folds["seeds"], folds["seed_std"]) == (1200, 1, 0)
+
+
+def test_answers_other_than_the_most_probable_are_scored_as_given():
+    table = make_answers()
+    records = score_answers(table, list("abc"), table["target"].to_numpy(), draws=0, context={"model": "oracle"})
+    assert records.columns[: len(RECORD)].tolist() == RECORD
+    assert records.set_index("metric").loc[["accuracy", "uar", "macro_f1", "mace"], "value"].tolist() == [1, 1, 1, 0]
+    assert records["model"].unique().tolist() == ["oracle"]
 
 
 def test_predictions_fit_the_contract_and_are_averaged_in_probability():
@@ -106,6 +188,13 @@ def test_predictions_fit_the_contract_and_are_averaged_in_probability():
     assert len(aggregate_predictions(table, "speaker")) == 30
     with pytest.raises(ValueError, match="unknown level 'word'"):
         aggregate_predictions(table, "word")
+
+
+def test_a_speaker_at_two_ages_counts_once_for_each_and_trainings_stay_apart():
+    rows = make_predictions(120).assign(speaker_id="s0", clip_id="s0-0")
+    assert sorted(aggregate_predictions(rows, "speaker")["target"]) == [0, 1]
+    apart = pd.concat([rows, rows.assign(seed=1), rows.assign(fold=1), rows.assign(protocol="paper")])
+    assert len(aggregate_predictions(apart, "clip")) == 8
 
 
 def test_every_level_is_scored_and_more_windows_help():
@@ -122,6 +211,9 @@ def test_models_and_protocols_are_compared_on_equal_windows():
     row = records[(records["metric"] == "uar_difference") & (records["level"] == "window")].iloc[0]
     assert row["low"] > 0
     assert row["against"] == "linear"
+    right = [(rows["target"] == (rows["p_female"] > 0.5)).mean() for rows in (good, poor)]
+    accuracy = records[(records["metric"] == "accuracy_difference") & (records["level"] == "window")].iloc[0]
+    assert accuracy["value"] == pytest.approx(right[0] - right[1])
     with pytest.raises(ValueError, match="different windows"):
         compare_models(pd.concat([good, poor.head(500)]), classes, "paper", "linear")
     leaks = compare_protocols(
@@ -130,6 +222,8 @@ def test_models_and_protocols_are_compared_on_equal_windows():
     row = leaks[(leaks["metric"] == "uar") & (leaks["level"] == "window")].iloc[0]
     assert row["claimed"] - row["shown"] == pytest.approx(row["value"])
     assert row["low"] > 0
+    assert compare_protocols(good, classes, "speaker").empty  # the other protocol was not run
+    assert compare_protocols(good.assign(protocol="paper"), classes, "paper").empty
 
 
 def test_answers_that_cannot_be_scored_are_refused():
@@ -152,6 +246,9 @@ def test_errors_in_years_equal_their_definitions():
     assert scores.loc["bias_years", "value"] == pytest.approx((predicted - years).mean())
     spread = years.var() + predicted.var() + (years.mean() - predicted.mean()) ** 2
     assert scores.loc["ccc", "value"] == pytest.approx(2 * np.cov(years, predicted, bias=True)[0, 1] / spread)
+    assert ((scores["low"] < scores["value"]) & (scores["value"] < scores["high"])).all()
+    constant = score_years(years, np.full(300, 30.0), speakers, draws=0).set_index("metric")
+    assert constant.loc["ccc", "value"] == pytest.approx(0)
     assert expected_years(np.array([[0.5, 0.5]]), [10.0, 30.0]).tolist() == [20.0]
     with pytest.raises(ValueError, match="ages to score must be finite"):
         score_years(np.array([np.nan]), np.array([1.0]), np.array(["a"]))

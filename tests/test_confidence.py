@@ -1,0 +1,183 @@
+"""What a run's probabilities are worth: every training by its own settings, chosen on validation, scored on test."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib.scores import aggregate_predictions
+from lib.tasks import Task
+from lib.trust import confidence
+from lib.trust.calibration import Calibration
+
+AGE = Task("age", ["teen", "adult"], [20])
+YEARS = Task("age_years", ["0 to 19", "20 to 39", "40 and over"], [20, 40])
+FOLDS, SEEDS = [0, 1], [0, 1]
+
+
+def make_splits(task, speakers=60):
+    """Two folds of three speakers in four: one half tests, of the other a third validates; six windows, three clips each."""
+    rng, rows = np.random.default_rng(0), []
+    for speaker in range(speakers):
+        years = rng.uniform(5, 60)
+        target = int(np.searchsorted(task.bounds, years, side="right"))
+        for fold in FOLDS:
+            split = "test" if speaker % 2 == fold else ("validation" if speaker % 6 < 2 else "train")
+            for window in range(6):
+                clip = f"s{speaker:02d}-{window // 2}"
+                row = {"window_id": f"{clip}@{window % 2}", "clip_id": clip, "speaker_id": f"s{speaker:02d}"}
+                row |= {"task": task.name, "protocol": "speaker", "fold": fold, "split": split}
+                rows.append(row | {"target": target, "age_years": years})
+    return pd.DataFrame(rows)
+
+
+def make_predictions(splits, task, right=0.6, sharp=4.0):
+    """Answers of two seeds, right in so many of their windows and surer of themselves than that."""
+    rng, parts = np.random.default_rng(1), []
+    rows = splits[splits["split"] != "train"].drop(columns="age_years")
+    for seed in SEEDS:
+        answer = np.where(rng.random(len(rows)) < right, rows["target"], rng.integers(0, len(task.classes), len(rows)))
+        logits = rng.normal(0, 1, (len(rows), len(task.classes))) + sharp * np.eye(len(task.classes))[answer]
+        p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        columns = {f"p_{name}": p[:, number] for number, name in enumerate(task.classes)}
+        parts.append(rows.assign(model="linear", seed=seed, epoch=1, **columns))
+    return pd.concat(parts, ignore_index=True)
+
+
+SPLITS = make_splits(AGE)
+PREDICTIONS = make_predictions(SPLITS, AGE)
+SETTINGS = confidence.fit_reliability(PREDICTIONS, SPLITS, [AGE], "speaker", ["linear"])
+TESTED = PREDICTIONS[PREDICTIONS["split"] == "test"]
+COLUMNS = ["p_teen", "p_adult"]
+
+
+def score_choices(settings, predictions=PREDICTIONS, task=AGE, draws=20):
+    records = confidence.score_choices(predictions, settings, task, "linear", "speaker", draws, 0)
+    return records.set_index(["rule", "metric"])
+
+
+def test_every_training_gets_settings_of_its_own_and_one_row_pools_the_folds():
+    assert SETTINGS[["fold", "seed"]].to_numpy().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [-1, -1]]
+    assert SETTINGS["temperature"].nunique() == 5
+    assert (SETTINGS["temperature"] > 1).all()  # it was surer than it was right
+    assert set(SETTINGS["rare"]) == {"teen"}  # the fewest windows in training
+    validation = PREDICTIONS[PREDICTIONS["split"] == "validation"]
+    pooled = validation[validation["seed"] == 0]
+    assert pooled["fold"].nunique() == 2
+    expected = confidence.fit_settings(pooled, AGE, 0)
+    assert SETTINGS.iloc[-1][list(expected)].to_dict() == expected
+    assert expected["validation_speakers"] == 20
+    assert expected["cap"] == pytest.approx(21 / 22)
+
+
+def test_validation_without_the_rare_class_has_no_threshold_for_it():
+    validation = PREDICTIONS[(PREDICTIONS["split"] == "validation") & (PREDICTIONS["target"] == 1)]
+    settings = confidence.fit_settings(validation, AGE, 0)
+    assert np.isnan([settings["rare_threshold"], settings["rare_clip_threshold"]]).all()
+    never = score_choices(SETTINGS.assign(rare_threshold=np.nan))
+    assert never.loc[("threshold for teen", "recall_teen"), "value"] == 0
+
+
+def test_answers_are_calibrated_by_the_settings_of_their_own_training():
+    shuffled = TESTED.sample(frac=1, random_state=0)
+    calibrated = confidence.calibrate_answers(shuffled, SETTINGS, AGE).set_index(["fold", "seed", "window_id"])
+    assert len(calibrated) == len(TESTED)
+    for row in SETTINGS[SETTINGS["fold"] >= 0].itertuples():
+        own = TESTED[(TESTED["fold"] == row.fold) & (TESTED["seed"] == row.seed)]
+        rows = calibrated.loc[pd.MultiIndex.from_frame(own[["fold", "seed", "window_id"]])]
+        np.testing.assert_allclose(rows[COLUMNS], Calibration(row.temperature, row.cap).apply(own[COLUMNS].to_numpy()))
+        assert rows["silence"].unique().tolist() == [row.silence]
+        assert rows["rare_threshold"].unique().tolist() == [row.rare_threshold]
+
+
+def test_calibration_is_scored_as_a_mean_over_trainings_and_the_temperature_helps():
+    def score(rows, draws=0):
+        return confidence.score_calibration(rows, AGE.classes, draws=draws, seed=0).set_index("metric")
+
+    both, each = score(TESTED), [score(TESTED[TESTED["seed"] == seed]) for seed in SEEDS]
+    for metric in ("ece", "brier", "nll"):
+        assert both.loc[metric, "value"] == pytest.approx(np.mean([one.loc[metric, "value"] for one in each]))
+    assert (both["seeds"] == 2).all()
+    assert (both["n"] == len(TESTED) // 2).all()
+    assert (both["speakers"] == 60).all()
+    records = confidence.score_reliability(PREDICTIONS, SETTINGS, [AGE], "speaker", 0, 0)
+    table = records.set_index(["level", "metric"])["value"]
+    assert table["window", "ece"] == pytest.approx(both.loc["ece", "value"])
+    for metric in ("ece", "brier", "nll"):  # by window, where the temperature is fitted
+        assert table["window", f"{metric}_tempered"] < table["window", metric]
+    assert set(records.loc[records["level"] == "clip", "n"]) == {180}
+
+
+def test_choices_are_scored_with_what_they_leave_out():
+    table = score_choices(SETTINGS)
+    rules = ["most probable class", "threshold for teen", "always answers", "may stay silent"]
+    assert table.index.get_level_values("rule").unique().tolist() == rules
+    calibrated = confidence.calibrate_answers(TESTED, SETTINGS, AGE)
+    answers = (calibrated["p_teen"] < calibrated["rare_threshold"]).astype(int)
+    right = (answers == calibrated["target"]).groupby(calibrated["seed"]).mean().mean()
+    assert table.loc[("threshold for teen", "accuracy"), "value"] == pytest.approx(right)
+    clips = aggregate_predictions(calibrated, "clip")
+    silence = SETTINGS.set_index(["fold", "seed"])["silence"].loc[pd.MultiIndex.from_frame(clips[["fold", "seed"]])]
+    sure = clips[COLUMNS].max(axis=1).to_numpy() >= silence.to_numpy()
+    silent = table.loc[("may stay silent", "accuracy")]
+    assert silent["coverage"] == pytest.approx(sure.mean())
+    assert silent["n"] == round(sure.sum() / 2)
+    assert table.loc[("always answers", "accuracy"), ["coverage", "n", "level"]].tolist() == [1, 180, "clip"]
+    assert not confidence.tabulate_choices(table.reset_index()).isna().any(axis=None)
+
+
+def test_a_class_that_is_never_answered_for_leaves_no_uar_and_silence_about_all_no_row():
+    sure = PREDICTIONS.copy()  # of adults all is sure and right, of teens nothing is sure
+    sure["p_adult"] = np.where(sure["target"] == 1, 0.99, 0.5)
+    sure["p_teen"] = 1 - sure["p_adult"]
+    settings = SETTINGS.assign(temperature=1.0, cap=1.0, silence=0.9)
+    table = score_choices(settings, sure)
+    assert table.loc[("may stay silent", "accuracy"), "value"] == 1
+    assert table.loc["may stay silent"].loc[["uar", "macro_f1"], ["value", "low", "high"]].isna().all(axis=None)
+    assert table.loc["always answers"].loc[["uar", "macro_f1"], "value"].notna().all()
+    nothing = score_choices(settings.assign(silence=1.0), sure)
+    assert "may stay silent" not in nothing.index.get_level_values("rule")
+
+
+# ------------------------------------------------------------------------------------------------------- ages in years
+
+
+def make_years():
+    splits = make_splits(YEARS)
+    return splits, make_predictions(splits, YEARS, right=0.9)
+
+
+def test_the_margin_of_years_comes_from_validation_clips_and_test_is_only_scored():
+    splits, predictions = make_years()
+    years = confidence.fit_years(predictions, splits, YEARS, "linear", "speaker", fold=0)
+    train = splits[(splits["fold"] == 0) & (splits["split"] == "train")]
+    assert years.centres == pytest.approx(train.groupby("target")["age_years"].mean().tolist())
+    assert (years.speakers, years.test_speakers) == (10, 30)
+    clips = predictions.query("fold == 0 and seed == 0")
+    clips = clips.assign(error=clips[[f"p_{name}" for name in YEARS.classes]].to_numpy() @ years.centres)
+    clips = clips.groupby(["split", "speaker_id", "clip_id"])["error"].mean().reset_index()
+    clips["error"] = (clips["error"] - clips["clip_id"].map(splits.groupby("clip_id")["age_years"].first())).abs()
+    assert np.isclose(clips.loc[clips["split"] == "validation", "error"], years.margin).any()
+    inside = (clips["error"] <= years.margin + 1e-6).groupby([clips["split"], clips["speaker_id"]]).mean()
+    assert years.validation_coverage == pytest.approx(inside["validation"].mean())
+    assert years.validation_coverage >= years.share
+    assert years.test_coverage == pytest.approx(inside["test"].mean())
+    changed = predictions.copy()
+    rows = changed["split"] == "test"
+    changed.loc[rows, ["p_0 to 19", "p_40 and over"]] = changed.loc[rows, ["p_40 and over", "p_0 to 19"]].to_numpy()
+    again = confidence.fit_years(changed, splits, YEARS, "linear", "speaker", fold=0)
+    assert (again.margin, again.centres) == (years.margin, years.centres)
+    assert again.test_coverage < years.test_coverage
+
+
+def test_all_folds_may_be_pooled_and_three_speakers_are_too_few_for_a_margin():
+    splits, predictions = make_years()
+    pooled = confidence.fit_years(predictions, splits, YEARS, "linear", "speaker", fold=-1)
+    everyone = splits.drop_duplicates("window_id")
+    assert pooled.centres == pytest.approx(everyone.groupby("target")["age_years"].mean().tolist())
+    assert (pooled.speakers, pooled.test_speakers) == (20, 60)
+    voices = predictions.loc[predictions["split"] == "validation", "speaker_id"].unique()[:3]
+    few = predictions[(predictions["split"] == "test") | predictions["speaker_id"].isin(voices)]
+    years = confidence.fit_years(few, splits, YEARS, "linear", "speaker", fold=0)
+    assert years.margin is None
+    assert years.validation_coverage is None
+    assert years.describe() == f"none: {years.speakers} validation speakers are too few"
