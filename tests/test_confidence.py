@@ -3,10 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from learning_fixture import make_corpus
 from scipy.special import softmax
 
 from lib.scores import aggregate_predictions
-from lib.tasks import Task
+from lib.tasks import Task, task_table
 from lib.trust import confidence
 from lib.trust.calibration import Calibration
 
@@ -15,23 +16,23 @@ YEARS = Task("age_years", ["0 to 19", "20 to 39", "40 and over"], [20, 40])
 FOLDS, SEEDS = [0, 1], [0, 1]
 
 
+CLIPS, WINDOWS = make_corpus(speakers=60)  # three clips of two windows each
+
+
 def make_splits(task):
-    """Two folds of sixty speakers: one half tests, of the other a third validates; six windows, three clips each."""
-    speaker, window = np.repeat(np.arange(60), 6), np.tile(np.arange(6), 60)
-    clips = [f"s{one:02d}-{two}" for one, two in zip(speaker, window // 2)]
-    table = pd.DataFrame({"clip_id": clips, "speaker_id": [f"s{one:02d}" for one in speaker], "task": task.name})
-    table["window_id"] = table["clip_id"] + [f"@{number % 2}" for number in window]
-    table["age_years"] = np.random.default_rng(0).uniform(5, 60, 60)[speaker]
-    table["target"] = np.searchsorted(task.bounds, table["age_years"], side="right")
+    """Two folds: one half of the speakers tests, of the other a third validates."""
+    table = task_table(WINDOWS, CLIPS, task).assign(task=task.name, protocol="speaker")
+    speaker = table["speaker_id"].str[2:].astype(int)
     heard = np.where(speaker % 6 < 2, "validation", "train")
     parts = [table.assign(fold=fold, split=np.where(speaker % 2 == fold, "test", heard)) for fold in FOLDS]
-    return pd.concat(parts, ignore_index=True).assign(protocol="speaker")
+    return pd.concat(parts, ignore_index=True)
 
 
 def make_predictions(splits, task, right=0.6, sharp=4.0):
     """Answers of two seeds, right in so many of their windows, else by chance, and surer of themselves than that."""
     rng, parts = np.random.default_rng(1), []
-    rows = splits[splits["split"] != "train"].drop(columns="age_years")
+    keys = ["window_id", "clip_id", "speaker_id", "task", "protocol", "fold", "split", "target"]
+    rows = splits.loc[splits["split"] != "train", keys]
     for seed in SEEDS:
         answer = np.where(rng.random(len(rows)) < right, rows["target"], rng.integers(0, len(task.classes), len(rows)))
         p = softmax(
@@ -175,6 +176,6 @@ def test_all_folds_may_be_pooled_and_too_few_speakers_give_no_margin():
     pooled, everyone = fit_years(fold=-1), YEARS_SPLITS.drop_duplicates("window_id")
     assert pooled.centres == pytest.approx(everyone.groupby("target")["age_years"].mean().tolist())
     assert (pooled.speakers, pooled.test_speakers) == (20, 60)
-    few = YEARS_ANSWERS[(YEARS_ANSWERS["split"] == "test") | YEARS_ANSWERS["speaker_id"].isin(["s01", "s07", "s13"])]
+    few = YEARS_ANSWERS[(YEARS_ANSWERS["split"] == "test") | YEARS_ANSWERS["speaker_id"].isin(["b:01", "b:07", "b:13"])]
     years = fit_years(few)
     assert (years.speakers, years.margin, years.validation_coverage, years.test_coverage) == (3, None, None, None)

@@ -5,31 +5,18 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
+from learning_fixture import make_corpus
 
 from lib.scores import score_answers
-from lib.tasks import Task
+from lib.tasks import Task, task_table
 from lib.trust import slices
 
 GENDER, AGE = Task("gender", ["male", "female"]), Task("age", ["child", "adult"], [16])
 MODELS = {"gender": "linear", "age": "linear"}
 
 
-def make_splits():
-    """Of 80 speakers five clips of two windows each; half are children; one alone speaks Welsh."""
-    speaker, window = np.repeat(np.arange(80), 10), np.tile(np.arange(10), 80)
-    clips = [f"s{one:02d}-{two}" for one, two in zip(speaker, window // 2)]
-    table = pd.DataFrame({"clip_id": clips, "speaker_id": [f"s{one:02d}" for one in speaker], "duration_s": 3.0})
-    table["window_id"], table["start_s"] = (
-        [f"{clip}@{number % 2}" for clip, number in zip(clips, window)],
-        window % 2 * 2.0,
-    )
-    table["corpus"], table["gender"] = np.array(["a", "b"])[speaker % 2], np.array(GENDER.classes)[speaker // 2 % 2]
-    table["age_years"], table["age_decade"] = np.where(speaker % 8 < 4, 8.0, 40.0), pd.array([None] * 800, "Int16")
-    table["language"], table["level_db"] = np.where(speaker == 3, "cy", "en"), speaker % 3 * 10 - 40.0
-    table["speech_ratio"] = np.where(speaker == 0, np.nan, 0.7)
-    targets = {"gender": table["gender"] == "female", "age": table["age_years"] > 16}
-    parts = [table.assign(task=name, target=target.astype(int)) for name, target in targets.items()]
-    return pd.concat(parts, ignore_index=True).assign(protocol="speaker", fold=0, split="test")
+CLIPS, WINDOWS = make_corpus(speakers=80, clips=5)  # two windows a clip; half are men; a sixth are children
+CLIPS.loc[CLIPS["speaker_id"] == "b:03", "language"] = "cy"
 
 
 def make_predictions(splits):
@@ -45,7 +32,8 @@ def make_predictions(splits):
     return pd.concat(parts, ignore_index=True)
 
 
-SPLITS = make_splits()
+TABLES = [task_table(WINDOWS, CLIPS, task).assign(task=task.name) for task in (GENDER, AGE)]
+SPLITS = pd.concat(TABLES, ignore_index=True).assign(protocol="speaker", fold=0, split="test")
 PREDICTIONS = make_predictions(SPLITS)
 
 
@@ -84,23 +72,17 @@ def test_small_groups_keep_their_size_but_get_no_score(table):
 
 
 def test_what_tells_no_windows_apart_is_no_slice_and_rows_not_known_are_left_out(table):
-    assert not table["subset"].str.contains("clip length|share of speech").any()  # one band holds all that is known
+    assert not table["subset"].str.contains("clip length").any()  # all clips are of five seconds
     loud = table[(table["task"] == "age") & table["subset"].str.startswith("loudness")]
     assert set(loud["subset"]) == {"loudness=-25 dB and over", "loudness=-35 to -25 dB", "loudness=under -35 dB"}
     assert loud["n"].sum() == 800
-    blank = SPLITS.assign(language=SPLITS["language"].where(SPLITS["speaker_id"] < "s10", ""))
-    known = slices.slice_all(PREDICTIONS, blank, [GENDER, AGE], MODELS, "speaker", 0, 0)
-    assert known.loc[known["subset"] == "language=en", "n"].tolist() == [90, 90]
-
-
-def test_windows_are_described_by_their_clip_their_age_group_and_bands():
-    rows = SPLITS[SPLITS["task"] == "gender"]
-    described = slices.describe_windows(rows, AGE).set_index("window_id")
-    expected = {"gender": "male", "corpus": "a", "language": "en", "age group": "adult", "clip length": "5 to 8 s"}
-    expected |= {"loudness": "-35 to -25 dB", "share of speech": "0.6 to 0.8 of the window"}
-    assert described.loc["s04-0@0"].to_dict() == expected
-    assert described.loc["s00-0@0", "share of speech"] == ""
-    assert set(slices.describe_windows(rows, None)["age group"]) == {""}
+    blank = SPLITS.assign(language=SPLITS["language"].where(SPLITS["speaker_id"] < "b:20", ""))
+    known = slices.slice_all(PREDICTIONS, blank, [AGE], MODELS, "speaker", 0, 0)
+    assert known.loc[known["subset"] == "language=en", "n"].tolist() == [490]
+    described = slices.describe_windows(SPLITS[SPLITS["task"] == "gender"], AGE).set_index("window_id").loc["b:79-0@0"]
+    expected = {"gender": "female", "corpus": "b", "language": "en", "age group": "adult", "clip length": "5 to 8 s"}
+    assert described[list(expected)].to_dict() == expected
+    assert set(slices.describe_windows(SPLITS, None)["age group"]) == {""}
     bands = slices.band_values([1.0, 2.0, 3.9, 4.0, np.nan], [2, 4], "s")
     assert bands.tolist() == ["under 2 s", "2 to 4 s", "2 to 4 s", "4 s and over", ""]
 
