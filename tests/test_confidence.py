@@ -3,9 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from learning_fixture import make_corpus
+from scipy.special import softmax
 
 from lib.scores import aggregate_predictions
-from lib.tasks import Task
+from lib.tasks import Task, task_table
 from lib.trust import confidence
 from lib.trust.calibration import Calibration
 
@@ -14,30 +16,28 @@ YEARS = Task("age_years", ["0 to 19", "20 to 39", "40 and over"], [20, 40])
 FOLDS, SEEDS = [0, 1], [0, 1]
 
 
-def make_splits(task, speakers=60):
-    """Two folds of three speakers in four: one half tests, of the other a third validates; six windows, three clips each."""
-    rng, rows = np.random.default_rng(0), []
-    for speaker in range(speakers):
-        years = rng.uniform(5, 60)
-        target = int(np.searchsorted(task.bounds, years, side="right"))
-        for fold in FOLDS:
-            split = "test" if speaker % 2 == fold else ("validation" if speaker % 6 < 2 else "train")
-            for window in range(6):
-                clip = f"s{speaker:02d}-{window // 2}"
-                row = {"window_id": f"{clip}@{window % 2}", "clip_id": clip, "speaker_id": f"s{speaker:02d}"}
-                row |= {"task": task.name, "protocol": "speaker", "fold": fold, "split": split}
-                rows.append(row | {"target": target, "age_years": years})
-    return pd.DataFrame(rows)
+CLIPS, WINDOWS = make_corpus(speakers=60)  # three clips of two windows each
+
+
+def make_splits(task):
+    """Two folds: one half of the speakers tests, of the other a third validates."""
+    table = task_table(WINDOWS, CLIPS, task).assign(task=task.name, protocol="speaker")
+    speaker = table["speaker_id"].str[2:].astype(int)
+    heard = np.where(speaker % 6 < 2, "validation", "train")
+    parts = [table.assign(fold=fold, split=np.where(speaker % 2 == fold, "test", heard)) for fold in FOLDS]
+    return pd.concat(parts, ignore_index=True)
 
 
 def make_predictions(splits, task, right=0.6, sharp=4.0):
-    """Answers of two seeds, right in so many of their windows and surer of themselves than that."""
+    """Answers of two seeds, right in so many of their windows, else by chance, and surer of themselves than that."""
     rng, parts = np.random.default_rng(1), []
-    rows = splits[splits["split"] != "train"].drop(columns="age_years")
+    keys = ["window_id", "clip_id", "speaker_id", "task", "protocol", "fold", "split", "target"]
+    rows = splits.loc[splits["split"] != "train", keys]
     for seed in SEEDS:
         answer = np.where(rng.random(len(rows)) < right, rows["target"], rng.integers(0, len(task.classes), len(rows)))
-        logits = rng.normal(0, 1, (len(rows), len(task.classes))) + sharp * np.eye(len(task.classes))[answer]
-        p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        p = softmax(
+            rng.normal(0, 1, (len(rows), len(task.classes))) + sharp * np.eye(len(task.classes))[answer], axis=1
+        )
         columns = {f"p_{name}": p[:, number] for number, name in enumerate(task.classes)}
         parts.append(rows.assign(model="linear", seed=seed, epoch=1, **columns))
     return pd.concat(parts, ignore_index=True)
@@ -90,19 +90,16 @@ def test_answers_are_calibrated_by_the_settings_of_their_own_training():
 
 
 def test_calibration_is_scored_as_a_mean_over_trainings_and_the_temperature_helps():
-    def score(rows, draws=0):
-        return confidence.score_calibration(rows, AGE.classes, draws=draws, seed=0).set_index("metric")
+    def score(rows):
+        return confidence.score_calibration(rows, AGE.classes, draws=0, seed=0).set_index("metric")
 
-    both, each = score(TESTED), [score(TESTED[TESTED["seed"] == seed]) for seed in SEEDS]
-    for metric in ("ece", "brier", "nll"):
-        assert both.loc[metric, "value"] == pytest.approx(np.mean([one.loc[metric, "value"] for one in each]))
-    assert (both["seeds"] == 2).all()
-    assert (both["n"] == len(TESTED) // 2).all()
-    assert (both["speakers"] == 60).all()
+    both, each = score(TESTED), [score(TESTED[TESTED["seed"] == seed])["value"] for seed in SEEDS]
+    np.testing.assert_allclose(both["value"], sum(each) / 2)
+    assert both[["n", "speakers", "seeds"]].drop_duplicates().to_numpy().tolist() == [[360, 60, 2]]
     records = confidence.score_reliability(PREDICTIONS, SETTINGS, [AGE], "speaker", 0, 0)
     table = records.set_index(["level", "metric"])["value"]
-    assert table["window", "ece"] == pytest.approx(both.loc["ece", "value"])
     for metric in ("ece", "brier", "nll"):  # by window, where the temperature is fitted
+        assert table["window", metric] == pytest.approx(both.loc[metric, "value"])
         assert table["window", f"{metric}_tempered"] < table["window", metric]
     assert set(records.loc[records["level"] == "clip", "n"]) == {180}
 
@@ -122,7 +119,11 @@ def test_choices_are_scored_with_what_they_leave_out():
     assert silent["coverage"] == pytest.approx(sure.mean())
     assert silent["n"] == round(sure.sum() / 2)
     assert table.loc[("always answers", "accuracy"), ["coverage", "n", "level"]].tolist() == [1, 180, "clip"]
-    assert not confidence.tabulate_choices(table.reset_index()).isna().any(axis=None)
+    assert confidence.tabulate_choices(table.reset_index())["answered"].tolist()[:3] == ["100 %"] * 3
+    drawn = confidence.list_choices(calibrated, SETTINGS, AGE)
+    assert drawn["answered"] == silent["coverage"]
+    assert drawn["targets"].tolist() == clips["target"].tolist()
+    assert confidence.tabulate_reliability({"after": calibrated}, AGE)["after"]["n"].sum() == len(clips)
 
 
 def test_a_class_that_is_never_answered_for_leaves_no_uar_and_silence_about_all_no_row():
@@ -141,43 +142,40 @@ def test_a_class_that_is_never_answered_for_leaves_no_uar_and_silence_about_all_
 # ------------------------------------------------------------------------------------------------------- ages in years
 
 
-def make_years():
-    splits = make_splits(YEARS)
-    return splits, make_predictions(splits, YEARS, right=0.9)
+YEARS_SPLITS = make_splits(YEARS)
+YEARS_ANSWERS = make_predictions(YEARS_SPLITS, YEARS, right=0.9)
+
+
+def fit_years(predictions=YEARS_ANSWERS, fold=0):
+    return confidence.fit_years(predictions, YEARS_SPLITS, YEARS, "linear", "speaker", fold=fold)
 
 
 def test_the_margin_of_years_comes_from_validation_clips_and_test_is_only_scored():
-    splits, predictions = make_years()
-    years = confidence.fit_years(predictions, splits, YEARS, "linear", "speaker", fold=0)
-    train = splits[(splits["fold"] == 0) & (splits["split"] == "train")]
+    years = fit_years()
+    train = YEARS_SPLITS[(YEARS_SPLITS["fold"] == 0) & (YEARS_SPLITS["split"] == "train")]
     assert years.centres == pytest.approx(train.groupby("target")["age_years"].mean().tolist())
     assert (years.speakers, years.test_speakers) == (10, 30)
-    clips = predictions.query("fold == 0 and seed == 0")
+    clips = YEARS_ANSWERS.query("fold == 0 and seed == 0")
     clips = clips.assign(error=clips[[f"p_{name}" for name in YEARS.classes]].to_numpy() @ years.centres)
     clips = clips.groupby(["split", "speaker_id", "clip_id"])["error"].mean().reset_index()
-    clips["error"] = (clips["error"] - clips["clip_id"].map(splits.groupby("clip_id")["age_years"].first())).abs()
+    ages = YEARS_SPLITS.drop_duplicates("clip_id").set_index("clip_id")["age_years"]
+    clips["error"] = (clips["error"] - clips["clip_id"].map(ages)).abs()
     assert np.isclose(clips.loc[clips["split"] == "validation", "error"], years.margin).any()
     inside = (clips["error"] <= years.margin + 1e-6).groupby([clips["split"], clips["speaker_id"]]).mean()
     assert years.validation_coverage == pytest.approx(inside["validation"].mean())
     assert years.validation_coverage >= years.share
     assert years.test_coverage == pytest.approx(inside["test"].mean())
-    changed = predictions.copy()
-    rows = changed["split"] == "test"
+    changed, rows = YEARS_ANSWERS.copy(), YEARS_ANSWERS["split"] == "test"
     changed.loc[rows, ["p_0 to 19", "p_40 and over"]] = changed.loc[rows, ["p_40 and over", "p_0 to 19"]].to_numpy()
-    again = confidence.fit_years(changed, splits, YEARS, "linear", "speaker", fold=0)
+    again = fit_years(changed)
     assert (again.margin, again.centres) == (years.margin, years.centres)
     assert again.test_coverage < years.test_coverage
 
 
-def test_all_folds_may_be_pooled_and_three_speakers_are_too_few_for_a_margin():
-    splits, predictions = make_years()
-    pooled = confidence.fit_years(predictions, splits, YEARS, "linear", "speaker", fold=-1)
-    everyone = splits.drop_duplicates("window_id")
+def test_all_folds_may_be_pooled_and_too_few_speakers_give_no_margin():
+    pooled, everyone = fit_years(fold=-1), YEARS_SPLITS.drop_duplicates("window_id")
     assert pooled.centres == pytest.approx(everyone.groupby("target")["age_years"].mean().tolist())
     assert (pooled.speakers, pooled.test_speakers) == (20, 60)
-    voices = predictions.loc[predictions["split"] == "validation", "speaker_id"].unique()[:3]
-    few = predictions[(predictions["split"] == "test") | predictions["speaker_id"].isin(voices)]
-    years = confidence.fit_years(few, splits, YEARS, "linear", "speaker", fold=0)
-    assert years.margin is None
-    assert years.validation_coverage is None
-    assert years.describe() == f"none: {years.speakers} validation speakers are too few"
+    few = YEARS_ANSWERS[(YEARS_ANSWERS["split"] == "test") | YEARS_ANSWERS["speaker_id"].isin(["b:01", "b:07", "b:13"])]
+    years = fit_years(few)
+    assert (years.speakers, years.margin, years.validation_coverage, years.test_coverage) == (3, None, None, None)

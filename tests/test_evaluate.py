@@ -55,33 +55,41 @@ def test_every_window_of_validation_and_test_is_answered_once_by_every_model(run
         assert answered.equals(wanted)
 
 
+def value_of(table, **wanted):
+    rows = table[(table[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
 def test_the_model_that_hears_is_chosen_and_scores_equal_scikit_learns(run):
     assert run.models == {"gender": "linear", "age_years": "linear"}
     answers = evaluate.select_answers(run.predictions, GENDER, "linear", "speaker", "test")
-    scores = run.scored["scores"]
-    row = scores[(scores[["task", "model", "protocol", "level", "metric"]]
-                  == ["gender", "linear", "speaker", "window", "uar"]).all(axis=1)].iloc[0]  # fmt: skip
+    wanted = {"task": "gender", "model": "linear", "protocol": "speaker"}
+    row = value_of(run.scored["scores"], **wanted, level="window", metric="uar")
     right = balanced_accuracy_score(answers["target"], answers[["p_male", "p_female"]].to_numpy().argmax(axis=1))
     assert row["value"] == pytest.approx(right)
     assert row["value"] > 0.9
     assert row["low"] <= row["value"] <= row["high"]
+    counts = evaluate.find_confusion(paths.load_json(run.stage.path("confusions.json")), **wanted)["counts"]
+    assert np.sum(counts) == len(answers)
+    assert np.mean(np.diagonal(counts) / np.sum(counts, axis=1)) == pytest.approx(right)
 
 
-def test_the_constant_is_the_median_age_of_the_training_part_and_pairs_are_compared(run):
-    answers = evaluate.answer_years(run.predictions, run.splits, YEARS)
-    own = run.splits[(run.splits["task"] == "age_years") & (run.splits["protocol"] == "speaker")]
-    constant = answers[(answers["model"] == evaluate.CONSTANT) & (answers["protocol"] == "speaker")]
-    assert constant["predicted_years"].unique().tolist() == [own.loc[own["split"] == "train", "age_years"].median()]
-    pairs = run.scored["differences"]
-    row = pairs[(pairs["metric"] == "mae_years_difference") & (pairs["model"] == "linear") & (pairs["level"] == "clip")]
-    assert row["high"].iloc[0] < 0
-
-
-def test_confusion_counts_hold_every_test_window(run):
-    counts = paths.load_json(run.stage.path("confusions.json"))
-    confusion = evaluate.find_confusion(counts, "gender", "linear", "speaker")
-    rows = run.splits[(run.splits["task"] == "gender") & (run.splits["protocol"] == "speaker")]
-    assert np.sum(confusion["counts"]) == (rows["split"] == "test").sum()
+def test_leaks_and_differences_are_those_of_the_scores(run):
+    wanted = {"task": "age_years", "model": "linear:bank", "level": "clip"}
+    row = value_of(run.scored["leaks"], **wanted, metric="accuracy")
+    pair = [value_of(run.scored["scores"], **wanted, protocol=name, metric="accuracy") for name in ("paper", "speaker")]
+    claimed, shown = (one["value"] for one in pair)
+    assert row[["claimed", "shown", "value"]].tolist() == pytest.approx([claimed, shown, claimed - shown])
+    differences = run.scored["differences"]
+    assert (differences["metric"] == "uar_difference").sum() == 2 * 2 * len(BASELINES) * 3
+    row = value_of(differences, **wanted, against="majority", metric="accuracy_difference")
+    guess = value_of(
+        run.scored["scores"], **wanted | {"model": "majority", "protocol": "speaker", "metric": "accuracy"}
+    )
+    assert row["value"] == pytest.approx(shown - guess["value"])
+    nearer = value_of(differences, **wanted | {"model": "linear"}, metric="mae_years_difference")
+    assert nearer["high"] < 0  # the model that hears age is nearer than the constant
 
 
 def test_temperature_and_thresholds_come_from_validation_alone(run):
@@ -112,34 +120,6 @@ def test_slices_name_the_worst_group_and_leave_small_ones_unscored(run):
     assert worst["subset"].count("=") >= 1
 
 
-def test_leaks_and_differences_are_those_of_the_scores(run):
-    scores = run.scored["scores"].set_index(["task", "model", "protocol", "level", "metric"])["value"]
-    leaks = run.scored["leaks"]
-    assert set(leaks["model"]) == {*BASELINES, "linear", "linear:bank"}
-    row = leaks[(leaks["model"] == "linear:bank") & (leaks["level"] == "clip") & (leaks["metric"] == "accuracy")].iloc[
-        0
-    ]
-    pair = [scores[row["task"], "linear:bank", protocol, "clip", "accuracy"] for protocol in ("paper", "speaker")]
-    assert [row["claimed"], row["shown"], row["value"]] == pytest.approx([*pair, pair[0] - pair[1]])
-    pairs = run.scored["differences"]
-    assert len(pairs[pairs["metric"] == "uar_difference"]) == 2 * 2 * len(BASELINES) * 3
-    row = pairs[
-        (pairs["against"] == "majority") & (pairs["metric"] == "uar_difference") & (pairs["level"] == "clip")
-    ].iloc[0]
-    names = [row["task"], "speaker", "clip", "uar"]
-    both = [scores[(names[0], model, *names[1:])] for model in (row["model"], "majority")]
-    assert row["value"] == pytest.approx(both[0] - both[1])
-
-
-def test_the_order_of_answers_changes_no_score(run):
-    shuffled = run.predictions[run.predictions["task"] == "gender"].sample(frac=1, random_state=0)
-    again = evaluate.score_all(shuffled, run.splits, [GENDER], 200, 0)
-    keys = ["task", "model", "protocol", "level", "metric"]
-    first = run.scored["scores"].set_index(keys)[["value", "low", "high"]]
-    again = again.set_index(keys)[["value", "low", "high"]]
-    pd.testing.assert_frame_equal(again, first.loc[again.index])
-
-
 def test_tables_of_networks_say_what_was_chosen_and_its_size(run):
     table = evaluate.tabulate_networks(run.fits, run.scored["scores"], run.trained, "speaker", "window")
     assert table.set_index(["task", "network"]).loc[("gender", "linear"), "parameters"] == 2 * 28 + 2
@@ -147,22 +127,17 @@ def test_tables_of_networks_say_what_was_chosen_and_its_size(run):
     assert described["next best"].tolist() == ["linear:bank", "linear:bank"]
     data = evaluate.describe_data(CLIPS, run.splits, "speaker")
     assert (data["clips"], data["speakers"], data["speakers_by_language"]) == (180, 60, {"en": 60})
-    parts = [data[f"{part}_speakers"]["gender"] for part in ("train", "validation", "test")]
-    assert sum(parts) == 60
+    assert sum(data[f"{part}_speakers"]["gender"] for part in ("train", "validation", "test")) == 60
 
 
 def test_metrics_are_kept_in_full_precision_and_without_nan(run, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "DATA", tmp_path)
-    counts = paths.load_json(run.stage.path("confusions.json"))
-    path = summary.save_metrics("made-up", run.scored, counts, pd.DataFrame(), run.fits, {}, {"windows": len(WINDOWS)})
-    saved = paths.load_json(path)
-    assert saved["scores"][0]["value"] == run.scored["scores"]["value"].iloc[0]
-    assert len(saved["scores"]) == len(run.scored["scores"]) + len(run.scored["slices"])
-    assert [row["value"] for row in saved["scores"] if row["subset"] != "all"].count(None) == (
-        ~run.scored["slices"]["enough"]
-    ).sum()
-    assert saved["confusions"] == counts
-    assert saved["notes"] == []
+    given = (run.scored, [{"counts": [[1]]}], pd.DataFrame(), run.fits, {}, {"windows": len(WINDOWS)})
+    saved = paths.load_json(summary.save_metrics("made-up", *given))
+    values = pd.concat([run.scored["scores"]["value"], run.scored["slices"]["value"]])
+    assert [row["value"] for row in saved["scores"]] == values.astype(object).where(values.notna(), None).tolist()
+    assert (saved["run"], saved["confusions"], saved["notes"]) == ("made-up", [{"counts": [[1]]}], [])
+    assert saved["trainings"][0]["network"] == "linear"
 
 
 def test_model_folders_leave_with_settings_and_scores_on_unseen_speakers(run, tmp_path, monkeypatch):
@@ -205,34 +180,27 @@ def test_years_are_told_by_the_centres_of_their_own_fold_beside_its_median():
 
 
 def test_errors_in_years_are_means_over_trainings_at_every_level():
-    years, truth = [], {"a": 20.0, "b": 30.0, "c": 50.0}
-    for seed, shift in ((0, 0.0), (1, 6.0)):
-        for voice, age in truth.items():
-            for window, error in enumerate((-4.0, 2.0)):
-                years.append(["linear", seed, f"{voice}-0@{window}", f"{voice}-0", voice, age, age + error + shift])
-    for voice, age in truth.items():
-        years += [[evaluate.CONSTANT, 0, f"{voice}-0@{window}", f"{voice}-0", voice, age, 30.0] for window in (0, 1)]
-    columns = ["model", "seed", "window_id", "clip_id", "speaker_id", "years", "predicted_years"]
-    table = pd.DataFrame(years, columns=columns).assign(protocol="speaker", fold=0)
-    scores = evaluate.score_ages(table, 100, 0).set_index(["model", "level", "metric"])
-    expected = {"window": (3 + 5) / 2, "clip": (1 + 5) / 2}  # |-4|, |2| and |2|, |8|; of clips |-1| and |5|
-    for level, value in expected.items():
-        row = scores.loc[("linear", level, "mae_years")]
-        assert row["value"] == pytest.approx(value)
-        assert (row["n"], row["seeds"], row["speakers"]) == ({"window": 6, "clip": 3}[level], 2, 3)
-    assert scores.loc[("linear", "clip", "mae_years"), "seed_std"] == pytest.approx(2)
-    assert scores.loc[("linear", "clip", "bias_years"), "value"] == pytest.approx(2)
-    apart = [
-        evaluate.score_ages(table[table["seed"] == seed], 0, 0).set_index(["model", "level", "metric"])
-        for seed in (0, 1)
-    ]
-    ccc = [one.loc[("linear", "clip", "ccc"), "value"] for one in apart]
-    assert scores.loc[("linear", "clip", "ccc"), "value"] == pytest.approx(np.mean(ccc))
-    differences = evaluate.compare_ages(table, "speaker", 100, 0).set_index("level")
-    constant = scores.loc[(evaluate.CONSTANT, "clip", "mae_years"), "value"]
-    assert constant == pytest.approx(10)
-    assert differences.loc["clip", "value"] == pytest.approx(3 - 10)
-    assert differences["against"].unique().tolist() == [evaluate.CONSTANT]
+    rows = []
+    for voice, years in (("a", 20.0), ("b", 30.0), ("c", 50.0)):
+        for window, error in ((0, -4.0), (1, 2.0)):
+            answers = [("linear", 0, years + error), ("linear", 1, years + error + 6), (evaluate.CONSTANT, 0, 30.0)]
+            rows += [(*answer, f"{voice}@{window}", voice, years) for answer in answers]
+    table = pd.DataFrame(rows, columns=["model", "seed", "predicted_years", "window_id", "speaker_id", "years"])
+    table = table.assign(protocol="speaker", fold=0, clip_id=table["speaker_id"])
+    scores = evaluate.score_ages(table, 0, 0)
+    for level, mean, n in (
+        ("window", (3 + 5) / 2, 6),
+        ("clip", (1 + 5) / 2, 3),
+    ):  # |-4|, |2| and |2|, |8|; |-1| and |5|
+        row = value_of(scores, model="linear", level=level, metric="mae_years")
+        assert row[["value", "n", "seeds", "speakers"]].tolist() == [pytest.approx(mean), n, 2, 3]
+    assert row["seed_std"] == pytest.approx(2)
+    wanted = {"model": "linear", "level": "clip", "metric": "ccc"}
+    apart = [value_of(evaluate.score_ages(table[table["seed"] == seed], 0, 0), **wanted)["value"] for seed in (0, 1)]
+    assert value_of(scores, **wanted)["value"] == pytest.approx(np.mean(apart))
+    difference = value_of(evaluate.compare_ages(table, "speaker", 0, 0), level="clip")
+    assert difference["value"] == pytest.approx(3 - (10 + 0 + 20) / 3)
+    assert difference["against"] == evaluate.CONSTANT
 
 
 def test_the_best_on_validation_is_chosen_as_a_mean_over_folds_and_seeds():

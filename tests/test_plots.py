@@ -1,5 +1,6 @@
 """Figures: titled, labelled, classes in their fixed order and colours, nothing lost that was handed in."""
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -33,7 +34,7 @@ PROBES = pd.DataFrame({
 WINDOWS = pd.DataFrame({"start_s": [0.0, 1.0], "duration_s": 3.0, "p_male": [0.2, 0.4], "p_female": [0.8, 0.6]})
 CURVE = pd.DataFrame({"low": [0.5], "high": [0.6], "n": [10], "confidence": [0.55], "accuracy": [0.5]})
 COVERAGE = pd.DataFrame({"coverage": [0.5, 1.0], "macro_f1": [0.9, 0.8], "accuracy": [0.9, 0.8]})
-SLICES = SCORES.assign(subset=["gender=male", "gender=female", "corpus=a"], enough=[True, True, True])
+SLICES = SCORES.assign(subset=["gender=male", "gender=female", "corpus=a"], value=[0.8, 0.5, np.nan])
 FRAMES = RNG.normal(size=(149, 32))
 FIGURES = {
     "labels": lambda: plots.plot_label_counts(CLIPS, "age", ["teen", "adult"], "Clips by age"),
@@ -79,19 +80,56 @@ def test_every_figure_has_a_title_labels_and_text_of_at_least_8_points(name):
     assert figure.get_size_inches()[0] <= plots.WIDTH + 0.01
 
 
+def test_every_plot_is_drawn_here_and_none_saves_or_needs_a_screen(tmp_path, monkeypatch):
+    drawn = {name for draw in FIGURES.values() for name in draw.__code__.co_names if name.startswith("plot_")}
+    assert drawn == {name for name in dir(plots) if name.startswith("plot_")}
+    monkeypatch.chdir(tmp_path)
+    for draw in FIGURES.values():
+        draw()
+        plt.close("all")
+    assert list(tmp_path.iterdir()) == []
+    assert matplotlib.get_backend().lower() == "agg"
+
+
 def test_classes_keep_their_order_and_their_colours():
-    figure = plots.plot_label_counts(CLIPS, "age", ["teen", "adult"], "Clips")
-    labels = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
-    assert labels == ["teen", "adult"] or [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["teen", "adult"]
-    assert plots.colours_for(["male", "female"]) == {
-        k: plots.colours_for(["female", "male"])[k] for k in ("male", "female")
-    }
-    assert len(set(plots.colours_for(["x", "y", "male"]).values())) == 3
-
-
-def test_a_confusion_matrix_shows_its_counts_truth_downwards():
-    figure = plots.plot_confusion([[8, 2], [1, 9]], ["male", "female"], "Gender")
+    figure = plots.plot_label_counts(CLIPS, "age", ["teen", "twenties", "adult"], "Clips")
     ax = figure.axes[0]
-    cells = [text.get_text() for text in ax.texts]
-    assert [sum(char == digit for cell in cells for char in cell[:1]) > 0 for digit in "8219"] == [True] * 4
-    assert "truth" in (ax.get_ylabel() + ax.get_xlabel()).lower() or "true" in ax.get_ylabel().lower()
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["teen", "twenties", "adult"]
+    assert [[bar.get_height() for bar in bars] for bars in ax.containers] == [[1, 0, 1], [0, 0, 1]]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    first, second = plots.colours_for(["female", "new"]), plots.colours_for(["other", "male", "female"])
+    assert first["female"] == second["female"] == plots.COLOURS["female"]
+    assert len(set(second.values())) == 3
+
+
+def test_a_confusion_matrix_shows_counts_and_shares_of_the_truth_in_rows():
+    ax = plots.plot_confusion([[3, 1, 0], [0, 0, 0], [0, 0, 1000]], ["teen", "twenties", "adult"], "Age").axes[0]
+    cells = ["3\n75 %", "1\n25 %", "0\n0 %", "0\n0 %", "0\n0 %", "0\n0 %", "0\n0 %", "0\n0 %", "1,000\n100 %"]
+    assert [text.get_text() for text in ax.texts] == cells
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["teen", "twenties", "adult"]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["teen\n(4)", "twenties\n(0)", "adult\n(1,000)"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("answer", "truth (number of windows)")
+
+
+def test_models_are_ranked_with_their_intervals_and_baselines_grey():
+    ax = plots.plot_intervals(SCORES, "Gender").axes[0]
+    assert [tick.get_text() for tick in ax.get_yticklabels()][::2] == ["a guess (majority)", "the paper's network"]
+    lines = ax.collections[0].get_segments()
+    assert [[x for x, _ in line] for line in lines] == [[0.5, 0.5], [0.6, 0.8], [0.7, 0.9]]
+    grey, blue = matplotlib.colors.to_rgba("#8A8A8A"), matplotlib.colors.to_rgba(plots.PALETTE[0])
+    assert [tuple(colour) for colour in ax.collections[1].get_facecolors()] == [grey, grey, blue]
+
+
+def test_the_worst_group_is_marked_and_a_small_one_has_no_dot():
+    ax = plots.plot_slices(SLICES, "Gender by group").axes[0]
+    names = [tick.get_text() for tick in ax.get_yticklabels()]
+    assert names == ["corpus=a", "gender=female (worst)", "gender=male"]
+    assert [text.get_text() for text in ax.texts] == ["20 speakers: too few", "20 speakers", "20 speakers"]
+    assert np.isfinite(np.ma.filled(ax.collections[1].get_offsets(), np.nan)).all(axis=1).sum() == 2
+
+
+def test_no_peak_of_a_waveform_is_lost():
+    wave = np.zeros(100_000, np.float32)
+    wave[54_321] = 0.9
+    ax = plots.plot_window(wave, 16_000).axes[0]
+    assert max(path.vertices[:, 1].max() for path in ax.collections[0].get_paths()) == pytest.approx(0.9)

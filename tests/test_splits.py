@@ -36,7 +36,7 @@ def test_speakers_and_recordings_stay_in_one_part():
     require_no_leakage(audit_leakage(table, split))
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(6))
 def test_every_part_holds_every_class_at_about_its_share(seed):
     table = make_table(speakers=80, seed=seed)
     split = split_once(table, seed=seed)
@@ -44,12 +44,8 @@ def test_every_part_holds_every_class_at_about_its_share(seed):
     assert shares["train"] == pytest.approx(0.68, abs=0.06)
     assert shares["test"] == pytest.approx(0.20, abs=0.05)
     assert (pd.crosstab(table["label"].to_numpy(), split.to_numpy()) > 0).all().all()
-
-
-def test_same_seed_same_split_and_other_seed_another():
-    first, again, other = (split_once(make_table(), seed=seed) for seed in (1, 1, 2))
-    assert first.equals(again)
-    assert not first.equals(other)
+    assert split_once(table, seed=seed).equals(split)
+    assert not split_once(table, seed=seed + 1).equals(split)
 
 
 def test_three_speakers_of_a_class_reach_three_parts_and_two_are_refused_by_name():
@@ -107,13 +103,11 @@ def test_languages_held_out_are_not_heard_and_guests_are_left_out(folds):
         assert (split.groupby(known["speaker_id"].to_numpy()).nunique() == 1).all()
         require_no_leakage(audit_leakage(known.reset_index(), split, protocol="language"))
         part_of = dict(zip(known["language"], split))
-        lost = table[
-            ~table["window_id"].isin(split.index)
-        ]  # what the guest says in languages of the other parts, no more
         guest = table[table["speaker_id"] == "s020"]
         away = guest[guest["language"].map(part_of) != part_of[LANGUAGES[4]]]
+        lost = table[~table["window_id"].isin(split.index)]
+        assert len(lost) > 0  # what the guest says in languages of the other parts, no more
         assert sorted(lost["window_id"]) == sorted(away["window_id"])
-        assert len(away)
     with pytest.raises(ValueError, match="no corpus has 3 languages"):
         split_once(make_table(), "language")
 
