@@ -47,7 +47,7 @@ def test_the_first_table_of_the_evaluation_page_is_the_leak(page):
 
 def test_sentences_stand_after_the_tables_of_scores(page):
     text = " ".join(one.get_text(" ") for one in page.select(".said"))
-    for words in ("random windows claim", "of 100 windows", "windows told right", "after temperature", "paper reports"):
+    for words in ("random windows claim", "of 100 clips", "windows told right", "after temperature", "paper reports"):
         assert words in text, words
 
 

@@ -12,6 +12,7 @@ from sklearn.manifold import TSNE
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from lib import paths
 from lib.baselines import fit_probe, predict_probe
@@ -151,7 +152,8 @@ def project_windows(stage: Stage, store: Store, windows: pd.DataFrame, clips: pd
     known["gender"] = known["gender"].fillna("not known")
     values = StandardScaler().fit_transform(store.statistics(known["window_id"])[np.arange(len(known))])
     components = PCA(min(30, *values.shape), random_state=seed).fit_transform(values)
-    plane = TSNE(perplexity=min(30, (len(known) - 1) // 3), random_state=seed).fit_transform(components)
+    with threadpool_limits(1):
+        plane = TSNE(perplexity=min(30, (len(known) - 1) // 3), random_state=seed).fit_transform(components)
     points = known[["window_id", "speaker_id", "gender", "corpus"]].assign(x=plane[:, 0], y=plane[:, 1])
     voices = points["speaker_id"].to_numpy()
     near = NearestNeighbors(n_neighbors=min(60, len(points))).fit(components).kneighbors(return_distance=False)
