@@ -70,7 +70,7 @@ class Fit:
 
 
 def train_epoch(model, batches, criterion, optimizer, compute: Compute) -> tuple[float, np.ndarray]:
-    """Train one epoch; the mean loss of its batches, and targets and answers (windows, 2) as they went by, dropout on."""
+    """Train one epoch, dropout on: the mean loss of its batches, and targets and answers (windows, 2)."""
     model.train()
     losses, answers = [], []
     for features, targets in batches:
