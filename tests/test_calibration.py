@@ -83,9 +83,6 @@ def test_scores_equal_their_definitions():
     assert ((table["low"] <= table["confidence"]) & (table["confidence"] <= table["high"])).all()
 
 
-# --------------------------------------------------------------------------------------------- thresholds and silence
-
-
 def test_the_threshold_for_a_rare_class_beats_one_half():
     rng = np.random.default_rng(0)
     targets = (rng.random(5000) < 0.05).astype(int)
@@ -127,9 +124,6 @@ def test_silence_about_all_of_a_rare_class_is_not_rewarded():
     assert choose_coverage(targets, probabilities, ["adult", "teen"], least=0.8) < 0.8
     sure = np.tile([0.9, 0.1], (50, 1))  # and where silence buys nothing, all is answered
     assert choose_coverage(np.zeros(50, int), sure, ["adult", "teen"]) == 0
-
-
-# ------------------------------------------------------------------------------------------ margins and disagreement
 
 
 def test_a_margin_takes_enough_speakers_not_enough_recordings():

@@ -35,9 +35,8 @@ def make_predictions(splits, task, right=0.6, sharp=4.0):
     rows = splits.loc[splits["split"] != "train", keys]
     for seed in SEEDS:
         answer = np.where(rng.random(len(rows)) < right, rows["target"], rng.integers(0, len(task.classes), len(rows)))
-        p = softmax(
-            rng.normal(0, 1, (len(rows), len(task.classes))) + sharp * np.eye(len(task.classes))[answer], axis=1
-        )
+        logits = rng.normal(0, 1, (len(rows), len(task.classes))) + sharp * np.eye(len(task.classes))[answer]
+        p = softmax(logits, axis=1)
         columns = {f"p_{name}": p[:, number] for number, name in enumerate(task.classes)}
         parts.append(rows.assign(model="linear", seed=seed, epoch=1, **columns))
     return pd.concat(parts, ignore_index=True)
@@ -137,9 +136,6 @@ def test_a_class_that_is_never_answered_for_leaves_no_uar_and_silence_about_all_
     assert table.loc["always answers"].loc[["uar", "macro_f1"], "value"].notna().all()
     nothing = score_choices(settings.assign(silence=1.0), sure)
     assert "may stay silent" not in nothing.index.get_level_values("rule")
-
-
-# ------------------------------------------------------------------------------------------------------- ages in years
 
 
 YEARS_SPLITS = make_splits(YEARS)

