@@ -89,24 +89,16 @@ def test_the_threshold_for_a_rare_class_beats_one_half():
     p = 1 / (1 + np.exp(-rng.normal(2 * targets - 3, 1)))
     probabilities = np.stack([1 - p, p], axis=1)
     best = f1_score(targets, answer_with_threshold(probabilities, 1, choose_threshold(targets, probabilities, 1)))
-    assert best == pytest.approx(
-        max(f1_score(targets, p >= one) for one in np.quantile(p, np.linspace(0, 1, 400))), abs=0.01
-    )
+    assert best >= max(f1_score(targets, p >= threshold) for threshold in p[:300])
     assert best > f1_score(targets, p > 0.5)
     assert np.isnan(choose_threshold(np.zeros(10, int), probabilities[:10], 1))
-
-
-def test_a_threshold_leaves_the_others_to_the_most_probable():
-    probabilities = np.array([[0.5, 0.3, 0.2], [0.1, 0.7, 0.2], [0.1, 0.5, 0.4]])
-    assert answer_with_threshold(probabilities, 2, 0.3).tolist() == [0, 1, 2]
-    assert answer_with_threshold(probabilities, 0, 0.9).tolist() == [1, 1, 1]
+    three = np.array([[0.5, 0.3, 0.2], [0.1, 0.7, 0.2], [0.1, 0.5, 0.4]])  # the others go to the most probable
+    assert answer_with_threshold(three, 2, 0.3).tolist() == [0, 1, 2]
+    assert answer_with_threshold(three, 0, 0.9).tolist() == [1, 1, 1]
 
 
 def test_answering_less_is_right_more_often_and_the_threshold_transfers():
     targets, probabilities = make_probabilities()
-    table = coverage_table(targets, probabilities, list("abc"), steps=20)
-    assert table["coverage"].iloc[-1] == 1
-    assert table["macro_f1"].iloc[4] > table["macro_f1"].iloc[-1] + 0.1
     threshold = choose_coverage(targets, probabilities, list("abc"), least=0.7)
     unseen_targets, unseen = make_probabilities(seed=1)
     sure = unseen.max(axis=1) >= threshold

@@ -53,6 +53,17 @@ def test_every_window_of_validation_and_test_is_answered_once_by_every_model(run
     for model in [*BASELINES, "linear", "linear:bank"]:
         answered = run.predictions[run.predictions["model"] == model].groupby(["task", "protocol"]).size()
         assert answered.equals(wanted)
+    silent = evaluate.predict_all(run.trained, run.fits.head(0), run.splits, run.store, pd.DataFrame(), TASKS)
+    assert set(silent["model"]) == {"majority"}  # of baselines that need sound there are no answers
+
+
+def test_answers_of_one_model_are_those_of_all_trainings_or_the_first():
+    rows = pd.DataFrame({"seed": [3, 1, 1], "model": ["linear", "linear", "paper"], "p_male": 0.5, "p_female": 0.5})
+    rows = rows.assign(task="gender", protocol="speaker", split="test", **{"p_0 to 19": np.nan})
+    given = (rows, GENDER, "linear", "speaker", "test")
+    assert evaluate.select_answers(*given)["seed"].tolist() == [3, 1]
+    assert evaluate.select_answers(*given, first_seed=True)["seed"].tolist() == [1]
+    assert "p_0 to 19" not in evaluate.select_answers(*given)
 
 
 def value_of(table, **wanted):
@@ -84,9 +95,7 @@ def test_leaks_and_differences_are_those_of_the_scores(run):
     differences = run.scored["differences"]
     assert (differences["metric"] == "uar_difference").sum() == 2 * 2 * len(BASELINES) * 3
     row = value_of(differences, **wanted, against="majority", metric="accuracy_difference")
-    guess = value_of(
-        run.scored["scores"], **wanted | {"model": "majority", "protocol": "speaker", "metric": "accuracy"}
-    )
+    guess = value_of(run.scored["scores"], **wanted | {"model": "majority"}, protocol="speaker", metric="accuracy")
     assert row["value"] == pytest.approx(shown - guess["value"])
     nearer = value_of(differences, **wanted | {"model": "linear"}, metric="mae_years_difference")
     assert nearer["high"] < 0  # the model that hears age is nearer than the constant
@@ -146,10 +155,17 @@ def test_model_folders_leave_with_settings_and_scores_on_unseen_speakers(run, tm
     folders = summary.save_models("made-up", chain, *given, **options)
     assert [folder.name for folder in folders] == ["linear", "linear-bank", "best"]
     model = load_model_folder(tmp_path / "made-up" / "models" / "best")
+    settings = run.scored["settings"].set_index(["task", "model", "fold"])["temperature"]
     assert model.heads["gender"].network == "linear"
-    assert model.heads["gender"].calibration.temperature > 0
-    assert model.heads["age_years"].years.margin > 0
+    assert model.heads["gender"].calibration.temperature == settings["gender", "linear", 0]
+    assert model.heads["age_years"].years == confidence.fit_years(
+        run.predictions, run.splits, YEARS, "linear", "speaker"
+    )
     assert any("synthetic" in warning for warning in model.warnings)
+    summary.save_models("made-up", chain, *given, **options | {"refit": True})
+    again = load_model_folder(tmp_path / "made-up" / "models" / "best")
+    assert again.heads["gender"].calibration.temperature == settings["gender", "linear", -1]
+    assert again.fingerprint != model.fingerprint
     embedding["encoder"] = ""
     assert summary.save_models("made-up", chain, *given, **options) == []
 
@@ -180,12 +196,15 @@ def test_errors_in_years_are_means_over_trainings_at_every_level():
     table = pd.DataFrame(rows, columns=["model", "seed", "predicted_years", "window_id", "speaker_id", "years"])
     table = table.assign(protocol="speaker", fold=0, clip_id=table["speaker_id"])
     scores = evaluate.score_ages(table, 0, 0)
-    for level, mean, n in (
-        ("window", (3 + 5) / 2, 6),
-        ("clip", (1 + 5) / 2, 3),
-    ):  # |-4|, |2| and |2|, |8|; |-1| and |5|
+    means = {"window": (3 + 5) / 2, "clip": (1 + 5) / 2}  # of |-4|, |2| and |2|, |8|; of |-1| and |5|
+    for level, mean in means.items():
         row = value_of(scores, model="linear", level=level, metric="mae_years")
-        assert row[["value", "n", "seeds", "speakers"]].tolist() == [pytest.approx(mean), n, 2, 3]
+        assert row[["value", "n", "seeds", "speakers"]].tolist() == [
+            pytest.approx(mean),
+            3 if level == "clip" else 6,
+            2,
+            3,
+        ]
     assert row["seed_std"] == pytest.approx(2)
     wanted = {"model": "linear", "level": "clip", "metric": "ccc"}
     apart = [value_of(evaluate.score_ages(table[table["seed"] == seed], 0, 0), **wanted)["value"] for seed in (0, 1)]
@@ -202,13 +221,3 @@ def test_the_best_on_validation_is_chosen_as_a_mean_over_folds_and_seeds():
     })  # fmt: skip
     assert evaluate.choose_models(fits, "speaker") == {"gender": "linear"}
     assert evaluate.choose_models(fits, "paper") == {"gender": "paper"}
-
-
-def test_answers_are_selected_by_training_and_without_sound_the_guess_stands_alone(run):
-    rows = pd.concat([run.predictions, run.predictions.assign(seed=3)])
-    answers = evaluate.select_answers(rows, GENDER, "linear", "speaker", "test")
-    assert set(answers["seed"]) == {0, 3}
-    assert [name for name in answers if name.startswith("p_")] == ["p_male", "p_female"]
-    assert set(evaluate.select_answers(rows, GENDER, "linear", "speaker", "test", first_seed=True)["seed"]) == {0}
-    given = (run.trained, run.fits.head(0), run.splits, run.store, pd.DataFrame(), [GENDER, YEARS])
-    assert set(evaluate.predict_all(*given)["model"]) == {"majority"}
