@@ -1,5 +1,7 @@
 """Splits: nobody on both sides, every class in every part, the same by the same seed; and an audit that would see a leak."""
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,7 +30,7 @@ def split_once(table, protocol="speaker", seed=0):
 def test_speakers_and_recordings_stay_in_one_part():
     table = make_table()
     chain = ["s001", "s002", "s003", "s004"]  # each shares a video with the next
-    for one, other in zip(chain, chain[1:]):
+    for one, other in pairwise(chain):
         rows = [np.flatnonzero(table["speaker_id"] == one)[-1], np.flatnonzero(table["speaker_id"] == other)[0]]
         table.loc[rows, "recording_id"] = f"video of {one}"
     split = split_once(table, seed=3)
