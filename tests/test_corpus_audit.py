@@ -1,5 +1,7 @@
 """Labels that follow the corpus are called out; a score over all corpora falls apart within each."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,16 +10,6 @@ from lib.tasks import Task
 from lib.trust import corpus_audit
 
 AGE = Task("age", ["teen", "adult"], [20])
-
-
-class Statistics:
-    """Stands in for a store: statistics of windows by id."""
-
-    def __init__(self, table, vectors):
-        self.vectors = pd.DataFrame(vectors, index=table["window_id"])
-
-    def statistics(self, window_ids):
-        return self.vectors.loc[window_ids].to_numpy()
 
 
 def make_corpora(confounded, speakers=300, windows=6):
@@ -37,9 +29,9 @@ def make_corpora(confounded, speakers=300, windows=6):
 
 
 def audit(table, vectors):
-    return corpus_audit.audit_corpora(
-        table, Statistics(table.drop_duplicates("window_id"), vectors), [AGE], "speaker", 50, 0
-    )
+    frame = pd.DataFrame(vectors, index=table["window_id"].unique())
+    store = SimpleNamespace(statistics=lambda window_ids: frame.loc[window_ids].to_numpy())
+    return corpus_audit.audit_corpora(table, store, [AGE], "speaker", 50, 0)
 
 
 def uar_of(records, check):

@@ -85,13 +85,6 @@ def test_trainings_are_drawn_together_and_one_may_lack_a_speaker():
     assert result == (5.5, 3.0, 8.0)  # (6 + 5) / 2; b twice gives (6 + 0) / 2, a twice (6 + 10) / 2
 
 
-def test_the_interval_counts_speakers_not_windows():
-    table, columns = make_answers(rows=60, speakers=60), ["value", "low", "high"]
-    once, copied = score(table), score(pd.concat([table] * 50, ignore_index=True))
-    assert copied[columns].tolist() == pytest.approx(once[columns].tolist())
-    assert copied[["n", "speakers"]].tolist() == [3000, 60]
-
-
 def test_the_interval_covers_the_true_accuracy_about_95_times_in_100():
     """Each speaker has an accuracy of their own around 0.7; the interval must cover 0.7, which windows' would not."""
     covered, rng = 0, np.random.default_rng(1)
