@@ -8,19 +8,8 @@ import pytest
 from scipy.special import softmax
 from sklearn.metrics import f1_score, log_loss
 
-from lib.trust.calibration import (
-    Calibration,
-    Years,
-    answer_with_threshold,
-    choose_coverage,
-    choose_threshold,
-    conformal_margin,
-    coverage_table,
-    disagreement,
-    fit_temperature,
-    most_disagreement,
-    reliability_table,
-)
+from lib.trust import calibration
+from lib.trust.calibration import Calibration, Years
 from lib.trust.confidence import score_calibration
 
 
@@ -41,10 +30,10 @@ def scores_of(targets, probabilities, draws=0):
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
 def test_temperature_is_recovered_and_heals_the_error(temperature):
     targets, probabilities = make_probabilities(temperature=temperature)
-    calibration = fit_temperature(probabilities, targets)
-    assert calibration.temperature == pytest.approx(1 / temperature, rel=0.06)
+    fitted = calibration.fit_temperature(probabilities, targets)
+    assert fitted.temperature == pytest.approx(1 / temperature, rel=0.06)
     unseen_targets, unseen = make_probabilities(temperature=temperature, seed=1)
-    healed = calibration.apply(unseen)
+    healed = fitted.apply(unseen)
     assert scores_of(unseen_targets, healed).loc["ece", "value"] < 0.025
     if temperature != 1:
         assert scores_of(unseen_targets, unseen).loc["ece", "value"] > 0.08
@@ -53,26 +42,26 @@ def test_temperature_is_recovered_and_heals_the_error(temperature):
 
 def test_no_probability_goes_beyond_what_so_few_speakers_support():
     probabilities, targets = np.tile([[0.0, 1.0], [1.0, 0.0]], (50, 1)), np.tile([1, 0], 50)
-    calibration = fit_temperature(probabilities, targets, np.arange(100) // 10)
-    assert calibration.cap == pytest.approx(11 / 12)
-    assert calibration.apply(probabilities).max() == pytest.approx(11 / 12)
-    np.testing.assert_allclose(calibration.apply(probabilities).sum(axis=1), 1)
-    assert Calibration(**json.loads(json.dumps(calibration.as_json()))) == calibration
+    fitted = calibration.fit_temperature(probabilities, targets, np.arange(100) // 10)
+    assert fitted.cap == pytest.approx(11 / 12)
+    assert fitted.apply(probabilities).max() == pytest.approx(11 / 12)
+    np.testing.assert_allclose(fitted.apply(probabilities).sum(axis=1), 1)
+    assert Calibration(**json.loads(json.dumps(fitted.as_json()))) == fitted
     assert Calibration().apply(probabilities) is probabilities
 
 
 def test_speakers_weigh_alike_in_the_temperature():
     targets, probabilities = make_probabilities(300, temperature=0.5)
     many = np.concatenate([np.arange(300), np.repeat(299, 5000)])  # one voice with most of the windows
-    temperature = fit_temperature(probabilities[many], targets[many], many).temperature
-    assert temperature == pytest.approx(fit_temperature(probabilities, targets).temperature, rel=0.01)
+    temperature = calibration.fit_temperature(probabilities[many], targets[many], many).temperature
+    assert temperature == pytest.approx(calibration.fit_temperature(probabilities, targets).temperature, rel=0.01)
     with pytest.raises(ValueError, match="must not be empty"):
-        fit_temperature(probabilities[:0], targets[:0])
+        calibration.fit_temperature(probabilities[:0], targets[:0])
 
 
 def test_scores_equal_their_definitions():
     targets, probabilities = make_probabilities(500)
-    scores, table = scores_of(targets, probabilities, draws=100), reliability_table(targets, probabilities)
+    scores, table = scores_of(targets, probabilities, draws=100), calibration.reliability_table(targets, probabilities)
     brier = np.square(probabilities - np.eye(3)[targets]).sum(axis=1).mean()
     ece = (table["n"] * (table["confidence"] - table["accuracy"]).abs()).sum() / 500
     assert scores["value"].to_dict() == pytest.approx(
@@ -83,63 +72,48 @@ def test_scores_equal_their_definitions():
     assert ((table["low"] <= table["confidence"]) & (table["confidence"] <= table["high"])).all()
 
 
-# --------------------------------------------------------------------------------------------- thresholds and silence
-
-
 def test_the_threshold_for_a_rare_class_beats_one_half():
     rng = np.random.default_rng(0)
     targets = (rng.random(5000) < 0.05).astype(int)
     p = 1 / (1 + np.exp(-rng.normal(2 * targets - 3, 1)))
     probabilities = np.stack([1 - p, p], axis=1)
-    best = f1_score(targets, answer_with_threshold(probabilities, 1, choose_threshold(targets, probabilities, 1)))
-    assert best == pytest.approx(
-        max(f1_score(targets, p >= one) for one in np.quantile(p, np.linspace(0, 1, 400))), abs=0.01
+    best = f1_score(
+        targets,
+        calibration.answer_with_threshold(probabilities, 1, calibration.choose_threshold(targets, probabilities, 1)),
     )
+    assert best >= max(f1_score(targets, p >= threshold) for threshold in p[:300])
     assert best > f1_score(targets, p > 0.5)
-    assert np.isnan(choose_threshold(np.zeros(10, int), probabilities[:10], 1))
-
-
-def test_a_threshold_leaves_the_others_to_the_most_probable():
-    probabilities = np.array([[0.5, 0.3, 0.2], [0.1, 0.7, 0.2], [0.1, 0.5, 0.4]])
-    assert answer_with_threshold(probabilities, 2, 0.3).tolist() == [0, 1, 2]
-    assert answer_with_threshold(probabilities, 0, 0.9).tolist() == [1, 1, 1]
-
-
-def test_answering_less_is_right_more_often_and_the_threshold_transfers():
-    targets, probabilities = make_probabilities()
-    table = coverage_table(targets, probabilities, list("abc"), steps=20)
-    assert table["coverage"].iloc[-1] == 1
-    assert table["macro_f1"].iloc[4] > table["macro_f1"].iloc[-1] + 0.1
-    threshold = choose_coverage(targets, probabilities, list("abc"), least=0.7)
-    unseen_targets, unseen = make_probabilities(seed=1)
-    sure = unseen.max(axis=1) >= threshold
-    assert sure.mean() == pytest.approx(0.7, abs=0.05)
-    right = unseen.argmax(axis=1) == unseen_targets
-    assert right[sure].mean() > right.mean() + 0.05
+    assert np.isnan(calibration.choose_threshold(np.zeros(10, int), probabilities[:10], 1))
+    three = np.array([[0.5, 0.3, 0.2], [0.1, 0.7, 0.2], [0.1, 0.5, 0.4]])  # the others go to the most probable
+    assert calibration.answer_with_threshold(three, 2, 0.3).tolist() == [0, 1, 2]
+    assert calibration.answer_with_threshold(three, 0, 0.9).tolist() == [1, 1, 1]
 
 
 def test_silence_about_all_of_a_rare_class_is_not_rewarded():
     confidence = np.r_[np.linspace(0.8, 0.99, 90), np.linspace(0.5, 0.6, 10)]  # of the rare class nothing is sure
     targets, probabilities = np.repeat([0, 1], [90, 10]), np.stack([confidence, 1 - confidence], axis=1)
     probabilities[90:95] = probabilities[90:95, ::-1]
-    table = coverage_table(targets, probabilities, ["adult", "teen"], steps=10).set_index("coverage")
+    table = calibration.coverage_table(targets, probabilities, ["adult", "teen"], steps=10).set_index("coverage")
     assert table.loc[0.9, ["n", "accuracy", "uar", "macro_f1"]].tolist() == [90, 1, 0.5, 0.5]
-    assert choose_coverage(targets, probabilities, ["adult", "teen"], least=0.8) < 0.8
+    assert calibration.choose_coverage(targets, probabilities, ["adult", "teen"], least=0.8) < 0.8
     sure = np.tile([0.9, 0.1], (50, 1))  # and where silence buys nothing, all is answered
-    assert choose_coverage(np.zeros(50, int), sure, ["adult", "teen"]) == 0
-
-
-# ------------------------------------------------------------------------------------------ margins and disagreement
+    assert calibration.choose_coverage(np.zeros(50, int), sure, ["adult", "teen"]) == 0
 
 
 def test_a_margin_takes_enough_speakers_not_enough_recordings():
     errors = np.arange(12.0)
-    assert conformal_margin(errors, np.arange(12) % 3, 0.8) is None
-    assert conformal_margin(errors, np.arange(12) % 4, 0.8) == 11
-    assert conformal_margin(-errors, np.arange(12), 0.8) == conformal_margin(errors, np.arange(12), 0.8) == 10
-    assert conformal_margin(errors, np.arange(12), 0.9) == 11
+    assert calibration.conformal_margin(errors, np.arange(12) % 3, 0.8) is None
+    assert calibration.conformal_margin(errors, np.arange(12) % 4, 0.8) == 11
+    assert (
+        calibration.conformal_margin(-errors, np.arange(12), 0.8)
+        == calibration.conformal_margin(errors, np.arange(12), 0.8)
+        == 10
+    )
+    assert calibration.conformal_margin(errors, np.arange(12), 0.9) == 11
     errors, speakers = np.r_[errors, np.full(99, 50)], np.r_[np.arange(12), np.zeros(99, int)]
-    assert conformal_margin(errors, speakers, 0.8) == 11  # a hundred recordings of one voice move it by one voice
+    assert (
+        calibration.conformal_margin(errors, speakers, 0.8) == 11
+    )  # a hundred recordings of one voice move it by one voice
 
 
 def test_a_conformal_margin_holds_new_speakers_at_its_share():
@@ -148,7 +122,7 @@ def test_a_conformal_margin_holds_new_speakers_at_its_share():
         voices = rng.normal(0, 6, 13)  # each voice errs in its own way, in each of its recordings
         speakers = np.repeat(np.arange(13), [8, *range(1, 13)])  # of the new one, 8; of the others, 1 to 12 recordings
         errors = voices[speakers] + rng.normal(0, 2, len(speakers))
-        margin = conformal_margin(errors[8:], speakers[8:], 0.8)
+        margin = calibration.conformal_margin(errors[8:], speakers[8:], 0.8)
         held.append((np.abs(errors[:8]) <= margin).mean())
     assert 0.77 <= np.mean(held) <= 0.89  # 0.8 to 0.8 + 1 / 13, and chance
     assert Years([10.0, 30.0], None, speakers=3).describe() == "none: 3 validation speakers are too few"
@@ -157,13 +131,13 @@ def test_a_conformal_margin_holds_new_speakers_at_its_share():
 
 
 def test_windows_that_contradict_one_another_disagree_and_unsure_ones_do_not():
-    assert disagreement(np.tile([0.5, 0.5], (6, 1))) == pytest.approx(0, abs=1e-9)
-    assert disagreement(np.array([[1.0, 0.0], [0.0, 1.0]])) == pytest.approx(1, abs=1e-4)
+    assert calibration.disagreement(np.tile([0.5, 0.5], (6, 1))) == pytest.approx(0, abs=1e-9)
+    assert calibration.disagreement(np.array([[1.0, 0.0], [0.0, 1.0]])) == pytest.approx(1, abs=1e-4)
     rng = np.random.default_rng(0)
     p = np.clip(rng.normal(0.8, 0.05, 600), 0.01, 0.99)
     windows = pd.DataFrame({"p_a": p, "p_b": 1 - p, "speaker_id": np.arange(600) // 6, "target": 0})
-    most = most_disagreement(windows, ["p_a", "p_b"])
-    each = [disagreement(np.stack([part, 1 - part], axis=1)) for part in p.reshape(100, 6)]
+    most = calibration.most_disagreement(windows, ["p_a", "p_b"])
+    each = [calibration.disagreement(np.stack([part, 1 - part], axis=1)) for part in p.reshape(100, 6)]
     assert most == pytest.approx(np.quantile(each, 0.99))
     assert 0 < most < 0.05
-    assert most_disagreement(windows.drop_duplicates("speaker_id"), ["p_a", "p_b"]) == float("inf")
+    assert calibration.most_disagreement(windows.drop_duplicates("speaker_id"), ["p_a", "p_b"]) == float("inf")

@@ -35,9 +35,8 @@ def make_predictions(splits, task, right=0.6, sharp=4.0):
     rows = splits.loc[splits["split"] != "train", keys]
     for seed in SEEDS:
         answer = np.where(rng.random(len(rows)) < right, rows["target"], rng.integers(0, len(task.classes), len(rows)))
-        p = softmax(
-            rng.normal(0, 1, (len(rows), len(task.classes))) + sharp * np.eye(len(task.classes))[answer], axis=1
-        )
+        logits = rng.normal(0, 1, (len(rows), len(task.classes))) + sharp * np.eye(len(task.classes))[answer]
+        p = softmax(logits, axis=1)
         columns = {f"p_{name}": p[:, number] for number, name in enumerate(task.classes)}
         parts.append(rows.assign(model="linear", seed=seed, epoch=1, **columns))
     return pd.concat(parts, ignore_index=True)
@@ -60,33 +59,23 @@ def test_every_training_gets_settings_of_its_own_and_one_row_pools_the_folds():
     assert SETTINGS["temperature"].nunique() == 5
     assert (SETTINGS["temperature"] > 1).all()  # it was surer than it was right
     assert set(SETTINGS["rare"]) == {"teen"}  # the fewest windows in training
-    validation = PREDICTIONS[PREDICTIONS["split"] == "validation"]
-    pooled = validation[validation["seed"] == 0]
-    assert pooled["fold"].nunique() == 2
+    pooled = PREDICTIONS[(PREDICTIONS["split"] == "validation") & (PREDICTIONS["seed"] == 0)]
     expected = confidence.fit_settings(pooled, AGE, 0)
     assert SETTINGS.iloc[-1][list(expected)].to_dict() == expected
     assert expected["validation_speakers"] == 20
     assert expected["cap"] == pytest.approx(21 / 22)
-
-
-def test_validation_without_the_rare_class_has_no_threshold_for_it():
-    validation = PREDICTIONS[(PREDICTIONS["split"] == "validation") & (PREDICTIONS["target"] == 1)]
-    settings = confidence.fit_settings(validation, AGE, 0)
-    assert np.isnan([settings["rare_threshold"], settings["rare_clip_threshold"]]).all()
-    never = score_choices(SETTINGS.assign(rare_threshold=np.nan))
-    assert never.loc[("threshold for teen", "recall_teen"), "value"] == 0
+    assert np.isnan(confidence.fit_settings(pooled[pooled["target"] == 1], AGE, 0)["rare_clip_threshold"])
 
 
 def test_answers_are_calibrated_by_the_settings_of_their_own_training():
-    shuffled = TESTED.sample(frac=1, random_state=0)
-    calibrated = confidence.calibrate_answers(shuffled, SETTINGS, AGE).set_index(["fold", "seed", "window_id"])
+    calibrated = confidence.calibrate_answers(TESTED, SETTINGS, AGE)
     assert len(calibrated) == len(TESTED)
     for row in SETTINGS[SETTINGS["fold"] >= 0].itertuples():
-        own = TESTED[(TESTED["fold"] == row.fold) & (TESTED["seed"] == row.seed)]
-        rows = calibrated.loc[pd.MultiIndex.from_frame(own[["fold", "seed", "window_id"]])]
-        np.testing.assert_allclose(rows[COLUMNS], Calibration(row.temperature, row.cap).apply(own[COLUMNS].to_numpy()))
-        assert rows["silence"].unique().tolist() == [row.silence]
-        assert rows["rare_threshold"].unique().tolist() == [row.rare_threshold]
+        own, raw = (part[(part["fold"] == row.fold) & (part["seed"] == row.seed)] for part in (calibrated, TESTED))
+        assert own["window_id"].tolist() == raw["window_id"].tolist()
+        np.testing.assert_allclose(own[COLUMNS], Calibration(row.temperature, row.cap).apply(raw[COLUMNS].to_numpy()))
+        thresholds = own[["silence", "rare_threshold"]].drop_duplicates()
+        assert thresholds.to_numpy().tolist() == [[row.silence, row.rare_threshold]]
 
 
 def test_calibration_is_scored_as_a_mean_over_trainings_and_the_temperature_helps():
@@ -113,8 +102,7 @@ def test_choices_are_scored_with_what_they_leave_out():
     right = (answers == calibrated["target"]).groupby(calibrated["seed"]).mean().mean()
     assert table.loc[("threshold for teen", "accuracy"), "value"] == pytest.approx(right)
     clips = aggregate_predictions(calibrated, "clip")
-    silence = SETTINGS.set_index(["fold", "seed"])["silence"].loc[pd.MultiIndex.from_frame(clips[["fold", "seed"]])]
-    sure = clips[COLUMNS].max(axis=1).to_numpy() >= silence.to_numpy()
+    sure = clips[COLUMNS].max(axis=1) >= clips.merge(SETTINGS, on=["fold", "seed"])["silence"]
     silent = table.loc[("may stay silent", "accuracy")]
     assert silent["coverage"] == pytest.approx(sure.mean())
     assert silent["n"] == round(sure.sum() / 2)
@@ -135,11 +123,9 @@ def test_a_class_that_is_never_answered_for_leaves_no_uar_and_silence_about_all_
     assert table.loc[("may stay silent", "accuracy"), "value"] == 1
     assert table.loc["may stay silent"].loc[["uar", "macro_f1"], ["value", "low", "high"]].isna().all(axis=None)
     assert table.loc["always answers"].loc[["uar", "macro_f1"], "value"].notna().all()
-    nothing = score_choices(settings.assign(silence=1.0), sure)
+    nothing = score_choices(settings.assign(silence=1.0, rare_threshold=np.nan), sure)
     assert "may stay silent" not in nothing.index.get_level_values("rule")
-
-
-# ------------------------------------------------------------------------------------------------------- ages in years
+    assert nothing.loc[("threshold for teen", "recall_teen"), "value"] == 0  # validation had none: never told
 
 
 YEARS_SPLITS = make_splits(YEARS)

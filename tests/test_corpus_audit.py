@@ -1,5 +1,7 @@
 """Labels that follow the corpus are called out; a score over all corpora falls apart within each."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,16 +10,6 @@ from lib.tasks import Task
 from lib.trust import corpus_audit
 
 AGE = Task("age", ["teen", "adult"], [20])
-
-
-class Statistics:
-    """Stands in for a store: statistics of windows by id."""
-
-    def __init__(self, table, vectors):
-        self.vectors = pd.DataFrame(vectors, index=table["window_id"])
-
-    def statistics(self, window_ids):
-        return self.vectors.loc[window_ids].to_numpy()
 
 
 def make_corpora(confounded, speakers=300, windows=6):
@@ -37,9 +29,9 @@ def make_corpora(confounded, speakers=300, windows=6):
 
 
 def audit(table, vectors):
-    return corpus_audit.audit_corpora(
-        table, Statistics(table.drop_duplicates("window_id"), vectors), [AGE], "speaker", 50, 0
-    )
+    frame = pd.DataFrame(vectors, index=table["window_id"].unique())
+    store = SimpleNamespace(statistics=lambda window_ids: frame.loc[window_ids].to_numpy())
+    return corpus_audit.audit_corpora(table, store, [AGE], "speaker", 50, 0)
 
 
 def uar_of(records, check):
@@ -91,28 +83,14 @@ def test_a_pair_without_a_class_keeps_its_row_and_says_why():
     assert shown.loc["corpus only", ["labels of", "learned from", "tested on"]].tolist() == ["age", "all", "all"]
 
 
-def test_the_audit_looks_at_one_protocol_and_the_first_fold_alone():
+def test_other_protocols_and_folds_are_not_looked_at_and_a_single_corpus_allows_no_shortcut():
     table, vectors = make_corpora(False)
-    records, lines = audit(table, vectors)
     changed = table.assign(target=(table["corpus"] == "vox").astype(int))
-    again, same = audit(pd.concat([table, changed.assign(fold=1), changed.assign(protocol="paper")]), vectors)
-    pd.testing.assert_frame_equal(records, again)
-    assert lines == same
-
-
-def test_a_probe_learns_from_a_drawn_part_of_many_rows(monkeypatch):
-    table, vectors = make_corpora(False)
-    sizes, fit = [], corpus_audit.fit_probe
-    monkeypatch.setattr(corpus_audit, "LIMIT", 60)
-    monkeypatch.setattr(corpus_audit, "fit_probe", lambda rows, *rest: sizes.append(len(rows)) or fit(rows, *rest))
-    given = (table, vectors, table["split"] == "train", AGE.classes, {})
-    scores = corpus_audit.score_probe(*given, draws=0, seed=0)
-    assert sizes == [60]
-    assert scores["n"].tolist() == [(table["split"] == "test").sum()]
-
-
-def test_a_single_corpus_allows_no_shortcut():
-    table, vectors = make_corpora(False)
+    both = (
+        audit(table, vectors),
+        audit(pd.concat([table, changed.assign(fold=1), changed.assign(protocol="paper")]), vectors),
+    )
+    pd.testing.assert_frame_equal(both[0][0], both[1][0])
     records, lines = audit(table.assign(corpus="cv"), vectors)
     assert records.empty
     assert lines == ["age: all its labels come from cv, so no shortcut through it is possible."]

@@ -55,6 +55,16 @@ def test_every_window_of_validation_and_test_is_answered_once_by_every_model(run
         assert answered.equals(wanted)
 
 
+def test_baselines_learn_from_training_alone_and_without_sound_the_guess_stands_alone(run):
+    turned = run.splits.assign(target=run.splits["target"].where(run.splits["split"] == "train", 0))
+    given = (run.trained, run.fits.head(0), turned, run.store)
+    answers = evaluate.predict_all(*given, ACOUSTICS, TASKS)
+    columns = [name for name in answers if name.startswith("p_")]
+    expected = run.predictions[run.predictions["model"].isin(BASELINES)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(answers[columns], expected[columns])
+    assert set(evaluate.predict_all(*given, pd.DataFrame(), TASKS)["model"]) == {"majority"}
+
+
 def value_of(table, **wanted):
     rows = table[(table[list(wanted)] == pd.Series(wanted)).all(axis=1)]
     assert len(rows) == 1
@@ -65,6 +75,11 @@ def test_the_model_that_hears_is_chosen_and_scores_equal_scikit_learns(run):
     assert run.models == {"gender": "linear", "age_years": "linear"}
     answers = evaluate.select_answers(run.predictions, GENDER, "linear", "speaker", "test")
     wanted = {"task": "gender", "model": "linear", "protocol": "speaker"}
+    seeds = pd.concat([run.predictions, run.predictions.assign(seed=3)])  # of all trainings, or of the first
+    counts = [
+        len(evaluate.select_answers(seeds, GENDER, "linear", "speaker", "test", first)) for first in (False, True)
+    ]
+    assert counts == [2 * len(answers), len(answers)]
     row = value_of(run.scored["scores"], **wanted, level="window", metric="uar")
     right = balanced_accuracy_score(answers["target"], answers[["p_male", "p_female"]].to_numpy().argmax(axis=1))
     assert row["value"] == pytest.approx(right)
@@ -76,20 +91,18 @@ def test_the_model_that_hears_is_chosen_and_scores_equal_scikit_learns(run):
 
 
 def test_leaks_and_differences_are_those_of_the_scores(run):
-    wanted = {"task": "age_years", "model": "linear:bank", "level": "clip"}
-    row = value_of(run.scored["leaks"], **wanted, metric="accuracy")
-    pair = [value_of(run.scored["scores"], **wanted, protocol=name, metric="accuracy") for name in ("paper", "speaker")]
-    claimed, shown = (one["value"] for one in pair)
-    assert row[["claimed", "shown", "value"]].tolist() == pytest.approx([claimed, shown, claimed - shown])
+    wanted = {"task": "age_years", "model": "linear:bank", "level": "clip", "metric": "accuracy"}
+    pair = [value_of(run.scored["scores"], **wanted, protocol=name)["value"] for name in ("paper", "speaker")]
+    row = value_of(run.scored["leaks"], **wanted)
+    assert row[["claimed", "shown", "value"]].tolist() == pytest.approx([*pair, pair[0] - pair[1]])
     differences = run.scored["differences"]
     assert (differences["metric"] == "uar_difference").sum() == 2 * 2 * len(BASELINES) * 3
-    row = value_of(differences, **wanted, against="majority", metric="accuracy_difference")
-    guess = value_of(
-        run.scored["scores"], **wanted | {"model": "majority", "protocol": "speaker", "metric": "accuracy"}
-    )
-    assert row["value"] == pytest.approx(shown - guess["value"])
-    nearer = value_of(differences, **wanted | {"model": "linear"}, metric="mae_years_difference")
+    nearer = value_of(differences, **wanted | {"model": "linear", "metric": "mae_years_difference"})
     assert nearer["high"] < 0  # the model that hears age is nearer than the constant
+    table = evaluate.answer_years(run.predictions, run.splits, YEARS)
+    constant = table[(table["model"] == evaluate.CONSTANT) & (table["protocol"] == "speaker")]["predicted_years"]
+    own = run.splits[(run.splits["task"] == "age_years") & (run.splits["protocol"] == "speaker")]
+    assert constant.unique().tolist() == [own.loc[own["split"] == "train", "age_years"].median()]
 
 
 def test_temperature_and_thresholds_come_from_validation_alone(run):
@@ -99,7 +112,6 @@ def test_temperature_and_thresholds_come_from_validation_alone(run):
     options = (run.splits, TASKS, "speaker", ["linear"])
     before, after = (confidence.fit_reliability(table, *options) for table in (run.predictions, changed))
     pd.testing.assert_frame_equal(before, after)
-    assert set(before["fold"]) == {0, -1}  # each training's own, and all folds pooled
 
 
 def test_a_corpus_that_gives_the_label_away_is_told(run):
@@ -113,21 +125,19 @@ def test_a_corpus_that_gives_the_label_away_is_told(run):
 def test_slices_name_the_worst_group_and_leave_small_ones_unscored(run):
     table = run.scored["slices"]
     assert table.loc[~table["enough"], "value"].isna().all()
-    main = slices.main_slices(table, run.models)
-    assert set(main) == {"gender", "age_years"}
-    worst = main["age_years"].loc[main["age_years"]["value"].idxmin()]
-    assert worst["n"] >= slices.LEAST
-    assert worst["subset"].count("=") >= 1
+    assert set(slices.main_slices(table, run.models)) == {"gender", "age_years"}
 
 
 def test_tables_of_networks_say_what_was_chosen_and_its_size(run):
     table = evaluate.tabulate_networks(run.fits, run.scored["scores"], run.trained, "speaker", "window")
     assert table.set_index(["task", "network"]).loc[("gender", "linear"), "parameters"] == 2 * 28 + 2
-    described = evaluate.describe_models(run.fits, run.models, "speaker")
-    assert described["next best"].tolist() == ["linear:bank", "linear:bank"]
+    assert evaluate.describe_models(run.fits, run.models, "speaker")["next best"].tolist() == ["linear:bank"] * 2
     data = evaluate.describe_data(CLIPS, run.splits, "speaker")
     assert (data["clips"], data["speakers"], data["speakers_by_language"]) == (180, 60, {"en": 60})
-    assert sum(data[f"{part}_speakers"]["gender"] for part in ("train", "validation", "test")) == 60
+    fits = pd.DataFrame({"task": "gender", "network": ["paper", "linear"] * 2, "validation_uar": [0.9, 0.8, 0.6, 0.8]})
+    assert evaluate.choose_models(fits.assign(protocol="speaker"), "speaker") == {
+        "gender": "linear"
+    }  # best by its mean
 
 
 def test_metrics_are_kept_in_full_precision_and_without_nan(run, tmp_path, monkeypatch):
@@ -151,32 +161,19 @@ def test_model_folders_leave_with_settings_and_scores_on_unseen_speakers(run, tm
     folders = summary.save_models("made-up", chain, *given, **options)
     assert [folder.name for folder in folders] == ["linear", "linear-bank", "best"]
     model = load_model_folder(tmp_path / "made-up" / "models" / "best")
+    settings = run.scored["settings"].set_index(["task", "model", "fold"])["temperature"]
     assert model.heads["gender"].network == "linear"
-    assert model.heads["gender"].calibration.temperature > 0
-    assert model.heads["age_years"].years.margin > 0
+    assert model.heads["gender"].calibration.temperature == settings["gender", "linear", 0]
+    assert model.heads["age_years"].years == confidence.fit_years(
+        run.predictions, run.splits, YEARS, "linear", "speaker"
+    )
     assert any("synthetic" in warning for warning in model.warnings)
+    summary.save_models("made-up", chain, *given, **options | {"refit": True})
+    again = load_model_folder(tmp_path / "made-up" / "models" / "best")
+    assert again.heads["gender"].calibration.temperature == settings["gender", "linear", -1]
+    assert again.fingerprint != model.fingerprint
     embedding["encoder"] = ""
     assert summary.save_models("made-up", chain, *given, **options) == []
-
-
-# ---------------------------------------------------------------------------------------------------- by hand, several folds
-
-
-TWO = Task("age_years", ["0 to 19", "20 and over"], [20])
-
-
-def test_years_are_told_by_the_centres_of_their_own_fold_beside_its_median():
-    rows = [(0, "train", "a", 10), (0, "train", "b", 30), (0, "train", "c", 50), (0, "test", "d", 18),
-            (1, "train", "a", 10), (1, "train", "d", 18), (1, "train", "b", 30), (1, "test", "c", 50)]  # fmt: skip
-    splits = pd.DataFrame(rows, columns=["fold", "split", "clip_id", "age_years"])
-    splits = splits.assign(task="age_years", protocol="speaker", speaker_id=splits["clip_id"])
-    splits = splits.assign(window_id=splits["clip_id"] + "@0", target=(splits["age_years"] >= 20).astype(int))
-    answers = splits[splits["split"] == "test"].drop(columns="age_years").assign(model="linear", seed=0)
-    answers = answers.assign(**{"p_0 to 19": [0.5, 0.25], "p_20 and over": [0.5, 0.75]})
-    table = evaluate.answer_years(answers, splits, TWO).set_index(["model", "clip_id"])
-    assert table.loc["linear", "predicted_years"].to_dict() == {"d": 25.0, "c": 26.0}  # of 10 and 40, of 14 and 30
-    assert table.loc[evaluate.CONSTANT, "predicted_years"].to_dict() == {"d": 30.0, "c": 18.0}
-    assert table["years"].to_dict() == {(model, clip): {"d": 18, "c": 50}[clip] for model, clip in table.index}
 
 
 def test_errors_in_years_are_means_over_trainings_at_every_level():
@@ -188,12 +185,15 @@ def test_errors_in_years_are_means_over_trainings_at_every_level():
     table = pd.DataFrame(rows, columns=["model", "seed", "predicted_years", "window_id", "speaker_id", "years"])
     table = table.assign(protocol="speaker", fold=0, clip_id=table["speaker_id"])
     scores = evaluate.score_ages(table, 0, 0)
-    for level, mean, n in (
-        ("window", (3 + 5) / 2, 6),
-        ("clip", (1 + 5) / 2, 3),
-    ):  # |-4|, |2| and |2|, |8|; |-1| and |5|
+    means = {"window": (3 + 5) / 2, "clip": (1 + 5) / 2}  # of |-4|, |2| and |2|, |8|; of |-1| and |5|
+    for level, mean in means.items():
         row = value_of(scores, model="linear", level=level, metric="mae_years")
-        assert row[["value", "n", "seeds", "speakers"]].tolist() == [pytest.approx(mean), n, 2, 3]
+        assert row[["value", "n", "seeds", "speakers"]].tolist() == [
+            pytest.approx(mean),
+            3 if level == "clip" else 6,
+            2,
+            3,
+        ]
     assert row["seed_std"] == pytest.approx(2)
     wanted = {"model": "linear", "level": "clip", "metric": "ccc"}
     apart = [value_of(evaluate.score_ages(table[table["seed"] == seed], 0, 0), **wanted)["value"] for seed in (0, 1)]
@@ -201,22 +201,3 @@ def test_errors_in_years_are_means_over_trainings_at_every_level():
     difference = value_of(evaluate.compare_ages(table, "speaker", 0, 0), level="clip")
     assert difference["value"] == pytest.approx(3 - (10 + 0 + 20) / 3)
     assert difference["against"] == evaluate.CONSTANT
-
-
-def test_the_best_on_validation_is_chosen_as_a_mean_over_folds_and_seeds():
-    fits = pd.DataFrame({
-        "task": "gender", "network": ["paper", "linear"] * 3, "protocol": ["speaker"] * 4 + ["paper"] * 2,
-        "validation_uar": [0.9, 0.8, 0.6, 0.8, 1.0, 0.0],
-    })  # fmt: skip
-    assert evaluate.choose_models(fits, "speaker") == {"gender": "linear"}
-    assert evaluate.choose_models(fits, "paper") == {"gender": "paper"}
-
-
-def test_answers_are_selected_by_training_and_without_sound_the_guess_stands_alone(run):
-    rows = pd.concat([run.predictions, run.predictions.assign(seed=3)])
-    answers = evaluate.select_answers(rows, GENDER, "linear", "speaker", "test")
-    assert set(answers["seed"]) == {0, 3}
-    assert [name for name in answers if name.startswith("p_")] == ["p_male", "p_female"]
-    assert set(evaluate.select_answers(rows, GENDER, "linear", "speaker", "test", first_seed=True)["seed"]) == {0}
-    given = (run.trained, run.fits.head(0), run.splits, run.store, pd.DataFrame(), [GENDER, YEARS])
-    assert set(evaluate.predict_all(*given)["model"]) == {"majority"}

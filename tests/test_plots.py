@@ -10,32 +10,23 @@ from lib.report import plots
 
 RNG = np.random.default_rng(0)
 WAVE = RNG.normal(0, 0.1, 48_000).astype(np.float32)
-SCORES = pd.DataFrame({
-    "task": "gender", "model": ["paper", "majority", "baseline: mean F0"], "metric": "uar", "protocol": "speaker",
-    "level": "window", "split": "test", "subset": "all", "value": [0.8, 0.5, 0.7], "low": [0.7, 0.5, 0.6],
-    "high": [0.9, 0.5, 0.8], "n": 100, "speakers": 20,
-})  # fmt: skip
-HISTORY = pd.DataFrame({
-    "epoch": [0, 1, 2], "chosen": [False, True, False], "train_loss": [np.nan, 0.6, 0.4],
-    "validation_loss": [0.7, 0.6, 0.65], "validation_f1_male": [0.5, 0.7, 0.6], "validation_f1_female": [0.4, 0.6, 0.6],
-})  # fmt: skip
+SCORES = pd.DataFrame({"model": ["paper", "majority", "baseline: mean F0"], "value": [0.8, 0.5, 0.7], "metric": "uar"})
+SCORES = SCORES.assign(low=[0.7, 0.5, 0.6], high=[0.9, 0.5, 0.8], speakers=20)
+HISTORY = pd.DataFrame({"epoch": [0, 1, 2], "chosen": [False, True, False], "train_loss": [np.nan, 0.6, 0.4]})
+HISTORY = HISTORY.assign(validation_loss=0.7, validation_f1_male=[0.5, 0.7, 0.6], validation_f1_female=0.4)
 CLIPS = pd.DataFrame({"corpus": ["a", "a", "b"], "age": ["teen", "adult", "adult"]})
-LEDGER = pd.DataFrame(
-    {"corpus": ["a", "b"], "item": ["1", "2"], "reason": ["no such file", "empty file"], "detail": ""}
+LEDGER = pd.DataFrame({"corpus": ["a", "b"], "reason": ["no such file", "empty file"]})
+EPOCHS = pd.DataFrame(
+    {"task": "gender", "epoch": [1, 2], "validation_uar": 0.6, "unseen_uar": 0.5, "chosen": [False, True]}
 )
-EPOCHS = pd.DataFrame({
-    "task": "gender", "epoch": [1, 2], "validation_uar": [0.6, 0.7], "unseen_uar": [0.5, 0.65], "chosen": [False, True],
-    "recordings": 40,
-})  # fmt: skip
-PROBES = pd.DataFrame({
-    "feature": ["tiny | layer:1", "tiny | emission", "majority"], "task": "gender", "uar": [0.8, 0.7, 0.5],
-    "low": [0.7, 0.6, 0.5], "high": [0.9, 0.8, 0.5],
-})  # fmt: skip
+PROBES = pd.DataFrame(
+    {"feature": ["tiny | layer:1", "majority"], "task": "gender", "uar": 0.6, "low": 0.5, "high": 0.7}
+)
 WINDOWS = pd.DataFrame({"start_s": [0.0, 1.0], "duration_s": 3.0, "p_male": [0.2, 0.4], "p_female": [0.8, 0.6]})
-CURVE = pd.DataFrame({"low": [0.5], "high": [0.6], "n": [10], "confidence": [0.55], "accuracy": [0.5]})
+CURVE = pd.DataFrame({"n": [10], "confidence": [0.55], "accuracy": [0.5]})
 COVERAGE = pd.DataFrame({"coverage": [0.5, 1.0], "macro_f1": [0.9, 0.8], "accuracy": [0.9, 0.8]})
 SLICES = SCORES.assign(subset=["gender=male", "gender=female", "corpus=a"], value=[0.8, 0.5, np.nan])
-FRAMES = RNG.normal(size=(149, 32))
+GENDERS, FRAMES = ["male", "female"], RNG.normal(size=(149, 32))
 FIGURES = {
     "labels": lambda: plots.plot_label_counts(CLIPS, "age", ["teen", "adult"], "Clips by age"),
     "ledger": lambda: plots.plot_ledger(LEDGER),
@@ -45,18 +36,16 @@ FIGURES = {
     "window": lambda: plots.plot_window(WAVE, 16_000),
     "frames": lambda: plots.plot_frames(FRAMES, "emission"),
     "layers": lambda: plots.plot_layers({f"layer {k}": FRAMES for k in range(5)}),
-    "timeline": lambda: plots.plot_timeline(WAVE, 16_000, WINDOWS, ["male", "female"], [(0.0, 1.0)]),
+    "timeline": lambda: plots.plot_timeline(WAVE, 16_000, WINDOWS, GENDERS, [(0.0, 1.0)]),
     "projection": lambda: plots.plot_projection(RNG.normal(size=(3, 2)), {"by corpus": CLIPS["corpus"]}),
     "probes": lambda: plots.plot_probes(PROBES),
     "training": lambda: plots.plot_training(HISTORY, "gender"),
     "epochs": lambda: plots.plot_epochs(EPOCHS),
-    "confusion": lambda: plots.plot_confusion([[8, 2], [1, 9]], ["male", "female"], "Gender"),
+    "confusion": lambda: plots.plot_confusion([[8, 2], [1, 9]], GENDERS, "Gender"),
     "intervals": lambda: plots.plot_intervals(SCORES, "Gender"),
     "slices": lambda: plots.plot_slices(SLICES, "Gender by group"),
     "reliability": lambda: plots.plot_reliability({"as trained": CURVE}, "Does 80 % mean 80 %?"),
-    "choices": lambda: plots.plot_choices(
-        COVERAGE, 0.8, np.array([0, 1, 0]), np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]), ["male", "female"]
-    ),
+    "choices": lambda: plots.plot_choices(COVERAGE, 0.8, np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]]), GENDERS),
 }
 
 
@@ -80,14 +69,9 @@ def test_every_figure_has_a_title_labels_and_text_of_at_least_8_points(name):
     assert figure.get_size_inches()[0] <= plots.WIDTH + 0.01
 
 
-def test_every_plot_is_drawn_here_and_none_saves_or_needs_a_screen(tmp_path, monkeypatch):
+def test_every_plot_is_drawn_here_without_a_screen():
     drawn = {name for draw in FIGURES.values() for name in draw.__code__.co_names if name.startswith("plot_")}
     assert drawn == {name for name in dir(plots) if name.startswith("plot_")}
-    monkeypatch.chdir(tmp_path)
-    for draw in FIGURES.values():
-        draw()
-        plt.close("all")
-    assert list(tmp_path.iterdir()) == []
     assert matplotlib.get_backend().lower() == "agg"
 
 
@@ -111,25 +95,13 @@ def test_a_confusion_matrix_shows_counts_and_shares_of_the_truth_in_rows():
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("answer", "truth (number of windows)")
 
 
-def test_models_are_ranked_with_their_intervals_and_baselines_grey():
+def test_baselines_are_grey_the_worst_group_is_marked_and_a_small_one_has_no_dot():
     ax = plots.plot_intervals(SCORES, "Gender").axes[0]
-    assert [tick.get_text() for tick in ax.get_yticklabels()][::2] == ["a guess (majority)", "the paper's network"]
-    lines = ax.collections[0].get_segments()
-    assert [[x for x, _ in line] for line in lines] == [[0.5, 0.5], [0.6, 0.8], [0.7, 0.9]]
-    grey, blue = matplotlib.colors.to_rgba("#8A8A8A"), matplotlib.colors.to_rgba(plots.PALETTE[0])
-    assert [tuple(colour) for colour in ax.collections[1].get_facecolors()] == [grey, grey, blue]
-
-
-def test_the_worst_group_is_marked_and_a_small_one_has_no_dot():
+    assert [[x for x, _ in line] for line in ax.collections[0].get_segments()] == [[0.5, 0.5], [0.6, 0.8], [0.7, 0.9]]
+    assert len({tuple(colour) for colour in ax.collections[1].get_facecolors()[:2]}) == 1
+    assert ax.get_yticklabels()[2].get_text() == "the paper's network"
     ax = plots.plot_slices(SLICES, "Gender by group").axes[0]
     names = [tick.get_text() for tick in ax.get_yticklabels()]
     assert names == ["corpus=a", "gender=female (worst)", "gender=male"]
     assert [text.get_text() for text in ax.texts] == ["20 speakers: too few", "20 speakers", "20 speakers"]
     assert np.isfinite(np.ma.filled(ax.collections[1].get_offsets(), np.nan)).all(axis=1).sum() == 2
-
-
-def test_no_peak_of_a_waveform_is_lost():
-    wave = np.zeros(100_000, np.float32)
-    wave[54_321] = 0.9
-    ax = plots.plot_window(wave, 16_000).axes[0]
-    assert max(path.vertices[:, 1].max() for path in ax.collections[0].get_paths()) == pytest.approx(0.9)

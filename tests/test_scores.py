@@ -5,21 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, recall_score
 
-from lib.scores import (
-    aggregate_predictions,
-    bootstrap_sums,
-    bootstrap_trainings,
-    compare_models,
-    compare_protocols,
-    confusion_counts,
-    confusion_metrics,
-    draw_sums,
-    expected_years,
-    score_answers,
-    score_predictions,
-    score_years,
-    sum_by_speaker,
-)
+from lib import scores
 from lib.tables import validate_table
 
 ABC, GENDERS = list("abc"), ["male", "female"]
@@ -46,42 +32,29 @@ def make_predictions(rows=600, model="paper", protocol="speaker", right=0.7, see
 
 def score(table, metric="uar", classes=ABC, **options):
     """One record of `score_answers`."""
-    return score_answers(table, classes, **options).set_index("metric").loc[metric]
-
-
-# ------------------------------------------------------------------------------------------------------- the bootstrap
+    return scores.score_answers(table, classes, **options).set_index("metric").loc[metric]
 
 
 def test_as_many_speakers_are_drawn_as_there_are_and_by_the_seed():
-    sums = sum_by_speaker(np.arange(8.0).reshape(4, 2), np.array(["b", "a", "b", "a"]))
+    sums = scores.sum_by_speaker(np.arange(8.0).reshape(4, 2), np.array(["b", "a", "b", "a"]))
     assert sums.to_dict("split") == {"index": ["a", "b"], "columns": [0, 1], "data": [[8, 10], [4, 6]]}
     sums = np.stack([np.ones(7), np.arange(7)], axis=1)
-    drawn, again, other = (draw_sums(sums, 500, seed) for seed in (3, 3, 4))
+    drawn, again, other = (scores.draw_sums(sums, 500, seed) for seed in (3, 3, 4))
     assert (drawn[:, 0] == 7).all()
     assert drawn[:, 1].mean() == pytest.approx(21, rel=0.03)
     np.testing.assert_array_equal(drawn, again)
     assert not np.array_equal(drawn, other)
-    assert (draw_sums(np.ones((300_000, 1)), 30, seed=0) == 300_000).all()  # in blocks
+    assert (scores.draw_sums(np.ones((300_000, 1)), 30, seed=0) == 300_000).all()  # in blocks
 
 
-def test_the_interval_of_a_mean_is_the_textbook_one_and_no_draws_give_none():
-    values = np.random.default_rng(0).normal(5, 2, (400, 1))
-    value, low, high = bootstrap_sums(values, lambda sums: {"mean": sums[..., 0] / 400})["mean"]
-    half = 1.96 * values.std() / 20
-    assert (value, low, high) == pytest.approx((values.mean(), values.mean() - half, values.mean() + half), abs=0.03)
-    value, low, high = bootstrap_sums(values, lambda sums: {"mean": sums[..., 0] / 400}, draws=0)["mean"]
-    assert value == pytest.approx(values.mean())
-    assert np.isnan([low, high]).all()
-
-
-def test_a_score_that_hardly_any_draw_has_gets_no_interval():
+def test_a_score_that_hardly_any_draw_has_and_one_without_draws_get_no_interval():
     def statistic(sums):  # only of draws that hold each of so many speakers
         return {f"of {k}": np.where((sums[..., :k] > 0).all(axis=-1), sums.sum(axis=-1), np.nan) for k in (3, 9)}
 
-    scores = bootstrap_sums(np.eye(30), statistic)
-    assert scores["of 3"] == (30, 30, 30)
-    assert scores["of 9"][0] == 30
-    assert np.isnan(scores["of 9"][1:]).all()
+    records = scores.bootstrap_sums(np.eye(30), statistic)
+    assert records["of 3"] == (30, 30, 30)
+    np.testing.assert_equal(records["of 9"], (30, np.nan, np.nan))
+    np.testing.assert_equal(scores.bootstrap_sums(np.eye(30), statistic, draws=0)["of 3"], (30, np.nan, np.nan))
 
 
 def test_a_draw_without_a_class_has_no_uar():
@@ -94,15 +67,8 @@ def test_a_draw_without_a_class_has_no_uar():
 
 def test_trainings_are_drawn_together_and_one_may_lack_a_speaker():
     values, seeds, speakers = np.array([[1.0], [2.0], [3.0], [5.0]]), np.array([0, 0, 0, 1]), np.array(list("aaba"))
-    result = bootstrap_trainings(values, speakers, seeds, lambda sums: {"sum": sums[..., 0]}, draws=400)["sum"]
+    result = scores.bootstrap_trainings(values, speakers, seeds, lambda sums: {"sum": sums[..., 0]}, draws=400)["sum"]
     assert result == (5.5, 3.0, 8.0)  # (6 + 5) / 2; b twice gives (6 + 0) / 2, a twice (6 + 10) / 2
-
-
-def test_the_interval_counts_speakers_not_windows():
-    table, columns = make_answers(rows=60, speakers=60), ["value", "low", "high"]
-    once, copied = score(table), score(pd.concat([table] * 50, ignore_index=True))
-    assert copied[columns].tolist() == pytest.approx(once[columns].tolist())
-    assert copied[["n", "speakers"]].tolist() == [3000, 60]
 
 
 def test_the_interval_covers_the_true_accuracy_about_95_times_in_100():
@@ -110,36 +76,33 @@ def test_the_interval_covers_the_true_accuracy_about_95_times_in_100():
     covered, rng = 0, np.random.default_rng(1)
     for trial in range(200):
         right = rng.random(1500) < np.repeat(rng.beta(7, 3, 50), 30)
-        sums = sum_by_speaker(np.stack([right, np.ones(1500)], axis=1), np.arange(1500) // 30).to_numpy()
-        _, low, high = bootstrap_sums(sums, lambda s: {"share": s[..., 0] / s[..., 1]}, 400, trial)["share"]
+        sums = scores.sum_by_speaker(np.stack([right, np.ones(1500)], axis=1), np.arange(1500) // 30).to_numpy()
+        _, low, high = scores.bootstrap_sums(sums, lambda s: {"share": s[..., 0] / s[..., 1]}, 400, trial)["share"]
         covered += low <= 0.7 <= high
     assert 180 <= covered <= 199
-
-
-# -------------------------------------------------------------------------------------------------------------- metrics
 
 
 def test_metrics_equal_scikit_learns():
     table = make_answers()
     targets, predicted = table["target"].to_numpy(), table[["p_a", "p_b", "p_c"]].to_numpy().argmax(axis=1)
-    counts = confusion_counts(targets, predicted, 3)
+    counts = scores.confusion_counts(targets, predicted, 3)
     np.testing.assert_array_equal(counts, confusion_matrix(targets, predicted))
-    metrics = confusion_metrics(counts, ABC)
+    metrics = scores.confusion_metrics(counts, ABC)
     assert metrics["accuracy"] == pytest.approx((targets == predicted).mean())
     assert metrics["uar"] == pytest.approx(balanced_accuracy_score(targets, predicted))
     for average in ("macro", "weighted"):
         assert metrics[f"{average}_f1"] == pytest.approx(f1_score(targets, predicted, average=average))
-    np.testing.assert_allclose([metrics[f"f1_{c}"] for c in ABC], f1_score(targets, predicted, average=None))
-    np.testing.assert_allclose([metrics[f"recall_{c}"] for c in ABC], recall_score(targets, predicted, average=None))
+    for name, score_of in (("f1", f1_score), ("recall", recall_score)):
+        assert [metrics[f"{name}_{c}"] for c in ABC] == pytest.approx(score_of(targets, predicted, average=None))
     assert metrics["mace"] == pytest.approx(np.abs(targets - predicted).mean())
-    absent = confusion_metrics(np.array([[8, 2, 0], [1, 9, 0], [0, 0, 0]]), ABC)  # nobody is of class c
+    absent = scores.confusion_metrics(np.array([[8, 2, 0], [1, 9, 0], [0, 0, 0]]), ABC)  # nobody is of class c
     assert np.isnan([absent["f1_c"], absent["recall_c"]]).all()
     assert absent["uar"] == pytest.approx(0.85)
 
 
 def test_a_difference_is_paired():
     table = make_answers(right=0.6)
-    assert (score_answers(table, ABC, minus=table)[["value", "low", "high"]].fillna(0) == 0).all().all()
+    assert (scores.score_answers(table, ABC, minus=table)[["value", "low", "high"]].fillna(0) == 0).all().all()
     row = score(make_answers(right=0.95, seed=5), "uar_difference", minus=table)
     assert 0 < row["low"] < row["value"] < row["high"]
 
@@ -157,66 +120,62 @@ def test_seeds_are_averaged_and_folds_pooled():
 
 def test_predictions_fit_the_contract_and_are_averaged_in_probability():
     table = make_predictions()
-    validate_table(table, "predictions")
-    clips = aggregate_predictions(table, "clip").set_index("clip_id")
-    assert clips.loc["s3-2", "p_male"] == pytest.approx(table.loc[table["clip_id"] == "s3-2", "p_male"].mean())
-    assert clips["windows"].sum() == len(table)
-    assert len(aggregate_predictions(table, "speaker")) == 30
-    rows = make_predictions(120).assign(speaker_id="s0", clip_id="s0-0")  # one speaker, at two ages
-    apart = pd.concat([rows, rows.assign(seed=1), rows.assign(fold=1), rows.assign(protocol="paper")])
-    assert sorted(aggregate_predictions(apart, "speaker")["target"]) == [0] * 4 + [1] * 4
-    with pytest.raises(ValueError, match="unknown level 'word'"):
-        aggregate_predictions(table, "word")
-
-
-def test_every_level_is_scored_and_more_windows_help():
-    scores = score_predictions(make_predictions(), GENDERS, draws=200)
-    uar = scores[scores["metric"] == "uar"].set_index("level")
+    records = scores.score_predictions(table, GENDERS, draws=0)
+    uar = records[records["metric"] == "uar"].set_index("level")
     assert uar["n"].to_dict() == {"window": 600, "clip": 150, "speaker": 30}
     assert uar.loc["window", "value"] < uar.loc["clip", "value"] <= uar.loc["speaker", "value"]
-    assert ((scores["low"] <= scores["value"]) & (scores["value"] <= scores["high"])).all()
+    validate_table(table, "predictions")
+    clips = scores.aggregate_predictions(table, "clip").set_index("clip_id")
+    assert clips.loc["s3-2", "p_male"] == pytest.approx(table.loc[table["clip_id"] == "s3-2", "p_male"].mean())
+    assert clips["windows"].sum() == len(table)
+    assert len(scores.aggregate_predictions(table, "speaker")) == 30
+    rows = make_predictions(120).assign(speaker_id="s0", clip_id="s0-0")  # one speaker, at two ages
+    apart = pd.concat([rows, rows.assign(seed=1), rows.assign(fold=1), rows.assign(protocol="paper")])
+    assert sorted(scores.aggregate_predictions(apart, "speaker")["target"]) == [0] * 4 + [1] * 4
+    with pytest.raises(ValueError, match="unknown level 'word'"):
+        scores.aggregate_predictions(table, "word")
 
 
 def test_models_and_protocols_are_compared_on_equal_windows():
     good, poor = make_predictions(right=0.95), make_predictions(model="linear", seed=4)
-    records = compare_models(pd.concat([good, poor]), GENDERS, "paper", "linear", draws=200).set_index("level")
+    records = scores.compare_models(pd.concat([good, poor]), GENDERS, "paper", "linear", draws=200).set_index("level")
     row = records[records["metric"] == "accuracy_difference"].loc["window"]
     right = [(rows["target"] == (rows["p_female"] > 0.5)).mean() for rows in (good, poor)]
     assert row["value"] == pytest.approx(right[0] - right[1])
     assert row["low"] > 0
     assert row["against"] == "linear"
     with pytest.raises(ValueError, match="different windows"):
-        compare_models(pd.concat([good, poor.head(500)]), GENDERS, "paper", "linear")
+        scores.compare_models(pd.concat([good, poor.head(500)]), GENDERS, "paper", "linear")
     claimed, shown = good.assign(protocol="paper"), make_predictions(seed=4)
-    leaks = compare_protocols(pd.concat([claimed, shown]), GENDERS, "speaker", draws=200).set_index("level")
+    leaks = scores.compare_protocols(pd.concat([claimed, shown]), GENDERS, "speaker", draws=200).set_index("level")
     row = leaks[leaks["metric"] == "accuracy"].loc["window"]
     assert row[["claimed", "shown", "value"]].tolist() == pytest.approx([*right, right[0] - right[1]])
     assert row["low"] > 0
-    assert compare_protocols(shown, GENDERS, "speaker").empty  # random windows were not run
+    assert scores.compare_protocols(shown, GENDERS, "speaker").empty  # random windows were not run
 
 
 def test_answers_that_cannot_be_scored_are_refused():
     table = make_answers()
     with pytest.raises(ValueError, match="targets run from 0 to 2, outside the 2 classes"):
-        score_answers(table, ["a", "b"])
+        scores.score_answers(table, ["a", "b"])
     table.loc[7, "p_a"] = np.nan
     with pytest.raises(ValueError, match="row 7"):
-        score_answers(table, ABC)
+        scores.score_answers(table, ABC)
     with pytest.raises(ValueError, match="no rows"):
-        score_answers(table.head(0), ABC)
+        scores.score_answers(table.head(0), ABC)
 
 
 def test_errors_in_years_equal_their_definitions():
     rng = np.random.default_rng(0)
     years, speakers = rng.uniform(6, 60, 300), np.arange(300) // 10
     predicted = years + rng.normal(2, 5, 300)
-    scores = score_years(years, predicted, speakers).set_index("metric")
+    records = scores.score_years(years, predicted, speakers).set_index("metric")
     spread = years.var() + predicted.var() + (years.mean() - predicted.mean()) ** 2
     ccc = 2 * np.cov(years, predicted, bias=True)[0, 1] / spread
     expected = {"mae_years": np.abs(predicted - years).mean(), "bias_years": (predicted - years).mean(), "ccc": ccc}
-    assert scores["value"].to_dict() == pytest.approx(expected)
-    assert ((scores["low"] < scores["value"]) & (scores["value"] < scores["high"])).all()
-    assert score_years(years, np.full(300, 30.0), speakers, draws=0)["value"].iloc[2] == pytest.approx(0)
-    assert expected_years(np.array([[0.5, 0.5]]), [10.0, 30.0]).tolist() == [20.0]
+    assert records["value"].to_dict() == pytest.approx(expected)
+    assert ((records["low"] < records["value"]) & (records["value"] < records["high"])).all()
+    assert scores.score_years(years, np.full(300, 30.0), speakers, draws=0)["value"].iloc[2] == pytest.approx(0)
+    assert scores.expected_years(np.array([[0.5, 0.5]]), [10.0, 30.0]).tolist() == [20.0]
     with pytest.raises(ValueError, match="ages to score must be finite"):
-        score_years(np.array([np.nan]), np.array([1.0]), np.array(["a"]))
+        scores.score_years(np.array([np.nan]), np.array([1.0]), np.array(["a"]))
