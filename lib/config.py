@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,8 @@ def declared_parameters(path: Path) -> dict[str, tuple[type, Any]]:
 def load_run(path: Path, changes: list[str] = ()) -> dict[str, dict[str, Any]]:
     """Read and check a run file; return {section: {key: value}} with `changes` ("section.key=value") applied.
 
+    One text may hold several changes with blanks between them, as `make reports SET="..."` hands them on; values may hold blanks.
+
     Raises ValueError naming the file, the section, the key, the value and what was expected.
     """
     path = Path(path)
@@ -98,7 +102,7 @@ def load_run(path: Path, changes: list[str] = ()) -> dict[str, dict[str, Any]]:
         raise ValueError(f"{path}: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: a run file is a list of sections, found {type(content).__name__}")
-    for change in changes:
+    for change in itertools.chain(*(re.split(r"\s+(?=\w+\.\w+=)", text.strip()) for text in changes)):
         _apply_change(content, change, path)
     notebooks = notebooks_of(content)
     return _validate_run(content, notebooks, path)
