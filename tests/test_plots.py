@@ -1,6 +1,5 @@
 """Figures: titled, labelled, classes in their fixed order and colours, nothing lost that was handed in."""
 
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -56,23 +55,22 @@ def style():
     plt.close("all")
 
 
+def test_every_plot_is_among_these():
+    drawn = {name for draw in FIGURES.values() for name in draw.__code__.co_names if name.startswith("plot_")}
+    assert drawn == {name for name in dir(plots) if name.startswith("plot_")}
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_has_a_title_labels_and_text_of_at_least_8_points(name):
     figure = FIGURES[name]()
     figure.canvas.draw()
-    axes = [ax for ax in figure.axes if ax.get_visible() and ax.has_data()]
+    axes = [ax for ax in figure.axes if ax.has_data()]
     titles = [ax.get_title() or ax.get_title("left") for ax in figure.axes] + [figure.get_suptitle()]
     assert any(titles)
     assert all(ax.get_xlabel() or ax.get_ylabel() or ax.get_title() or ax.get_title("left") for ax in axes)
     texts = [text for text in figure.findobj(plt.Text) if text.get_text().strip() and text.get_visible()]
     assert min(text.get_fontsize() for text in texts) >= 8
     assert figure.get_size_inches()[0] <= plots.WIDTH + 0.01
-
-
-def test_every_plot_is_drawn_here_without_a_screen():
-    drawn = {name for draw in FIGURES.values() for name in draw.__code__.co_names if name.startswith("plot_")}
-    assert drawn == {name for name in dir(plots) if name.startswith("plot_")}
-    assert matplotlib.get_backend().lower() == "agg"
 
 
 def test_classes_keep_their_order_and_their_colours():
