@@ -40,7 +40,7 @@ def test_temperature_is_recovered_and_heals_the_error(temperature):
     np.testing.assert_array_equal(healed.argmax(axis=1), unseen.argmax(axis=1))
 
 
-def test_no_probability_goes_beyond_what_so_few_speakers_support():
+def test_no_probability_goes_beyond_what_so_few_speakers_support_and_speakers_weigh_alike():
     probabilities, targets = np.tile([[0.0, 1.0], [1.0, 0.0]], (50, 1)), np.tile([1, 0], 50)
     fitted = calibration.fit_temperature(probabilities, targets, np.arange(100) // 10)
     assert fitted.cap == pytest.approx(11 / 12)
@@ -48,9 +48,6 @@ def test_no_probability_goes_beyond_what_so_few_speakers_support():
     np.testing.assert_allclose(fitted.apply(probabilities).sum(axis=1), 1)
     assert Calibration(**json.loads(json.dumps(fitted.as_json()))) == fitted
     assert Calibration().apply(probabilities) is probabilities
-
-
-def test_speakers_weigh_alike_in_the_temperature():
     targets, probabilities = make_probabilities(300, temperature=0.5)
     many = np.concatenate([np.arange(300), np.repeat(299, 5000)])  # one voice with most of the windows
     temperature = calibration.fit_temperature(probabilities[many], targets[many], many).temperature

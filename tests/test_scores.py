@@ -47,7 +47,7 @@ def test_as_many_speakers_are_drawn_as_there_are_and_by_the_seed():
     assert (scores.draw_sums(np.ones((300_000, 1)), 30, seed=0) == 300_000).all()  # in blocks
 
 
-def test_a_score_that_hardly_any_draw_has_and_one_without_draws_get_no_interval():
+def test_draws_without_a_score_are_left_out_and_where_hardly_any_has_one_there_is_no_interval():
     def statistic(sums):  # only of draws that hold each of so many speakers
         return {f"of {k}": np.where((sums[..., :k] > 0).all(axis=-1), sums.sum(axis=-1), np.nan) for k in (3, 9)}
 
@@ -55,10 +55,7 @@ def test_a_score_that_hardly_any_draw_has_and_one_without_draws_get_no_interval(
     assert records["of 3"] == (30, 30, 30)
     np.testing.assert_equal(records["of 9"], (30, np.nan, np.nan))
     np.testing.assert_equal(scores.bootstrap_sums(np.eye(30), statistic, draws=0)["of 3"], (30, np.nan, np.nan))
-
-
-def test_a_draw_without_a_class_has_no_uar():
-    """One voice alone has class b: a draw without it must not count as a UAR over class a."""
+    # one voice alone has class b: a draw without it must not count as a UAR over class a
     table = pd.DataFrame({"target": [0] * 30 + [1], "speaker_id": range(31), "p_a": [1.0] * 27 + [0.0] * 3 + [1.0]})
     row = score(table.assign(p_b=1 - table["p_a"]), classes=["a", "b"])
     assert row["value"] == pytest.approx(0.45)

@@ -69,9 +69,7 @@ def test_a_task_is_not_sliced_by_what_it_asks_for_and_all_models_stand_beside_in
 
 def test_what_tells_no_windows_apart_is_no_slice_and_rows_not_known_are_left_out(table):
     assert not table["subset"].str.contains("clip length").any()  # all clips are of five seconds
-    loud = table[(table["task"] == "age") & table["subset"].str.startswith("loudness")]
-    assert set(loud["subset"]) == {"loudness=-25 dB and over", "loudness=-35 to -25 dB", "loudness=under -35 dB"}
-    assert loud["n"].sum() == 800
+    assert table.loc[(table["task"] == "age") & table["subset"].str.startswith("loudness"), "n"].sum() == 800
     blank = SPLITS.assign(language=SPLITS["language"].where(SPLITS["speaker_id"] < "b:20", ""))
     known = slices.slice_all(PREDICTIONS, blank, [AGE], MODELS, "speaker", 0, 0)
     assert known.loc[known["subset"] == "language=en", "n"].tolist() == [490]
@@ -90,10 +88,7 @@ def test_errors_are_the_wrong_answers_most_confident_first_with_their_sound():
     assert errors["window_id"].tolist() == ["z", "x", "w"]
     assert errors.iloc[1].tolist() == ["gender", "x", "X", "female", "male", 0.8]
     assert len(slices.list_errors(answers, GENDER, count=2)) == 2
-    waveforms, windows = (
-        np.array([[0, 0], [16384, -32768]], np.int16),
-        pd.DataFrame({"window_id": ["z", "x"], "row": [0, 1]}),
-    )
-    sound, title = slices.read_error(errors.iloc[1], windows, waveforms)
+    windows = pd.DataFrame({"window_id": ["z", "x"], "row": [0, 1]})
+    sound, title = slices.read_error(errors.iloc[1], windows, np.array([[0, 0], [16384, -32768]], np.int16))
     assert sound.tolist() == [0.5, -1.0]
     assert title == "gender: male, is female (80 % sure)"
