@@ -81,14 +81,15 @@ LANGUAGES = ["cy", "de", "eu", "fr", "it", "sw", "ta", "th"]
 
 
 def make_languages(speakers=160):
-    """One corpus of eight languages, a language a speaker; s020, a guest in all others, says one window in each of them."""
+    """A corpus of eight languages, a language a speaker, but s020, a guest in all others; and two corpora of one language."""
     table = make_table(speakers=speakers, windows=6).assign(corpus="many")
     table["language"] = [LANGUAGES[int(name[1:]) % 8] for name in table["speaker_id"]]
     guest = table[table["speaker_id"] == "s020"].iloc[[0] * 20].reset_index(drop=True)
     names = [f"s020-c{number}" for number in range(100, 120)]
     guest = guest.assign(clip_id=names, recording_id=names, content_hash=names, window_id=[f"{n}@0" for n in names])
     guest["language"] = [LANGUAGES[4]] * 13 + [name for name in LANGUAGES if name != LANGUAGES[4]]
-    return pd.concat([table, guest], ignore_index=True)
+    single = make_table(40).replace({"^s": "t", "^h": "u"}, regex=True)  # other voices, other audio
+    return pd.concat([table, guest, single], ignore_index=True)
 
 
 @pytest.mark.parametrize("folds", [0, 3])
@@ -96,10 +97,12 @@ def test_languages_held_out_are_not_heard_and_guests_are_left_out(folds):
     table = make_languages()
     for split in split_windows(table, "language", "label", 0, folds=folds):
         known = table.set_index("window_id").loc[split.index]
-        assert (split.groupby(known["language"].to_numpy()).nunique() == 1).all()
-        assert (split.groupby(known["speaker_id"].to_numpy()).nunique() == 1).all()
+        many = (known["corpus"] == "many").to_numpy()
+        assert (split[many].groupby(known["language"][many]).nunique() == 1).all()
+        assert (split.groupby(known["speaker_id"]).nunique() == 1).all()
+        assert set(split[~many]) == {"train", "validation", "test"}  # of one language: split by speakers
         require_no_leakage(audit_leakage(known.reset_index(), split, protocol="language"))
-        part_of = dict(zip(known["language"], split))
+        part_of = dict(zip(known["language"][many], split[many]))
         guest = table[table["speaker_id"] == "s020"]
         away = guest[guest["language"].map(part_of) != part_of[LANGUAGES[4]]]
         lost = table[~table["window_id"].isin(split.index)]
@@ -107,16 +110,6 @@ def test_languages_held_out_are_not_heard_and_guests_are_left_out(folds):
         assert sorted(lost["window_id"]) == sorted(away["window_id"])
     with pytest.raises(ValueError, match="no corpus has 3 languages"):
         split_once(make_table(), "language")
-
-
-def test_a_corpus_of_one_language_is_split_by_speakers_beside_one_of_many():
-    single = make_table(speakers=40).replace(
-        {"speaker_id": "^s", "window_id": "^s", "recording_id": "^s"}, "t", regex=True
-    )
-    split = split_once(pd.concat([make_languages(), single], ignore_index=True), "language")
-    own = split[single["window_id"]]  # nothing of it is left out
-    assert set(own) == {"train", "validation", "test"}
-    assert (own.groupby(single["speaker_id"].to_numpy()).nunique() == 1).all()
 
 
 def test_a_shared_language_is_a_leak_only_where_languages_are_held_out():
