@@ -7,6 +7,7 @@ import pytest
 
 from lib.report import plots
 
+plots.use_style()
 RNG = np.random.default_rng(0)
 WAVE = RNG.normal(0, 0.1, 48_000).astype(np.float32)
 SCORES = pd.DataFrame({"model": ["paper", "majority", "baseline: mean F0"], "value": [0.8, 0.5, 0.7], "metric": "uar"})
@@ -44,13 +45,6 @@ FIGURES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def style():
-    plots.use_style()
-    yield
-    plt.close("all")
-
-
 def test_every_plot_is_among_these():
     drawn = {name for draw in FIGURES.values() for name in draw.__code__.co_names if name.startswith("plot_")}
     assert drawn == {name for name in dir(plots) if name.startswith("plot_")}
@@ -66,6 +60,7 @@ def test_every_figure_has_a_title_labels_and_text_of_at_least_8_points(name):
     texts = [text for text in figure.findobj(plt.Text) if text.get_text().strip() and text.get_visible()]
     assert min(text.get_fontsize() for text in texts) >= 8
     assert figure.get_size_inches()[0] <= plots.WIDTH + 0.01
+    plt.close("all")
 
 
 def test_classes_keep_their_order_and_their_colours():
