@@ -16,7 +16,8 @@ MODELS = {"gender": "linear", "age": "linear"}
 
 
 CLIPS, WINDOWS = make_corpus(speakers=80, clips=5)  # two windows a clip; half are men; a sixth are children
-CLIPS.loc[CLIPS["speaker_id"] == "b:03", "language"] = "cy"
+CLIPS.loc[CLIPS["speaker_id"].isin(["b:03", "b:07", "b:11", "b:15"]), "language"] = "cy"  # too few speakers
+CLIPS.loc[CLIPS["clip_id"].isin([f"a:{number}-0" for number in range(20, 34)]), "language"] = "eu"  # too few windows
 
 
 def make_predictions(splits):
@@ -53,9 +54,9 @@ def test_the_worst_group_is_found_and_small_ones_keep_their_size_but_get_no_scor
     answers = PREDICTIONS[PREDICTIONS["speaker_id"].isin(voices)].query("task == 'age' and model == 'linear'")
     scores = score_answers(answers, AGE.classes, draws=0).set_index("metric").loc["uar"]
     assert worst[["value", "n", "speakers", "seeds"]].tolist() == [scores["value"], 200, 20, 2]
-    welsh = main["age"].loc["language=cy"]
-    assert welsh[["n", "speakers", "enough"]].tolist() == [10, 1, False]
-    assert np.isnan(welsh["value"])
+    small = main["age"].loc[["language=cy", "language=eu"]]
+    assert small[["n", "speakers", "enough"]].to_numpy().tolist() == [[40, 4, False], [14, 7, False]]
+    assert small["value"].isna().all()
     assert slices.main_slices(table[~table["enough"]], MODELS) == {}
 
 
@@ -72,7 +73,8 @@ def test_what_tells_no_windows_apart_is_no_slice_and_rows_not_known_are_left_out
     assert table.loc[(table["task"] == "age") & table["subset"].str.startswith("loudness"), "n"].sum() == 800
     blank = SPLITS.assign(language=SPLITS["language"].where(SPLITS["speaker_id"] < "b:20", ""))
     known = slices.slice_all(PREDICTIONS, blank, [AGE], MODELS, "speaker", 0, 0)
-    assert known.loc[known["subset"] == "language=en", "n"].tolist() == [490]
+    sizes = known.set_index("subset").filter(like="language", axis=0)["n"].to_dict()
+    assert sizes == {"language=cy": 40, "language=en": 500 - 40 - 14, "language=eu": 14}
     described = slices.describe_windows(SPLITS[SPLITS["task"] == "gender"], AGE).set_index("window_id").loc["b:79-0@0"]
     expected = {"gender": "female", "corpus": "b", "language": "en", "age group": "adult", "clip length": "5 to 8 s"}
     assert described[list(expected)].to_dict() == expected
