@@ -35,8 +35,7 @@ def audit(table, vectors):
 
 
 def uar_of(records, check):
-    (value,) = records.loc[records["check"] == check, "value"]
-    return value
+    return records.set_index("check")["value"][check]
 
 
 def pairs_of(records):

@@ -1,6 +1,5 @@
 """Figures: titled, labelled, classes in their fixed order and colours, nothing lost that was handed in."""
 
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -8,6 +7,7 @@ import pytest
 
 from lib.report import plots
 
+plots.use_style()
 RNG = np.random.default_rng(0)
 WAVE = RNG.normal(0, 0.1, 48_000).astype(np.float32)
 SCORES = pd.DataFrame({"model": ["paper", "majority", "baseline: mean F0"], "value": [0.8, 0.5, 0.7], "metric": "uar"})
@@ -16,12 +16,8 @@ HISTORY = pd.DataFrame({"epoch": [0, 1, 2], "chosen": [False, True, False], "tra
 HISTORY = HISTORY.assign(validation_loss=0.7, validation_f1_male=[0.5, 0.7, 0.6], validation_f1_female=0.4)
 CLIPS = pd.DataFrame({"corpus": ["a", "a", "b"], "age": ["teen", "adult", "adult"]})
 LEDGER = pd.DataFrame({"corpus": ["a", "b"], "reason": ["no such file", "empty file"]})
-EPOCHS = pd.DataFrame(
-    {"task": "gender", "epoch": [1, 2], "validation_uar": 0.6, "unseen_uar": 0.5, "chosen": [False, True]}
-)
-PROBES = pd.DataFrame(
-    {"feature": ["tiny | layer:1", "majority"], "task": "gender", "uar": 0.6, "low": 0.5, "high": 0.7}
-)
+EPOCHS = pd.DataFrame({"epoch": [1, 2], "validation_uar": 0.6, "unseen_uar": 0.5, "chosen": [False, True]})
+PROBES = pd.DataFrame({"feature": ["tiny | layer:1", "majority"], "uar": 0.6, "low": 0.5, "high": 0.7})
 WINDOWS = pd.DataFrame({"start_s": [0.0, 1.0], "duration_s": 3.0, "p_male": [0.2, 0.4], "p_female": [0.8, 0.6]})
 CURVE = pd.DataFrame({"n": [10], "confidence": [0.55], "accuracy": [0.5]})
 COVERAGE = pd.DataFrame({"coverage": [0.5, 1.0], "macro_f1": [0.9, 0.8], "accuracy": [0.9, 0.8]})
@@ -38,9 +34,9 @@ FIGURES = {
     "layers": lambda: plots.plot_layers({f"layer {k}": FRAMES for k in range(5)}),
     "timeline": lambda: plots.plot_timeline(WAVE, 16_000, WINDOWS, GENDERS, [(0.0, 1.0)]),
     "projection": lambda: plots.plot_projection(RNG.normal(size=(3, 2)), {"by corpus": CLIPS["corpus"]}),
-    "probes": lambda: plots.plot_probes(PROBES),
+    "probes": lambda: plots.plot_probes(PROBES.assign(task="gender")),
     "training": lambda: plots.plot_training(HISTORY, "gender"),
-    "epochs": lambda: plots.plot_epochs(EPOCHS),
+    "epochs": lambda: plots.plot_epochs(EPOCHS.assign(task="gender")),
     "confusion": lambda: plots.plot_confusion([[8, 2], [1, 9]], GENDERS, "Gender"),
     "intervals": lambda: plots.plot_intervals(SCORES, "Gender"),
     "slices": lambda: plots.plot_slices(SLICES, "Gender by group"),
@@ -49,35 +45,26 @@ FIGURES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def style():
-    plots.use_style()
-    yield
-    plt.close("all")
+def test_every_plot_is_among_these():
+    drawn = {name for draw in FIGURES.values() for name in draw.__code__.co_names if name.startswith("plot_")}
+    assert drawn == {name for name in dir(plots) if name.startswith("plot_")}
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_has_a_title_labels_and_text_of_at_least_8_points(name):
     figure = FIGURES[name]()
     figure.canvas.draw()
-    axes = [ax for ax in figure.axes if ax.get_visible() and ax.has_data()]
-    titles = [ax.get_title() or ax.get_title("left") for ax in figure.axes] + [figure.get_suptitle()]
-    assert any(titles)
+    axes = [ax for ax in figure.axes if ax.has_data()]
+    assert figure.get_suptitle() or any(ax.get_title() or ax.get_title("left") for ax in figure.axes)
     assert all(ax.get_xlabel() or ax.get_ylabel() or ax.get_title() or ax.get_title("left") for ax in axes)
     texts = [text for text in figure.findobj(plt.Text) if text.get_text().strip() and text.get_visible()]
     assert min(text.get_fontsize() for text in texts) >= 8
     assert figure.get_size_inches()[0] <= plots.WIDTH + 0.01
-
-
-def test_every_plot_is_drawn_here_without_a_screen():
-    drawn = {name for draw in FIGURES.values() for name in draw.__code__.co_names if name.startswith("plot_")}
-    assert drawn == {name for name in dir(plots) if name.startswith("plot_")}
-    assert matplotlib.get_backend().lower() == "agg"
+    plt.close("all")
 
 
 def test_classes_keep_their_order_and_their_colours():
-    figure = plots.plot_label_counts(CLIPS, "age", ["teen", "twenties", "adult"], "Clips")
-    ax = figure.axes[0]
+    ax = plots.plot_label_counts(CLIPS, "age", ["teen", "twenties", "adult"], "Clips").axes[0]
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["teen", "twenties", "adult"]
     assert [[bar.get_height() for bar in bars] for bars in ax.containers] == [[1, 0, 1], [0, 0, 1]]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
