@@ -48,7 +48,8 @@ def split_tasks(
     for task in tasks:
         table = task_table(windows, clips, task)
         for protocol in protocols:
-            for fold, split in enumerate(split_windows(table, protocol, "target", seed, folds)):
+            named = table.assign(**{task.name: [task.classes[target] for target in table["target"]]})
+            for fold, split in enumerate(split_windows(named, protocol, task.name, seed, folds)):
                 rows = table[table["window_id"].isin(split.index)]
                 facts = {"task": task.name, "protocol": protocol, "fold": fold}
                 parts.append(rows.assign(**facts, split=split.loc[rows["window_id"]].to_numpy()))

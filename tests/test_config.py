@@ -57,7 +57,6 @@ def test_one_text_may_hold_several_changes_and_values_blanks():
     assert (one["train"]["epochs"], one["train"]["width"], one["download"]["root"]) == (3, 0.5, "/a b/c")
 
 
-
 def test_what_a_run_file_says_stands_beside_what_the_notebooks_declare(tiny):
     sections = config.load_run(tiny())
     assert sections["segment"] == {"window_s": 2.0}

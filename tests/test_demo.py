@@ -171,11 +171,15 @@ def test_cuts_hold_the_speaker_and_before_them_is_noise(corpora):
     for cut in cuts.itertuples():
         name = cut.speaker_id.split(":")[1]
         if name in drawn:
-            waveform = soxr.resample(*soundfile.read(folder / "voxceleb" / cut.path), 16_000)
+            try:
+                waveform = soxr.resample(*soundfile.read(folder / "voxceleb" / cut.path), 16_000)
+            except soundfile.LibsndfileError:  # one of the faults that are planted
+                continue
             first, last = (int(16_000 * second) for second in (cut.start_s, cut.end_s))
             asked.append(drawn[name].voice.f0_hz)
             heard.append(measure_f0(waveform[first:last], 16_000))
             before.append(measure_f0(waveform[first - 9_000 : first], 16_000))
+    assert len(asked) >= 8
     assert np.corrcoef(np.log(asked), np.log(heard))[0, 1] > 0.9
     assert np.isnan(before).mean() > 0.8
 
