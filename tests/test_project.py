@@ -6,7 +6,6 @@ import re
 import subprocess
 import tomllib
 
-import pytest
 import yaml
 
 from lib import config, paths
@@ -121,7 +120,6 @@ def test_refusals_are_said_where_the_table_says():
         assert [part for part in message.split("...") if part not in said] == [], (message, where)
 
 
-@pytest.mark.xfail(strict=True, reason="the models that ship are in the making; take this mark off once they are there")
 def test_models_that_the_prose_names_ship():
     for _, name in [*find_names(r"--model (\w+)(?![\w/])"), ("params", "ready")]:
         assert (paths.ASSETS / name / "model.json").exists()
