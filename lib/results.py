@@ -26,19 +26,21 @@ METRICS = {
     "ece": "ECE", "ece_tempered": "ECE after temperature", "brier": "Brier", "brier_tempered": "Brier after temperature",
 }  # fmt: skip
 MODELS = {
-    "paper": "the paper's network", "linear": "linear model", "attentive_layers": "learned mix of all layers",
-    "layer_mix": "learned mix of all layers", "majority": "a guess (majority)", "constant age": "always the median age",
+    "paper": "the paper's network", "linear": "linear model", "steps": "step by step", "layer_mix": "learned mix of all layers", "majority": "a guess (majority)", "constant age": "always the median age",
     "mean F0": "mean pitch", "MFCC": "MFCC statistics",
 }  # fmt: skip
+PARTS = {"bank": "filter bank"}  # of a store, see `lib.encoders`
 ERRORS = {"mae_years": "years", "mace": "classes"}  # metrics of which less is better, and their unit
 CONSTANT = "baseline: constant age"  # hears nothing, as the majority does, and tells years
 
 
 def model_name(model: str) -> str:
-    """A model's name as people read it; "<name>_layers" reads the time statistics of all layers."""
-    model = model.removeprefix("baseline: ")
-    stem = model.removesuffix("_layers")
-    return MODELS.get(model) or MODELS.get(stem, stem) + (" on all layers" if stem != model else "")
+    """A model's name as people read it: "linear:block:2+bank" becomes "linear model on block 2 and filter bank"."""
+    kind, _, parts = model.removeprefix("baseline: ").partition(":")
+    steps = [
+        " and ".join(PARTS.get(part, part.replace(":", " ")) for part in step.split("+")) for step in parts.split("|")
+    ]
+    return MODELS.get(kind, kind) + (f" on {', then '.join(steps)}" if parts else "")
 
 
 def task_name(task: str) -> str:

@@ -42,11 +42,6 @@ class Stage:
     recomputed: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
-    @property
-    def figures(self) -> Path:
-        """Folder for this notebook's figures; the runner copies them into the report."""
-        return paths.DATA / self.run / "figures" / self.name
-
     def path(self, name: str) -> Path:
         """Path of one of the stage's own files."""
         return self.folder / name
@@ -111,7 +106,6 @@ def open_stage(
     stage = Stage(name, run, fingerprint, folder, parameters, (folder / COMPLETED).exists())
     if stage.complete:
         stage.facts = paths.load_json(folder / COMPLETED)["facts"]
-    shutil.rmtree(stage.figures, ignore_errors=True)  # a figure that is no longer drawn must not live on in a report
     pointer = {"stage": name, "fingerprint": fingerprint, "folder": folder.name, "parameters": parameters}
     paths.save_json(paths.DATA / run / f"{name}.json", pointer)
     return stage

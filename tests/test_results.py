@@ -186,8 +186,8 @@ def test_age_classes_stand_with_their_bounds(bounds, last):
 def test_names_are_a_reader_s_and_a_markdown_table_keeps_a_bar_inside_its_cell():
     table = pd.DataFrame({"a": ["x|y"], "b": ["<i>"]})
     assert results.to_markdown(table) == "| a | b |\n| --- | --- |\n| x\\|y | &lt;i> |"
-    named = {"paper": "the paper's network", "linear_layers": "linear model on all layers", "baseline: MFCC": "MFCC statistics",
-             "attentive_layers": "learned mix of all layers", "eGeMAPS": "eGeMAPS"}  # fmt: skip
+    named = {"paper": "the paper's network", "linear:layer:3+bank": "linear model on layer 3 and filter bank", "baseline: MFCC": "MFCC statistics",
+             "steps:block:1+block:2|embedding": "step by step on block 1 and block 2, then embedding", "eGeMAPS": "eGeMAPS"}  # fmt: skip
     assert {name: results.model_name(name) for name in named} == named
 
 

@@ -157,10 +157,13 @@ def test_the_same_inputs_give_the_same_pages(tmp_path):
         assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes(), path.name
 
 
-@pytest.mark.parametrize(("corpora", "heard"), [(["speechocean762"], True), (["voxceleb"], False)])
-def test_a_run_on_speakers_that_the_encoder_heard_says_so(corpora, heard):
-    shown = site_module.shown_record(make_record(corpora=corpora), "run")["encoder"]["heard"]
-    assert ("the tested included" in shown) == heard
+@pytest.mark.parametrize(
+    ("corpora", "synthetic", "heard"),
+    [(["speechocean762"], False, True), (["voxceleb"], False, False), (["common_voice"], True, False)],
+)
+def test_a_run_on_speakers_that_the_encoder_heard_says_so_and_invented_voices_are_none(corpora, synthetic, heard):
+    record = make_record(corpora=corpora, synthetic=synthetic)
+    assert ("the tested included" in site_module.shown_record(record, "run")["encoder"]["heard"]) == heard
 
 
 def test_the_site_lists_runs_and_puts_them_side_by_side(site):

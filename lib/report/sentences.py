@@ -178,7 +178,7 @@ def tell_networks(table: pd.DataFrame) -> str:
         )
         if small["network"] != best["network"]:
             text += f"; {model_name(small['network'])} is within a point of it with {small['parameters']:,}"
-        sentences.append(text + f"; on test it has a UAR of {100 * best['test UAR']:.0f} %.")
+        sentences.append(text + f"; on test the former has a UAR of {100 * best['test UAR']:.0f} %.")
     return " ".join(sentences)
 
 

@@ -124,7 +124,8 @@ def shown_record(record: dict[str, Any], run: str) -> dict[str, Any]:
     encoder = {"name": "not stated", "note": "", "heard": ""} | (record.get("encoder") or {})
     encoder["note"] = encoder["note"].removeprefix(f"{encoder['name']}, ")
     card = paths.ASSETS / f"{encoder['name']}.json"
-    if card.exists() and set(paths.load_json(card).get("heard", [])) & set(record.get("corpora") or []):
+    real = card.exists() and not record.get("synthetic")  # invented voices come in the layouts of real corpora
+    if real and set(paths.load_json(card).get("heard", [])) & set(record.get("corpora") or []):
         encoder["heard"] = (
             "Its training heard speakers of this corpus, the tested included, without labels; no classifier did."
         )

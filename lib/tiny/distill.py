@@ -43,7 +43,6 @@ class Recipe:
     embedding: float = 1.0
     queue: float = 0.5
     emission: float = 0.5
-    labels: float = 0.0
     ema: float = 0.998
     seed: int = 0
 
@@ -115,7 +114,7 @@ def statistics(frames: Tensor) -> Tensor:
 class Heads(nn.Module):
     """Linear maps from the student to the teachers; they are thrown away."""
 
-    def __init__(self, width: int, layers: int, emission: int, classes: int):
+    def __init__(self, width: int, layers: int, emission: int):
         super().__init__()
         self.places = [layers - 2, layers - 1, layers]  # hidden states that follow the three blocks
         self.frames = nn.ModuleList(nn.Linear(width, kept) for kept in COMPONENTS)
@@ -124,7 +123,6 @@ class Heads(nn.Module):
         self.embedding, self.voice = nn.Linear(2 * width, 192), nn.Linear(2 * width, 256)
         self.emission_norm = nn.BatchNorm1d(2 * emission, affine=False, momentum=0.02)
         self.emission_embedding, self.emission_voice = nn.Linear(2 * emission, 192), nn.Linear(2 * emission, 256)
-        self.labels = nn.Linear(2 * width, classes)
 
 
 class Targets:
@@ -183,12 +181,8 @@ def student_losses(
     losses["emission"] = distance(heads.emission_embedding(scaled), embedding) + 0.5 * distance(
         heads.emission_voice(scaled), voice
     )
-    losses["labels"] = label_loss(heads.labels(stats[-1]), batch) if recipe.labels else torch.zeros(())
     losses["cosine"] = F.cosine_similarity(student, embedding).mean().detach()
-    total = sum(
-        getattr(recipe, name) * losses[name]
-        for name in ("frames", "pooled", "embedding", "queue", "emission", "labels")
-    )
+    total = sum(getattr(recipe, name) * losses[name] for name in ("frames", "pooled", "embedding", "queue", "emission"))
     return losses | {"total": total}
 
 
@@ -204,19 +198,6 @@ def queue_loss(student: Tensor, teacher: Tensor, queue: Tensor) -> Tensor:
     like = F.normalize(student, dim=1) @ queue.T / TEMPERATURE
     wanted = F.normalize(teacher, dim=1) @ queue.T / TEMPERATURE
     return F.kl_div(F.log_softmax(like, 1), F.log_softmax(wanted, 1), reduction="batchmean", log_target=True)
-
-
-def label_loss(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """Gender (first logit) and soft years (the others) of the views whose clip has a label and keeps its speed."""
-    gender, age, weight = batch["gender"], batch["age"], batch["label_weight"]
-    has = (gender >= 0).float() * weight
-    loss = (F.binary_cross_entropy_with_logits(logits[:, 0], gender.clamp(min=0).float(), reduction="none") * has).sum()
-    loss = loss / has.sum().clamp(min=1)
-    centres = torch.arange(8, 8 + 5 * (logits.shape[1] - 1), 5, dtype=torch.float32)
-    soft = torch.softmax(-0.5 * ((age[:, None] - centres) / batch["age_spread"][:, None]) ** 2, 1)
-    has = (age > 0).float() * weight
-    years = -(soft * F.log_softmax(logits[:, 1:], 1)).sum(1)
-    return loss + 0.5 * (years * has).sum() / has.sum().clamp(min=1)
 
 
 def rate_at(step: int, recipe: Recipe) -> float:
@@ -252,16 +233,6 @@ def load_batch(folder: Path, step: int, recipe: Recipe, cache: dict) -> dict[str
     return batch
 
 
-def add_labels(batch: dict[str, Tensor], labels: pd.DataFrame | None) -> None:
-    """Labels of each view's clip: gender (-1 unknown), age in years (0 unknown), its spread; weight 0 where the speed was changed."""
-    if labels is None:
-        return
-    rows = batch["rows"].numpy()
-    for key in ("gender", "age", "age_spread"):
-        batch[key] = torch.from_numpy(labels[key].to_numpy(np.float32)[rows])
-    batch["label_weight"] = (batch["speeds"].log().abs() < 0.06).float()
-
-
 def save_state(
     folder: Path, step: int, modules: dict[str, dict], optimizer: torch.optim.Optimizer, queue: Tensor
 ) -> None:
@@ -293,7 +264,7 @@ def load_state(folder: Path, modules: dict[str, nn.Module], ema: dict[str, Tenso
         return int(file.metadata()["step"]), tensors["queue"]
 
 
-def distill(views: Path, folder: Path, recipe: Recipe, labels: pd.DataFrame | None = None, stop: int = 0) -> None:
+def distill(views: Path, folder: Path, recipe: Recipe, stop: int = 0) -> None:
     """Train, or go on from the last checkpoint in `folder`. stop: step to end at for now, 0 = the recipe's last."""
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "recipe.json").exists() and load_json(folder / "recipe.json") != asdict(recipe):
@@ -302,7 +273,7 @@ def distill(views: Path, folder: Path, recipe: Recipe, labels: pd.DataFrame | No
     targets, cache = Targets(views), {}
     sample = load_file(views / "views-00000.safetensors")["waveforms"][:64].float() / 32767
     model = build_student(recipe.seed, sample)
-    heads = Heads(CONFIG["encoder_embed_dim"], CONFIG["encoder_num_layers"], CONFIG["aux_num_out"], 18)
+    heads = Heads(CONFIG["encoder_embed_dim"], CONFIG["encoder_num_layers"], CONFIG["aux_num_out"])
     parameters = [*model.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.05)
     ema = {key: value.detach().clone() for key, value in model.state_dict().items()}
@@ -312,7 +283,6 @@ def distill(views: Path, folder: Path, recipe: Recipe, labels: pd.DataFrame | No
     last = min(stop or recipe.steps, recipe.steps)
     for step in tqdm(range(done, last), initial=done, total=last, desc="distill", mininterval=10):
         batch = load_batch(views, step, recipe, cache)
-        add_labels(batch, labels)
         losses = student_losses(model, heads, batch, targets, queue, recipe)
         optimizer.param_groups[0]["lr"] = rate_at(step, recipe)
         optimizer.zero_grad(set_to_none=True)

@@ -16,10 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from lib import paths
+from lib import paths, tables
 from lib.audio import UnreadableAudio, read_waveform
 from lib.compute import cores
 from lib.corpora import find_roots, read_clips
+from lib.corpora.own_data import list_unlabelled
 from lib.encoders import TINY
 from lib.stages import file_checksum
 from lib.tiny.distill import CONFIG, Recipe, distill
@@ -40,22 +41,27 @@ def is_left_out(clips: pd.DataFrame, left_out: dict[str, Any]) -> pd.Series:
 
 
 def decode_speech(root: Path, corpora: list[str], left_out: dict[str, Any], folder: Path) -> Speech:
-    """Every clip that may be heard, decoded once into `folder`; files that do not decode are left out."""
+    """Every clip that may be heard, decoded once into `folder`; `ledger.parquet` there names what could not be used, and why."""
     samples, listed = folder / "speech.npy", folder / "speech.parquet"
     if not listed.exists():
-        clips, _, _ = read_clips(corpora, root)
-        roots, clips = find_roots(corpora, root), clips[~is_left_out(clips, left_out)]
-        files = [roots[clip.corpus] / clip.path for clip in clips.itertuples(index=False)]
-        files += sorted(path for path in (root / UNLABELLED).rglob("*") if path.is_file())
-        parts, rows, start = [], [], 0
-        for file in tqdm(files, desc="decoding", unit="file"):
+        clips, ledger, _ = read_clips(corpora, root)
+        unlabelled, unusable = list_unlabelled(root / UNLABELLED)
+        roots = find_roots(corpora, root) | {"unlabelled": root / UNLABELLED}
+        parts, rows, lost, start = [], [], [], 0
+        heard = pd.concat([clips[~is_left_out(clips, left_out)], unlabelled], ignore_index=True)
+        for clip in tqdm(list(heard.itertuples(index=False)), desc="decoding", unit="file"):
             try:
-                waveform = read_waveform(file)
-            except UnreadableAudio:
+                waveform = read_waveform(roots[clip.corpus] / clip.path, clip.start_s, clip.end_s)
+            except UnreadableAudio as error:
+                lost.append((clip.corpus, clip.clip_id, "cannot be decoded", str(error)))
                 continue
             parts.append(np.round(waveform * SCALE).astype(np.int16))
-            rows.append({"clip_id": str(file.relative_to(root)), "start": start, "samples": len(waveform)})
+            rows.append({"clip_id": clip.clip_id, "start": start, "samples": len(waveform)})
             start += len(waveform)
+        undecoded = pd.DataFrame(lost, columns=list(tables.LEDGER.columns))
+        whole = pd.concat([ledger, unusable, undecoded], ignore_index=True)
+        tables.save_table(folder / "ledger.parquet", whole, "ledger")
+        print(f"{len(rows):,} clips are heard, {len(whole):,} left out as {folder / 'ledger.parquet'} says")
         with paths.write_whole(samples) as partial, open(partial, "wb") as stream:
             np.save(stream, np.concatenate(parts))
         with paths.write_whole(listed) as partial:
@@ -80,9 +86,8 @@ def export(folder: Path, target: Path, note: str, left_out: dict[str, Any]) -> P
     }
     card |= {"model": CONFIG, "weights": path.name, "sha256": file_checksum(path)}
     paths.save_json(target / f"{TINY}.json", card)
-    history = pd.read_csv(folder / "history.csv").drop(columns="labels", errors="ignore")
     with paths.write_whole(target / f"{TINY}-history.csv") as partial:
-        history.to_csv(partial, index=False)
+        partial.write_bytes((folder / "history.csv").read_bytes())
     return path
 
 

@@ -1,0 +1,79 @@
+"""The encoder's recipe: who is never heard, what is lost and said, a training that goes on where it was killed, weights that load."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file, save_file
+
+from lib import paths
+from lib.encoders import build_wav2vec2
+from lib.tables import load_table
+from lib.tiny import distill, recipe
+from lib.tiny.teacher import COMPONENTS, draw_rows
+from lib.tiny.views import Speech, draw_view
+
+VIEWS, SHARDS = 16, 8
+
+
+@pytest.fixture
+def views(tmp_path, monkeypatch):
+    """Shards of one-second views with made-up answers of the teachers."""
+    monkeypatch.setattr(distill, "VIEWS", VIEWS)
+    monkeypatch.setattr(distill, "RECORD", 2)
+    draw = np.random.default_rng(0).normal
+    for number in range(SHARDS):
+        shapes = {"frames": (49, sum(COMPONENTS)), "pooled": (5120,), "embedding": (192,), "voice": (256,)}
+        answers = {name: torch.tensor(draw(size=(VIEWS, *shape))).half() for name, shape in shapes.items()}
+        waveforms = torch.tensor(draw(0, 2000, (VIEWS, 16_000))).to(torch.int16)
+        save_file({"waveforms": waveforms, **answers}, tmp_path / f"views-{number:05d}.safetensors")
+    return tmp_path
+
+
+def test_a_killed_training_ends_with_the_weights_of_one_that_ran_through_and_they_load_as_the_encoder(views):
+    plan = distill.Recipe(steps=4, batch=VIEWS, shards=SHARDS)
+    distill.distill(views, views / "whole", plan)
+    distill.distill(views, views / "killed", plan, stop=2)
+    distill.distill(views, views / "killed", plan)
+    whole, killed = (load_file(views / name / "checkpoint.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    losses = [pd.read_csv(views / name / "history.csv").drop(columns="elapsed_s") for name in ("whole", "killed")]
+    pd.testing.assert_frame_equal(*losses)
+    with pytest.raises(ValueError, match="another recipe"):
+        distill.distill(views, views / "whole", distill.Recipe(steps=5, batch=VIEWS, shards=SHARDS))
+    recipe.export(views / "whole", views, "a note", {"languages": [], "speakers": []})
+    card, weights = paths.load_json(views / "wav2vec2-tiny.json"), load_file(views / "wav2vec2-tiny.safetensors")
+    model = build_wav2vec2(card["model"])
+    model.load_state_dict({name: value.float() for name, value in weights.items()})
+    with torch.inference_mode():
+        assert model(torch.randn(1, 48_000))[0].shape == (1, 149, 32)
+    assert sum(value.numel() for value in weights.values()) <= 4_000_000
+
+
+def test_speakers_left_out_are_not_heard_and_what_does_not_decode_stands_in_the_ledger(tmp_path):
+    tones = {}
+    for number, name in enumerate(["a.wav", "b.wav", "c.wav", "unlabelled_en/d.wav"]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        tones[name] = np.sin(np.arange(16_000) / (20 + number)).astype(np.float32)
+        soundfile.write(tmp_path / name, tones[name], 16_000)
+    (tmp_path / "broken.wav").write_bytes(b"RIFF" + bytes(40))
+    rows = "a.wav,anna,en\nb.wav,bert,en\nc.wav,carl,it\nbroken.wav,dora,en\n"
+    (tmp_path / "own_data.csv").write_text("path,speaker,language\n" + rows)
+    left_out = {"languages": ["it"], "speakers": ["bert"]}
+    speech = recipe.decode_speech(tmp_path, ["own_data"], left_out, tmp_path)
+    assert [name.split(":")[1] for name in speech.rows["clip_id"]] == ["a.wav", "d.wav"]
+    assert np.abs(speech.clip(0) - tones["a.wav"]).max() < 1e-3
+    ledger = load_table(tmp_path / "ledger.parquet", "ledger")
+    assert ledger["item"].str.endswith("broken.wav").sum() == 1
+
+
+def test_a_view_is_made_again_from_its_seed_and_every_clip_is_drawn_as_often_as_any_other():
+    rng = np.random.default_rng(0)
+    samples = (rng.normal(0, 3000, 64_000)).astype(np.int16)
+    speech = Speech(samples, pd.DataFrame({"clip_id": list("ab"), "start": [0, 32_000], "samples": 32_000}))
+    first, again, other = (draw_view(speech, 0, 1.1, 16_000, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0.01
+    drawn = np.concatenate([draw_rows(speech, number, 0) for number in range(2)])
+    assert np.bincount(drawn).tolist() == [256, 256]
