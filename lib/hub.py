@@ -136,21 +136,21 @@ class OnnxStages(nn.Module):
         return {output.name: torch.from_numpy(array).float() for output, array in values}
 
 
-def load(name: str) -> tuple[str, nn.Module, str, str]:
-    """Pinned name, stages, note and hash of an Encoder. ValueError as by `find`, or when the model is damaged or not whole."""
+def load(name: str) -> tuple[str, nn.Module, str, str, str]:
+    """Pinned name, stages, note, hash and licence of an Encoder. ValueError as by `find`, or when the model is damaged or not whole."""
     path, revision, pinned = find(name)
     try:
         stages = OnnxStages(path) if name.startswith(ONNX) else _load_transformers(path)
     except Exception as error:  # both packages raise whatever their parsers do
         raise ValueError(f"encoder {name}: {path} is not usable: {' '.join(str(error).split())[:300]}") from error
     if name.startswith(ONNX):
-        return name, stages, f"the ONNX file {path.name}, licence as the file's owner says", file_checksum(path)
+        return name, stages, f"the ONNX file {path.name}", file_checksum(path), "as its owner says"
     card = "".join(file.read_text(encoding="utf-8") for file in path.glob("README.md"))
     stated = re.match(r"---\n(?:(?!---).*\n)*?license: *(\S.*)\n", card)
-    known = f"revision {revision or 'not stated'}, licence {stated[1] if stated else 'not stated'}"
-    note = f"{paths.load_json(path / CONFIG)['model_type']} of transformers, {known}"
+    note = f"{paths.load_json(path / CONFIG)['model_type']} of transformers, revision {revision or 'not stated'}"
     lines = [f"{file_checksum(file)}  {file.name}\n" for pattern in FILES for file in sorted(path.glob(pattern))]
-    return pinned, stages, note, hashlib.sha256("".join(lines).encode()).hexdigest()
+    digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+    return pinned, stages, note, digest, stated[1] if stated else "not stated"
 
 
 def _load_transformers(folder: Path) -> nn.Module:

@@ -25,6 +25,7 @@ from lib import paths, results
 from lib.encoders import Encoder, load_encoder
 from lib.networks import Model
 from lib.stages import file_checksum, fingerprint_of
+from lib.tasks import YEARS
 from lib.train import load_model
 from lib.trust.calibration import Calibration, Years
 from lib.windows import Windowing
@@ -34,6 +35,7 @@ DESCRIPTION = "model.json"
 CARD = "README.md"
 KEYS = {"name", "encoder", "feature", "windowing", "heads", "metrics", "about", "versions"}
 SYNTHETIC = "trained on synthetic voices, invented by a program: a demonstration, not a model of people"
+BY_CORPUS = "UAR of windows by corpus"  # among what a description is about: {task: {corpus: UAR}}
 RECORDED_VERSIONS = ["torch", "torchaudio", "numpy", "soundfile", "silero-vad", "safetensors"]
 
 
@@ -267,6 +269,26 @@ def load_model_folder(folder: Path, encoder: Encoder | None = None) -> ModelFold
         warnings.append(f"trained on embeddings by {made}; answers here come from the exact ones, by torch in float32")
     windowing = Windowing(**description["windowing"])
     return ModelFolder(folder.resolve().name, heads, encoder, windowing, description["feature"], description, warnings)
+
+
+def tell_gain(folder: Path, other: Path) -> str:
+    """What a model folder is better at than another by their own scores, and in which corpus: for who lacks its encoder."""
+    ours, theirs = (_read_description(Path(one)) for one in (folder, other))
+    told = []
+    for row in ours["metrics"]:
+        same = {key: row[key] for key in ("task", "metric", "level", "subset")}
+        if row["metric"] not in ("uar", "mae_years") or row["subset"] != "all" or row["model"] != ours["name"]:
+            continue
+        match = [one for one in theirs["metrics"] if one["model"] == theirs["name"] and same.items() <= one.items()]
+        if match and (row["metric"] == "mae_years") == (row["task"] == YEARS):
+            corpora = [one["about"].get(BY_CORPUS, {}).get(row["task"], {}) for one in (ours, theirs)]
+            places = [
+                f"{name} {corpora[0][name]:.3f}, {corpora[1][name]:.3f}" for name in corpora[0] if name in corpora[1]
+            ]
+            where = f" ({'; '.join(places)})" if places else ""
+            metric = results.METRICS[row["metric"]]
+            told.append(f"{row['task']} {metric} {row['value']:.3f} instead of {match[0]['value']:.3f}{where}")
+    return "; ".join(told)
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-KINDS = ["paper", "layer_mix", "linear", "steps"]
+KINDS = ["paper", "layer_mix", "linear", "steps", "experts"]
 NORMALISATIONS = ["none", "standard", "p10"]
 
 
@@ -126,6 +126,27 @@ class StepsNet(nn.Module):
         return torch.cat([*answers, passed], dim=1)
 
 
+class ExpertsNet(nn.Module):
+    """Two linear experts, others' and children's, mixed by how likely a voice is a child's (Jacobs et al. 1991, 10.1162/neco.1991.3.1.79).
+
+    The gate reads the first of two `widths` of columns, the experts the second.
+    """
+
+    def __init__(self, widths: Sequence[int], classes: int = 2) -> None:
+        super().__init__()
+        self.widths = list(widths)
+        self.gate = nn.Linear(widths[0], 1)
+        self.experts = nn.ModuleList(nn.Linear(widths[1], classes) for _ in range(2))
+
+    def forward(self, statistics: Tensor) -> Tensor:
+        """(B, sum of widths) -> log-probabilities (B, C)."""
+        gate, values = statistics.split(self.widths, dim=1)
+        child = self.gate(gate)
+        shares = [nn.functional.logsigmoid(-child), nn.functional.logsigmoid(child)]
+        answers = [share + expert(values).log_softmax(dim=1) for share, expert in zip(shares, self.experts)]
+        return torch.stack(answers).logsumexp(dim=0)
+
+
 class Normaliser(nn.Module):
     """The one normalisation of a network's input, kept with the weights.
 
@@ -165,18 +186,24 @@ class Model(nn.Module):
 
 
 def split_name(network: str) -> tuple[str, list[list[str]]]:
-    """Kind of a network and the parts of the store that it reads, for "steps" a list each step.
+    """Kind of a network and the parts of the store that it reads: a list for each of "steps", for gate and experts of "experts".
 
     "linear:layer:3+bank" -> ("linear", [["layer:3", "bank"]]); "steps:block:1|embedding" -> ("steps", [["block:1"], ["embedding"]]).
     An empty list means frames for "paper", every layer for "layer_mix", everything for "linear". ValueError for an unknown name.
     """
     kind, _, parts = network.partition(":")
-    if kind not in KINDS or (kind == "paper" and parts) or (kind == "steps" and not parts):
+    steps = [step.split("+") for step in parts.split("|") if step]
+    if (
+        kind not in KINDS
+        or (kind == "paper" and parts)
+        or (kind == "steps" and not parts)
+        or (kind == "experts" and len(steps) != 2)
+    ):
         raise ValueError(
             f"unknown network {network!r}; choose 'paper', 'layer_mix', 'linear', 'linear:part+part' with the parts that 03_embed "
-            "lists, or 'steps:part+part|part' for ordered classes"
+            "lists, 'steps:part+part|part' for ordered classes, or 'experts:parts|parts' for children's voices and others'"
         )
-    return kind, [step.split("+") for step in parts.split("|") if step]
+    return kind, steps
 
 
 def select_input(network: str, tensors: dict[str, np.ndarray], parts: dict[str, list[int]]) -> np.ndarray:
@@ -221,7 +248,7 @@ def build_network(
     shape: of one window's input: (T, D) of frames, (L, D) of layers, (D,) of one vector.
     width: factor on the hidden sizes of the paper's networks, 1.0 = as published.
     normalisation: "none", "standard" (fitted in training) or "p10" (the paper's gender training).
-    widths: of each step's columns, for "steps" alone.
+    widths: of the columns of each of the name's lists, for "steps" and "experts" alone.
 
     Raises ValueError for an unknown name and for an input too small for the network's pooling.
     """
@@ -240,6 +267,8 @@ def build_network(
             if len(widths) != len(classes) - 1 or sum(widths) != shape[0]:
                 raise ValueError(f"network {name!r}: {len(classes)} ordered classes take {len(classes) - 1} steps")
             network = StepsNet(widths)
+        elif kind == "experts":
+            network = ExpertsNet(widths, len(classes))
         elif kind == "layer_mix":
             network = LayerMixNet(shape[0], shape[1], len(classes))
         else:

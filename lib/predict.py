@@ -29,7 +29,7 @@ from lib.compute import cores, torch_threads
 from lib.corpora.own_data import list_recordings
 from lib.embed import encode_batch
 from lib.encoders import Encoder, check_encoder
-from lib.model_folder import DESCRIPTION, Head, ModelFolder, load_model_folder
+from lib.model_folder import DESCRIPTION, Head, ModelFolder, load_model_folder, tell_gain
 from lib.networks import select_input
 from lib.paths import ASSETS, load_json, write_whole
 from lib.scores import expected_years
@@ -141,12 +141,18 @@ def find_model(model: Path | str | None) -> Path:
     """
     shipped = sorted(path.parent.name for path in ASSETS.glob(f"*/{DESCRIPTION}"))
     if model is None:
+        missing = {}
         for name in filter(shipped.__contains__, READY):
             try:
                 check_encoder(load_json(ASSETS / name / DESCRIPTION)["encoder"]["name"])
-                return ASSETS / name
             except ValueError as error:
-                warnings.warn(f"the model '{name}' cannot answer here: {error}", RuntimeWarning, stacklevel=2)
+                missing[name] = error
+                continue
+            for better, error in missing.items():
+                gain = f"by their own scores it would bring {tell_gain(ASSETS / better, ASSETS / name)}"
+                text = f"the model '{better}' cannot answer here, '{name}' does: {error}. {gain}"
+                warnings.warn(text, RuntimeWarning, stacklevel=2)
+            return ASSETS / name
     folder = Path(model or READY[0])
     if str(folder) in shipped and not folder.exists():
         return ASSETS / folder

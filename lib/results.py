@@ -26,7 +26,9 @@ METRICS = {
     "ece": "ECE", "ece_tempered": "ECE after temperature", "brier": "Brier", "brier_tempered": "Brier after temperature",
 }  # fmt: skip
 MODELS = {
-    "paper": "the paper's network", "linear": "linear model", "steps": "step by step", "layer_mix": "learned mix of all layers", "majority": "a guess (majority)", "constant age": "always the median age",
+    "paper": "the paper's network", "linear": "linear model", "steps": "step by step",
+    "experts": "experts for children and others", "layer_mix": "learned mix of all layers", "majority": "a guess (majority)",
+    "constant age": "always the median age",
     "mean F0": "mean pitch", "MFCC": "MFCC statistics",
 }  # fmt: skip
 PARTS = {"bank": "filter bank"}  # of a store, see `lib.encoders`

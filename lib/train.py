@@ -1,4 +1,4 @@
-"""One training loop for the paper's networks and one fit for linear models; they know arrays and a folder, nothing of corpora.
+"""The training loop of the paper's networks; it knows arrays and a folder, nothing of corpora.
 
 An epoch is reproducible by itself: its order and its dropout come from (seed, epoch). A training killed half-way goes on
 after its last whole epoch and ends with the same numbers as one that ran through.
@@ -7,8 +7,7 @@ after its last whole epoch and ends with the same numbers as one that ran throug
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,26 +17,19 @@ import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_class_weight
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from lib.compute import Compute, torch_threads
-from lib.networks import LinearNet, Model, Normaliser, StepsNet, build_network, count_parameters
+from lib.networks import Model, Normaliser, build_network, count_parameters
 from lib.paths import write_whole
 from lib.scores import confusion_counts, confusion_metrics
 
-VERSION = 4  # of a training's result; raised by hand when the code's results change
+VERSION = 7  # of a training's result; raised by hand when the code's results change
 HISTORY = "history.csv"
 STATE = "state.safetensors"  # weights, optimizer and history after the last whole epoch
-PENALTIES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)  # scikit-learn's C of linear models, strongest penalty first
-STEPS = 50  # of L-BFGS at each penalty
-BIG = 10_000_000  # numbers in a matrix, from which a second core is worth its while
 SMALL = 100_000  # weights: a smaller network computes on one core, since handing work to a second takes longer than the work
-LINEAR_ROWS = 20_000  # rows that a linear model learns from at most, drawn by its seed: what fits in memory
 
 
 @dataclass(frozen=True)
@@ -46,7 +38,6 @@ class Recipe:
 
     epochs: int = 15
     learning_rate: float = 1e-4
-    patience: int = 0  # epochs without a better validation UAR before stopping; 0: never
     width: float = 1.0  # of the paper's networks
     normalisation: str = "none"
     batch: int = 50
@@ -162,7 +153,7 @@ def fit_network(
     threads = 1 if count_parameters(model) < SMALL else torch.get_num_threads()
     if not history:
         history.append({"epoch": 0} | scores_of("validation", *validate(model, *part), classes))
-    while len(history) <= recipe.epochs and not is_stale(history, recipe.patience):
+    while len(history) <= recipe.epochs:
         epoch = len(history)
         order = np.random.default_rng([seed, epoch]).permutation(rows_train)
         with torch.random.fork_rng(devices=[]):
@@ -176,89 +167,6 @@ def fit_network(
     return Fit(pd.DataFrame(history), best_epoch(history), folder)
 
 
-def fit_linear(
-    model: Model,
-    features: Any,
-    targets: np.ndarray,
-    rows_train: np.ndarray,
-    rows_validation: np.ndarray,
-    folder: Path,
-    *,
-    seed: int,
-    sample_weights: np.ndarray | None = None,
-    penalties: Sequence[float] = PENALTIES,
-) -> Fit:
-    """Fit a linear model by scikit-learn at every penalty; the one with the lowest validation loss is chosen.
-
-    sample_weights: (len(features),) factors on each row's loss; None = classes balanced, nothing else. The other parameters
-    are those of `fit_network`; a finished folder is read, not fitted again.
-    """
-    folder, classes = Path(folder), model.settings["classes"]
-    if (folder / HISTORY).exists():
-        history = pd.read_csv(folder / HISTORY)
-        return Fit(history, lowest_loss(history), folder)
-    weights = balanced_weights(targets[rows_train], classes)
-    criterion = nn.NLLLoss(weight=weights)
-    if len(rows_train) > LINEAR_ROWS:
-        rows_train = np.sort(np.random.default_rng(seed).choice(rows_train, LINEAR_ROWS, replace=False))
-    fit_normaliser(model.normaliser, features, rows_train)
-    with torch.inference_mode():
-        values = model.normaliser(torch.from_numpy(features[rows_train])).numpy()
-    row_weights = weights.numpy()[targets[rows_train]] if sample_weights is None else sample_weights[rows_train]
-    row_weights, history = row_weights / row_weights.mean(), []
-    for epoch, penalty in enumerate(penalties, 1):
-        fit_coefficients(model.network, values, targets[rows_train], row_weights, penalty)
-        row = {"epoch": epoch, "penalty": penalty}
-        learned = validate(model.network, values, targets[rows_train], np.arange(len(values)), criterion)
-        row |= scores_of("train", *learned, classes)
-        row |= scores_of("validation", *validate(model, features, targets, rows_validation, criterion), classes)
-        history.append(row)
-        if lowest_loss(pd.DataFrame(history)) == epoch:
-            save_model(checkpoint_path(folder, epoch), model, {"epoch": epoch, "scores": row})
-    table = pd.DataFrame(history)
-    for epoch in set(table["epoch"]) - {lowest_loss(table)}:
-        checkpoint_path(folder, epoch).unlink(missing_ok=True)
-    with write_whole(folder / HISTORY) as partial:
-        table.to_csv(partial, index=False)
-    return Fit(table, lowest_loss(table), folder)
-
-
-def fit_coefficients(
-    network: LinearNet | StepsNet, values: np.ndarray, targets: np.ndarray, weights: np.ndarray, penalty: float
-) -> None:
-    """Fit the network's coefficients on values (n, S) with scikit-learn's C = penalty; both sides of a step weigh alike."""
-    if isinstance(network, LinearNet):
-        _fit_logistic(network.classifier[0], values, targets, weights, penalty)
-        return
-    for number, (step, part) in enumerate(zip(network.steps, np.split(values, np.cumsum(network.widths)[:-1], axis=1))):
-        rows = targets >= number
-        here, side_weights = targets[rows] == number, weights[rows].copy()
-        for side in (here, ~here):
-            side_weights[side] /= side_weights[side].sum()
-        _fit_logistic(step, part[rows], here, side_weights * rows.sum(), penalty)
-
-
-def _fit_logistic(
-    linear: nn.Linear, values: np.ndarray, targets: np.ndarray, weights: np.ndarray, penalty: float
-) -> None:
-    """Go on from the coefficients that `linear` has, those of the penalty before: a path takes few steps more than one fit."""
-    two = len(np.unique(targets)) == 2  # of two classes scikit-learn keeps the second alone
-    weight, bias = linear.weight.detach().numpy(), linear.bias.detach().numpy()
-    if two and linear.out_features == 2:
-        weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
-    probe = LogisticRegression(C=penalty, max_iter=STEPS, warm_start=True)
-    probe.coef_, probe.intercept_, probe.classes_ = weight, bias, np.unique(targets)
-    with threadpool_limits(1 if values.size < BIG else None), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # validation judges what so many steps give
-        probe.fit(values, targets, sample_weight=weights)
-    weight, bias = torch.from_numpy(probe.coef_), torch.from_numpy(probe.intercept_)
-    if len(weight) < linear.out_features:
-        weight, bias = torch.cat([torch.zeros_like(weight), weight]), torch.cat([torch.zeros_like(bias), bias])
-    with torch.no_grad():
-        linear.weight.copy_(weight)
-        linear.bias.copy_(bias)
-
-
 def scores_of(part: str, loss: float, answers: np.ndarray, classes: list[str]) -> dict[str, float]:
     """Loss, accuracy, UAR and F1 of one part under names like validation_uar and validation_f1_female."""
     counts = confusion_counts(answers[:, 0], answers[:, 1], len(classes))
@@ -270,16 +178,6 @@ def best_epoch(history: list[dict[str, Any]]) -> int:
     """The earliest trained epoch with the best validation UAR."""
     values = [row["validation_uar"] for row in history[1:]]
     return int(np.argmax(values)) + 1
-
-
-def lowest_loss(history: pd.DataFrame) -> int:
-    """The epoch with the lowest validation loss."""
-    return int(history.loc[history["validation_loss"].idxmin(), "epoch"])
-
-
-def is_stale(history: list[dict[str, Any]], patience: int) -> bool:
-    """Whether so many epochs have passed without a better validation UAR; patience 0: never."""
-    return bool(patience) and len(history) > 1 and history[-1]["epoch"] - best_epoch(history) >= patience
 
 
 def fit_normaliser(normaliser: Normaliser, features: Any, rows: np.ndarray, batch: int = 256) -> None:

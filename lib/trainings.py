@@ -12,17 +12,16 @@ from tqdm import tqdm
 
 from lib import paths
 from lib.compute import Compute
+from lib.linear import PENALTIES, fit_linear
 from lib.networks import Model, build_network, layer_names, split_name
 from lib.splits import audit_leakage, require_no_leakage, split_windows
 from lib.stages import Stage, seed_everything
 from lib.store import Features, Store
 from lib.tasks import Task, task_table
 from lib.train import (
-    PENALTIES,
     Fit,
     Recipe,
     balanced_weights,
-    fit_linear,
     fit_network,
     load_model,
     predict_log_probabilities,
@@ -30,7 +29,7 @@ from lib.train import (
 
 KEYS = ["task", "protocol", "network", "fold", "seed"]  # what tells one training from another
 IN_MEMORY = 100_000_000  # numbers of the layers' averages up to which the audit holds them all at once
-CONVEX = ("linear", "steps")  # kinds whose fit does not depend on a seed
+CONVEX = ("linear", "steps", "experts")  # kinds whose fit does not depend on a seed
 CHILD_YEARS = 16  # younger speakers are children where rows are balanced
 
 
@@ -192,7 +191,7 @@ def make_model(network: str, task: Task, store: Store, shape: tuple[int, ...], r
     """An untrained model of this name for this task and the shape of one window's input."""
     kind, parts = split_name(network)
     normalisation = normalisation_of(recipe.normalisation, task) if kind == "paper" else "standard"
-    widths = [store.width(step) for step in parts] if kind == "steps" else []
+    widths = [store.width(step) for step in parts] if kind in ("steps", "experts") else []
     return build_network(
         network, task.classes, shape, task=task.name, width=recipe.width, normalisation=normalisation, widths=widths,
         seed=seed,
@@ -246,12 +245,13 @@ def balance_rows(table: pd.DataFrame) -> np.ndarray:
 
 
 def refit_linear(
-    folder: Path, table: pd.DataFrame, stores: list[Store], task: Task, network: str, penalty: float, seed: int
-) -> Path:
-    """A linear model that learns from every row of the table, with a penalty that validation chose; its checkpoint."""
+    folder: Path, table: pd.DataFrame, stores: list[Store], task: Task, network: str,
+    penalties: list[float], seed: int,
+) -> Path:  # fmt: skip
+    """A linear model that learns from every row of the table, one penalty for all its regressions or one for each; its checkpoint."""
     everyone = table.assign(split="train")
     rows = np.arange(len(everyone))
-    return _fit_linear(folder, everyone, stores, task, network, seed, rows, (penalty,)).checkpoint
+    return _fit_linear(folder, everyone, stores, task, network, seed, rows, [penalties]).checkpoint
 
 
 def _fit_linear(folder, table, stores, task, network, seed, rows_validation, penalties=PENALTIES) -> Fit:
@@ -260,9 +260,11 @@ def _fit_linear(folder, table, stores, task, network, seed, rows_validation, pen
     model = make_model(network, task, stores[0], features[0].shape[1:], Recipe(), seed)
     rows = np.flatnonzero(table["split"] == "train")
     rows = np.concatenate([rows + len(table) * number for number in range(len(stores))])
-    targets, weights = (np.tile(values, len(stores)) for values in (table["target"], balance_rows(table)))
+    columns = (table["target"], balance_rows(table), table["age_years"].lt(CHILD_YEARS), table["speaker_id"])
+    targets, weights, children, voices = (np.tile(column, len(stores)) for column in columns)
     return fit_linear(
-        model, Stacked(features), targets, rows, rows_validation, folder, seed=seed, sample_weights=weights, penalties=penalties
+        model, Stacked(features), targets, rows, rows_validation, folder, seed=seed, sample_weights=weights, children=children, voices=voices,
+        penalties=penalties,
     )  # fmt: skip
 
 

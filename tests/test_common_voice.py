@@ -229,7 +229,7 @@ def test_blank_fields_and_unknown_words_are_named(tmp_path):
 def test_wrong_roots_are_told_what_to_do(tmp_path):
     make_locale(tmp_path / "synthetic-3x3" / "en")  # rendered corpora never pass for real ones
     (tmp_path / "cv.tar.gz").write_bytes(b"x")
-    for root, words in (("no", "no such folder"), (".", "no validated.tsv.*unpack"), ("cv.tar.gz", "datasets")):
+    for root, words in (("no", "no such folder"), (".", "no validated.tsv.*unpack"), ("cv.tar.gz", "download.fetch")):
         with pytest.raises(ValueError, match=words):
             find_locales(tmp_path / root)
     assert len(read_common_voice(tmp_path / "synthetic-3x3")[0]) == 2

@@ -113,15 +113,15 @@ def test_nothing_left_is_told_with_counts_and_names_by_every_reader(tmp_path):
 
 
 def check(tmp_path, **changes):
-    section = {"corpora": ["common_voice"], "root": str(tmp_path / "corpora"), "download": False, "datasets": [],
-               "youtube": False, "age_labels": ""}  # fmt: skip
+    section = {"corpora": ["common_voice"], "root": str(tmp_path / "corpora"), "fetch": [],
+               "age_labels": ""}  # fmt: skip
     return corpora.check_run(section | changes, synthetic=False)
 
 
 WORDS = {
-    "common_voice": ["mozilladatacollective.com", "agree to its terms", "MDC_API_KEY", "download.datasets",
+    "common_voice": ["mozilladatacollective.com", "agree to its terms", "MDC_API_KEY", "download.fetch",
                      "data/of-no-run/corpora/common_voice holds"],
-    "voxceleb": ["official archives", "download.youtube", "LEGAL_NOTE", "download.age_labels", "ages.csv"],
+    "voxceleb": ["official archives", "download.fetch", "LEGAL_NOTE", "download.age_labels", "ages.csv"],
     "own_data": ["own_data.csv", "download.root"],
 }  # fmt: skip
 
@@ -139,17 +139,17 @@ def test_run_files_whose_data_are_missing_are_refused_with_the_steps_in_full(nam
 
 def test_what_can_be_fetched_need_not_be_there(tmp_path):
     with pytest.raises(ValueError, match="MDC_API_KEY is not set"):
-        check(tmp_path, datasets=["cv-af"])
+        check(tmp_path, fetch=["cv-af"])
     with pytest.raises(ValueError, match="no such archive"):
-        check(tmp_path, datasets=["mine/cv.tar.gz"])
+        check(tmp_path, fetch=["mine/cv.tar.gz"])
     (tmp_path / "mine.tar.gz").write_bytes(b"x")
-    check(tmp_path, datasets=[str(tmp_path / "mine.tar.gz")])
+    check(tmp_path, fetch=[str(tmp_path / "mine.tar.gz")])
     make_locale(tmp_path / "corpora" / "common_voice" / "af" / "cv-corpus-25.0-x" / "af", V17, [row("a", 1, "af")])
-    check(tmp_path, datasets=["cv-af"])
+    check(tmp_path, fetch=["cv-af"])
     write_file(tmp_path / "corpora" / "voxceleb" / "wav" / "id10270" / VIDEO / "00001.wav")
     with pytest.raises(ValueError, match=r"vox1_meta\.csv"):
         check(tmp_path, corpora=["voxceleb"])
-    check(tmp_path, corpora=["voxceleb"], download=True)
+    check(tmp_path, corpora=["voxceleb"], fetch=["open"])
     write_meta(tmp_path / "corpora" / "voxceleb")
     check(tmp_path, corpora=["voxceleb", "common_voice"])
     with pytest.raises(ValueError, match=r"age_labels: ages/none\.csv: no such file"):
@@ -166,7 +166,7 @@ def test_archives_without_folders_of_releases_one_to_three_do_not_overwrite_each
             for path in sorted(folder.iterdir()):
                 tar.add(path, path.name)
     for _ in range(2):
-        folder = corpora.obtain_corpora(["common_voice"], str(tmp_path / "corpora"), False, 0, datasets=datasets)
+        folder = corpora.obtain_corpora(["common_voice"], str(tmp_path / "corpora"), False, 0, fetch=datasets)
     clips, ledger = read_common_voice(folder / "common_voice")
     assert len(ledger) == 0
     assert clips.groupby("language").size().to_dict() == {"fy-NL": 2, "nl": 2}
@@ -183,7 +183,7 @@ def test_when_youtube_stops_the_run_before_any_video_its_advice_is_in_the_error(
 
     monkeypatch.setattr(yt_dlp.extractor.youtube.YoutubeIE, "_real_extract", robot)
     with pytest.raises(ValueError, match=r"no audio yet.*stopped at video 1 of 1.*takes this connection for a robot"):
-        corpora.obtain_corpora(["voxceleb"], str(tmp_path / "corpora"), False, 0, from_youtube=True)
+        corpora.obtain_corpora(["voxceleb"], str(tmp_path / "corpora"), False, 0, fetch=["youtube"])
 
 
 @pytest.mark.corpora

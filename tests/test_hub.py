@@ -143,13 +143,13 @@ def test_revision_licence_and_settings_are_noted(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *args, **more: str(folder))
     encoder = load_encoder("hf:some/model@main")
     assert encoder.name == f"hf:some/model@{folder.name}"
-    assert encoder.note == f"wav2vec2 of transformers, revision {folder.name}, licence apache-2.0"
+    assert (encoder.note, encoder.licence) == (f"wav2vec2 of transformers, revision {folder.name}", "apache-2.0")
     noted = folder / ".cache/huggingface/download/config.json.metadata"  # as `hf download --local-dir` leaves it
     noted.parent.mkdir(parents=True)
     noted.write_text("abc123\netag\n1700000000.0\n")
     (folder / "README.md").unlink()
     again = load_encoder(f"hf:{folder}@abc123")
-    assert again.note == "wav2vec2 of transformers, revision abc123, licence not stated"
+    assert (again.note, again.licence) == ("wav2vec2 of transformers, revision abc123", "not stated")
     assert again.weights_sha256 == encoder.weights_sha256
     check_refused(f"hf:{folder}@def456", "holds revision abc123; bring that one, or name none")
 

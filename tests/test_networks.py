@@ -61,6 +61,7 @@ def test_pooling_shrinks_the_papers_input_as_in_the_table(network, shapes):
         ("layer_mix", (6, 40), {}),
         ("linear", (70,), {}),
         ("steps:bank|conv", (70,), {"widths": (30, 40)}),
+        ("experts:bank|conv", (70,), {"widths": (30, 40)}),
     ],
 )
 def test_outputs_are_log_probabilities(name, shape, options):
@@ -110,7 +111,7 @@ def test_normalisations_do_what_they_say():
 
 
 def test_unknown_names_and_single_classes_are_refused():
-    for name in ("resnet", "paper:conv", "steps"):
+    for name in ("resnet", "paper:conv", "steps", "experts:bank"):
         with pytest.raises(ValueError, match=rf"unknown network '{name}'; choose 'paper', 'layer_mix', 'linear'"):
             build_network(name, ["a", "b"], (9,))
     with pytest.raises(ValueError, match="unknown normalisation 'minmax'"):

@@ -18,9 +18,10 @@ from lib import predict as predicting
 from lib.audio import RATE_HZ, read_waveform
 from lib.corpora.own_data import list_recordings, read_own_data
 from lib.embed import embed_windows
+from lib.model_folder import BY_CORPUS
 from lib.predict import count_states, find_model, predict, predict_listed, predictions_table
 from lib.speed.engines import EngineChoice
-from lib.stages import Stage
+from lib.stages import Stage, fingerprint_of
 from lib.store import Store
 from lib.tables import load_table
 from lib.trainings import ask_checkpoint
@@ -346,10 +347,25 @@ def test_a_model_that_ships_is_found_by_its_name_and_the_ready_one_without(folde
     for name in ("ready", "tiny"):
         shutil.copytree(folder, tmp_path / name)
     assert find_model(None) == tmp_path / "ready"
-    about = paths.load_json(tmp_path / "ready/model.json")
-    paths.save_json(tmp_path / "ready/model.json", about | {"encoder": {"name": "gone"}})
-    with pytest.warns(RuntimeWarning, match="the model 'ready' cannot answer here"):
+    for name, encoder, value in (("ready", "gone", 0.9), ("tiny", "wav2vec2-tiny", 0.8)):
+        description = paths.load_json(tmp_path / name / "model.json")
+        row = {
+            "task": "gender",
+            "model": description["name"],
+            "metric": "uar",
+            "level": "clip",
+            "subset": "all",
+            "value": value,
+        }
+        description |= {"encoder": description["encoder"] | {"name": encoder}, "metrics": [row]}
+        description["about"][BY_CORPUS] = {"gender": {"mine": value + 0.05}}
+        del description["checksum"]
+        paths.save_json(tmp_path / name / "model.json", description | {"checksum": fingerprint_of(description)})
+    with pytest.warns(RuntimeWarning) as told:
         assert find_model(None) == tmp_path / "tiny"
+    text = str(told[0].message)
+    assert "the model 'ready' cannot answer here, 'tiny' does: encoder 'gone' is not known" in text
+    assert text.endswith("it would bring gender UAR 0.900 instead of 0.800 (mine 0.950, 0.850)")
     assert find_model("tiny") == tmp_path / "tiny"
     assert find_model(folder) == Path(folder)
     with pytest.raises(ValueError, match=r"small: no such model; .* or of \['ready', 'tiny'\]"):

@@ -118,13 +118,13 @@ def test_two_figures_of_one_name_are_refused_and_no_notebook_at_all(build, tmp_p
 
 @pytest.mark.parametrize("folder", ["/mnt/her voices/corpus", "../somewhere/corpus", "~/corpus", str(paths.ROOT)])
 def test_a_private_folder_is_masked_wherever_it_is_shown(build, folder):
-    record = make_record(parameters={"download": {"datasets": [folder]}})
+    record = make_record(parameters={"download": {"fetch": [folder]}})
     text = f"wrote {folder}/a.wav\n{folder}\n"
     target = build(nbformat.v4.new_output("stream", text=text), record=record, root=folder)
     name = folder.rsplit("/", 1)[-1]
     shown = (target / "01_download.html").read_text(encoding="utf-8")
     assert f"wrote …/{name}/a.wav" in shown
-    assert paths.load_json(target / "run.json")["parameters"]["download"]["datasets"] == [f"…/{name}"]
+    assert paths.load_json(target / "run.json")["parameters"]["download"]["fetch"] == [f"…/{name}"]
     assert not any(folder in path.read_text(encoding="utf-8") for path in target.rglob("*.html"))
 
 

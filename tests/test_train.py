@@ -9,12 +9,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_class_weight
 
-from lib import train
+from lib import linear, train
 from lib.compute import Compute, torch_threads
+from lib.linear import fit_linear
 from lib.networks import Normaliser, build_network
 from lib.train import (
     Recipe,
-    fit_linear,
     fit_network,
     fit_normaliser,
     load_model,
@@ -119,12 +119,10 @@ def test_checkpoint_gives_the_chosen_epochs_predictions_and_normalisation(tmp_pa
         assert "normaliser.mean" in stream.keys()  # noqa: SIM118
 
 
-def test_patience_stops_and_the_best_epoch_is_the_earliest_best(tmp_path):
-    _, fitted = fit(tmp_path, epochs=40, learning_rate=1e-2, patience=3)
+def test_the_best_epoch_is_the_earliest_best(tmp_path):
+    _, fitted = fit(tmp_path, epochs=12, learning_rate=1e-2)
     scores = fitted.history["validation_uar"].to_numpy()[1:]
-    assert len(scores) < 40
     assert fitted.best_epoch == int(scores.argmax()) + 1
-    assert len(scores) == fitted.best_epoch + 3
 
 
 def test_loss_is_the_negative_log_likelihood_weighted_by_classes_balanced_in_the_training_part(tmp_path):
@@ -166,16 +164,16 @@ def fit_line(folder, name="linear", classes=CLASSES, task=None, **options):
     return model, fit_linear(model, features, targets, TRAIN, VALIDATION, folder, seed=0, **options)
 
 
-def test_a_linear_model_is_scikit_learns_at_the_penalty_with_the_lowest_validation_loss(tmp_path):
+def test_a_linear_model_is_scikit_learns_at_the_penalty_with_the_lowest_tempered_loss(tmp_path):
     features, targets = make_task()
     features = features.mean(axis=1)
     _, fitted = fit_line(tmp_path)
-    assert fitted.history["penalty"].tolist() == list(train.PENALTIES)
-    chosen = fitted.history.loc[fitted.history["validation_loss"].idxmin()]
+    assert [float(one) for one in fitted.history["penalty"]] == list(linear.PENALTIES)
+    chosen = fitted.history.loc[fitted.history["tempered_loss"].idxmin()]
     assert fitted.best_epoch == chosen["epoch"]
     assert list(train.list_checkpoints(tmp_path)) == [fitted.best_epoch]
     scaler = StandardScaler().fit(features[TRAIN])
-    probe = LogisticRegression(C=chosen["penalty"], class_weight="balanced", max_iter=1000)
+    probe = LogisticRegression(C=float(chosen["penalty"]), class_weight="balanced", max_iter=1000)
     probe.fit(scaler.transform(features[TRAIN]), targets[TRAIN])
     model, _ = load_model(fitted.checkpoint)
     answers = np.exp(predict_log_probabilities(model, features, VALIDATION))
@@ -197,6 +195,40 @@ def test_steps_tell_ordered_classes_and_each_reads_its_own_columns(tmp_path):
     first, second = (step.weight.abs().detach().numpy()[0] for step in model.network.steps)
     assert first[0] > 3 * first[1]
     assert second[0] > 3 * second[1]
+
+
+def test_each_step_gets_the_penalty_that_is_best_for_itself_and_the_folder_says_which(tmp_path):
+    rng = np.random.default_rng(1)
+    targets = np.arange(240) % 3
+    features = rng.normal(size=(240, 42)).astype(np.float32)
+    features[:, 0] += 6 * (targets > 0)  # told by one clear column: wants a weak penalty
+    features[:, 2] += 0.7 * (targets > 1)  # hidden among forty: wants a strong one
+    _, fitted = fit_line(tmp_path, "steps:a|b", ["child", "teen", "adult"], (features, targets), widths=(2, 40),
+                         penalties=(1e-4, 1e-2, 1.0, 100.0))  # fmt: skip
+    assert len(fitted.history) == 4 + 1
+    first, second = linear.middle_penalty(fitted.history["penalty"].iloc[-1:], 2)
+    assert first > second
+    assert fitted.best_epoch == len(fitted.history)
+    again = fit_line(tmp_path / "again", "steps:a|b", ["child", "teen", "adult"], (features, targets), widths=(2, 40),
+                     penalties=[(first, second)])[1]  # fmt: skip
+    assert linear.middle_penalty(["0.1|0.01", "1", "0.001|0.01"], 2) == [0.1, 0.01]
+    scores = [fit.history["validation_loss"].iloc[-1] for fit in (fitted, again)]
+    assert scores[0] == pytest.approx(scores[1], abs=0.01)
+
+
+def test_experts_answer_for_children_by_other_columns_than_for_others(tmp_path):
+    rng = np.random.default_rng(2)
+    targets, children = np.arange(240) % 2, np.arange(240) % 3 == 0
+    features = rng.normal(size=(240, 2)).astype(np.float32)
+    features[:, 0] += 5 * children
+    features[:, 1] += 4 * (targets != children)  # means the one gender of a child and the other of anybody else
+    task, names = (features, targets), {"widths": (1, 1), "children": children, "penalties": (1.0,)}
+    _, fitted = fit_line(tmp_path, "experts:a|b", CLASSES, task, **names)
+    _, plain = fit_line(tmp_path / "plain", "linear", CLASSES, (features, targets))
+    scores = [fit.history.set_index("epoch").loc[fit.best_epoch, "validation_uar"] for fit in (fitted, plain)]
+    assert scores[0] > 0.9 > 0.8 > scores[1]
+    with pytest.raises(ValueError, match="children from others by the ages"):
+        fit_line(tmp_path / "none", "experts:a|b", CLASSES, task, widths=(1, 1), children=children & False)
 
 
 # ---------------------------------------------------------------------------------------------------------- checkpoints

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from learning_fixture import make_corpus, make_stage, make_store
 
-from lib import train, trainings
+from lib import linear, train, trainings
 from lib.compute import Compute, torch_threads
 from lib.store import Store
 from lib.tasks import Task
@@ -74,7 +74,7 @@ def test_every_network_is_trained_and_what_tells_is_told(trained):
     assert set(fits.loc[fits["network"].str.startswith(("linear", "steps")), "seed"]) == {0}
     scores = fits.groupby(["task", "network"])["validation_uar"].mean()
     assert scores["gender", "linear"] > 0.9
-    assert scores["gender", "linear:bank"] < 0.7  # noise
+    assert scores["gender", "linear:bank"] < 0.75  # noise
     assert scores["age", "linear"] > 0.5
     for fit in fits.itertuples():
         assert checkpoint_path(stage.path(fit.folder), fit.best_epoch).exists()
@@ -97,8 +97,8 @@ def test_a_checkpoint_can_be_asked_about_windows_in_any_order(trained, stores):
 
 def test_a_finished_training_is_not_trained_again(trained, stores, splits, monkeypatch):
     stage, fits = trained
-    for name in ("train_epoch", "fit_coefficients"):
-        monkeypatch.setattr(train, name, lambda *_: pytest.fail("trained again"))
+    for module, name in ((train, "train_epoch"), (linear, "list_problems")):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("trained again"))
     rows = splits[(splits["protocol"] == "speaker") & (splits["task"] == "gender")]
     again = train_networks(stage, rows, stores, [GENDER], NETWORKS, [0, 1], RECIPE, EXACT)
     columns = [*trainings.KEYS, "best_epoch", "validation_uar", "folder"]
@@ -136,7 +136,7 @@ def test_rows_weigh_alike_by_class_and_by_the_root_of_their_number_within():
 
 def test_a_model_refitted_on_everyone_learns_from_every_row(stores, splits, tmp_path):
     table = splits[(splits["protocol"] == "speaker") & (splits["task"] == "age")]
-    path = refit_linear(tmp_path, table, stores[:1], AGE, "linear", 1e-3, 0)
+    path = refit_linear(tmp_path, table, stores[:1], AGE, "linear", [1e-3], 0)
     model, _ = load_model(path)
     everything = Store(stores[0].folder).statistics(table["window_id"])[:]
     np.testing.assert_allclose(model.normaliser.mean, everything.mean(axis=0), atol=1e-4)

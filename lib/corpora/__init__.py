@@ -20,25 +20,26 @@ from lib.corpora.demo.render import VERSION, render_synthetic_corpora
 from lib.stages import digest_files, fingerprint_of
 from lib.tables import validate_table
 
+OPEN, YOUTUBE = "open", "youtube"  # of `download.fetch`; other entries are of Common Voice
 CORPORA = {  # reader, and what to do to have the corpus, step by step, with the keys of a run file's section `download`
     "common_voice": (common_voice.read_common_voice, [
         "sign up at https://mozilladatacollective.com, open the page of the Common Voice locale that you want, and "
         "agree to its terms there",
         "make an API key (Profile, Credentials) and set it: export MDC_API_KEY=...",
-        "put the dataset's id (its page, Download, API) into download.datasets: the run fetches and unpacks it",
-        "or, with an archive of your own, put its path into download.datasets, or unpack it so that {folder} holds "
+        "put the dataset's id (its page, Download, API) into download.fetch: the run fetches and unpacks it",
+        "or, with an archive of your own, put its path into download.fetch, or unpack it so that {folder} holds "
         "validated.tsv and clips/ (in any subfolder), or name its folder in download.root",
     ]),
     "voxceleb": (voxceleb.read_voxceleb, [
         "there is no open download of the audio: join and unzip your own copy of the official archives (cat "
         "vox1_dev_wav_parta* > vox1_dev_wav.zip) so that {folder} holds wav/ (or aac/) and vox1_meta.csv",
-        "or fetch it from YouTube: read LEGAL_NOTE in lib/corpora/youtube.py, then set download.youtube: true; meta "
-        "and frame files and an age table come along (download.download: true fetches those alone)",
+        "or fetch it from YouTube: read LEGAL_NOTE in lib/corpora/youtube.py, then set download.fetch: [\"youtube\"]; meta "
+        "and frame files and an age table come along ([\"open\"] fetches those alone)",
         "ages are in neither: put labels of your own into {folder}/ages.csv (columns speaker and decade, or speaker "
         "and age), or name a table in download.age_labels",
     ]),
     "speechocean762": (speechocean762.read_speechocean762, [
-        "set download.download: true (open, no account, about 520 MB), or unpack https://www.openslr.org/101/ so that "
+        "set download.fetch: [\"open\"] (open, no account, about 520 MB), or unpack https://www.openslr.org/101/ so that "
         "{folder} holds train/, test/ and WAVE/, or name its folder in download.root",
     ]),
     "own_data": (own_data.read_own_data, [
@@ -124,13 +125,14 @@ def check_run(download: dict[str, Any], synthetic: bool) -> None:
         return
     folder, ages = resolve_root(download["root"]), download["age_labels"]
     names = _find_sources(download["corpora"], folder)
-    coming = {"speechocean762", "voxceleb"} if download["download"] else set()
-    coming |= {"voxceleb"} if download["youtube"] else set()
-    coming |= {"common_voice"} if download["datasets"] else set()
-    if "common_voice" in names and download["datasets"] and not _is_there("common_voice", folder):
-        for dataset in [dataset for dataset in download["datasets"] if not resolve_root(dataset).is_file()]:
+    datasets = [entry for entry in download["fetch"] if entry not in (OPEN, YOUTUBE)]
+    coming = {"speechocean762", "voxceleb"} if OPEN in download["fetch"] else set()
+    coming |= {"voxceleb"} if YOUTUBE in download["fetch"] else set()
+    coming |= {"common_voice"} if datasets else set()
+    if "common_voice" in names and not _is_there("common_voice", folder):
+        for dataset in [dataset for dataset in datasets if not resolve_root(dataset).is_file()]:
             if "/" in dataset or dataset.endswith((".tar", ".gz", ".tgz", ".bz2", ".xz")):
-                raise ValueError(f"download.datasets: {dataset}: no such archive; paths count from the repository")
+                raise ValueError(f"download.fetch: {dataset}: no such archive; paths count from the repository")
             common_voice.check_mdc_key()
     if "voxceleb" in names and ages and not resolve_root(ages).is_file():
         raise ValueError(f"download.age_labels: {ages}: no such file; relative paths count from the repository")
@@ -141,15 +143,15 @@ def check_run(download: dict[str, Any], synthetic: bool) -> None:
 
 def obtain_corpora(
     corpora: Sequence[str], root: str, synthetic: bool, seed: int, *, speakers: int = 0, clips_per_speaker: int = 0,
-    download: bool = False, datasets: Sequence[str] = (), from_youtube: bool = False, max_clips_per_speaker: int = 0,
+    fetch: Sequence[str] = (), max_clips_per_speaker: int = 0,
 ) -> Path:  # fmt: skip
     """Folder that holds the corpora; rendered first in a synthetic run, fetched first where the run says so.
 
     `root` "" is `data/corpora`, or a folder of its own for the synthetic ones, whose size `speakers` and
-    `clips_per_speaker` give. `download` fetches what is open and missing: speechocean762, VoxCeleb's meta, frame files
-    and an age table; `datasets` Common Voice: ids at Mozilla Data Collective (needs MDC_API_KEY), or archives that are
-    here already; `from_youtube` VoxCeleb's audio too, see `lib.corpora.youtube.LEGAL_NOTE`. ValueError when what is
-    asked for cannot be fetched.
+    `clips_per_speaker` give. `fetch`: `OPEN` for what is open and missing, speechocean762, VoxCeleb's meta, frame files and
+    an age table; `YOUTUBE` for VoxCeleb's audio too, see `lib.corpora.youtube.LEGAL_NOTE`; anything else is Common Voice,
+    an id at Mozilla Data Collective (needs MDC_API_KEY) or an archive that is here already. ValueError when what is asked
+    for cannot be fetched.
     """
     folder = resolve_root(root)
     if synthetic:
@@ -157,14 +159,14 @@ def obtain_corpora(
         render_synthetic_corpora(folder, seed, speakers=speakers, clips_per_speaker=clips_per_speaker)
         return folder
     names = _find_sources(corpora, folder)
-    for dataset in datasets if "common_voice" in names else ():
+    for dataset in [entry for entry in fetch if entry not in (OPEN, YOUTUBE)] if "common_voice" in names else ():
         _fetch_common_voice(folder / "common_voice", dataset, max_clips_per_speaker or None, seed)
-    if download and "speechocean762" in names and not _is_there("speechocean762", folder):
+    if OPEN in fetch and "speechocean762" in names and not _is_there("speechocean762", folder):
         speechocean762.download_speechocean762(folder)
-    if "voxceleb" in names and (download or from_youtube):
+    if "voxceleb" in names and {OPEN, YOUTUBE} & {*fetch}:
         place = names["voxceleb"] if root else folder / "voxceleb"
         voxceleb.download_voxceleb(place)
-        stopped = from_youtube and youtube.download_videos(voxceleb.list_videos(place), place, allowed=True)
+        stopped = YOUTUBE in fetch and youtube.download_videos(voxceleb.list_videos(place), place, allowed=True)
         if stopped and not _is_there("voxceleb", folder):
             raise ValueError(f"VoxCeleb has no audio yet. YouTube: {stopped}")
     return folder

@@ -26,7 +26,7 @@ BLOCK_LINES = 100_000  # lines of a table that are held as Python objects at onc
 MDC_API = "https://mozilladatacollective.com/api"  # its REST interface; MDC_API_URL names another one
 MDC_ADVICE = (
     "sign up at https://mozilladatacollective.com, open the dataset's page and AGREE TO ITS TERMS there, make an API "
-    "key (Profile, Credentials) and export MDC_API_KEY=...; or name an archive that you have in download.datasets"
+    "key (Profile, Credentials) and export MDC_API_KEY=...; or name an archive that you have in download.fetch"
 )
 
 
@@ -98,7 +98,7 @@ def find_locales(root: Path) -> list[Path]:
     """
     root, advice = Path(root), "unpack a Common Voice archive there: a folder with validated.tsv and clips/"
     if not root.is_dir():
-        raise ValueError(f"{root}: no such folder; {advice}, or name the archive in download.datasets")
+        raise ValueError(f"{root}: no such folder; {advice}, or name the archive in download.fetch")
     folders = []
     for name, below, _ in os.walk(root, followlinks=True):
         folder = Path(name)

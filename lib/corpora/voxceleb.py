@@ -181,7 +181,9 @@ def read_voxceleb(root: Path, ages: Path | None = None) -> tuple[pd.DataFrame, p
         lacking = "frame files but no audio" if frame_files else "no <speaker>/<video>/<n>.wav (m4a, txt)"
         raise ValueError(f"{root}: {lacking} below it; unzip VoxCeleb's archives there")
     if not tables.keys() & set(META_FILES):
-        raise ValueError(f"{root}: no vox1_meta.csv or vox2_meta.csv, so no genders; download.download fetches them")
+        raise ValueError(
+            f'{root}: no vox1_meta.csv or vox2_meta.csv, so no genders; download.fetch: ["open"] fetches them'
+        )
     keys = sorted(cuts.keys() | frame_files.keys())
     sieve = Sieve(CORPUS, pd.DataFrame([_describe(root, key, cuts, frame_files, videos) for key in keys]))
     again = [path for files in (*cuts.values(), *frame_files.values()) for path in files[1:]]

@@ -20,7 +20,8 @@ from lib.evaluate import (
     score_all,
     score_leaks,
 )
-from lib.model_folder import save_model_folder
+from lib.linear import middle_penalty
+from lib.model_folder import BY_CORPUS, save_model_folder
 from lib.networks import split_name
 from lib.stages import Stage
 from lib.store import Store
@@ -93,7 +94,7 @@ def save_models(
     """A model folder for each network, and "best" with each task's best on validation: `data/<run>/models/<name>`.
 
     Of several folds and seeds the first training is taken; with `refit` linear models learn from every labelled window once
-    more, with the penalty that validation chose most often, and temperature and thresholds from all validation parts.
+    more, with the median of the penalties that were chosen, and temperature and thresholds from all validation parts.
     stages: those of 01 to 05 by name. The scores on a card are those on unseen speakers.
     """
     tasks, embedding = [task for task in tasks if task.name in SHIPPED], stages["03_embed"].parameters
@@ -135,7 +136,7 @@ def save_models(
             save_model_folder(
                 paths.DATA / run / "models" / folder_name(name), checkpoints,
                 encoder, windowing, embedding["feature"], settings=settings, years=years,
-                trainings=trainings, metrics=metrics, about=about,
+                trainings=trainings, metrics=metrics, about=about | scores_by_corpus(scored, models, protocol),
             )
         )  # fmt: skip
     return folders
@@ -158,9 +159,20 @@ def _take_training(
     table = splits[(splits["task"] == task.name) & (splits["protocol"] == protocol)].drop_duplicates("window_id")
     histories = [pd.read_csv(trained.path(row.folder) / "history.csv").set_index("epoch") for row in rows.itertuples()]
     penalties = [history.loc[epoch, "penalty"] for history, epoch in zip(histories, rows["best_epoch"])]
-    penalty = float(pd.Series(penalties).mode().iloc[0])
+    told = middle_penalty(penalties, max(str(one).count("|") + 1 for one in penalties))
     folder = stages["05_evaluate"].path(f"refit-{task.name}") / folder_name(network)
-    return refit_linear(folder, table.reset_index(drop=True), stores, task, network, penalty, 0), first["folder"]
+    return refit_linear(folder, table.reset_index(drop=True), stores, task, network, told, 0), first["folder"]
+
+
+def scores_by_corpus(scored: dict[str, pd.DataFrame], models: dict[str, str], protocol: str) -> dict[str, Any]:
+    """UAR of each task's windows in each corpus, for a card; {} where there is one corpus."""
+    rows = scored["slices"]
+    rows = rows[
+        (rows["protocol"] == protocol) & (rows["model"] == rows["task"].map(models)) & (rows["metric"] == "uar")
+    ]
+    rows = rows[rows["subset"].str.startswith("corpus=")].assign(corpus=rows["subset"].str.removeprefix("corpus="))
+    told = {task: of_task.set_index("corpus")["value"].round(3).to_dict() for task, of_task in rows.groupby("task")}
+    return {BY_CORPUS: told} if told else {}
 
 
 def own_scores(

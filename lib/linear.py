@@ -1,0 +1,235 @@
+"""Linear models, fitted by scikit-learn: each is one logistic regression or several, each with a penalty of its own."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.special import softmax
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.utils.class_weight import compute_sample_weight
+from threadpoolctl import threadpool_limits
+from torch import nn
+
+from lib.networks import ExpertsNet, LinearNet, Model, StepsNet
+from lib.paths import write_whole
+from lib.train import (
+    HISTORY,
+    Fit,
+    balanced_weights,
+    checkpoint_path,
+    fit_normaliser,
+    save_model,
+    scores_of,
+    validate,
+)
+
+PENALTIES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # scikit-learn's C, strongest penalty first
+STEPS = 50  # of L-BFGS at each penalty
+BIG = 10_000_000  # numbers in a matrix, from which a second core is worth its while
+LINEAR_ROWS = 20_000  # rows that a linear model learns from, and is judged by, at most: what fits in memory
+SHARPNESS = np.geomspace(0.1, 4, 20)  # 1 / temperature
+FOLDS = 3  # of the training part, speakers apart, by which a penalty is chosen
+OWN = 10.0  # how much more children's rows weigh for the children's expert, see docs/experiments.md
+
+
+@dataclass
+class Problem:
+    """One logistic regression inside a network: what it reads, tells apart and is judged by."""
+
+    linear: nn.Linear  # gets the coefficients
+    columns: slice  # of the values that it reads
+    targets: np.ndarray  # (n,) of all rows
+    weights: np.ndarray  # (n,), 0: not learned from
+    judged: np.ndarray  # (n,) bool: rows that its penalty may be chosen by
+    probe: LogisticRegression = field(default_factory=lambda: new_probe())
+
+    def fit(self, values: np.ndarray, rows: np.ndarray, penalty: float) -> None:
+        """Go on from the coefficients of the penalty before: a path takes few steps more than one fit."""
+        learned = self.weights[rows] > 0
+        self.probe.set_params(C=penalty)
+        with threadpool_limits(1 if values.size < BIG else None), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # validation judges what so many steps give
+            self.probe.fit(
+                values[learned][:, self.columns], self.targets[rows][learned], sample_weight=self.weights[rows][learned]
+            )
+        self.set_coefficients(self.probe.coef_.copy(), self.probe.intercept_.copy())
+
+    def set_coefficients(self, weight: np.ndarray, bias: np.ndarray) -> None:
+        """Put scikit-learn's coefficients into the network; of two classes scikit-learn keeps the second alone."""
+        if len(weight) < self.linear.out_features:
+            weight, bias = np.concatenate([0 * weight, weight]), np.concatenate([0 * bias, bias])
+        with torch.no_grad():
+            self.linear.weight.copy_(torch.from_numpy(weight))
+            self.linear.bias.copy_(torch.from_numpy(bias))
+
+    def loss(self, values: np.ndarray, rows: np.ndarray) -> float:
+        """Negative log-likelihood on other rows, classes alike, once the best temperature is taken, as answers are later.
+
+        Judged on all rows where its own lack a class.
+        """
+        own = self.judged[rows]
+        if len(np.unique(self.targets[rows][own])) < len(self.probe.classes_):
+            own = np.ones(len(rows), bool)
+        targets = self.targets[rows][own]
+        answers = self.probe.predict_log_proba(values[own][:, self.columns])
+        even = compute_sample_weight("balanced", targets)
+        tempered = (softmax(answers * sharpness, axis=1) for sharpness in SHARPNESS)
+        return min(log_loss(targets, one, sample_weight=even, labels=self.probe.classes_) for one in tempered)
+
+    def losses(
+        self, penalties: Sequence[float], values: np.ndarray, rows: np.ndarray, others: tuple, voices: np.ndarray | None
+    ) -> list[float]:
+        """Loss at every penalty by folds of the training rows, speakers apart; on `others`, values and rows, where that can't be."""
+        folds = [(np.arange(len(rows)), None)]
+        if voices is not None and pd.Series(voices[rows]).groupby(self.targets[rows]).nunique().min() >= FOLDS:
+            parts = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+            folds = list(parts.split(values, self.targets[rows], voices[rows]))
+        told = np.zeros(len(penalties))
+        for learn, held in folds:
+            trial = replace(self, probe=new_probe())
+            judged = others if held is None else (values[held], rows[held])
+            for number, penalty in enumerate(penalties):
+                trial.fit(values[learn], rows[learn], penalty)
+                told[number] += trial.loss(*judged) / len(folds)
+        return told.tolist()
+
+
+def new_probe() -> LogisticRegression:
+    """One that goes on from the coefficients that it has."""
+    return LogisticRegression(max_iter=STEPS, warm_start=True)
+
+
+def fit_linear(
+    model: Model,
+    features: Any,
+    targets: np.ndarray,
+    rows_train: np.ndarray,
+    rows_validation: np.ndarray,
+    folder: Path,
+    *,
+    seed: int,
+    sample_weights: np.ndarray | None = None,
+    children: np.ndarray | None = None,
+    voices: np.ndarray | None = None,
+    penalties: Sequence[float | Sequence[float]] = PENALTIES,
+) -> Fit:
+    """Fit a linear model at every penalty; the one with the lowest tempered loss is chosen, each regression's by itself.
+
+    sample_weights: (len(features),) factors on each row's loss; None = classes balanced, nothing else. children: (len(features),)
+    bool, for "experts" alone. voices: (len(features),) speakers, by whom training is folded to choose; None = validation
+    chooses. penalties: to choose from, or a single list with one for each regression. The other parameters are those of
+    `lib.train.fit_network`; a finished folder is read, not fitted again.
+    """
+    folder, classes = Path(folder), model.settings["classes"]
+    if (folder / HISTORY).exists():
+        history = pd.read_csv(folder / HISTORY)
+        return Fit(history, lowest_loss(history), folder)
+    balanced = balanced_weights(targets[rows_train], classes)
+    criterion, history = nn.NLLLoss(weight=balanced), []
+    rows_train, judged = (_draw(rows, seed) for rows in (rows_train, rows_validation))
+    fit_normaliser(model.normaliser, features, rows_train)
+    values, unheard = (_normalise(model, features, rows) for rows in (rows_train, judged))
+    weights = np.zeros(len(targets))
+    weights[rows_train] = (balanced.numpy()[targets] if sample_weights is None else sample_weights)[rows_train]
+    problems = list_problems(model.network, targets, weights, children)
+
+    def note(each: Sequence[float], loss: float) -> None:
+        for problem, penalty in zip(problems, each):
+            problem.fit(values, rows_train, penalty)
+        row = {"epoch": len(history) + 1, "penalty": tell_penalty(each), "tempered_loss": loss}
+        learned = validate(model.network, values, targets[rows_train], np.arange(len(values)), criterion)
+        row |= scores_of("train", *learned, classes)
+        row |= scores_of("validation", *validate(model, features, targets, rows_validation, criterion), classes)
+        history.append(row)
+        if lowest_loss(pd.DataFrame(history)) == row["epoch"]:
+            save_model(checkpoint_path(folder, row["epoch"]), model, {"epoch": row["epoch"], "scores": row})
+
+    if isinstance(penalties[0], float):
+        losses = np.stack([one.losses(penalties, values, rows_train, (unheard, judged), voices) for one in problems])
+        for number, penalty in enumerate(penalties):
+            note([penalty] * len(problems), float(losses[:, number].sum()))
+        if len(problems) > 1:
+            note([penalties[number] for number in losses.argmin(axis=1)], float(losses.min(axis=1).sum()))
+    else:
+        note(list(penalties[0]) * (len(problems) // len(penalties[0])), 0.0)
+    table = pd.DataFrame(history)
+    for epoch in set(table["epoch"]) - {lowest_loss(table)}:
+        checkpoint_path(folder, epoch).unlink(missing_ok=True)
+    with write_whole(folder / HISTORY) as partial:
+        table.to_csv(partial, index=False)
+    return Fit(table, lowest_loss(table), folder)
+
+
+def list_problems(
+    network: LinearNet | StepsNet | ExpertsNet, targets: np.ndarray, weights: np.ndarray, children: np.ndarray | None
+) -> list[Problem]:
+    """The regressions of a network; weights: (n,), 0 for rows that are not learned from."""
+    everybody = np.ones(len(targets), bool)
+    if isinstance(network, LinearNet):
+        return [Problem(network.classifier[0], slice(None), targets, _spread(weights), everybody)]
+    ends = np.cumsum([0, *network.widths])
+    columns = [slice(start, end) for start, end in itertools.pairwise(ends)]
+    if isinstance(network, StepsNet):
+        problems = []
+        for number, (step, part) in enumerate(zip(network.steps, columns)):
+            here, rows = targets == number, targets >= number
+            problems.append(Problem(step, part, here, _spread(weights * rows, here), rows))
+        return problems
+    if children is None or len(np.unique(children[weights > 0])) < 2:
+        raise ValueError(
+            "the network 'experts' learns to tell children from others by the ages of training's speakers, who are all on one "
+            "side; take 'linear' with the same parts, or add speakers of the other side"
+        )
+    gate = Problem(network.gate, columns[0], children, _spread(weights, children), everybody)
+    others, own = network.experts
+    return [
+        gate,
+        Problem(others, columns[1], targets, _spread(weights), ~children),
+        Problem(own, columns[1], targets, _spread(weights * np.where(children, OWN, 1)), children),
+    ]
+
+
+def lowest_loss(history: pd.DataFrame) -> int:
+    """The row, by its number, with the lowest tempered loss."""
+    return int(history.loc[history["tempered_loss"].idxmin(), "epoch"])
+
+
+def tell_penalty(penalties: Sequence[float]) -> str:
+    """Penalties of a network's regressions as a history keeps them: "0.0001" for all alike, else "0.01|0.0001"."""
+    return "|".join(f"{one:g}" for one in (penalties if len(set(penalties)) > 1 else penalties[:1]))
+
+
+def middle_penalty(told: Sequence[str], count: int) -> list[float]:
+    """The median of what `tell_penalty` told of several trainings, for each of a network's `count` regressions."""
+    values = [[float(one) for one in str(text).split("|")] for text in told]
+    return np.median([each * (count // len(each)) for each in values], axis=0).tolist()
+
+
+def _spread(weights: np.ndarray, side: np.ndarray | None = None) -> np.ndarray:
+    """Weights with a mean of 1 over the rows that have one, and with both sides of a question alike."""
+    weights = weights.astype(np.float64)
+    for rows in () if side is None else (side, ~side):
+        weights = np.where(rows, weights / max(weights[rows].sum(), 1e-12), weights)
+    return weights / weights[weights > 0].mean()
+
+
+def _draw(rows: np.ndarray, seed: int) -> np.ndarray:
+    if len(rows) <= LINEAR_ROWS:
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, LINEAR_ROWS, replace=False))
+
+
+def _normalise(model: Model, features: Any, rows: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        return model.normaliser(torch.from_numpy(features[rows])).numpy()
