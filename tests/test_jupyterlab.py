@@ -12,10 +12,11 @@ from chain_runner import places_of, small_parameters
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from lib import config, paths
+from lib import paths
 
 pytestmark = needs_browser
 FIGURES = {
+    "00_start": 1,
     "01_download": 3,
     "02_segment": 4,
     "03_embed": 4,
@@ -28,9 +29,9 @@ MOST_S = 120
 
 @pytest.fixture(scope="module")
 def lab(first, folders, tmp_path_factory):
-    """Address of JupyterLab on a folder with the six notebooks, their parameters those of the small demo run."""
+    """Address of JupyterLab on a folder with the notebooks, the six with the parameters of the small demo run."""
     folder = tmp_path_factory.mktemp("lab")
-    for name, parameters in small_parameters().items():
+    for name, parameters in [("00_start", {}), *small_parameters().items()]:
         notebook = load_notebook_node(str(paths.NOTEBOOKS / f"{name}.ipynb"))
         nbformat.write(parameterize_notebook(notebook, parameters), folder / f"{name}.ipynb")
     with running_lab(folder, places_of(folders)) as address:
@@ -45,7 +46,7 @@ def page():
         yield page
 
 
-@pytest.mark.parametrize("name", config.NOTEBOOKS)
+@pytest.mark.parametrize("name", FIGURES)
 def test_run_all_ends_without_an_error_and_shows_its_figures(lab, page, name, tmp_path):
     page.goto(f"{lab}/lab/tree/{name}.ipynb?token=t&reset")
     current = "window.jupyterapp?.shell?.currentWidget"

@@ -170,7 +170,9 @@ def scores_by_corpus(scored: dict[str, pd.DataFrame], models: dict[str, str], pr
     rows = rows[
         (rows["protocol"] == protocol) & (rows["model"] == rows["task"].map(models)) & (rows["metric"] == "uar")
     ]
-    rows = rows[rows["subset"].str.startswith("corpus=")].assign(corpus=rows["subset"].str.removeprefix("corpus="))
+    rows = rows[rows["subset"].str.startswith("corpus=") & rows["value"].notna()].assign(
+        corpus=rows["subset"].str.removeprefix("corpus=")
+    )
     told = {task: of_task.set_index("corpus")["value"].round(3).to_dict() for task, of_task in rows.groupby("task")}
     return {BY_CORPUS: told} if told else {}
 
