@@ -285,7 +285,7 @@ def tell_gain(folder: Path, other: Path) -> str:
             places = [
                 f"{name} {corpora[0][name]:.3f}, {corpora[1][name]:.3f}" for name in corpora[0] if name in corpora[1]
             ]
-            where = f" ({'; '.join(places)})" if places else ""
+            where = f" ({'; '.join(places)})" if places and row["metric"] == "uar" else ""
             metric = results.METRICS[row["metric"]]
             told.append(f"{row['task']} {metric} {row['value']:.3f} instead of {match[0]['value']:.3f}{where}")
     return "; ".join(told)
