@@ -62,7 +62,8 @@ def disturb(folders: Path, wanted: dict, seconds: float, kills: int, draw: rando
             process.wait(timeout=draw.uniform(0.5, seconds) if left else None)
         except subprocess.TimeoutExpired:
             places[kill(process)] += 1
-            print(f"killed {sum(places.values())} times, {ended} runs ended", file=sys.stderr, flush=True)
+            told = f"killed {sum(places.values())} times, {ended} runs ended, {differing} of them differ"
+            print(told, file=sys.stderr, flush=True)
             continue
         _, told = process.communicate()
         assert process.returncode == 0, told[-3000:]
