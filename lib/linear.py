@@ -91,8 +91,8 @@ class Problem:
         self, penalties: Sequence[float], values: np.ndarray, rows: np.ndarray, others: tuple, voices: np.ndarray | None
     ) -> list[float]:
         """Loss at every penalty by folds of the training rows, speakers apart; on `others`, values and rows, where that can't be."""
-        folds = [(np.arange(len(rows)), None)]
-        if voices is not None and pd.Series(voices[rows]).groupby(self.targets[rows]).nunique().min() >= FOLDS:
+        folds, asked = [(np.arange(len(rows)), None)], rows[self.weights[rows] > 0]
+        if voices is not None and pd.Series(voices[asked]).groupby(self.targets[asked]).nunique().min() >= FOLDS:
             parts = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
             folds = list(parts.split(values, self.targets[rows], voices[rows]))
         told = np.zeros(len(penalties))
