@@ -13,7 +13,7 @@ from lib.corpora.demo.recording import Session, write_audio, write_text
 from lib.corpora.demo.speakers import Speaker, draw_people, draw_speaker
 from lib.paths import load_json, save_json
 
-VERSION = 2  # for the folders' names; raise when the same seed gives other recordings
+VERSION = 3  # for the folders' names; raise when the same seed gives other recordings
 LAYOUTS = {"common_voice": common_voice_layout, "voxceleb": voxceleb_layout}
 LEAST_SPEAKERS = 24  # so that each corpus has a speaker for every extra
 UNLABELLED_NUMBER, UNSEEN_NUMBER = 5_000, 20_000  # first numbers of speakers without labels, and of no corpus

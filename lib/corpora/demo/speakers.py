@@ -13,7 +13,7 @@ from lib.corpora.demo.espeak import Voice
 LANGUAGES = {"en": 0.4, "de": 0.2, "fr": 0.15, "es": 0.15, "it": 0.1}  # espeak-ng code: share of the speakers
 TEEN_SHARE = 0.25  # of the speakers, so that a test part has more than a handful
 MALE_SHARE = 0.6  # of the adults; 0.65 of the paper's windows
-TEEN_AGES = {"male": range(14, 17), "female": range(11, 16)}  # years; before their voice breaks boys sound like girls
+TEEN_AGES = {"male": range(15, 18), "female": range(11, 16)}  # years; before their voice breaks boys sound like girls
 ADULT_DECADES = {20: 0.30, 30: 0.27, 40: 0.18, 50: 0.13, 60: 0.08, 70: 0.04}  # first year of the decade: share
 AGES = [11, 12, 13, 14, 15, 16, 17, 18, 20, 35, 50, 55, 65, 70, 85]  # years: the columns of the next two tables
 # Median F0 in Hz. Adults: Traunmüller & Eriksson (1995, The frequency range of the voice fundamental in the speech of male
@@ -32,7 +32,7 @@ GROWTH = {
 # F1 to F4 over an adult man's: means over the vowels of Hillenbrand et al. (1995, JASA 97, 3099-3111).
 WOMAN_FORMANTS = np.array([1.18, 1.16, 1.14, 1.17])
 CHILD_FORMANTS = np.array([1.30, 1.27, 1.22, 1.23])  # 10 to 12 years
-F0_SPREAD_ST = 1.9  # between speakers of one age and sex, semitones
+F0_SPREAD_ST = 2.4  # between speakers of one age and sex, semitones
 TRACT_SPREAD = 0.022  # of all formants together, between such speakers, as a factor's logarithm
 FORMANT_SPREAD = 0.015  # of each formant beside that
 
