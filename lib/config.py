@@ -26,16 +26,12 @@ TYPES |= {f"list[{name}]": list[TYPES[name]] for name in ("str", "int", "float")
 class _StrictLoader(yaml.SafeLoader):
     """YAML loader that refuses a key written twice, where plain YAML lets the last one win without a word."""
 
-
-def _mapping_without_repeats(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
-    keys = [loader.construct_object(key) for key, _ in node.value]
-    repeated = {key for key in keys if keys.count(key) > 1}
-    if repeated:
-        raise ValueError(f"line {node.start_mark.line + 1}: key written twice: {sorted(repeated)}; keep one")
-    return loader.construct_mapping(node, deep=True)
-
-
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_repeats)
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key) for key, _ in node.value]
+        repeated = {key for key in keys if keys.count(key) > 1}
+        if repeated:
+            raise ValueError(f"line {node.start_mark.line + 1}: key written twice: {sorted(repeated)}; keep one")
+        return super().construct_mapping(node, deep)
 
 
 def section_of(notebook: str) -> str:

@@ -13,13 +13,12 @@ from lib.networks import count_parameters
 from lib.results import first_record, format_interval
 from lib.scores import (
     LEVELS,
+    RECORD,
     bootstrap_sums,
-    compare_models,
-    compare_protocols,
     confusion_counts,
     expected_years,
     make_records,
-    score_predictions,
+    score_levels,
     score_years,
     sum_by_speaker,
 )
@@ -89,7 +88,9 @@ def score_all(
     """Tidy score records of the test part: every task, model, protocol and level; folds are pooled, seeds averaged."""
     test, parts = predictions[predictions["split"] == "test"], []
     for task in tasks:
-        parts.append(score_predictions(test[test["task"] == task.name], task.classes, draws, seed))
+        for (model, protocol), rows in test[test["task"] == task.name].groupby(["model", "protocol"], sort=False):
+            context = {"task": task.name, "model": model, "protocol": protocol, "split": "test"}
+            parts.append(score_levels(rows, task.classes, draws=draws, seed=seed, **context))
         if task.name == YEARS:
             parts.append(score_ages(answer_years(predictions, splits, task), draws, seed))
     return pd.concat(parts, ignore_index=True)
@@ -98,15 +99,22 @@ def score_all(
 def compare_all(
     predictions: pd.DataFrame, splits: pd.DataFrame, tasks: list[Task], protocol: str, draws: int, seed: int
 ) -> pd.DataFrame:
-    """Paired differences, every network minus every baseline: accuracy, UAR and macro F1, and of ages the error in years."""
+    """Paired differences, every network minus every baseline: accuracy, UAR and macro F1, and of ages the error in years.
+
+    Records with a further column `against`; seeds are averaged. ValueError when two did not answer for the same windows.
+    """
     test = predictions[(predictions["split"] == "test") & (predictions["protocol"] == protocol)]
     parts = []
     for task in tasks:
-        rows = test[test["task"] == task.name]
-        models = rows["model"].unique()
-        networks, baselines = (models[np.isin(models, list(BASELINES)) == which] for which in (False, True))
-        for network, other in itertools.product(networks, baselines):
-            differences = compare_models(rows, task.classes, network, other, draws=draws, seed=seed)
+        answers = {model: rows for model, rows in test[test["task"] == task.name].groupby("model", sort=False)}
+        for model, other in itertools.product(answers, answers):
+            if model in BASELINES or other not in BASELINES:
+                continue
+            if set(answers[model]["window_id"]) != set(answers[other]["window_id"]):
+                raise ValueError(f"{model!r} and {other!r} answered for different windows; predict both again")
+            context = {"task": task.name, "protocol": protocol, "split": "test", "model": model, "against": other}
+            options = {"draws": draws, "seed": seed} | context
+            differences = score_levels(answers[model], task.classes, answers[other], **options)
             parts.append(differences[differences["metric"].isin(COMPARED)])
         if task.name == YEARS:
             parts.append(compare_ages(answer_years(predictions, splits, task), protocol, draws, seed))
@@ -114,12 +122,22 @@ def compare_all(
 
 
 def score_leaks(predictions: pd.DataFrame, tasks: list[Task], protocol: str, draws: int, seed: int) -> pd.DataFrame:
-    """`lib.scores.compare_protocols` for every task: what random windows claim over what `protocol` shows."""
-    parts = []
-    for task in tasks:
-        rows = predictions[predictions["task"] == task.name]
-        parts.append(compare_protocols(rows, task.classes, protocol, draws=draws, seed=seed))
-    return pd.concat(parts, ignore_index=True)
+    """The leak: every model's scores on random windows minus those of the same model under `protocol`, test part.
+
+    Records at the three levels with the columns `claimed` and `shown`; equal speakers are drawn for both, and seeds are
+    averaged. Empty when only one of the two protocols was run.
+    """
+    parts, test = [pd.DataFrame(columns=[*RECORD, "claimed", "shown"])], predictions[predictions["split"] == "test"]
+    for task in tasks if protocol != "paper" else []:
+        for model, rows in test[test["task"] == task.name].groupby("model", sort=False):
+            pair = [rows[rows["protocol"] == name] for name in ("paper", protocol)]
+            if all(map(len, pair)):
+                context = {"task": task.name, "model": model, "protocol": protocol, "split": "test"}
+                leak = score_levels(pair[0], task.classes, pair[1], draws=draws, seed=seed, **context)
+                claimed, shown = (score_levels(one, task.classes, draws=0, seed=seed)["value"] for one in pair)
+                names = leak["metric"].str.removesuffix("_difference")
+                parts.append(leak.assign(metric=names, claimed=claimed, shown=shown).drop(columns="seed_std"))
+    return pd.concat(parts[1:] or parts, ignore_index=True)
 
 
 def answer_years(predictions: pd.DataFrame, splits: pd.DataFrame, task: Task, split: str = "test") -> pd.DataFrame:

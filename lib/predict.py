@@ -50,19 +50,20 @@ HINT = "A guess about how a voice sounds; it does not reveal who someone is."
 class Answer:
     """What a model says for one task: `label` is None when it says none; probabilities by class add up to one.
 
-    `by_threshold`: the label when the rare class is told from its own threshold; None = unsure, or no such threshold. `years`
-    with low and high: age and interval, None where no years were learned. `threshold`: least probability of a label or hint.
+    `years` with low and high: age and interval, None where no years were learned.
     """
 
     task: str
     state: str  # "ok", "unsure", or "several speakers"
     label: str | None
     probabilities: dict[str, float | None]  # None for several speakers: each window has its own
-    by_threshold: str | None = None
+    by_threshold: str | None = (
+        None  # the label when the rare class is told from its own threshold; None = no such threshold
+    )
     years: float | None = None
     low_years: float | None = None
     high_years: float | None = None
-    threshold: float = 0.0
+    threshold: float = 0.0  # least probability of a label or hint
 
     def row(self) -> dict[str, Any]:
         """Columns <task>, p_<task>_<class> and, where there are any, <task>_by_threshold, <task>_low, <task>_high."""
@@ -78,9 +79,12 @@ class Answer:
         shares = {name: window.get(f"p_{self.task}_{name}") for name in self.probabilities}
         if None in shares.values():
             return f"{self.task}: too little speech"
+        if self.task in window:
+            return f"{self.task}: sounds about {window[self.task]:.0f}"
         best = max(shares, key=shares.get)
-        sure = f"sounds {best} ({shares[best]:.0%})" if shares[best] >= self.threshold else "unsure"
-        return f"{self.task}: " + (f"sounds about {window[self.task]:.0f}" if self.task in window else sure)
+        return f"{self.task}: " + (
+            f"sounds {best} ({shares[best]:.0%})" if shares[best] >= self.threshold else "unsure"
+        )
 
 
 @dataclass(frozen=True)
@@ -139,38 +143,36 @@ def find_model(model: Path | str | None) -> Path:
 
     ValueError when there is none; a warning when the first of `READY` is not the one.
     """
-    shipped = sorted(path.parent.name for path in ASSETS.glob(f"*/{DESCRIPTION}"))
-    if model is None:
-        missing = {}
-        for name in filter(shipped.__contains__, READY):
-            try:
-                check_encoder(load_json(ASSETS / name / DESCRIPTION)["encoder"]["name"])
-            except ValueError as error:
-                missing[name] = error
-                continue
-            for better, error in missing.items():
-                gain = f"by their own scores it would bring {tell_gain(ASSETS / better, ASSETS / name)}"
-                text = f"the model '{better}' cannot answer here, '{name}' does: {error}. {gain}"
-                warnings.warn(text, RuntimeWarning, stacklevel=2)
-            return ASSETS / name
+    shipped, lacking = sorted(path.parent.name for path in ASSETS.glob(f"*/{DESCRIPTION}")), None
+    for name in (name for name in READY if model is None and name in shipped):
+        try:
+            check_encoder(load_json(ASSETS / name / DESCRIPTION)["encoder"]["name"])
+        except ValueError as error:
+            lacking = name, error
+            continue
+        if lacking:
+            better, error = lacking
+            gain = f"by their own scores it would bring {tell_gain(ASSETS / better, ASSETS / name)}"
+            text = f"the model '{better}' cannot answer here, '{name}' does: {error}. {gain}"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+        return ASSETS / name
     folder = Path(model or READY[0])
-    if str(folder) in shipped and not folder.exists():
+    if folder.exists():
+        return folder
+    if str(folder) in shipped:
         return ASSETS / folder
-    if not folder.exists():
-        raise ValueError(f"{folder}: no such model; name a folder such as data/demo/models/best, or of {shipped}")
-    return folder
+    raise ValueError(f"{folder}: no such model; name a folder such as data/demo/models/best, or of {shipped}")
 
 
 def predict(
     source: Path | str | np.ndarray, rate: int | None = None, *, model: Model = None,
     start_s: float = 0.0, end_s: float | None = None, name: str | None = None, progress: bool = False,
 ) -> Prediction:  # fmt: skip
-    """Ask `model` about one recording.
+    """Ask `model` about one recording: a `Prediction` for any file whatsoever.
 
     source, rate, start_s, end_s: as `lib.audio.Recording` takes them; `rate` in Hz goes with samples, and only with them.
-    model: see `Model`. name: what the prediction is called, None = the file's name or "array". progress: show a bar.
-
-    Returns a `Prediction` for any file whatsoever; ValueError for wrong arguments or a model folder that fails its checks.
+    name: what the prediction is called, None = the file's name or "array". progress: show a bar.
+    ValueError for wrong arguments or a model folder that fails its checks.
     """
     model = model if isinstance(model, ModelFolder) else load_model_folder(find_model(model))
     is_path = isinstance(source, str | Path)
@@ -207,8 +209,7 @@ def embed_recording(recording: Recording, model: ModelFolder) -> Iterator[tuple[
         return table.assign(asked=table["speech_ratio"] >= model.windowing.min_speech_ratio)
 
     def encode(batch: list[np.ndarray]) -> dict[str, np.ndarray]:
-        waveforms = np.stack([as_heard(stored, model.windowing.samples) for stored in batch])
-        return encode_batch(engine, waveforms)
+        return encode_batch(engine, np.stack([as_heard(stored, model.windowing.samples) for stored in batch]))
 
     # one thread decodes what comes next and listens for speech, one a core encodes; torch computes on one core in each
     with torch_threads(1), ThreadPoolExecutor(1) as ears, ThreadPoolExecutor(cores()) as encoders:
@@ -216,11 +217,8 @@ def embed_recording(recording: Recording, model: ModelFolder) -> Iterator[tuple[
         while len(windows):
             coming = ears.submit(hear)
             asked = windows.pop("stored")[windows["asked"]].tolist()
-            parts = list(
-                encoders.map(
-                    encode, [asked[first : first + engine.batch] for first in range(0, len(asked), engine.batch)]
-                )
-            )
+            batches = [asked[first : first + engine.batch] for first in range(0, len(asked), engine.batch)]
+            parts = list(encoders.map(encode, batches))
             yield windows, {name: np.concatenate([part[name] for part in parts]) for name in (parts or [{}])[0]}
             windows = coming.result()
 
@@ -237,24 +235,17 @@ def has_speech(ratios: Iterable[float], model: ModelFolder) -> bool:
 
 
 def _ask_heads(windows: pd.DataFrame, tensors: dict[str, np.ndarray], model: ModelFolder) -> Iterator[pd.DataFrame]:
-    """What every head says of the windows that are asked: p_<task>_<class>, and <task> where that is in years."""
+    """What every head says of the windows that are asked: p_<task>_<class>, calibrated, and <task> where that is in years.
+
+    Ages are expected over the probabilities as trained, as 05 Evaluate scores them.
+    """
     index = windows.index[windows["asked"]]
     for head in model.heads.values() if tensors else []:
-        probabilities, years = ask_head(head, tensors, model.parts)
-        yield pd.DataFrame(probabilities, index, [f"p_{head.task}_{name}" for name in head.classes])
+        features = select_input(head.network, tensors, model.parts)
+        raw = np.exp(predict_log_probabilities(head.model, features).astype(np.float64))
+        yield pd.DataFrame(head.calibration.apply(raw), index, [f"p_{head.task}_{name}" for name in head.classes])
         if head.years:
-            yield pd.DataFrame({head.task: years}, index)
-
-
-def ask_head(head: Head, tensors: dict[str, np.ndarray], parts: dict[str, list[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities [n, C] of one head for windows' tensors, calibrated as its folder says, and ages in years.
-
-    Ages [n] are expected over the probabilities as trained, as 05 Evaluate scores them; [0] for a head without years.
-    """
-    features = select_input(head.network, tensors, parts)
-    raw = np.exp(predict_log_probabilities(head.model, features, np.arange(len(features))).astype(np.float64))
-    years = expected_years(raw, head.years.centres) if head.years else np.zeros(0)
-    return head.calibration.apply(raw), years
+            yield pd.DataFrame({head.task: expected_years(raw, head.years.centres)}, index)
 
 
 def _conclude(name: str, recording: Recording, windows: pd.DataFrame, model: ModelFolder) -> Prediction:
@@ -273,22 +264,22 @@ def _conclude(name: str, recording: Recording, windows: pd.DataFrame, model: Mod
     if not has_speech(windows["speech_ratio"], model):
         best = 100 * windows["speech_ratio"].max()
         return replace(prediction, reason=f"the best of {len(windows)} windows holds {best:.0f} % of speech")
-    pairs = {task: _join_windows(head, windows, model) for task, head in model.heads.items()}
-    answers = {task: answer for task, (answer, _) in pairs.items()}
-    state = max((answer.state for answer in answers.values()), key=STATES.index)
-    reason = "; ".join(f"{task}: {why}" for task, (_, why) in pairs.items() if why)
-    return replace(prediction, state=state, reason=reason, answers=answers)
+    pairs = [_join_windows(head, windows) for head in model.heads.values()]
+    state = max((answer.state for answer, _ in pairs), key=STATES.index)
+    reason = "; ".join(f"{answer.task}: {why}" for answer, why in pairs if why)
+    return replace(prediction, state=state, reason=reason, answers={answer.task: answer for answer, _ in pairs})
 
 
-def _join_windows(head: Head, windows: pd.DataFrame, model: ModelFolder) -> tuple[Answer, str]:
-    """The mean over the windows that were asked, "", or an answer without a label and why."""
+def _join_windows(head: Head, windows: pd.DataFrame) -> tuple[Answer, str]:
+    """The mean over the windows that were asked, and ""; or an answer without a label, and why."""
     each = windows[[f"p_{head.task}_{name}" for name in head.classes]].dropna().to_numpy()
     mean, most_bits = each.mean(axis=0), head.disagreement
     answer = Answer(head.task, "ok", None, dict(zip(head.classes, mean.tolist())), threshold=head.threshold)
-    if most_bits is not None and disagreement(each) > most_bits:  # of windows of one validation speaker
+    bits = disagreement(each)
+    if most_bits is not None and bits > most_bits:  # of windows of one validation speaker
         counts = Counter(head.classes[place] for place in each.argmax(axis=1))
         told = ", ".join(f"{count} sound {name}" for name, count in counts.items())
-        why = f"windows differ more than one voice's do ({disagreement(each):.2f} of at most {most_bits:.2f} bits): {told}"
+        why = f"windows differ more than one voice's do ({bits:.2f} of at most {most_bits:.2f} bits): {told}"
         return replace(answer, state="several speakers", probabilities=dict.fromkeys(head.classes)), why
     if head.years is not None:
         years, margin = float(windows[head.task].mean()), head.years.margin
@@ -308,11 +299,9 @@ def predict_listed(recordings: pd.DataFrame, model: Model = None, progress: bool
     model = model if isinstance(model, ModelFolder) else load_model_folder(find_model(model))
     predictions, alone = [], len(recordings) == 1
     for row in tqdm(list(recordings.itertuples()), "predicting", unit="file", disable=not progress or alone):
-        if row.fault:
-            predictions.append(Prediction(row.name, "unreadable", reason=row.fault))
-        else:
-            options = {"name": row.name, "start_s": row.start_s, "end_s": row.end_s, "progress": progress and alone}
-            predictions.append(predict(row.path, model=model, **options))
+        options = {"name": row.name, "start_s": row.start_s, "end_s": row.end_s, "progress": progress and alone}
+        lost = Prediction(row.name, "unreadable", reason=row.fault)
+        predictions.append(lost if row.fault else predict(row.path, model=model, **options))
     return predictions
 
 

@@ -18,8 +18,6 @@ DRAWS = 2000
 LEAST = 0.1  # of the draws must have the score (one without all classes has no UAR), or there is no interval
 Statistic = Callable[[np.ndarray], dict[str, np.ndarray]]  # sums (..., K) -> {metric: values (...)}
 
-# ------------------------------------------------------------------------------------------------- the bootstrap
-
 
 def sum_by_speaker(values: np.ndarray, speakers: np.ndarray) -> pd.DataFrame:
     """Sums (S, K) of the rows of (n, K) by speaker, speakers sorted, so that equal speakers are drawn alike everywhere."""
@@ -80,9 +78,6 @@ def bootstrap_trainings(
 
     sums = np.concatenate([table.reindex(voices, fill_value=0).to_numpy() for table in tables], axis=1)
     return bootstrap_sums(sums, difference if minus else mean_over, draws, seed)
-
-
-# ------------------------------------------------------------------------------------------- from confusion counts
 
 
 def confusion_counts(targets: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -148,9 +143,6 @@ def _cells_of(table: pd.DataFrame, classes: list[str], answers: np.ndarray | Non
     return cells, table["speaker_id"].to_numpy(), seeds
 
 
-# ------------------------------------------------------------------------------------------------------ tidy records
-
-
 def make_records(
     scores: dict[str, tuple[float, float, float]], n: int, speakers: int, context: dict[str, Any] | None = None
 ) -> pd.DataFrame:
@@ -197,65 +189,16 @@ def aggregate_predictions(predictions: pd.DataFrame, level: str) -> pd.DataFrame
     return grouped[columns].mean().assign(windows=grouped.size()).reset_index()
 
 
-def _score_levels(
+def score_levels(
     rows: pd.DataFrame, classes: list[str], minus: pd.DataFrame | None = None, *, draws: int, seed: int, **context: str
 ) -> pd.DataFrame:
-    """`score_answers` at window, clip and speaker level."""
+    """`score_answers` of predictions at window, clip and speaker level."""
     records = []
     for level in LEVELS:
         table, less = (None if one is None else aggregate_predictions(one, level) for one in (rows, minus))
         options = {"draws": draws, "seed": seed, "context": context | {"level": level}}
         records.append(score_answers(table, classes, minus=less, **options))
     return pd.concat(records, ignore_index=True)
-
-
-def score_predictions(predictions: pd.DataFrame, classes: list[str], draws: int = DRAWS, seed: int = 0) -> pd.DataFrame:
-    """Score a predictions table at window, clip and speaker level, each task, model, protocol and split by itself."""
-    records, names = [], ["task", "model", "protocol", "split"]
-    for key, rows in predictions.groupby(names, sort=False):
-        records.append(_score_levels(rows, classes, draws=draws, seed=seed, **dict(zip(names, key))))
-    return pd.concat(records, ignore_index=True)
-
-
-def compare_protocols(
-    predictions: pd.DataFrame, classes: list[str], protocol: str, *, draws: int = DRAWS, seed: int = 0
-) -> pd.DataFrame:
-    """The leak: every model's scores on random windows minus those of the same model under `protocol`, test part.
-
-    Records at the three levels with the columns `claimed` and `shown`; equal speakers are drawn for both, and seeds are
-    averaged. Empty when only one of the two protocols was run.
-    """
-    records = []
-    for (task, model), rows in predictions[predictions["split"] == "test"].groupby(["task", "model"], sort=False):
-        pair = [rows[rows["protocol"] == name] for name in ("paper", protocol)]
-        if protocol == "paper" or not all(map(len, pair)):
-            continue
-        context = {"task": task, "model": model, "protocol": protocol, "split": "test"}
-        leak = _score_levels(pair[0], classes, pair[1], draws=draws, seed=seed, **context)
-        claimed, shown = (_score_levels(one, classes, draws=0, seed=seed)["value"] for one in pair)
-        names = leak["metric"].str.removesuffix("_difference")
-        records.append(leak.assign(metric=names, claimed=claimed, shown=shown).drop(columns="seed_std"))
-    return pd.concat(records, ignore_index=True) if records else pd.DataFrame(columns=[*RECORD, "claimed", "shown"])
-
-
-def compare_models(
-    predictions: pd.DataFrame, classes: list[str], model: str, other: str, *, draws: int = DRAWS, seed: int = 0
-) -> pd.DataFrame:
-    """Paired differences `model` minus `other` of every metric: records with a further column `against`.
-
-    Both are averaged over their seeds. ValueError when they did not answer for the same windows.
-    """
-    records, names = [], ["task", "protocol", "split"]
-    for key, rows in predictions.groupby(names, sort=False):
-        first, second = (rows[rows["model"] == name] for name in (model, other))
-        if set(first["window_id"]) != set(second["window_id"]):
-            raise ValueError(f"{model!r} and {other!r} answered for different windows of {key}; predict both again")
-        context = dict(zip(names, key)) | {"model": model, "against": other}
-        records.append(_score_levels(first, classes, second, draws=draws, seed=seed, **context))
-    return pd.concat(records, ignore_index=True)
-
-
-# ---------------------------------------------------------------------------------------------------- ages in years
 
 
 def expected_years(probabilities: np.ndarray, centres: list[float]) -> np.ndarray:
