@@ -23,9 +23,7 @@ F0_RATE_HZ = 4000  # pitch needs no more, and a quarter of the samples is a quar
 FRAME_S, HOP_S = 0.06, 0.02
 VOICED = 0.6  # least normalised autocorrelation of a voiced frame
 LEVEL_RANGE_DB = 35.0  # frames quieter than this under the loudest are not looked at for pitch
-
-# name in every table -> the columns of ACOUSTICS that a balanced logistic regression may use
-BASELINES = {
+BASELINES = {  # the columns of ACOUSTICS that a balanced logistic regression may use
     "majority": [],
     "baseline: mean F0": ["f0_hz"],
     "baseline: duration and level": ["duration_s", "level_db"],
@@ -40,10 +38,8 @@ def measure_acoustics(waveforms: np.ndarray, rate_hz: int) -> np.ndarray:
     frame is voiced; `level_db` is the RMS in dB below full scale, at least -100.
     """
     waves = np.ascontiguousarray(waveforms, np.float32)
-    sounding = waves != 0
-    samples = np.where(
-        sounding.any(axis=1), waves.shape[1] - sounding[:, ::-1].argmax(axis=1), 0
-    )  # [B], to the last that is not 0
+    backwards = waves[:, ::-1] != 0
+    samples = np.where(backwards.any(axis=1), waves.shape[1] - backwards.argmax(axis=1), 0)  # [B], without padding
     f0_hz, voiced = measure_f0(waves, rate_hz)
     power = np.square(waves, dtype=np.float64).sum(axis=1) / np.maximum(samples, 1)
     level_db = 10 * np.log10(np.maximum(power, 1e-10))

@@ -8,20 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lib import scores
 from lib.baselines import BASELINES, fit_baseline, fit_constant_age
 from lib.networks import count_parameters
-from lib.results import first_record, format_interval
-from lib.scores import (
-    LEVELS,
-    RECORD,
-    bootstrap_sums,
-    confusion_counts,
-    expected_years,
-    make_records,
-    score_levels,
-    score_years,
-    sum_by_speaker,
-)
+from lib.results import CONSTANT, first_record, format_interval
 from lib.stages import Stage
 from lib.store import Store
 from lib.tasks import YEARS, Task
@@ -30,7 +20,6 @@ from lib.trainings import ask_checkpoint
 
 VERSION = 7  # of the scores; raised by hand when the code's results change
 PARTS = ["validation", "test"]  # parts that the models answer for
-CONSTANT = "baseline: constant age"
 SHIPPED = ["gender", "age", YEARS]  # tasks that go into a model folder; the finer classes of age are for study
 COMPARED = ["accuracy_difference", "uar_difference", "macro_f1_difference"]
 
@@ -90,7 +79,7 @@ def score_all(
     for task in tasks:
         for (model, protocol), rows in test[test["task"] == task.name].groupby(["model", "protocol"], sort=False):
             context = {"task": task.name, "model": model, "protocol": protocol, "split": "test"}
-            parts.append(score_levels(rows, task.classes, draws=draws, seed=seed, **context))
+            parts.append(scores.score_levels(rows, task.classes, draws=draws, seed=seed, **context))
         if task.name == YEARS:
             parts.append(score_ages(answer_years(predictions, splits, task), draws, seed))
     return pd.concat(parts, ignore_index=True)
@@ -114,7 +103,7 @@ def compare_all(
                 raise ValueError(f"{model!r} and {other!r} answered for different windows; predict both again")
             context = {"task": task.name, "protocol": protocol, "split": "test", "model": model, "against": other}
             options = {"draws": draws, "seed": seed} | context
-            differences = score_levels(answers[model], task.classes, answers[other], **options)
+            differences = scores.score_levels(answers[model], task.classes, answers[other], **options)
             parts.append(differences[differences["metric"].isin(COMPARED)])
         if task.name == YEARS:
             parts.append(compare_ages(answer_years(predictions, splits, task), protocol, draws, seed))
@@ -127,17 +116,17 @@ def score_leaks(predictions: pd.DataFrame, tasks: list[Task], protocol: str, dra
     Records at the three levels with the columns `claimed` and `shown`; equal speakers are drawn for both, and seeds are
     averaged. Empty when only one of the two protocols was run.
     """
-    parts, test = [pd.DataFrame(columns=[*RECORD, "claimed", "shown"])], predictions[predictions["split"] == "test"]
+    parts, test = [], predictions[predictions["split"] == "test"]
     for task in tasks if protocol != "paper" else []:
         for model, rows in test[test["task"] == task.name].groupby("model", sort=False):
             pair = [rows[rows["protocol"] == name] for name in ("paper", protocol)]
             if all(map(len, pair)):
                 context = {"task": task.name, "model": model, "protocol": protocol, "split": "test"}
-                leak = score_levels(pair[0], task.classes, pair[1], draws=draws, seed=seed, **context)
-                claimed, shown = (score_levels(one, task.classes, draws=0, seed=seed)["value"] for one in pair)
+                leak = scores.score_levels(pair[0], task.classes, pair[1], draws=draws, seed=seed, **context)
+                claimed, shown = (scores.score_levels(one, task.classes, draws=0, seed=seed)["value"] for one in pair)
                 names = leak["metric"].str.removesuffix("_difference")
                 parts.append(leak.assign(metric=names, claimed=claimed, shown=shown).drop(columns="seed_std"))
-    return pd.concat(parts[1:] or parts, ignore_index=True)
+    return pd.concat(parts or [pd.DataFrame(columns=[*scores.RECORD, "claimed", "shown"])], ignore_index=True)
 
 
 def answer_years(predictions: pd.DataFrame, splits: pd.DataFrame, task: Task, split: str = "test") -> pd.DataFrame:
@@ -151,7 +140,8 @@ def answer_years(predictions: pd.DataFrame, splits: pd.DataFrame, task: Task, sp
     columns, parts = [f"p_{name}" for name in task.classes], []
     for (protocol, fold), part in rows.groupby(["protocol", "fold"], sort=False):
         train = own[(own["split"] == "train") & (own["protocol"] == protocol) & (own["fold"] == fold)]
-        parts.append(part.assign(predicted_years=expected_years(part[columns].to_numpy(), year_centres(train, task))))
+        expected = scores.expected_years(part[columns].to_numpy(), year_centres(train, task))
+        parts.append(part.assign(predicted_years=expected))
         constant = part.drop_duplicates("window_id").assign(model=CONSTANT, seed=0)
         parts.append(constant.assign(predicted_years=fit_constant_age(train["age_years"].to_numpy())))
     table = pd.concat(parts, ignore_index=True)
@@ -176,21 +166,21 @@ def score_ages(table: pd.DataFrame, draws: int, seed: int) -> pd.DataFrame:
     """Records of mae_years, bias_years and ccc for every model of `answer_years`; seeds are averaged."""
     records = []
     for (protocol, model), rows in table.groupby(["protocol", "model"], sort=False):
-        for level in LEVELS:
+        for level in scores.LEVELS:
             here = average_years(rows, level)
             context = {"task": YEARS, "model": model, "protocol": protocol, "split": "test", "level": level}
             arrays = [here[name].to_numpy() for name in ("years", "predicted_years", "speaker_id", "seed")]
-            scores = score_years(*arrays, draws=draws, seed=seed, context=context)
+            found = scores.score_years(*arrays, draws=draws, seed=seed, context=context)
             errors = (here["predicted_years"] - here["years"]).abs().groupby(here["seed"]).mean()
-            spread = np.where(scores["metric"] == "mae_years", np.std(errors), np.nan)
-            records.append(scores.assign(seed_std=spread))
+            spread = np.where(found["metric"] == "mae_years", np.std(errors), np.nan)
+            records.append(found.assign(seed_std=spread))
     return pd.concat(records, ignore_index=True)
 
 
 def compare_ages(table: pd.DataFrame, protocol: str, draws: int, seed: int) -> pd.DataFrame:
     """Paired difference in mean absolute error, every model minus the constant: below 0 the model is nearer."""
     here, records = table[table["protocol"] == protocol], []
-    for level in LEVELS:
+    for level in scores.LEVELS:
         averaged = average_years(here, level)
         averaged = averaged.assign(error=(averaged["predicted_years"] - averaged["years"]).abs())
         keys = [name for name in ("window_id", "clip_id") if name in averaged] + ["speaker_id", "years"]
@@ -198,10 +188,10 @@ def compare_ages(table: pd.DataFrame, protocol: str, draws: int, seed: int) -> p
         voices = wide.index.get_level_values("speaker_id").to_numpy()
         for model in wide.columns.drop(CONSTANT):
             values = np.stack([np.ones(len(wide)), wide[model] - wide[CONSTANT]], axis=1)
-            sums = sum_by_speaker(values, voices).to_numpy()
-            scores = bootstrap_sums(sums, lambda s: {"mae_years_difference": s[..., 1] / s[..., 0]}, draws, seed)
+            sums = scores.sum_by_speaker(values, voices).to_numpy()
+            found = scores.bootstrap_sums(sums, lambda s: {"mae_years_difference": s[..., 1] / s[..., 0]}, draws, seed)
             context = {"task": YEARS, "model": model, "protocol": protocol, "split": "test", "level": level}
-            records.append(make_records(scores, len(wide), len(sums), context | {"against": CONSTANT}))
+            records.append(scores.make_records(found, len(wide), len(sums), context | {"against": CONSTANT}))
     return pd.concat(records, ignore_index=True)
 
 
@@ -212,7 +202,7 @@ def count_confusions(predictions: pd.DataFrame, tasks: list[Task]) -> list[dict[
         keys, columns = ["model", "protocol", "seed"], [f"p_{name}" for name in task.classes]
         for key, rows in test[test["task"] == task.name].groupby(keys, sort=False):
             answers = rows[columns].to_numpy().argmax(axis=1)
-            counts = confusion_counts(rows["target"].to_numpy(), answers, len(task.classes)).tolist()
+            counts = scores.confusion_counts(rows["target"].to_numpy(), answers, len(task.classes)).tolist()
             facts = {"task": task.name} | dict(zip(keys, key)) | {"split": "test", "level": "window"}
             confusions.append(facts | {"classes": task.classes, "counts": counts})
     return confusions
@@ -250,12 +240,12 @@ def describe_models(fits: pd.DataFrame, models: dict[str, str], protocol: str) -
 
 
 def tabulate_networks(
-    fits: pd.DataFrame, scores: pd.DataFrame, trained: Stage, protocol: str, level: str
+    fits: pd.DataFrame, records: pd.DataFrame, trained: Stage, protocol: str, level: str
 ) -> pd.DataFrame:
     """One row a task and network: UAR on validation and on test with its interval, parameters, minutes of training."""
     rows = []
     for (task, network), group in fits[fits["protocol"] == protocol].groupby(["task", "network"], sort=False):
-        test = first_record(scores, task=task, model=network, protocol=protocol, level=level, metric="uar")
+        test = first_record(records, task=task, model=network, protocol=protocol, level=level, metric="uar")
         fit = group.iloc[0]
         model, _ = load_model(checkpoint_path(trained.path(fit["folder"]), fit["best_epoch"]))
         row = {"task": task, "network": network, "validation UAR": group["validation_uar"].mean()}

@@ -48,19 +48,18 @@ HINT = "A guess about how a voice sounds; it does not reveal who someone is."
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says for one task: `label` is None when it says none; probabilities by class add up to one.
-
-    `years` with low and high: age and interval, None where no years were learned.
-    """
+    """What a model says for one task."""
 
     task: str
     state: str  # "ok", "unsure", or "several speakers"
-    label: str | None
-    probabilities: dict[str, float | None]  # None for several speakers: each window has its own
+    label: str | None  # None when it says none
+    probabilities: dict[
+        str, float | None
+    ]  # by class, add up to one; None for several speakers: each window has its own
     by_threshold: str | None = (
         None  # the label when the rare class is told from its own threshold; None = no such threshold
     )
-    years: float | None = None
+    years: float | None = None  # the age, with its interval; None where no years were learned
     low_years: float | None = None
     high_years: float | None = None
     threshold: float = 0.0  # least probability of a label or hint
@@ -93,13 +92,12 @@ class Prediction:
 
     `windows`: start_s, duration_s, speech_ratio, p_<task>_<class>, and <task> where that is in years (NaN where a window
     held too little speech to be asked). `speech`: probability of speech for each 32 ms, NaN where no window reached.
-    `reason`: why there is no answer; `warning`: what to mind about the one there is; "" = nothing.
     """
 
     name: str
     state: str
-    reason: str = ""
-    warning: str = ""
+    reason: str = ""  # why there is no answer
+    warning: str = ""  # what to mind about the one there is
     duration_s: float = 0.0
     speech_ratio: float = float("nan")
     answers: dict[str, Answer] = field(default_factory=dict)
@@ -195,8 +193,8 @@ def predict(
 def embed_recording(recording: Recording, model: ModelFolder) -> Iterator[tuple[pd.DataFrame, dict[str, np.ndarray]]]:
     """Windows of a recording, some at a time, and what heads see of them; one second or more gives at least one window.
 
-    Yields (windows, tensors): a table of start_s, duration_s, speech_ratio, track (the probability of speech each 32 ms) and
-    asked, whether that is enough for the heads; tensors [asked windows, ...] as the store would give them, {} for none.
+    Yields a table of start_s, duration_s, speech_ratio, track (probability of speech each 32 ms), asked (whether that is
+    enough for the heads), and tensors [asked windows, ...] as the store would give them, {} for none.
     """
     pieces = slide_windows(recording, replace(model.windowing, short_clips="repeat", min_clip_s=SHORTEST_S))
     engine = ready_engine(model.encoder, model.feature, model.windowing.samples)

@@ -199,10 +199,8 @@ def check_sections(run: str, sections: dict[str, dict]) -> None:
     if "compute" in sections:
         from lib.speed.engines import check_engine  # takes torch along, two seconds
 
-        compute = {"engine": "local", "precision": "auto"} | sections[
-            "compute"
-        ]  # a run that embeds nothing has neither
-        check_engine(compute["engine"], compute["precision"], compute["device"])
+        asked = sections["compute"]  # of a run that embeds nothing the device alone
+        check_engine(asked.get("engine", "local"), asked.get("precision", "auto"), asked["device"])
 
 
 def run_all(run: str, sections: dict[str, dict], notebooks: list[str], only: bool) -> None:
