@@ -32,12 +32,12 @@ def make_checkpoint(path, task="gender", network="linear", seed=0):
     return save_model(Path(path), model, {"epoch": 3})
 
 
-def make_model_folder(folder, networks=None, tasks=tuple(CLASSES), feature="emission", **options):
+def make_model_folder(folder, networks=None, tasks=tuple(CLASSES), feature="emission", seed=0, **options):
     """Write and load a model folder with one head a task; networks: {task: name}; `options` go to `save_model_folder`."""
     folder = Path(folder)
     checkpoints = {}
     for task in tasks:
         path = folder.with_name(f"{folder.name}-{task}.safetensors")
-        checkpoints[task] = make_checkpoint(path, task, (networks or {}).get(task, "linear"))
+        checkpoints[task] = make_checkpoint(path, task, (networks or {}).get(task, "linear"), seed)
     save_model_folder(folder, checkpoints, untrained(), WINDOWING, feature, **options)
     return load_model_folder(folder, untrained())
