@@ -256,19 +256,19 @@ def tell_gain(folder: Path, other: Path) -> str:
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
-    path, again = folder / DESCRIPTION, "copy the whole folder again"
+    path = folder / DESCRIPTION
     if not path.is_file():
         raise ValueError(
             f"{folder}: no model folder ({DESCRIPTION} is missing); notebooks/05_evaluate.ipynb writes one"
         )
     description = paths.load_json(path)
     if not isinstance(description, dict):
-        raise ValueError(f"{folder}: {DESCRIPTION} describes no model; {again}")
+        raise ValueError(f"{folder}: {DESCRIPTION} describes no model; copy the whole folder again")
     if (made := description.get("format")) != FORMAT:
         raise ValueError(f"{folder}: written in format {made}, this version reads {FORMAT}; run its notebooks again")
     if description.pop("checksum", None) != fingerprint_of(description):
-        told = f"{DESCRIPTION} was changed after it was written, thresholds and temperatures are in it"
-        raise ValueError(f"{folder}: {told}; {again}")
+        told = " was changed after it was written, thresholds and temperatures are in it; copy the whole folder again"
+        raise ValueError(f"{folder}: {DESCRIPTION}{told}")
     return description
 
 

@@ -28,12 +28,12 @@ from lib.audio import RATE_HZ, Recording, UnreadableAudio, shown_name
 from lib.compute import cores, torch_threads
 from lib.corpora.own_data import list_recordings
 from lib.embed import encode_batch
-from lib.encoders import Encoder, check_encoder
+from lib.encoders import check_encoder
 from lib.model_folder import DESCRIPTION, Head, ModelFolder, load_model_folder, tell_gain
 from lib.networks import select_input
 from lib.paths import ASSETS, load_json, write_whole
 from lib.scores import expected_years
-from lib.speed.engines import Engine, load_engine
+from lib.speed.engines import load_engine
 from lib.train import predict_log_probabilities
 from lib.trust.calibration import answer_with_threshold, disagreement
 from lib.windows import VAD_BATCH, VAD_CHUNK, as_heard, as_stored, slide_windows, speech_probabilities, speech_ratio
@@ -44,6 +44,7 @@ LEAST_SPEECH = 0.1  # a recording whose best window has a smaller share of speec
 Model = ModelFolder | Path | str | None  # loaded, a folder, the name of one that ships; None = the ready one
 READY = ["ready", "tiny"]  # models that ship, the best first
 HINT = "A guess about how a voice sounds; it does not reveal who someone is."
+ready_engine = functools.lru_cache(4)(load_engine)  # the exact one, torch in float32; made once for all recordings
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,8 @@ class Answer:
     task: str
     state: str  # "ok", "unsure", or "several speakers"
     label: str | None  # None when it says none
-    probabilities: dict[
-        str, float | None
-    ]  # by class, add up to one; None for several speakers: each window has its own
-    by_threshold: str | None = (
-        None  # the label when the rare class is told from its own threshold; None = no such threshold
-    )
+    probabilities: dict[str, float | None]  # by class; None for several speakers: each window has its own
+    by_threshold: str | None = None  # the label when the rare class is told from its own threshold, if there is one
     years: float | None = None  # the age, with its interval; None where no years were learned
     low_years: float | None = None
     high_years: float | None = None
@@ -81,9 +78,8 @@ class Answer:
         if self.task in window:
             return f"{self.task}: sounds about {window[self.task]:.0f}"
         best = max(shares, key=shares.get)
-        return f"{self.task}: " + (
-            f"sounds {best} ({shares[best]:.0%})" if shares[best] >= self.threshold else "unsure"
-        )
+        told = f"sounds {best} ({shares[best]:.0%})" if shares[best] >= self.threshold else "unsure"
+        return f"{self.task}: {told}"
 
 
 @dataclass(frozen=True)
@@ -197,7 +193,7 @@ def embed_recording(recording: Recording, model: ModelFolder) -> Iterator[tuple[
     enough for the heads), and tensors [asked windows, ...] as the store would give them, {} for none.
     """
     pieces = slide_windows(recording, replace(model.windowing, short_clips="repeat", min_clip_s=SHORTEST_S))
-    engine = ready_engine(model.encoder, model.feature, model.windowing.samples)
+    engine = ready_engine(model.encoder, model.feature, samples=model.windowing.samples)
 
     def hear() -> pd.DataFrame:
         stored = [(start / RATE_HZ, as_stored(piece)) for start, piece in islice(pieces, VAD_BATCH)]
@@ -219,12 +215,6 @@ def embed_recording(recording: Recording, model: ModelFolder) -> Iterator[tuple[
             parts = list(encoders.map(encode, batches))
             yield windows, {name: np.concatenate([part[name] for part in parts]) for name in (parts or [{}])[0]}
             windows = coming.result()
-
-
-@functools.lru_cache(maxsize=4)
-def ready_engine(encoder: Encoder, feature: str, samples: int) -> Engine:
-    """The exact engine (torch, float32) for windows of so many samples, made once for all recordings."""
-    return load_engine(encoder, feature, samples=samples)
 
 
 def has_speech(ratios: Iterable[float], model: ModelFolder) -> bool:

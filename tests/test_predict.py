@@ -25,7 +25,7 @@ from lib.stages import Stage, fingerprint_of
 from lib.store import Store
 from lib.tables import load_table
 from lib.trainings import ask_checkpoint
-from lib.trust.calibration import Years, disagreement
+from lib.trust.calibration import Calibration, Years, disagreement
 from lib.windows import cut_windows, open_windows
 
 NETWORKS = {"gender": "paper", "age": "layer_mix"}
@@ -41,6 +41,16 @@ def voice(spoken):
     """The longest spoken recording, at 16 kHz."""
     sounds = [read_waveform(path) for path in sorted(spoken.glob("recordings/2*"))]
     return max(sounds, key=len)
+
+
+@pytest.fixture(scope="module")
+def one(voice, model):
+    return predict(voice, RATE_HZ, model=model)
+
+
+def changed(model, task="gender", **facts):
+    """The model with another threshold, temperature or the like at one head."""
+    return replace(model, heads=model.heads | {task: replace(model.heads[task], **facts)})
 
 
 @pytest.fixture(scope="module")
@@ -125,48 +135,34 @@ def test_silent_windows_are_listed_but_not_asked(voice, model):
     assert (found.state, found.speech_ratio < 0.9) == ("ok", True)
 
 
-def test_a_threshold_makes_it_unsure_and_a_temperature_makes_it_modest(voice, model, tmp_path):
-    sure = predict(voice, RATE_HZ, model=model).answers["gender"]
-    settings = {"gender": {"silence": 0.999, "temperature": 5.0}}
-    careful = make_model_folder(tmp_path / "careful", NETWORKS, settings=settings)
-    found = predict(voice, RATE_HZ, model=careful)
+def test_a_threshold_makes_it_unsure_a_temperature_modest_and_a_rare_class_is_told_beside_the_label(voice, one, model):
+    sure = one.answers["gender"]
+    found = predict(voice, RATE_HZ, model=changed(model, threshold=0.999, calibration=Calibration(5.0)))
     answer = found.answers["gender"]
-    assert (found.state, answer.state, answer.label) == ("unsure", "unsure", None)
+    assert (found.state, answer.state, answer.label, found.row()["gender"]) == ("unsure", "unsure", None, "unsure")
     assert "answered from 100 %" in found.reason
     assert 0.5 <= max(answer.probabilities.values()) < max(sure.probabilities.values())
-    assert found.answers["age"].state == "ok"
-    assert found.row()["gender"] == "unsure"
+    assert (found.answers["age"].state, sure.by_threshold) == ("ok", None)
+    rarer = min(sure.probabilities, key=sure.probabilities.get)
+    for threshold, expected in ((0.0, rarer), (1.1, sure.label)):
+        row = predict(voice, RATE_HZ, model=changed(model, rare=(rarer, threshold))).row()
+        assert (row["gender"], row["gender_by_threshold"]) == (sure.label, expected)
 
 
 def test_years_are_the_expected_age_as_trained_with_the_models_interval(voice, tmp_path):
-    tasks, settings = (*CLASSES, *YEAR_CLASSES), {"age_years": {"temperature": 3.0}}
-    years = {"age_years": Years(CENTRES, 11.5, speakers=9)}
-    model = make_model_folder(tmp_path / "years", tasks=tasks, years=years, settings=settings)
-    plain = make_model_folder(tmp_path / "plain", tasks=tasks, years={"age_years": Years(CENTRES, None)})
-    found = predict(voice, RATE_HZ, model=model)
-    answer = found.answers["age_years"]
-    raw = list(predict(voice, RATE_HZ, model=plain).answers["age_years"].probabilities.values())
+    tasks, plain = (*CLASSES, *YEAR_CLASSES), {"age_years": Years(CENTRES, None)}
+    plain = make_model_folder(tmp_path / "plain", tasks=tasks, years=plain)
+    model = changed(plain, "age_years", years=Years(CENTRES, 11.5, speakers=9), calibration=Calibration(3.0))
+    found, bare = predict(voice, RATE_HZ, model=model), predict(voice, RATE_HZ, model=plain).answers["age_years"]
+    answer, raw = found.answers["age_years"], list(bare.probabilities.values())
     assert answer.years == pytest.approx(np.dot(raw, CENTRES))
     assert answer.years == pytest.approx(found.windows["age_years"].mean())
     assert list(answer.probabilities.values()) != pytest.approx(raw)
     assert (answer.low_years, answer.high_years) == (max(0, answer.years - 11.5), answer.years + 11.5)
-    assert answer.label == f"{answer.years:.0f} years"
-    assert list(found.timeline("age")) == ["start_s", "duration_s", "p_teen", "p_adult"]
+    assert (answer.label, bare.low_years) == (f"{answer.years:.0f} years", None)
     row = found.row()
     assert (row["age_years"], row["age_years_high"]) == (answer.years, answer.high_years)
     assert json.loads(json.dumps(found.as_json()))["answers"]["age_years"]["low_years"] == answer.low_years
-    assert predict(voice, RATE_HZ, model=plain).answers["age_years"].low_years is None
-
-
-def test_a_rare_class_is_told_from_its_own_threshold_beside_the_label(voice, model, tmp_path):
-    told = predict(voice, RATE_HZ, model=model).answers["gender"]
-    assert told.by_threshold is None
-    rarer = min(told.probabilities, key=told.probabilities.get)
-    for threshold, expected in ((0.0, rarer), (1.1, told.label)):
-        settings = {"gender": {"rare": rarer, "rare_clip_threshold": threshold}}
-        model = make_model_folder(tmp_path / f"rare-{threshold}", NETWORKS, settings=settings)
-        row = predict(voice, RATE_HZ, model=model).row()
-        assert (row["gender"], row["gender_by_threshold"]) == (told.label, expected)
 
 
 def test_an_array_needs_its_rate_and_a_file_must_not_have_one(model, voice):
@@ -183,17 +179,11 @@ def test_an_array_needs_its_rate_and_a_file_must_not_have_one(model, voice):
     assert predict("there-is-no-such-file.wav", model=model).reason.endswith("no such file")
 
 
-def limited(model, bits):
-    """The model with this much disagreement allowed to one voice's windows, by task."""
-    return replace(model, heads={task: replace(model.heads[task], disagreement=bits.get(task)) for task in model.heads})
-
-
-def test_windows_that_disagree_beyond_one_voice_are_told_one_by_one_and_not_averaged(voice, model):
-    one = predict(voice, RATE_HZ, model=model)
+def test_windows_that_disagree_beyond_one_voice_are_told_one_by_one_and_not_averaged(voice, one, model):
     columns = [f"p_gender_{name}" for name in CLASSES["gender"]]
     apart = disagreement(one.windows[columns].dropna().to_numpy())
-    assert predict(voice, RATE_HZ, model=limited(model, {"gender": apart + 1e-6})).answers == one.answers
-    several = predict(voice, RATE_HZ, model=limited(model, {"gender": apart - 1e-6}))
+    assert predict(voice, RATE_HZ, model=changed(model, disagreement=apart + 1e-6)).answers == one.answers
+    several = predict(voice, RATE_HZ, model=changed(model, disagreement=apart - 1e-6))
     assert (several.state, several.answers["gender"].label) == ("several speakers", None)
     assert several.answers["gender"].probabilities == {"male": None, "female": None}
     assert several.answers["age"] == one.answers["age"]
@@ -208,15 +198,14 @@ def test_windows_that_disagree_beyond_one_voice_are_told_one_by_one_and_not_aver
         assert f"gender: sounds {best} ({window[f'p_gender_{best}']:.0%}); age: sounds " in window["hint"]
 
 
-def test_what_a_decoder_warns_of_stands_in_the_answer(voice, model, tmp_path):
+def test_what_a_decoder_warns_of_stands_in_the_answer(voice, one, model, tmp_path):
     turns = np.repeat([1, 0], len(voice) // 2 + 1)[: len(voice)]
     channels = np.stack([voice * turns, voice[::-1] * (1 - turns)], axis=1)
     assert "channels are loud at different times" in predict(channels, RATE_HZ, model=model).warning
     soundfile.write(tmp_path / "voice.wav", np.stack([voice, -voice], axis=1), RATE_HZ)
     found = predict(tmp_path / "voice.wav", model=model)
     assert "upside down" in found.warning
-    alone = predict(voice, RATE_HZ, model=model).answers["gender"].probabilities
-    assert found.answers["gender"].probabilities == pytest.approx(alone, abs=0.02)
+    assert found.answers["gender"].probabilities == pytest.approx(one.answers["gender"].probabilities, abs=0.02)
     whole = (tmp_path / "voice.wav").read_bytes()
     (tmp_path / "voice.wav").write_bytes(whole[: len(whole) // 2])
     assert "that its header promises are there" in predict(tmp_path / "voice.wav", model=model).warning
@@ -243,13 +232,8 @@ def test_folders_are_listed_through_links_and_what_cannot_be_looked_at_is_a_row(
     monkeypatch.setattr(os, "scandir", refuse)
     found = predict_listed(list_recordings(folder), model, progress=False)
     assert [one.name for one in found] == ["a/one.wav", "a/\\xff.wav", "gone.wav", "secret"]
-    reasons = [
-        "empty file (0 bytes)",
-        "empty file (0 bytes)",
-        "a link to nothing",
-        "cannot be read (Permission denied)",
-    ]
-    assert [one.reason.split(": ")[-1] for one in found] == reasons
+    empty, lost = "empty file (0 bytes)", "cannot be read (Permission denied)"
+    assert [one.reason.split(": ")[-1] for one in found] == [empty, empty, "a link to nothing", lost]
     assert count_states(one.state for one in found).set_index("state")["recordings"]["unreadable"] == 4
 
 
