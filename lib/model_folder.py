@@ -277,8 +277,8 @@ def _load_head(folder: Path, task: str, head: dict[str, Any]) -> Head:
     if not path.is_file():
         raise ValueError(f"{folder}: {head['file']} is missing; copy the whole folder again")
     if (digest := file_checksum(path)) != wanted:
-        told = f"SHA-256 is {digest[:12]}..., {DESCRIPTION} says {wanted[:12]}..."
-        raise ValueError(f"{path}: {told}; copy the whole folder again")
+        told = f": SHA-256 is {digest[:12]}..., {DESCRIPTION} says {wanted[:12]}...; copy the whole folder again"
+        raise ValueError(f"{path}{told}")
     years = Years(**head["years"]) if head["years"] else None
     rare = tuple(head["rare"]) if head["rare"] else None
     calibration, (model, _) = Calibration(**head["calibration"]), load_model(path)

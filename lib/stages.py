@@ -95,12 +95,11 @@ def open_stage(
     fingerprint = fingerprint_of(name, version, parameters, [stage.fingerprint for stage in inputs or []])
     folder = paths.DATA / run / f"{name}-{fingerprint}"
     folder.mkdir(parents=True, exist_ok=True)
-    stage = Stage(name, run, fingerprint, folder, parameters, (folder / COMPLETED).exists())
-    if stage.complete:
-        stage.facts = paths.load_json(folder / COMPLETED)["facts"]
     pointer = {"stage": name, "fingerprint": fingerprint, "folder": folder.name, "parameters": parameters}
     paths.save_json(folder.with_name(f"{name}.json"), pointer)
-    return stage
+    complete = (folder / COMPLETED).exists()
+    facts = paths.load_json(folder / COMPLETED)["facts"] if complete else {}
+    return Stage(name, run, fingerprint, folder, parameters, complete, facts)
 
 
 def find_stage(name: str, run: str) -> Stage:

@@ -28,16 +28,9 @@ def make_answers(rows=600, classes="abc", speakers=30, right=0.7, seed=0):
 def make_predictions(rows=600, right=0.7, seed=0, **changes):
     table = make_answers(rows, GENDERS, right=right, seed=seed)
     clips = [f"{speaker}-{i // 120}" for i, speaker in enumerate(table["speaker_id"])]
-    fixed = {
-        "task": "gender",
-        "model": "linear",
-        "protocol": "speaker",
-        "seed": 0,
-        "split": "test",
-        "epoch": 3,
-        "fold": 0,
-    }
-    return table.assign(window_id=[f"{c}@{i}" for i, c in enumerate(clips)], clip_id=clips, **fixed | changes)
+    fixed = {"task": "gender", "model": "linear", "protocol": "speaker", "split": "test"}
+    fixed |= {"seed": 0, "epoch": 3, "fold": 0} | changes
+    return table.assign(window_id=[f"{c}@{i}" for i, c in enumerate(clips)], clip_id=clips, **fixed)
 
 
 def score(table, metric="uar", classes=ABC, **options):
