@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from model_fixture import CENTRES, CLASSES, WINDOWING, make_model_folder, untrained
+from report_fixture import make_metrics
 
 from lib.model_folder import load_model_folder
 from lib.stages import fingerprint_of
@@ -65,13 +66,23 @@ def test_thresholds_and_intervals_travel_and_are_told_in_words(tmp_path):
     assert "teen from 0.375" in card
 
 
-def test_the_card_says_what_a_voice_does_not_tell(tmp_path):
+def test_the_card_says_what_a_voice_does_not_tell_and_its_scores(tmp_path):
     model = make_model_folder(tmp_path / "model", about={"synthetic": True, "corpora": ["own_data"]}, feature="")
     card = (tmp_path / "model/README.md").read_text()
     words = ["does not reveal gender identity", "how a voice *sounds*", "Consent", "Misuse", "leaves", "own_data"]
     words += ["synthetic voices", "statistics over time", model.description["encoder"]["weights_sha256"]]
     assert [text for text in [*words, "No scores were recorded."] if text not in card] == []
     assert "synthetic voices" in model.warnings[0]
+    metrics = [row | {"model": row["model"].replace("paper", "scored")} for row in make_metrics()["scores"]]
+    make_model_folder(tmp_path / "scored", metrics=metrics)
+    words = [
+        "78 are told right (72 to 84",
+        "| Gender | scored | clip | 78 % (72 to 84) |",
+        "| Gender | corpus: voxceleb |",
+    ]
+    words += ["F1 of male", "| gender | male, female | linear model | 3 | 1.000 | always answers |"]
+    card = (tmp_path / "scored/README.md").read_text()
+    assert [text for text in words if text not in card] == []
 
 
 def test_a_model_of_rounded_embeddings_or_other_libraries_says_so_when_loaded_and_is_no_error(tmp_path):
