@@ -147,7 +147,7 @@ def fit_baseline(
 def fit_probe(vectors: np.ndarray, targets: np.ndarray, strength: float = 1.0) -> Any:
     """A logistic regression with balanced class weights on standardised vectors (n, K); NaN becomes the median.
 
-    `strength` is the inverse of the penalty (scikit-learn's C). On one core: matrices of this size gain nothing from more.
+    `strength` is the inverse of the penalty (scikit-learn's C). On one core: such matrices gain nothing from more.
     """
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression

@@ -68,8 +68,8 @@ def declared_parameters(path: Path) -> dict[str, tuple[type, Any]]:
 def load_run(path: Path, changes: list[str] = ()) -> dict[str, dict[str, Any]]:
     """Read and check a run file; return {section: {key: value}} with `changes` ("section.key=value") applied.
 
-    One text may hold several changes with blanks between them, as `make reports SET="..."` hands them on; values may hold
-    blanks. ValueError names the file, the section, the key, the value and what was expected.
+    One text may hold several changes with blanks between them, as `make reports SET="..."` hands them on; values
+    may hold blanks. ValueError names the file, the section, the key, the value and what was expected.
     """
     path = Path(path)
     if not path.exists():

@@ -88,9 +88,9 @@ def score_all(
 def compare_all(
     predictions: pd.DataFrame, splits: pd.DataFrame, tasks: list[Task], protocol: str, draws: int, seed: int
 ) -> pd.DataFrame:
-    """Paired differences, every network minus every baseline: accuracy, UAR and macro F1, and of ages the error in years.
+    """Paired differences, every network minus every baseline: accuracy, UAR, macro F1, and of ages the error in years.
 
-    Records with a further column `against`; seeds are averaged. ValueError when two did not answer for the same windows.
+    Records with a further column `against`; seeds are averaged. ValueError when two answered for different windows.
     """
     test = predictions[(predictions["split"] == "test") & (predictions["protocol"] == protocol)]
     parts = []

@@ -189,8 +189,8 @@ def predict(
 def embed_recording(recording: Recording, model: ModelFolder) -> Iterator[tuple[pd.DataFrame, dict[str, np.ndarray]]]:
     """Windows of a recording, some at a time, and what heads see of them; one second or more gives at least one window.
 
-    Yields a table of start_s, duration_s, speech_ratio, track (probability of speech each 32 ms), asked (whether that is
-    enough for the heads), and tensors [asked windows, ...] as the store would give them, {} for none.
+    Yields a table of start_s, duration_s, speech_ratio, track (probability of speech each 32 ms), asked (whether that
+    is enough for the heads), and tensors [asked windows, ...] as the store would give them, {} for none.
     """
     pieces = slide_windows(recording, replace(model.windowing, short_clips="repeat", min_clip_s=SHORTEST_S))
     engine = ready_engine(model.encoder, model.feature, samples=model.windowing.samples)
@@ -223,7 +223,7 @@ def has_speech(ratios: Iterable[float], model: ModelFolder) -> bool:
 
 
 def _ask_heads(windows: pd.DataFrame, tensors: dict[str, np.ndarray], model: ModelFolder) -> Iterator[pd.DataFrame]:
-    """What every head says of the windows that are asked: p_<task>_<class>, calibrated, and <task> where that is in years.
+    """What every head says of windows that are asked: p_<task>_<class>, calibrated, and <task> where it is in years.
 
     Ages are expected over the probabilities as trained, as 05 Evaluate scores them.
     """

@@ -27,9 +27,9 @@ METRICS = {
     "ece": "ECE", "ece_tempered": "ECE after temperature", "brier": "Brier", "brier_tempered": "Brier after temperature",
 }  # fmt: skip
 MODELS = {
-    "paper": "the paper's network", "linear": "linear model", "steps": "step by step", "layer_mix": "learned mix of all layers",
-    "experts": "experts for children and others", "majority": "a guess (majority)", "constant age": "always the median age",
-    "mean F0": "mean pitch", "MFCC": "MFCC statistics",
+    "paper": "the paper's network", "linear": "linear model", "steps": "step by step", "mean F0": "mean pitch",
+    "experts": "experts for children and others", "layer_mix": "learned mix of all layers", "MFCC": "MFCC statistics",
+    "majority": "a guess (majority)", "constant age": "always the median age",
 }  # fmt: skip
 ERRORS = {"mae_years": "years", "mace": "classes"}  # metrics of which less is better, and their unit
 CONSTANT = "baseline: constant age"  # hears nothing, as the majority does, and tells years

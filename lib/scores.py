@@ -55,12 +55,12 @@ def bootstrap_sums(
 
 
 def bootstrap_trainings(
-    values: np.ndarray, speakers: np.ndarray, seeds: np.ndarray, statistic: Statistic, draws: int = DRAWS, seed: int = 0,
-    minus: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+    values: np.ndarray, speakers: np.ndarray, seeds: np.ndarray, statistic: Statistic, draws: int = DRAWS,
+    seed: int = 0, minus: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, tuple[float, float, float]]:  # fmt: skip
     """The same from rows (n, K) of several trainings of one model, told apart by `seeds` (n,): the mean over them.
 
-    minus: another model's values, speakers and seeds, whose mean is taken off; metrics are then named <metric>_difference.
+    minus: another model's values, speakers and seeds, whose mean is taken off; metrics are then <metric>_difference.
     All draw the same speakers; one who is missing somewhere adds 0 there.
     """
     samples = [(values, speakers, seeds), *([minus] if minus else [])]
@@ -161,8 +161,8 @@ def score_answers(
 
     table: `target, speaker_id, p_<class>` and, for more than one training, `seed`; folds are pooled.
     answers: (n,) class numbers that are not simply the most probable; None = the most probable.
-    minus: another such table, whose scores are taken off, as `bootstrap_trainings` does. An interval that leaves out 0 is a
-    difference that this many speakers can show.
+    minus: another such table, whose scores are taken off, as `bootstrap_trainings` does. An interval that leaves out 0
+    is a difference that this many speakers can show.
     """
     (cells, speakers, seeds), statistic = _cells_of(table, classes, answers), _confusion_statistic(classes)
     others = None if minus is None else _cells_of(minus, classes)

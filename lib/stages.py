@@ -89,8 +89,8 @@ def open_stage(
 ) -> Stage:
     """Open the folder of these parameters, of the stages that this one reads and of this version of the code.
 
-    name: the notebook's, such as "03_embed". parameters: everything that changes the result, JSON-able, checksums of weights
-    and data included. version: raised by hand when the code's results change. inputs: None for the first stage.
+    name: the notebook's, such as "03_embed". parameters: everything that changes the result, JSON-able, checksums of
+    weights and data included. version: raised by hand when the code's results change. inputs: None for the first stage.
     """
     fingerprint = fingerprint_of(name, version, parameters, [stage.fingerprint for stage in inputs or []])
     folder = paths.DATA / run / f"{name}-{fingerprint}"
@@ -124,8 +124,8 @@ def load_roots(downloaded: Stage) -> dict[str, Path]:
 def finish_stage(stage: Stage, counts: dict[str, Any] | None = None) -> dict[str, Any]:
     """Mark the stage complete and record what it cost; return the record.
 
-    `counts` are sizes worth showing (rows, windows). `made_in_seconds` and `made_with_mb` are those of the process that did
-    the work, when the stage was only loaded now; `recomputed` lists what this very run had to compute.
+    `counts` are sizes worth showing (rows, windows). `made_in_seconds` and `made_with_mb` are those of the process that
+    did the work, when the stage was only loaded now; `recomputed` lists what this very run had to compute.
     """
     marker = stage.folder / COMPLETED
     seconds = round(time.monotonic() - stage.started, 2)

@@ -95,7 +95,7 @@ SCHEMAS |= {"index": INDEX, "predictions": PREDICTIONS}
 
 
 def validate_table(table: pd.DataFrame, kind: str, origin: str = "") -> pd.DataFrame:
-    """The table with the types of the schema named `kind`; ValueError names origin, column, check and first bad value."""
+    """The table with the types of the schema `kind`; ValueError names origin, column, check and first bad value."""
     try:
         return SCHEMAS[kind].validate(table.reset_index(drop=True))
     except (SchemaError, SchemaErrors) as error:
