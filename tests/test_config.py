@@ -66,13 +66,17 @@ def test_what_a_run_file_says_stands_beside_what_the_notebooks_declare(tiny):
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("  learning_rate", "  rate", r"unknown key train\.rate"), ("train:", "train:\n  batch: 50.5", r"train\.batch = 50\.5"),
+        ("  learning_rate", "  rate", r"unknown key train\.rate"),
+        ("train:", "train:\n  batch: 50.5", r"train\.batch = 50\.5"),
         ("rate: 0.01", "rate: 1e-3", "train.learning_rate = '1e-3'.*write it as 0.001"),
-        ("synthetic: true", 'synthetic: "yes"', "run.synthetic = 'yes'"), ('  title: "A title"\n', "", r"missing key run\.title"),
-        ("\nsegment:", "\nsegments:", "unknown section 'segments'"), ("  seed: 1", "  seed: 1\n  seed: 2", r"key written twice: \['seed'\]"),
+        ("synthetic: true", 'synthetic: "yes"', "run.synthetic = 'yes'"),
+        ('  title: "A title"\n', "", r"missing key run\.title"),
+        ("\nsegment:", "\nsegments:", "unknown section 'segments'"),
+        ("  seed: 1", "  seed: 1\n  seed: 2", r"key written twice: \['seed'\]"),
         ('tasks: ["gender", "age"]', "tasks: gender", "train.tasks = 'gender'"),
         ("segment:\n  window_s: 2", "segment: none", "section 'segment' must hold keys"),
-        (RUN_FILE, "- a\n- b", "a run file is a list of sections, found list"), (RUN_FILE, "run: [", r"tiny\.yaml: while parsing"),
+        (RUN_FILE, "- a\n- b", "a run file is a list of sections, found list"),
+        (RUN_FILE, "run: [", r"tiny\.yaml: while parsing"),
     ],
 )  # fmt: skip
 def test_bad_run_file_is_refused_with_the_file_and_the_key(tiny, old, new, told):

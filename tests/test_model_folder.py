@@ -119,8 +119,10 @@ def test_a_description_that_was_changed_or_is_none_is_refused(tmp_path):
     path = tmp_path / "model/model.json"
     text, changed = path.read_text(), "was changed after it was written"
     told = {
-        text.replace('"threshold": 0.75', '"threshold": 0.15'): changed, text.replace('"temperature": 1.5', '"temperature": 9.5'): changed,
-        text.replace('"checksum"', '"sum"'): changed, '{"format": 2}': changed, "[]": "describes no model", "{": "not valid JSON",
+        text.replace('"threshold": 0.75', '"threshold": 0.15'): changed,
+        text.replace('"temperature": 1.5', '"temperature": 9.5'): changed,
+        text.replace('"checksum"', '"sum"'): changed, '{"format": 2}': changed, "[]": "describes no model",
+        "{": "not valid JSON",
         '{"format": 99}': r"written in format 99, this version reads \d; run its notebooks again",
     }  # fmt: skip
     assert len(told) == 7  # every change changed something

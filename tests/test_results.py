@@ -67,14 +67,17 @@ def test_two_records_for_one_cell_are_refused_none_give_an_empty_table_and_seeds
 @pytest.mark.parametrize(
     ("low", "high", "options", "verdict"),
     [
-        (0.55, 0.7, {}, "Better than a guess."), (0.4, 0.6, {}, "Not shown to be better than a guess."), (0.2, 0.4, {}, "Worse than a guess."),
+        (0.55, 0.7, {}, "Better than a guess."), (0.4, 0.6, {}, "Not shown to be better than a guess."),
+        (0.2, 0.4, {}, "Worse than a guess."),
         (0.6, 0.8, {"rival": 0.66, "gain": (-0.1, 0.2)}, "Better than a guess, not shown to be better than mean pitch alone."),
         (0.6, 0.8, {"rival": 0.66, "gain": (0.05, 0.2)}, "Better than a guess and than every simple baseline."),
         (0.6, 0.8, {"rival": 0.71}, "Better than a guess, but mean pitch alone does no worse: the model adds nothing here."),
         (0.6, 0.8, {"rival": 0.66}, "Better than a guess."),  # no pair was compared: nothing is claimed over the baseline
-        (4.9, 6.2, YEARS | {"rival": 6.0, "gain": (-1.0, 0.2)}, "Better than a guess, not shown to be better than mean pitch alone."),
+        (4.9, 6.2, YEARS | {"rival": 6.0, "gain": (-1.0, 0.2)},
+         "Better than a guess, not shown to be better than mean pitch alone."),
         (4.9, 6.2, YEARS | {"rival": 6.0, "gain": (-1.0, -0.2)}, "Better than a guess and than every simple baseline."),
-        (4.9, 6.2, YEARS | {"rival": 5.0}, "Better than a guess, but mean pitch alone does no worse: the model adds nothing here."),
+        (4.9, 6.2, YEARS | {"rival": 5.0},
+         "Better than a guess, but mean pitch alone does no worse: the model adds nothing here."),
         (6.5, 7.2, YEARS, "Not shown to be better than a guess."),
     ],
 )  # fmt: skip
@@ -120,7 +123,8 @@ def test_the_other_sentences_tell_their_numbers():
     assert sentences.tell_confusion({**confusion, "counts": np.eye(3, dtype=int)}).endswith("100 % of x.")
     errors = [make_row("age", "paper", name, value) for name, value in (("ece", 0.09), ("ece_tempered", 0.04))]
     assert sentences.tell_calibration(records(*errors)) == (
-        "Age: a stated probability is 9 points away from the share that is right, on average, and 4 after temperature, which helps."
+        "Age: a stated probability is 9 points away from the share that is right, on average, and 4 "
+        "after temperature, which helps."
     )
     scores = records(*make_metrics()["scores"])
     slices = scores[(scores["subset"] != "all") & (scores["task"] == "age")].iloc[:3]
