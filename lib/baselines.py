@@ -23,9 +23,7 @@ F0_RATE_HZ = 4000  # pitch needs no more, and a quarter of the samples is a quar
 FRAME_S, HOP_S = 0.06, 0.02
 VOICED = 0.6  # least normalised autocorrelation of a voiced frame
 LEVEL_RANGE_DB = 35.0  # frames quieter than this under the loudest are not looked at for pitch
-
-# name in every table -> the columns of ACOUSTICS that a balanced logistic regression may use
-BASELINES = {
+BASELINES = {  # the columns of ACOUSTICS that a balanced logistic regression may use
     "majority": [],
     "baseline: mean F0": ["f0_hz"],
     "baseline: duration and level": ["duration_s", "level_db"],
@@ -40,7 +38,8 @@ def measure_acoustics(waveforms: np.ndarray, rate_hz: int) -> np.ndarray:
     frame is voiced; `level_db` is the RMS in dB below full scale, at least -100.
     """
     waves = np.ascontiguousarray(waveforms, np.float32)
-    samples = _true_samples(waves)  # [B]
+    backwards = waves[:, ::-1] != 0
+    samples = np.where(backwards.any(axis=1), waves.shape[1] - backwards.argmax(axis=1), 0)  # [B], without padding
     f0_hz, voiced = measure_f0(waves, rate_hz)
     power = np.square(waves, dtype=np.float64).sum(axis=1) / np.maximum(samples, 1)
     level_db = 10 * np.log10(np.maximum(power, 1e-10))
@@ -97,12 +96,6 @@ def _autocorrelation(frames: np.ndarray, lags: int) -> np.ndarray:
     return product / np.sqrt(np.maximum(head * tail, 1e-12))
 
 
-def _true_samples(waves: np.ndarray) -> np.ndarray:
-    """Number of samples up to the last that is not zero, [B]."""
-    sounding = waves != 0
-    return np.where(sounding.any(axis=1), waves.shape[1] - sounding[:, ::-1].argmax(axis=1), 0)
-
-
 @cache
 def _mel_filters(bins: int, rate_hz: int) -> np.ndarray:
     from torchaudio.functional import melscale_fbanks
@@ -125,14 +118,10 @@ def _mfcc_statistics(waves: np.ndarray, samples: np.ndarray, rate_hz: int) -> np
     mfcc = measure_mfcc(waves, rate_hz)
     frames = np.floor((samples - 0.025 * rate_hz) / (0.02 * rate_hz)).clip(0).astype(int) + 1
     rows = []
-    for values, count in zip(mfcc, frames):
-        inside = values[:count]  # frames of padding are left out
-        steps = np.diff(inside, axis=0) if count > 1 else np.zeros((1, MFCCS))
+    for inside in (values[:count] for values, count in zip(mfcc, frames)):  # frames of padding are left out
+        steps = np.diff(inside, axis=0) if len(inside) > 1 else np.zeros((1, MFCCS))
         rows.append(np.concatenate([inside.mean(axis=0), inside.std(axis=0), steps.std(axis=0)]))
     return np.stack(rows)
-
-
-# ----------------------------------------------------------------------------------------------- fitting and answering
 
 
 def fit_baseline(
@@ -141,9 +130,8 @@ def fit_baseline(
     """Probabilities (len(rows), C) of one of `BASELINES` for the windows of `rows`, learned from those of `train` alone.
 
     acoustics: window_id and `ACOUSTICS`. train, rows: window_id and target. None where the baseline's measures are lacking.
-
-    The majority answers with the class shares; the others are logistic regressions with balanced class weights. For two
-    classes "mean F0" is a threshold on pitch; unvoiced windows get the training part's median pitch.
+    The majority answers with the class shares, the others by `fit_probe`: for two classes "mean F0" is a threshold on
+    pitch, and unvoiced windows get the training part's median pitch.
     """
     columns = BASELINES[name]
     if not columns:
@@ -156,10 +144,10 @@ def fit_baseline(
     return predict_probe(probe, measures.loc[rows["window_id"]].to_numpy(), classes)
 
 
-def make_probe(strength: float = 1.0) -> Any:
-    """A logistic regression with balanced class weights on standardised vectors; NaN becomes the median.
+def fit_probe(vectors: np.ndarray, targets: np.ndarray, strength: float = 1.0) -> Any:
+    """A logistic regression with balanced class weights on standardised vectors (n, K); NaN becomes the median.
 
-    `strength` is the inverse of the penalty (scikit-learn's C). Used for baselines, layer probes and audits alike.
+    `strength` is the inverse of the penalty (scikit-learn's C). On one core: such matrices gain nothing from more.
     """
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression
@@ -168,13 +156,8 @@ def make_probe(strength: float = 1.0) -> Any:
 
     logistic = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000)
     imputer = SimpleImputer(strategy="median", keep_empty_features=True)
-    return make_pipeline(imputer, StandardScaler(), logistic)
-
-
-def fit_probe(vectors: np.ndarray, targets: np.ndarray, strength: float = 1.0) -> Any:
-    """`make_probe`, fitted on vectors (n, K), on one core: matrices of this size gain nothing from more."""
     with threadpool_limits(1):
-        return make_probe(strength).fit(np.asarray(vectors, np.float64), targets)
+        return make_pipeline(imputer, StandardScaler(), logistic).fit(np.asarray(vectors, np.float64), targets)
 
 
 def predict_probe(probe: Any, vectors: np.ndarray, classes: int) -> np.ndarray:
@@ -186,7 +169,4 @@ def predict_probe(probe: Any, vectors: np.ndarray, classes: int) -> np.ndarray:
 
 def fit_constant_age(years: np.ndarray) -> float:
     """The median age of the training part: of all constants the one with the smallest mean absolute error."""
-    years = np.asarray(years, np.float64)
-    if not len(years) or not np.isfinite(years).all():
-        raise ValueError("ages of the training part must be finite and at least one")
     return float(np.median(years))

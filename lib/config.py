@@ -11,47 +11,27 @@ from typing import Any
 import nbformat
 import pandas as pd
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
+from pydantic import ConfigDict, ValidationError, create_model
 
 from lib import paths
 
 NOTEBOOKS = ["01_download", "02_segment", "03_embed", "04_train", "05_evaluate", "06_predict"]
-SHARED = {  # parameters that several notebooks declare, and the section they live in
-    "seed": "run",
-    "synthetic": "run",
-    "age_classes": "run",
-    "age_bounds": "run",
-    "tasks": "train",
-    "engine": "compute",
-    "device": "compute",
-    "precision": "compute",
-    "workers": "compute",
-    "address": "compute",
-}
-TYPES = {
-    "str": str,
-    "int": int,
-    "float": float,
-    "bool": bool,
-    "list[str]": list[str],
-    "list[int]": list[int],
-    "list[float]": list[float],
-}
+# parameters that several notebooks declare, and the section they live in
+SHARED = dict.fromkeys(["seed", "synthetic", "age_classes", "age_bounds"], "run") | {"tasks": "train"}
+SHARED |= dict.fromkeys(["engine", "device", "precision", "workers", "address"], "compute")
+TYPES = {"str": str, "int": int, "float": float, "bool": bool}
+TYPES |= {f"list[{name}]": list[TYPES[name]] for name in ("str", "int", "float")}
 
 
 class _StrictLoader(yaml.SafeLoader):
     """YAML loader that refuses a key written twice, where plain YAML lets the last one win without a word."""
 
-
-def _mapping_without_repeats(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
-    keys = [loader.construct_object(key) for key, _ in node.value]
-    repeated = {key for key in keys if keys.count(key) > 1}
-    if repeated:
-        raise ValueError(f"line {node.start_mark.line + 1}: key written twice: {sorted(repeated)}; keep one")
-    return loader.construct_mapping(node, deep=True)
-
-
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_repeats)
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key) for key, _ in node.value]
+        repeated = {key for key in keys if keys.count(key) > 1}
+        if repeated:
+            raise ValueError(f"line {node.start_mark.line + 1}: key written twice: {sorted(repeated)}; keep one")
+        return super().construct_mapping(node, deep)
 
 
 def section_of(notebook: str) -> str:
@@ -69,28 +49,27 @@ def notebook_path(notebook: str) -> Path:
 def declared_parameters(path: Path) -> dict[str, tuple[type, Any]]:
     """Name → (type, default) of every line of the notebook's cell tagged `parameters`.
 
-    Raises ValueError when the cell is missing, when a line is no typed assignment of a literal, or when its type is unknown.
+    ValueError when the cell is missing, when a line is no typed assignment of a literal, or when its type is unknown.
     """
-    notebook = nbformat.read(path, as_version=4)
-    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    cells = nbformat.read(path, as_version=4).cells
+    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     if len(tagged) != 1:
         raise ValueError(f"{path}: {len(tagged)} cells tagged 'parameters'; exactly one is needed")
     found = {}
     for statement in ast.parse(tagged[0].source).body:
-        if not isinstance(statement, ast.AnnAssign) or ast.unparse(statement.annotation) not in TYPES:
-            raise ValueError(
-                f"{path}: '{ast.unparse(statement)}' must be name: type = literal, type one of {list(TYPES)}"
-            )
-        found[statement.target.id] = (TYPES[ast.unparse(statement.annotation)], ast.literal_eval(statement.value))
+        kind = TYPES.get(ast.unparse(statement.annotation)) if isinstance(statement, ast.AnnAssign) else None
+        if kind is None:
+            told = ast.unparse(statement)
+            raise ValueError(f"{path}: '{told}' must be name: type = literal, type one of {list(TYPES)}")
+        found[statement.target.id] = (kind, ast.literal_eval(statement.value))
     return found
 
 
 def load_run(path: Path, changes: list[str] = ()) -> dict[str, dict[str, Any]]:
     """Read and check a run file; return {section: {key: value}} with `changes` ("section.key=value") applied.
 
-    One text may hold several changes with blanks between them, as `make reports SET="..."` hands them on; values may hold blanks.
-
-    Raises ValueError naming the file, the section, the key, the value and what was expected.
+    One text may hold several changes with blanks between them, as `make reports SET="..."` hands them on; values
+    may hold blanks. ValueError names the file, the section, the key, the value and what was expected.
     """
     path = Path(path)
     if not path.exists():
@@ -104,8 +83,7 @@ def load_run(path: Path, changes: list[str] = ()) -> dict[str, dict[str, Any]]:
         raise ValueError(f"{path}: a run file is a list of sections, found {type(content).__name__}")
     for change in itertools.chain(*(re.split(r"\s+(?=\w+\.\w+=)", text.strip()) for text in changes)):
         _apply_change(content, change, path)
-    notebooks = notebooks_of(content)
-    return _validate_run(content, notebooks, path)
+    return _validate_run(content, path)
 
 
 def list_runs() -> pd.DataFrame:
@@ -118,12 +96,6 @@ def list_runs() -> pd.DataFrame:
         row = {"run": path.stem, "question": run["question"], "corpora": ", ".join(download.get("corpora", []))}
         rows.append(row | {"encoder": sections.get("embed", {}).get("encoder", ""), "needs": needs})
     return pd.DataFrame(rows)
-
-
-def notebooks_of(content: dict) -> list[str]:
-    """Notebooks that a run executes: the six of the chain, or those that its `run.notebooks` names."""
-    run = content.get("run")
-    return (run.get("notebooks") if isinstance(run, dict) else None) or NOTEBOOKS
 
 
 def _apply_change(content: dict, change: str, path: Path) -> None:
@@ -143,31 +115,29 @@ RUN_KEYS = {
 }
 
 
-def _validate_run(content: dict, notebooks: list[str], path: Path) -> dict[str, dict[str, Any]]:
-    by_notebook = {name: declared_parameters(notebook_path(name)) for name in notebooks}
+def _validate_run(content: dict, path: Path) -> dict[str, dict[str, Any]]:
+    run = content.get("run")
+    notebooks = (run.get("notebooks") if isinstance(run, dict) else None) or NOTEBOOKS
     expected: dict[str, dict] = {"run": dict(RUN_KEYS)}
-    for name, declared in by_notebook.items():
-        for key, (kind, default) in declared.items():
+    for name in notebooks:
+        for key, declared in declared_parameters(notebook_path(name)).items():
             if key != "run":  # a run's name is its file's name, never a key
-                expected.setdefault(SHARED.get(key, section_of(name)), {})[key] = (kind, default)
+                expected.setdefault(SHARED.get(key, section_of(name)), {})[key] = declared
     problems = [f"unknown section '{name}'" for name in content if name not in expected]
     checked = {}
     for section, keys in expected.items():
-        checked[section], errors = _validate_section(section, content.get(section, {}), keys)
-        problems += errors
+        values = content.get(section, {})
+        if not isinstance(values, dict):
+            problems.append(f"section '{section}' must hold keys, found {values!r}")
+            continue
+        try:
+            model = create_model(section, __config__=ConfigDict(extra="forbid", strict=True), **keys)
+            checked[section] = model.model_validate(values).model_dump()
+        except ValidationError as error:
+            problems += [_explain(section, problem) for problem in error.errors()]
     if problems:
         raise ValueError(f"{path}: " + "; ".join(problems))
     return checked
-
-
-def _validate_section(section: str, values: Any, keys: dict) -> tuple[dict, list[str]]:
-    if not isinstance(values, dict):
-        return {}, [f"section '{section}' must hold keys, found {values!r}"]
-    model = create_model(section, __config__=ConfigDict(extra="forbid", strict=True), **keys)
-    try:
-        return TypeAdapter(model).validate_python(values).model_dump(), []
-    except ValidationError as error:
-        return {}, [_explain(section, problem) for problem in error.errors()]
 
 
 def _explain(section: str, problem: dict) -> str:
@@ -176,15 +146,13 @@ def _explain(section: str, problem: dict) -> str:
         return f"unknown key {key}"
     if problem["type"] == "missing":
         return f"missing key {key}"
-    hint = (
-        "; write it as 0.001 or 1.0e-3" if problem["type"] == "float_type" and isinstance(problem["input"], str) else ""
-    )
+    is_text = problem["type"] == "float_type" and isinstance(problem["input"], str)
+    hint = "; write it as 0.001 or 1.0e-3" if is_text else ""
     return f"{key} = {problem['input']!r}: {problem['msg'].lower()}{hint}"
 
 
 def parameters_for(notebook: str, run: str, sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The parameters that papermill hands to one notebook: its own section and the shared keys that it declares."""
-    declared = declared_parameters(notebook_path(notebook))
     shared = {key: sections[section][key] for key, section in SHARED.items() if key in sections.get(section, {})}
     values = {**shared, **sections["run"], **sections.get(section_of(notebook), {}), "run": run}
-    return {key: values[key] for key in declared}
+    return {key: values[key] for key in declared_parameters(notebook_path(notebook))}

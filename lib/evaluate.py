@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lib import scores
 from lib.baselines import BASELINES, fit_baseline, fit_constant_age
 from lib.networks import count_parameters
-from lib.results import first_record, format_interval
-from lib.scores import (
-    LEVELS,
-    aggregate_predictions,
-    bootstrap_sums,
-    compare_models,
-    compare_protocols,
-    confusion_counts,
-    expected_years,
-    make_records,
-    score_predictions,
-    score_years,
-    sum_by_speaker,
-)
+from lib.results import CONSTANT, first_record, format_interval
 from lib.stages import Stage
 from lib.store import Store
 from lib.tasks import YEARS, Task
@@ -31,12 +20,8 @@ from lib.trainings import ask_checkpoint
 
 VERSION = 7  # of the scores; raised by hand when the code's results change
 PARTS = ["validation", "test"]  # parts that the models answer for
-CONSTANT = "baseline: constant age"
 SHIPPED = ["gender", "age", YEARS]  # tasks that go into a model folder; the finer classes of age are for study
 COMPARED = ["accuracy_difference", "uar_difference", "macro_f1_difference"]
-
-
-# ------------------------------------------------------------------------------------------------------------ answers
 
 
 def predict_all(
@@ -48,34 +33,30 @@ def predict_all(
     """
     parts, task_of = [], {task.name: task for task in tasks}
     for (name, protocol, fold), table in splits.groupby(["task", "protocol", "fold"], sort=False):
-        task = task_of[name]
+        classes, train = task_of[name].classes, table[table["split"] == "train"]
         rows = table[table["split"].isin(PARTS)].reset_index(drop=True)
-        train = table[table["split"] == "train"]
-        for baseline in BASELINES:
-            answers = fit_baseline(baseline, acoustics, train, rows, len(task.classes))
-            if answers is not None:
-                parts.append(_predictions(rows, answers, task, model=baseline, protocol=protocol, fold=fold))
+        answers = {(model, 0, 0): fit_baseline(model, acoustics, train, rows, len(classes)) for model in BASELINES}
         here = fits[(fits["task"] == name) & (fits["protocol"] == protocol) & (fits["fold"] == fold)]
         for fit in here.itertuples(index=False):
             path = checkpoint_path(trained.path(fit.folder), fit.best_epoch)
-            answers = ask_checkpoint(path, store, rows["window_id"], fit.network)
-            options = {"model": fit.network, "protocol": protocol, "seed": fit.seed, "epoch": fit.best_epoch}
-            parts.append(_predictions(rows, answers, task, fold=fold, **options))
+            answers[fit.network, fit.seed, fit.best_epoch] = ask_checkpoint(path, store, rows["window_id"], fit.network)
+        ids = rows[["window_id", "clip_id", "speaker_id", "split", "target"]].assign(task=name)
+        for (model, seed, epoch), values in answers.items():
+            if values is not None:
+                facts = {"seed": seed, "epoch": epoch, "model": model, "protocol": protocol, "fold": fold}
+                shares = {f"p_{one}": values[:, number] for number, one in enumerate(classes)}
+                parts.append(ids.assign(**facts, **shares))
     return pd.concat(parts, ignore_index=True)
 
 
-def _predictions(
-    rows: pd.DataFrame, probabilities: np.ndarray, task: Task, *, seed=0, epoch=0, **context
-) -> pd.DataFrame:
-    table = rows[["window_id", "clip_id", "speaker_id", "split", "target"]]
-    table = table.assign(task=task.name, seed=seed, epoch=epoch, **context)
-    columns = {f"p_{name}": probabilities[:, number] for number, name in enumerate(task.classes)}
-    return table.assign(**columns)
+def _mean_uar(fits: pd.DataFrame, protocol: str) -> pd.Series:
+    """UAR on validation by task and network, mean over folds and seeds."""
+    return fits[fits["protocol"] == protocol].groupby(["task", "network"], sort=False)["validation_uar"].mean()
 
 
 def choose_models(fits: pd.DataFrame, protocol: str) -> dict[str, str]:
     """The network that speaks for each task: the best on validation, mean over folds and seeds."""
-    means = fits[fits["protocol"] == protocol].groupby(["task", "network"], sort=False)["validation_uar"].mean()
+    means = _mean_uar(fits, protocol)
     return {task: str(means[task].idxmax()) for task in dict.fromkeys(fits["task"])}
 
 
@@ -90,17 +71,15 @@ def select_answers(
     return rows.drop(columns=others).reset_index(drop=True)
 
 
-# ------------------------------------------------------------------------------------------------------------- scores
-
-
 def score_all(
     predictions: pd.DataFrame, splits: pd.DataFrame, tasks: list[Task], draws: int, seed: int
 ) -> pd.DataFrame:
     """Tidy score records of the test part: every task, model, protocol and level; folds are pooled, seeds averaged."""
     test, parts = predictions[predictions["split"] == "test"], []
     for task in tasks:
-        rows = test[test["task"] == task.name]
-        parts.append(score_predictions(rows, task.classes, draws=draws, seed=seed))
+        for (model, protocol), rows in test[test["task"] == task.name].groupby(["model", "protocol"], sort=False):
+            context = {"task": task.name, "model": model, "protocol": protocol, "split": "test"}
+            parts.append(scores.score_levels(rows, task.classes, draws=draws, seed=seed, **context))
         if task.name == YEARS:
             parts.append(score_ages(answer_years(predictions, splits, task), draws, seed))
     return pd.concat(parts, ignore_index=True)
@@ -109,35 +88,51 @@ def score_all(
 def compare_all(
     predictions: pd.DataFrame, splits: pd.DataFrame, tasks: list[Task], protocol: str, draws: int, seed: int
 ) -> pd.DataFrame:
-    """Paired differences, every network minus every baseline: accuracy, UAR and macro F1, and of ages the error in years."""
+    """Paired differences, every network minus every baseline: accuracy, UAR, macro F1, and of ages the error in years.
+
+    Records with a further column `against`; seeds are averaged. ValueError when two answered for different windows.
+    """
     test = predictions[(predictions["split"] == "test") & (predictions["protocol"] == protocol)]
     parts = []
     for task in tasks:
-        rows = test[test["task"] == task.name]
-        models = rows["model"].unique()
-        for network in (name for name in models if name not in BASELINES):
-            for other in (name for name in models if name in BASELINES):
-                differences = compare_models(rows, task.classes, network, other, draws=draws, seed=seed)
-                parts.append(differences[differences["metric"].isin(COMPARED)])
+        answers = {model: rows for model, rows in test[test["task"] == task.name].groupby("model", sort=False)}
+        for model, other in itertools.product(answers, answers):
+            if model in BASELINES or other not in BASELINES:
+                continue
+            if set(answers[model]["window_id"]) != set(answers[other]["window_id"]):
+                raise ValueError(f"{model!r} and {other!r} answered for different windows; predict both again")
+            context = {"task": task.name, "protocol": protocol, "split": "test", "model": model, "against": other}
+            options = {"draws": draws, "seed": seed} | context
+            differences = scores.score_levels(answers[model], task.classes, answers[other], **options)
+            parts.append(differences[differences["metric"].isin(COMPARED)])
         if task.name == YEARS:
             parts.append(compare_ages(answer_years(predictions, splits, task), protocol, draws, seed))
     return pd.concat(parts, ignore_index=True)
 
 
 def score_leaks(predictions: pd.DataFrame, tasks: list[Task], protocol: str, draws: int, seed: int) -> pd.DataFrame:
-    """`lib.scores.compare_protocols` for every task: what random windows claim over what `protocol` shows."""
-    parts = []
-    for task in tasks:
-        rows = predictions[predictions["task"] == task.name]
-        parts.append(compare_protocols(rows, task.classes, protocol, draws=draws, seed=seed))
-    return pd.concat(parts, ignore_index=True)
+    """The leak: every model's scores on random windows minus those of the same model under `protocol`, test part.
+
+    Records at the three levels with the columns `claimed` and `shown`; equal speakers are drawn for both, and seeds are
+    averaged. Empty when only one of the two protocols was run.
+    """
+    parts, test = [], predictions[predictions["split"] == "test"]
+    for task in tasks if protocol != "paper" else []:
+        for model, rows in test[test["task"] == task.name].groupby("model", sort=False):
+            pair = [rows[rows["protocol"] == name] for name in ("paper", protocol)]
+            if all(map(len, pair)):
+                context = {"task": task.name, "model": model, "protocol": protocol, "split": "test"}
+                leak = scores.score_levels(pair[0], task.classes, pair[1], draws=draws, seed=seed, **context)
+                claimed, shown = (scores.score_levels(one, task.classes, draws=0, seed=seed)["value"] for one in pair)
+                names = leak["metric"].str.removesuffix("_difference")
+                parts.append(leak.assign(metric=names, claimed=claimed, shown=shown).drop(columns="seed_std"))
+    return pd.concat(parts or [pd.DataFrame(columns=[*scores.RECORD, "claimed", "shown"])], ignore_index=True)
 
 
 def answer_years(predictions: pd.DataFrame, splits: pd.DataFrame, task: Task, split: str = "test") -> pd.DataFrame:
     """Every answer of the task in years, the constant's too: model, protocol, seed, fold, ids, years, predicted_years.
 
-    A network tells the expected age over its classes, whose mean ages come from the training part of its own fold; the
-    constant is that part's median.
+    A network tells the expected age over its classes, whose mean ages, as the constant, are of its own training part.
     """
     rows = predictions[(predictions["task"] == task.name) & (predictions["split"] == split)]
     own = splits[splits["task"] == task.name]
@@ -145,14 +140,13 @@ def answer_years(predictions: pd.DataFrame, splits: pd.DataFrame, task: Task, sp
     columns, parts = [f"p_{name}" for name in task.classes], []
     for (protocol, fold), part in rows.groupby(["protocol", "fold"], sort=False):
         train = own[(own["split"] == "train") & (own["protocol"] == protocol) & (own["fold"] == fold)]
-        parts.append(part.assign(predicted_years=expected_years(part[columns].to_numpy(), year_centres(train, task))))
+        expected = scores.expected_years(part[columns].to_numpy(), year_centres(train, task))
+        parts.append(part.assign(predicted_years=expected))
         constant = part.drop_duplicates("window_id").assign(model=CONSTANT, seed=0)
         parts.append(constant.assign(predicted_years=fit_constant_age(train["age_years"].to_numpy())))
     table = pd.concat(parts, ignore_index=True)
-    table["years"] = table["clip_id"].map(age_of)
-    return table[
-        ["model", "protocol", "seed", "fold", "window_id", "clip_id", "speaker_id", "years", "predicted_years"]
-    ]
+    kept = ["model", "protocol", "seed", "fold", "window_id", "clip_id", "speaker_id", "predicted_years"]
+    return table[kept].assign(years=table["clip_id"].map(age_of))
 
 
 def year_centres(train: pd.DataFrame, task: Task) -> list[float]:
@@ -172,21 +166,21 @@ def score_ages(table: pd.DataFrame, draws: int, seed: int) -> pd.DataFrame:
     """Records of mae_years, bias_years and ccc for every model of `answer_years`; seeds are averaged."""
     records = []
     for (protocol, model), rows in table.groupby(["protocol", "model"], sort=False):
-        for level in LEVELS:
+        for level in scores.LEVELS:
             here = average_years(rows, level)
             context = {"task": YEARS, "model": model, "protocol": protocol, "split": "test", "level": level}
             arrays = [here[name].to_numpy() for name in ("years", "predicted_years", "speaker_id", "seed")]
-            scores = score_years(*arrays, draws=draws, seed=seed, context=context)
+            found = scores.score_years(*arrays, draws=draws, seed=seed, context=context)
             errors = (here["predicted_years"] - here["years"]).abs().groupby(here["seed"]).mean()
-            spread = np.where(scores["metric"] == "mae_years", np.std(errors), np.nan)
-            records.append(scores.assign(seed_std=spread))
+            spread = np.where(found["metric"] == "mae_years", np.std(errors), np.nan)
+            records.append(found.assign(seed_std=spread))
     return pd.concat(records, ignore_index=True)
 
 
 def compare_ages(table: pd.DataFrame, protocol: str, draws: int, seed: int) -> pd.DataFrame:
     """Paired difference in mean absolute error, every model minus the constant: below 0 the model is nearer."""
     here, records = table[table["protocol"] == protocol], []
-    for level in LEVELS:
+    for level in scores.LEVELS:
         averaged = average_years(here, level)
         averaged = averaged.assign(error=(averaged["predicted_years"] - averaged["years"]).abs())
         keys = [name for name in ("window_id", "clip_id") if name in averaged] + ["speaker_id", "years"]
@@ -194,30 +188,23 @@ def compare_ages(table: pd.DataFrame, protocol: str, draws: int, seed: int) -> p
         voices = wide.index.get_level_values("speaker_id").to_numpy()
         for model in wide.columns.drop(CONSTANT):
             values = np.stack([np.ones(len(wide)), wide[model] - wide[CONSTANT]], axis=1)
-            sums = sum_by_speaker(values, voices).to_numpy()
-            scores = bootstrap_sums(sums, _mean_difference, draws, seed)
+            sums = scores.sum_by_speaker(values, voices).to_numpy()
+            found = scores.bootstrap_sums(sums, lambda s: {"mae_years_difference": s[..., 1] / s[..., 0]}, draws, seed)
             context = {"task": YEARS, "model": model, "protocol": protocol, "split": "test", "level": level}
-            records.append(make_records(scores, len(wide), len(sums), context | {"against": CONSTANT}))
+            records.append(scores.make_records(found, len(wide), len(sums), context | {"against": CONSTANT}))
     return pd.concat(records, ignore_index=True)
 
 
-def _mean_difference(sums: np.ndarray) -> dict[str, np.ndarray]:
-    return {"mae_years_difference": sums[..., 1] / sums[..., 0]}
-
-
-def count_confusions(predictions: pd.DataFrame, tasks: list[Task], level: str = "window") -> list[dict[str, Any]]:
-    """Confusion counts of every model on the test part: task, model, protocol, seed, level, classes, counts."""
-    confusions = []
-    test = aggregate_predictions(predictions[predictions["split"] == "test"], level)
+def count_confusions(predictions: pd.DataFrame, tasks: list[Task]) -> list[dict[str, Any]]:
+    """Confusion counts of every model on the windows of the test part, for each of its seeds."""
+    confusions, test = [], predictions[predictions["split"] == "test"]
     for task in tasks:
-        columns = [f"p_{name}" for name in task.classes]
-        for (model, protocol, seed), rows in test[test["task"] == task.name].groupby(
-            ["model", "protocol", "seed"], sort=False
-        ):
+        keys, columns = ["model", "protocol", "seed"], [f"p_{name}" for name in task.classes]
+        for key, rows in test[test["task"] == task.name].groupby(keys, sort=False):
             answers = rows[columns].to_numpy().argmax(axis=1)
-            counts = confusion_counts(rows["target"].to_numpy(), answers, len(task.classes))
-            facts = {"task": task.name, "model": model, "protocol": protocol, "seed": seed, "split": "test"}
-            confusions.append(facts | {"level": level, "classes": task.classes, "counts": counts.tolist()})
+            counts = scores.confusion_counts(rows["target"].to_numpy(), answers, len(task.classes)).tolist()
+            facts = {"task": task.name} | dict(zip(keys, key)) | {"split": "test", "level": "window"}
+            confusions.append(facts | {"classes": task.classes, "counts": counts})
     return confusions
 
 
@@ -227,13 +214,9 @@ def find_confusion(confusions: list[dict[str, Any]], task: str, model: str, prot
     return next(one for one in confusions if wanted.items() <= one.items())
 
 
-# -------------------------------------------------------------------------------------------------------------- files
-
-
 def list_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as JSON-able records at full precision; what is no number becomes None."""
-    columns = {name: frame[name].astype(object).where(frame[name].notna(), None).tolist() for name in frame}
-    return [dict(zip(columns, values)) for values in zip(*columns.values())]
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")
 
 
 def describe_data(clips: pd.DataFrame, splits: pd.DataFrame, protocol: str) -> dict[str, Any]:
@@ -248,8 +231,7 @@ def describe_data(clips: pd.DataFrame, splits: pd.DataFrame, protocol: str) -> d
 
 def describe_models(fits: pd.DataFrame, models: dict[str, str], protocol: str) -> pd.DataFrame:
     """One row a task: the network that speaks for it, its validation UAR, and that of the best other."""
-    means = fits[fits["protocol"] == protocol].groupby(["task", "network"], sort=False)["validation_uar"].mean()
-    rows = []
+    means, rows = _mean_uar(fits, protocol), []
     for task, network in models.items():
         others = means[task].drop(network)
         best = {"next best": others.idxmax(), "its validation UAR": others.max()} if len(others) else {}
@@ -258,12 +240,12 @@ def describe_models(fits: pd.DataFrame, models: dict[str, str], protocol: str) -
 
 
 def tabulate_networks(
-    fits: pd.DataFrame, scores: pd.DataFrame, trained: Stage, protocol: str, level: str
+    fits: pd.DataFrame, records: pd.DataFrame, trained: Stage, protocol: str, level: str
 ) -> pd.DataFrame:
     """One row a task and network: UAR on validation and on test with its interval, parameters, minutes of training."""
     rows = []
     for (task, network), group in fits[fits["protocol"] == protocol].groupby(["task", "network"], sort=False):
-        test = first_record(scores, task=task, model=network, protocol=protocol, level=level, metric="uar")
+        test = first_record(records, task=task, model=network, protocol=protocol, level=level, metric="uar")
         fit = group.iloc[0]
         model, _ = load_model(checkpoint_path(trained.path(fit["folder"]), fit["best_epoch"]))
         row = {"task": task, "network": network, "validation UAR": group["validation_uar"].mean()}

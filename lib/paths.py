@@ -42,7 +42,7 @@ def write_whole(path: Path) -> Iterator[Path]:
 
 
 def save_json(path: Path, content: Any, indent: int | None = 2) -> Path:
-    """Write `content` as JSON, whole or not at all; NaN is refused because JSON has none. `indent` None: on one line."""
+    """Write `content` as JSON, whole or not at all; NaN is refused, JSON has none. `indent` None: on one line."""
     text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
     with write_whole(path) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
@@ -60,7 +60,7 @@ def load_json(path: Path) -> Any:
 
 
 def replace_folder(new: Path, target: Path) -> None:
-    """Put the finished folder `new` where `target` stands; the old one is removed only after the new one is in place."""
+    """Put the finished folder `new` where `target` stands; the old one goes only after the new one is in place."""
     retired = target.with_name(f".{target.name}.old")
     shutil.rmtree(retired, ignore_errors=True)
     if target.exists():

@@ -28,12 +28,12 @@ from lib.audio import RATE_HZ, Recording, UnreadableAudio, shown_name
 from lib.compute import cores, torch_threads
 from lib.corpora.own_data import list_recordings
 from lib.embed import encode_batch
-from lib.encoders import Encoder, check_encoder
+from lib.encoders import check_encoder
 from lib.model_folder import DESCRIPTION, Head, ModelFolder, load_model_folder, tell_gain
 from lib.networks import select_input
 from lib.paths import ASSETS, load_json, write_whole
 from lib.scores import expected_years
-from lib.speed.engines import Engine, load_engine
+from lib.speed.engines import load_engine
 from lib.train import predict_log_probabilities
 from lib.trust.calibration import answer_with_threshold, disagreement
 from lib.windows import VAD_BATCH, VAD_CHUNK, as_heard, as_stored, slide_windows, speech_probabilities, speech_ratio
@@ -44,25 +44,22 @@ LEAST_SPEECH = 0.1  # a recording whose best window has a smaller share of speec
 Model = ModelFolder | Path | str | None  # loaded, a folder, the name of one that ships; None = the ready one
 READY = ["ready", "tiny"]  # models that ship, the best first
 HINT = "A guess about how a voice sounds; it does not reveal who someone is."
+ready_engine = functools.lru_cache(4)(load_engine)  # the exact one, torch in float32; made once for all recordings
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says for one task: `label` is None when it says none; probabilities by class add up to one.
-
-    `by_threshold`: the label when the rare class is told from its own threshold; None = unsure, or no such threshold. `years`
-    with low and high: age and interval, None where no years were learned. `threshold`: least probability of a label or hint.
-    """
+    """What a model says for one task."""
 
     task: str
     state: str  # "ok", "unsure", or "several speakers"
-    label: str | None
-    probabilities: dict[str, float | None]  # None for several speakers: each window has its own
-    by_threshold: str | None = None
-    years: float | None = None
+    label: str | None  # None when it says none
+    probabilities: dict[str, float | None]  # by class; None for several speakers: each window has its own
+    by_threshold: str | None = None  # the label when the rare class is told from its own threshold, if there is one
+    years: float | None = None  # the age, with its interval; None where no years were learned
     low_years: float | None = None
     high_years: float | None = None
-    threshold: float = 0.0
+    threshold: float = 0.0  # least probability of a label or hint
 
     def row(self) -> dict[str, Any]:
         """Columns <task>, p_<task>_<class> and, where there are any, <task>_by_threshold, <task>_low, <task>_high."""
@@ -78,9 +75,11 @@ class Answer:
         shares = {name: window.get(f"p_{self.task}_{name}") for name in self.probabilities}
         if None in shares.values():
             return f"{self.task}: too little speech"
+        if self.task in window:
+            return f"{self.task}: sounds about {window[self.task]:.0f}"
         best = max(shares, key=shares.get)
-        sure = f"sounds {best} ({shares[best]:.0%})" if shares[best] >= self.threshold else "unsure"
-        return f"{self.task}: " + (f"sounds about {window[self.task]:.0f}" if self.task in window else sure)
+        told = f"sounds {best} ({shares[best]:.0%})" if shares[best] >= self.threshold else "unsure"
+        return f"{self.task}: {told}"
 
 
 @dataclass(frozen=True)
@@ -89,13 +88,12 @@ class Prediction:
 
     `windows`: start_s, duration_s, speech_ratio, p_<task>_<class>, and <task> where that is in years (NaN where a window
     held too little speech to be asked). `speech`: probability of speech for each 32 ms, NaN where no window reached.
-    `reason`: why there is no answer; `warning`: what to mind about the one there is; "" = nothing.
     """
 
     name: str
     state: str
-    reason: str = ""
-    warning: str = ""
+    reason: str = ""  # why there is no answer
+    warning: str = ""  # what to mind about the one there is
     duration_s: float = 0.0
     speech_ratio: float = float("nan")
     answers: dict[str, Answer] = field(default_factory=dict)
@@ -139,38 +137,36 @@ def find_model(model: Path | str | None) -> Path:
 
     ValueError when there is none; a warning when the first of `READY` is not the one.
     """
-    shipped = sorted(path.parent.name for path in ASSETS.glob(f"*/{DESCRIPTION}"))
-    if model is None:
-        missing = {}
-        for name in filter(shipped.__contains__, READY):
-            try:
-                check_encoder(load_json(ASSETS / name / DESCRIPTION)["encoder"]["name"])
-            except ValueError as error:
-                missing[name] = error
-                continue
-            for better, error in missing.items():
-                gain = f"by their own scores it would bring {tell_gain(ASSETS / better, ASSETS / name)}"
-                text = f"the model '{better}' cannot answer here, '{name}' does: {error}. {gain}"
-                warnings.warn(text, RuntimeWarning, stacklevel=2)
-            return ASSETS / name
+    shipped, lacking = sorted(path.parent.name for path in ASSETS.glob(f"*/{DESCRIPTION}")), None
+    for name in (name for name in READY if model is None and name in shipped):
+        try:
+            check_encoder(load_json(ASSETS / name / DESCRIPTION)["encoder"]["name"])
+        except ValueError as error:
+            lacking = name, error
+            continue
+        if lacking:
+            better, error = lacking
+            gain = f"by their own scores it would bring {tell_gain(ASSETS / better, ASSETS / name)}"
+            text = f"the model '{better}' cannot answer here, '{name}' does: {error}. {gain}"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+        return ASSETS / name
     folder = Path(model or READY[0])
-    if str(folder) in shipped and not folder.exists():
+    if folder.exists():
+        return folder
+    if str(folder) in shipped:
         return ASSETS / folder
-    if not folder.exists():
-        raise ValueError(f"{folder}: no such model; name a folder such as data/demo/models/best, or of {shipped}")
-    return folder
+    raise ValueError(f"{folder}: no such model; name a folder such as data/demo/models/best, or of {shipped}")
 
 
 def predict(
     source: Path | str | np.ndarray, rate: int | None = None, *, model: Model = None,
     start_s: float = 0.0, end_s: float | None = None, name: str | None = None, progress: bool = False,
 ) -> Prediction:  # fmt: skip
-    """Ask `model` about one recording.
+    """Ask `model` about one recording: a `Prediction` for any file whatsoever.
 
     source, rate, start_s, end_s: as `lib.audio.Recording` takes them; `rate` in Hz goes with samples, and only with them.
-    model: see `Model`. name: what the prediction is called, None = the file's name or "array". progress: show a bar.
-
-    Returns a `Prediction` for any file whatsoever; ValueError for wrong arguments or a model folder that fails its checks.
+    name: what the prediction is called, None = the file's name or "array". progress: show a bar.
+    ValueError for wrong arguments or a model folder that fails its checks.
     """
     model = model if isinstance(model, ModelFolder) else load_model_folder(find_model(model))
     is_path = isinstance(source, str | Path)
@@ -193,11 +189,11 @@ def predict(
 def embed_recording(recording: Recording, model: ModelFolder) -> Iterator[tuple[pd.DataFrame, dict[str, np.ndarray]]]:
     """Windows of a recording, some at a time, and what heads see of them; one second or more gives at least one window.
 
-    Yields (windows, tensors): a table of start_s, duration_s, speech_ratio, track (the probability of speech each 32 ms) and
-    asked, whether that is enough for the heads; tensors [asked windows, ...] as the store would give them, {} for none.
+    Yields a table of start_s, duration_s, speech_ratio, track (probability of speech each 32 ms), asked (whether that
+    is enough for the heads), and tensors [asked windows, ...] as the store would give them, {} for none.
     """
     pieces = slide_windows(recording, replace(model.windowing, short_clips="repeat", min_clip_s=SHORTEST_S))
-    engine = ready_engine(model.encoder, model.feature, model.windowing.samples)
+    engine = ready_engine(model.encoder, model.feature, samples=model.windowing.samples)
 
     def hear() -> pd.DataFrame:
         stored = [(start / RATE_HZ, as_stored(piece)) for start, piece in islice(pieces, VAD_BATCH)]
@@ -207,8 +203,7 @@ def embed_recording(recording: Recording, model: ModelFolder) -> Iterator[tuple[
         return table.assign(asked=table["speech_ratio"] >= model.windowing.min_speech_ratio)
 
     def encode(batch: list[np.ndarray]) -> dict[str, np.ndarray]:
-        waveforms = np.stack([as_heard(stored, model.windowing.samples) for stored in batch])
-        return encode_batch(engine, waveforms)
+        return encode_batch(engine, np.stack([as_heard(stored, model.windowing.samples) for stored in batch]))
 
     # one thread decodes what comes next and listens for speech, one a core encodes; torch computes on one core in each
     with torch_threads(1), ThreadPoolExecutor(1) as ears, ThreadPoolExecutor(cores()) as encoders:
@@ -216,19 +211,10 @@ def embed_recording(recording: Recording, model: ModelFolder) -> Iterator[tuple[
         while len(windows):
             coming = ears.submit(hear)
             asked = windows.pop("stored")[windows["asked"]].tolist()
-            parts = list(
-                encoders.map(
-                    encode, [asked[first : first + engine.batch] for first in range(0, len(asked), engine.batch)]
-                )
-            )
+            batches = [asked[first : first + engine.batch] for first in range(0, len(asked), engine.batch)]
+            parts = list(encoders.map(encode, batches))
             yield windows, {name: np.concatenate([part[name] for part in parts]) for name in (parts or [{}])[0]}
             windows = coming.result()
-
-
-@functools.lru_cache(maxsize=4)
-def ready_engine(encoder: Encoder, feature: str, samples: int) -> Engine:
-    """The exact engine (torch, float32) for windows of so many samples, made once for all recordings."""
-    return load_engine(encoder, feature, samples=samples)
 
 
 def has_speech(ratios: Iterable[float], model: ModelFolder) -> bool:
@@ -237,24 +223,17 @@ def has_speech(ratios: Iterable[float], model: ModelFolder) -> bool:
 
 
 def _ask_heads(windows: pd.DataFrame, tensors: dict[str, np.ndarray], model: ModelFolder) -> Iterator[pd.DataFrame]:
-    """What every head says of the windows that are asked: p_<task>_<class>, and <task> where that is in years."""
+    """What every head says of windows that are asked: p_<task>_<class>, calibrated, and <task> where it is in years.
+
+    Ages are expected over the probabilities as trained, as 05 Evaluate scores them.
+    """
     index = windows.index[windows["asked"]]
     for head in model.heads.values() if tensors else []:
-        probabilities, years = ask_head(head, tensors, model.parts)
-        yield pd.DataFrame(probabilities, index, [f"p_{head.task}_{name}" for name in head.classes])
+        features = select_input(head.network, tensors, model.parts)
+        raw = np.exp(predict_log_probabilities(head.model, features).astype(np.float64))
+        yield pd.DataFrame(head.calibration.apply(raw), index, [f"p_{head.task}_{name}" for name in head.classes])
         if head.years:
-            yield pd.DataFrame({head.task: years}, index)
-
-
-def ask_head(head: Head, tensors: dict[str, np.ndarray], parts: dict[str, list[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities [n, C] of one head for windows' tensors, calibrated as its folder says, and ages in years.
-
-    Ages [n] are expected over the probabilities as trained, as 05 Evaluate scores them; [0] for a head without years.
-    """
-    features = select_input(head.network, tensors, parts)
-    raw = np.exp(predict_log_probabilities(head.model, features, np.arange(len(features))).astype(np.float64))
-    years = expected_years(raw, head.years.centres) if head.years else np.zeros(0)
-    return head.calibration.apply(raw), years
+            yield pd.DataFrame({head.task: expected_years(raw, head.years.centres)}, index)
 
 
 def _conclude(name: str, recording: Recording, windows: pd.DataFrame, model: ModelFolder) -> Prediction:
@@ -273,22 +252,22 @@ def _conclude(name: str, recording: Recording, windows: pd.DataFrame, model: Mod
     if not has_speech(windows["speech_ratio"], model):
         best = 100 * windows["speech_ratio"].max()
         return replace(prediction, reason=f"the best of {len(windows)} windows holds {best:.0f} % of speech")
-    pairs = {task: _join_windows(head, windows, model) for task, head in model.heads.items()}
-    answers = {task: answer for task, (answer, _) in pairs.items()}
-    state = max((answer.state for answer in answers.values()), key=STATES.index)
-    reason = "; ".join(f"{task}: {why}" for task, (_, why) in pairs.items() if why)
-    return replace(prediction, state=state, reason=reason, answers=answers)
+    pairs = [_join_windows(head, windows) for head in model.heads.values()]
+    state = max((answer.state for answer, _ in pairs), key=STATES.index)
+    reason = "; ".join(f"{answer.task}: {why}" for answer, why in pairs if why)
+    return replace(prediction, state=state, reason=reason, answers={answer.task: answer for answer, _ in pairs})
 
 
-def _join_windows(head: Head, windows: pd.DataFrame, model: ModelFolder) -> tuple[Answer, str]:
-    """The mean over the windows that were asked, "", or an answer without a label and why."""
+def _join_windows(head: Head, windows: pd.DataFrame) -> tuple[Answer, str]:
+    """The mean over the windows that were asked, and ""; or an answer without a label, and why."""
     each = windows[[f"p_{head.task}_{name}" for name in head.classes]].dropna().to_numpy()
     mean, most_bits = each.mean(axis=0), head.disagreement
     answer = Answer(head.task, "ok", None, dict(zip(head.classes, mean.tolist())), threshold=head.threshold)
-    if most_bits is not None and disagreement(each) > most_bits:  # of windows of one validation speaker
+    bits = disagreement(each)
+    if most_bits is not None and bits > most_bits:  # of windows of one validation speaker
         counts = Counter(head.classes[place] for place in each.argmax(axis=1))
         told = ", ".join(f"{count} sound {name}" for name, count in counts.items())
-        why = f"windows differ more than one voice's do ({disagreement(each):.2f} of at most {most_bits:.2f} bits): {told}"
+        why = f"windows differ more than one voice's do ({bits:.2f} of at most {most_bits:.2f} bits): {told}"
         return replace(answer, state="several speakers", probabilities=dict.fromkeys(head.classes)), why
     if head.years is not None:
         years, margin = float(windows[head.task].mean()), head.years.margin
@@ -308,11 +287,9 @@ def predict_listed(recordings: pd.DataFrame, model: Model = None, progress: bool
     model = model if isinstance(model, ModelFolder) else load_model_folder(find_model(model))
     predictions, alone = [], len(recordings) == 1
     for row in tqdm(list(recordings.itertuples()), "predicting", unit="file", disable=not progress or alone):
-        if row.fault:
-            predictions.append(Prediction(row.name, "unreadable", reason=row.fault))
-        else:
-            options = {"name": row.name, "start_s": row.start_s, "end_s": row.end_s, "progress": progress and alone}
-            predictions.append(predict(row.path, model=model, **options))
+        options = {"name": row.name, "start_s": row.start_s, "end_s": row.end_s, "progress": progress and alone}
+        lost = Prediction(row.name, "unreadable", reason=row.fault)
+        predictions.append(lost if row.fault else predict(row.path, model=model, **options))
     return predictions
 
 

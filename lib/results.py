@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,12 +27,10 @@ METRICS = {
     "ece": "ECE", "ece_tempered": "ECE after temperature", "brier": "Brier", "brier_tempered": "Brier after temperature",
 }  # fmt: skip
 MODELS = {
-    "paper": "the paper's network", "linear": "linear model", "steps": "step by step",
-    "experts": "experts for children and others", "layer_mix": "learned mix of all layers", "majority": "a guess (majority)",
-    "constant age": "always the median age",
-    "mean F0": "mean pitch", "MFCC": "MFCC statistics",
+    "paper": "the paper's network", "linear": "linear model", "steps": "step by step", "mean F0": "mean pitch",
+    "experts": "experts for children and others", "layer_mix": "learned mix of all layers", "MFCC": "MFCC statistics",
+    "majority": "a guess (majority)", "constant age": "always the median age",
 }  # fmt: skip
-PARTS = {"bank": "filter bank"}  # of a store, see `lib.encoders`
 ERRORS = {"mae_years": "years", "mace": "classes"}  # metrics of which less is better, and their unit
 CONSTANT = "baseline: constant age"  # hears nothing, as the majority does, and tells years
 
@@ -39,10 +38,8 @@ CONSTANT = "baseline: constant age"  # hears nothing, as the majority does, and 
 def model_name(model: str) -> str:
     """A model's name as people read it: "linear:block:2+bank" becomes "linear model on block 2 and filter bank"."""
     kind, _, parts = model.removeprefix("baseline: ").partition(":")
-    steps = [
-        " and ".join(PARTS.get(part, part.replace(":", " ")) for part in step.split("+")) for step in parts.split("|")
-    ]
-    return MODELS.get(kind, kind) + (f" on {', then '.join(steps)}" if parts else "")
+    steps = re.sub(r"\bbank\b", "filter bank", parts).replace(":", " ").replace("+", " and ").replace("|", ", then ")
+    return MODELS.get(kind, kind) + (f" on {steps}" if parts else "")
 
 
 def task_name(task: str) -> str:
@@ -99,16 +96,12 @@ def select_scores(scores: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
 def first_record(scores: pd.DataFrame, **wanted: Any) -> Record | None:
     """The first scored record with the wanted values, unknown numbers None; None where there is none."""
     rows = select_scores(scores, **wanted).dropna(subset="value")
-    if rows.empty:
-        return None
-    return {name: None if pd.isna(value) else value for name, value in rows.iloc[0].to_dict().items()}
+    found = rows.head(1).to_dict("records")
+    return {name: None if pd.isna(value) else value for name, value in found[0].items()} if found else None
 
 
 def join_leaks(scores: pd.DataFrame, leaks: pd.DataFrame, protocol: str) -> pd.DataFrame:
-    """Scores of both protocols, and the records of `lib.scores.compare_protocols` as a third protocol "leak".
-
-    For `tabulate(..., rows=["task", "model", "metric"], columns="protocol")`.
-    """
+    """Scores of both protocols, and the records of `lib.evaluate.score_leaks` as a third protocol "leak"."""
     return pd.concat([select_scores(scores, protocol=["paper", protocol]), leaks.assign(protocol="leak")])
 
 
@@ -151,14 +144,11 @@ def tabulate(records: pd.DataFrame, rows: Sequence[str] = ("task", "model"), col
 
     Both in the order in which they occur, baselines last in their task; a cell holds a score with its interval. Sizes
     follow where all cells of a line share them, and the spread between training seeds where there are several.
-    Filter the records first: ValueError when two would share a cell.
+    Filter the records first, by level, protocol or subset: ValueError when two would share a cell.
     """
     rows = list(rows)
     if records.empty:
         return pd.DataFrame(columns=rows)
-    twice = records.loc[records.duplicated([*rows, columns]), [*rows, columns]].to_dict("records")
-    if twice:
-        raise ValueError(f"two records for {twice[0]}: filter by level, protocol or subset first")
     cells = records.assign(cell=[format_score(record) for record in records.to_dict("records")])
     table = cells.set_index([*rows, columns])["cell"].unstack(sort=False)
     table = table.reindex(columns=records[columns].unique()).fillna("").rename(columns=NAMED.get(columns, str))
@@ -172,7 +162,7 @@ def tabulate(records: pd.DataFrame, rows: Sequence[str] = ("task", "model"), col
         table["seeds"] = [f"{seeds:.0f}, ± {std:.2g}" if seeds > 1 else "" for seeds, std in spread]
     table = table.rename_axis(columns=None).reset_index()
     if {"task", "model"} <= set(rows):
-        places = {name: table[name].map(list(table[name].unique()).index) for name in ("task", "model")}
+        places = {name: pd.factorize(table[name])[0] for name in ("task", "model")}
         order = pd.DataFrame(places).assign(baseline=table["model"].map(is_baseline))
         table = table.loc[order.sort_values(["task", "baseline", "model"], kind="stable").index]
     return table.assign(**{name: table[name].map(NAMED[name]) for name in rows if name in NAMED}).reset_index(drop=True)
@@ -188,9 +178,7 @@ def to_markdown(table: pd.DataFrame) -> str:
 def find_headline(scores: pd.DataFrame, view: Record, differences: pd.DataFrame | None = None) -> Record | None:
     """The score that speaks for a task and all that it is read beside; None where it was not scored.
 
-    Parameters
-    ----------
-    view: {task, model, protocol, level}. differences: of `lib.scores.compare_models`; None = no pair was compared.
+    view: {task, model, protocol, level}. differences: of `lib.evaluate.compare_all`; None = no pair was compared.
 
     Keys: `metric` (the error where ages are told in years, else UAR), `score`, `guess` (the record of what hears nothing,
     or None), `simple` (records of the other baselines, the best first), `classes`. A baseline's `gain` is the interval of
@@ -201,24 +189,25 @@ def find_headline(scores: pd.DataFrame, view: Record, differences: pd.DataFrame 
     if metric is None:
         return None
     score, better = first_record(of_view, metric=metric), -1 if metric in ERRORS else 1
-    baselines = []
+    compared, baselines = differences is not None and len(differences) > 0, []
     for model in filter(is_baseline, scores["model"].unique()):
         other = first_record(scores, **(view | {"model": model}), metric=metric)
-        if other is None:
-            continue
-        pair = None
-        if differences is not None and len(differences):
-            pair = first_record(differences, **view, metric=f"{metric}_difference", against=model)
-        gain = sorted([better * pair["low"], better * pair["high"]]) if pair and pair["low"] is not None else None
-        baselines.append(other | {"gain": gain, "ahead": better * (score["value"] - other["value"]) <= 0})
+        if other:
+            wanted = view | {"metric": f"{metric}_difference", "against": model}
+            pair = first_record(differences, **wanted) if compared else None
+            gain = sorted([better * pair["low"], better * pair["high"]]) if pair and pair["low"] is not None else None
+            baselines.append(other | {"gain": gain, "ahead": better * (score["value"] - other["value"]) <= 0})
     baselines.sort(key=lambda one: -better * one["value"])
-    hears_nothing = CONSTANT if metric == "mae_years" else "majority"
+    guesses = [one for one in baselines if one["model"] == (CONSTANT if metric == "mae_years" else "majority")]
+    simple = [one for one in baselines if one["model"] not in (CONSTANT, "majority")]
+    classes = [name[3:] for name in of_view["metric"] if name.startswith("f1_")]
     return {
-        "metric": metric, "score": score,
-        "guess": next((one for one in baselines if one["model"] == hears_nothing), None),
-        "simple": [one for one in baselines if one["model"] not in (CONSTANT, "majority")],
-        "classes": [name[3:] for name in of_view["metric"] if name.startswith("f1_")],
-    }  # fmt: skip
+        "metric": metric,
+        "score": score,
+        "guess": guesses[0] if guesses else None,
+        "simple": simple,
+        "classes": classes,
+    }
 
 
 def tell_score(headline: Record | None) -> str:
@@ -230,20 +219,19 @@ def tell_score(headline: Record | None) -> str:
     heard = heard.removeprefix("speakers of ") if score["protocol"] == "speaker" else heard
     tested = f"{score['speakers']:.0f} speakers" if score["speakers"] else ""
     aside = ", ".join(filter(None, [format_interval(score), tested]))
-    aside = f" ({aside})" if aside else ""
-    if score["metric"] in ERRORS:
-        text = f"answers for {heard} are {format_number(score)} {ERRORS[score['metric']]} off on average{aside}"
+    unit = ERRORS.get(score["metric"])
+    if unit:
+        text = f"answers for {heard} are {format_number(score)} {unit} off on average"
     else:
-        equally = ""
-        if score["metric"] == "uar" and classes:
-            equally = f", as many {', '.join(classes[:-1])} as {classes[-1]},"
-        text = f"of 100 {heard}{equally} {format_number(score)} are told right{aside}"
+        equally = (
+            f", as many {', '.join(classes[:-1])} as {classes[-1]}," if score["metric"] == "uar" and classes else ""
+        )
+        text = f"of 100 {heard}{equally} {format_number(score)} are told right"
+    text += f" ({aside})" if aside else ""
     if guess:
-        name = "always the median age" if score["metric"] in ERRORS else "a guess"
-        text += f"; {name} reaches {format_number(guess)}"
+        text += f"; {'always the median age' if unit else 'a guess'} reaches {format_number(guess)}"
     if simple:
-        best = simple[0]
-        text += f", the best simple baseline, {model_name(best['model'])}, {format_number(best)}"
+        text += f", the best simple baseline, {model_name(simple[0]['model'])}, {format_number(simple[0])}"
     return f"{task_name(score['task'])}: {text}. {judge(headline)}".rstrip()
 
 

@@ -34,13 +34,11 @@ class NotebookFailed(RuntimeError):
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line of `python -m lib.run`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lib.run", description="Run the notebooks of a run and build its report."
-    )
+    about = "Run the notebooks of a run and build its report."
+    parser = argparse.ArgumentParser(prog="python -m lib.run", description=about)
     parser.add_argument("params", type=Path, help="run file, such as params/demo.yaml")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="section.key=value", help="change one value, repeatable"
-    )
+    change = {"action": "append", "default": [], "metavar": "section.key=value"}
+    parser.add_argument("--set", **change, help="change one value, repeatable")
     parser.add_argument("--from", dest="first", metavar="NOTEBOOK", help="start at this notebook, such as 04_train")
     parser.add_argument("--only", metavar="NOTEBOOK", help="run this notebook alone and build no report")
     return parser.parse_args(arguments)
@@ -51,9 +49,7 @@ def select_notebooks(notebooks: list[str], first: str | None, only: str | None) 
     for name in filter(None, [first, only]):
         if name not in notebooks:
             raise ValueError(f"{name}: not a notebook of this run; it has {', '.join(notebooks)}")
-    if only:
-        return [only]
-    return notebooks[notebooks.index(first) :] if first else list(notebooks)
+    return [only] if only else notebooks[notebooks.index(first) if first else 0 :]
 
 
 @contextlib.contextmanager
@@ -74,26 +70,27 @@ def install_kernel() -> None:
     folder = paths.DATA / "jupyter" / "kernels" / KERNEL
     argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     paths.save_json(folder / "kernel.json", {"argv": argv, "display_name": "Python (this run)", "language": "python"})
-    os.environ["JUPYTER_PATH"] = os.pathsep.join(
-        filter(None, [str(folder.parent.parent), os.environ.get("JUPYTER_PATH")])
-    )
+    _prepend("JUPYTER_PATH", folder.parent.parent)
 
 
-def execute_notebook(name: str, run: str, parameters: dict[str, Any]) -> Path:
-    """Execute one notebook in a fresh kernel; return the executed copy. NotebookFailed names notebook, cell, line and error.
+def _prepend(variable: str, path: Path) -> None:
+    os.environ[variable] = os.pathsep.join(filter(None, [str(path), os.environ.get(variable)]))
 
-    The copy is kept either way: `data/<run>/executed/<name>.ipynb`, or `<name>.failed.ipynb`.
+
+def execute_notebook(name: str, run: str, parameters: dict[str, Any]) -> None:
+    """Execute one notebook in a fresh kernel. NotebookFailed names notebook, cell, line and error.
+
+    The executed copy is kept either way: `data/<run>/executed/<name>.ipynb`, or `<name>.failed.ipynb`.
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
     folder = paths.DATA / run / "executed"
     folder.mkdir(parents=True, exist_ok=True)
-    executed, failed = folder / f"{name}.ipynb", folder / f"{name}.failed.ipynb"
-    partial = folder / f".{name}.partial.ipynb"
+    failed, partial = folder / f"{name}.failed.ipynb", folder / f".{name}.partial.ipynb"
     failed.unlink(missing_ok=True)
     os.environ.setdefault("TQDM_MININTERVAL", "1")  # seconds between two states of a bar
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(paths.ROOT), os.environ.get("PYTHONPATH")]))
+    _prepend("PYTHONPATH", paths.ROOT)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -106,13 +103,10 @@ def execute_notebook(name: str, run: str, parameters: dict[str, Any]) -> Path:
         where = f"notebook {name}, cell {error.cell_index} (kept in {_shown(failed)})"
         message = " ".join(f"{error.ename}: {error.evalue}".split())
         raise NotebookFailed(f"{where}\n  in: {_failing_line(error)}\n  {message}") from error
-    except (
-        Exception
-    ) as error:  # a kernel that died, a disk that is full: whatever ends a kernel ends the run with a reason
+    except Exception as error:  # a kernel that died, a disk that is full: whatever ends it ends the run with a reason
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise NotebookFailed(f"notebook {name} could not be run through\n  {reason[:500]}") from error
-    partial.replace(executed)
-    return executed
+    partial.replace(folder / f"{name}.ipynb")
 
 
 def _failing_line(error: Any) -> str:
@@ -155,51 +149,70 @@ def git_commit() -> str:
 
 def write_record(run: str, sections: dict[str, dict]) -> dict[str, Any]:
     """Gather `run.json`: parameters, seed, versions, commit, and facts, time and peak memory of every stage."""
-    folder = paths.DATA / run
+    folder, about = paths.DATA / run, sections["run"]
     records = {path.stem: paths.load_json(path) for path in sorted((folder / "records").glob("*.json"))}
-    stages = [records[name] for name in sections["run"]["notebooks"] if name in records]
-    record = {
-        "run": run,
-        "title": sections["run"]["title"],
-        "question": sections["run"]["question"],
-        "synthetic": bool(sections["run"].get("synthetic", False)),
-        "seed": sections["run"].get("seed"),
-    }
+    record = {"run": run, "title": about["title"], "question": about["question"]}
+    record |= {"synthetic": bool(about.get("synthetic", False)), "seed": about.get("seed")}
     for stage in records.values():
-        record |= stage.pop(
-            "facts"
-        )  # encoder, engine, checksums: noted by the notebooks that know them, or by an import
+        record |= stage.pop("facts")  # encoder, engine, checksums: of the notebooks that know them, or of an import
+    libraries = {name: importlib.metadata.version(name) for name in SHOWN_VERSIONS}
     record |= {
         "parameters": sections,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in SHOWN_VERSIONS},
-        },
+        "versions": {"python": platform.python_version()} | libraries,
         "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
         "git_commit": git_commit(),
-        "stages": stages,
+        "stages": [records[name] for name in about["notebooks"] if name in records],
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     paths.save_json(folder / "run.json", record)
     return record
 
 
-def build_run_report(run: str, sections: dict[str, dict]) -> Path:
-    """Build `reports/<run>` from what the notebooks left, then the list of runs; return the run's index page."""
+def build_run_report(run: str, sections: dict[str, dict]) -> dict[str, Any]:
+    """Build `reports/<run>` from what the notebooks left, then the list of runs; return the run's record."""
     from lib.report import site
 
-    folder, names = paths.DATA / run, sections["run"]["notebooks"]
-    record = write_record(run, sections)
-    metrics = {"run": run, "scores": []}
-    if (folder / "metrics.json").exists():
-        metrics = paths.load_json(folder / "metrics.json")
-    pages = [folder / "executed" / f"{name}.ipynb" for name in names]
+    folder, record = paths.DATA / run, write_record(run, sections)
+    has_scores = (folder / "metrics.json").exists()
+    metrics = paths.load_json(folder / "metrics.json") if has_scores else {"run": run, "scores": []}
+    pages = [folder / "executed" / f"{name}.ipynb" for name in sections["run"]["notebooks"]]
     private = []  # folders of the corpora, which no page may show
     for path in folder.glob("01_download-*/roots.json"):
         private += paths.load_json(path).values()
     site.build_report(run, pages, metrics, record, paths.REPORTS / run, private_roots=private)
     site.build_index(paths.REPORTS)
-    return paths.REPORTS / run / "index.html"
+    return record
+
+
+def check_sections(run: str, sections: dict[str, dict]) -> None:
+    """ValueError where data, encoder or engine of a run are not to be had, before any notebook begins."""
+    if "download" in sections:
+        check_run(sections["download"], sections["run"]["synthetic"])
+    if "train" in sections and "embed" not in sections:
+        from lib.corpora.authors import check_imported
+
+        check_imported(run)
+    if "embed" in sections:
+        from lib.encoders import check_encoder
+
+        check_encoder(sections["embed"]["encoder"])
+    if "compute" in sections:
+        from lib.speed.engines import check_engine  # takes torch along, two seconds
+
+        asked = sections["compute"]  # of a run that embeds nothing the device alone
+        check_engine(asked.get("engine", "local"), asked.get("precision", "auto"), asked["device"])
+
+
+def run_all(run: str, sections: dict[str, dict], notebooks: list[str], only: bool) -> None:
+    """Execute the notebooks and build the report, unless `only` one was asked for."""
+    run_notebooks(run, sections, notebooks)
+    if only:
+        print(f"done: {_shown(paths.DATA / run / 'executed' / f'{notebooks[0]}.ipynb')}")
+        return
+    record = build_run_report(run, sections)
+    again = [name for stage in record["stages"] for name in stage["recomputed"]]
+    print(f"recomputed: {', '.join(again) or 'nothing, every stage was there'}")
+    print(f"report: {_shown(paths.REPORTS / run / 'index.html')}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -209,52 +222,18 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         sections = config.load_run(asked.params, asked.set)
         notebooks = select_notebooks(sections["run"]["notebooks"], asked.first, asked.only)
-        if "download" in sections:
-            check_run(sections["download"], sections["run"]["synthetic"])
-        if "train" in sections and "embed" not in sections:
-            from lib.corpora.authors import check_imported
-
-            check_imported(run)
-        if "embed" in sections:
-            from lib.encoders import check_encoder
-
-            check_encoder(sections["embed"]["encoder"])
-        if "compute" in sections:
-            from lib.speed.engines import check_engine  # takes torch along, two seconds
-
-            compute = {"engine": "local", "precision": "auto"} | sections[
-                "compute"
-            ]  # a run that embeds nothing has neither
-            check_engine(compute["engine"], compute["precision"], compute["device"])
-    except ValueError as error:
-        print(f"refused: {error}", file=sys.stderr)
-        return 2
-    if asked.first == "01_download":
-        forget_digests()  # every sound is read anew, whatever its time of change says
-    try:
+        check_sections(run, sections)
+        if asked.first == "01_download":
+            forget_digests()  # every sound is read anew, whatever its time of change says
         with lock_run(run):
-            return run_all(run, sections, notebooks, bool(asked.only))
+            run_all(run, sections, notebooks, bool(asked.only))
+        return 0
     except NotebookFailed as error:
         print(f"stopped: {error}", file=sys.stderr)
         return 1
     except ValueError as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
-
-
-def run_all(run: str, sections: dict[str, dict], notebooks: list[str], only: bool) -> int:
-    """Execute the notebooks and build the report, unless `only` one was asked for; the exit code."""
-    run_notebooks(run, sections, notebooks)
-    if only:
-        print(f"done: {_shown(paths.DATA / run / 'executed' / (notebooks[0] + '.ipynb'))}")
-        return 0
-    page = build_run_report(run, sections)
-    again = [
-        name for record in paths.load_json(paths.DATA / run / "run.json")["stages"] for name in record["recomputed"]
-    ]
-    print(f"recomputed: {', '.join(again) or 'nothing, every stage was there'}")
-    print(f"report: {_shown(page)}")
-    return 0
 
 
 if __name__ == "__main__":

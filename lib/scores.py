@@ -18,8 +18,6 @@ DRAWS = 2000
 LEAST = 0.1  # of the draws must have the score (one without all classes has no UAR), or there is no interval
 Statistic = Callable[[np.ndarray], dict[str, np.ndarray]]  # sums (..., K) -> {metric: values (...)}
 
-# ------------------------------------------------------------------------------------------------- the bootstrap
-
 
 def sum_by_speaker(values: np.ndarray, speakers: np.ndarray) -> pd.DataFrame:
     """Sums (S, K) of the rows of (n, K) by speaker, speakers sorted, so that equal speakers are drawn alike everywhere."""
@@ -46,43 +44,40 @@ def bootstrap_sums(
     sums: np.ndarray, statistic: Statistic, draws: int = DRAWS, seed: int = 0
 ) -> dict[str, tuple[float, float, float]]:
     """Value and 95 % interval of every metric that `statistic` computes from sums by speaker (S, K); draws 0 = no interval."""
-    point = statistic(sums.sum(axis=0))
-    if not draws:
-        return {name: (float(value), np.nan, np.nan) for name, value in point.items()}
-    drawn = statistic(draw_sums(sums, draws, seed))
-    return {name: (float(value), *_interval(drawn[name], value)) for name, value in point.items()}
-
-
-def _interval(drawn: np.ndarray, value: float) -> tuple[float, float]:
-    known = drawn[np.isfinite(drawn)]
-    if len(known) < LEAST * len(drawn) or not np.isfinite(value):
-        return np.nan, np.nan
-    low, high = np.percentile(known, [2.5, 97.5])
-    return float(low), float(high)
+    drawn, found = statistic(draw_sums(sums, draws, seed)) if draws else {}, {}
+    for name, value in statistic(sums.sum(axis=0)).items():
+        values = drawn.get(name, np.zeros(0))
+        known = values[np.isfinite(values)]
+        is_known = len(known) > 0 and len(known) >= LEAST * len(values) and np.isfinite(value)
+        low, high = np.percentile(known, [2.5, 97.5]) if is_known else (np.nan, np.nan)
+        found[name] = (float(value), float(low), float(high))
+    return found
 
 
 def bootstrap_trainings(
-    values: np.ndarray, speakers: np.ndarray, seeds: np.ndarray, statistic: Statistic, draws: int = DRAWS, seed: int = 0
-) -> dict[str, tuple[float, float, float]]:
-    """The same from rows (n, K) of several trainings of one model, told apart by `seeds` (n,): the mean over them."""
-    tables = [sum_by_speaker(values[seeds == one], speakers[seeds == one]) for one in np.unique(seeds)]
-    sums, width = align_speakers(tables), values.shape[1]
-    return bootstrap_sums(sums, lambda sums: _mean_over(sums, width, statistic), draws, seed)
+    values: np.ndarray, speakers: np.ndarray, seeds: np.ndarray, statistic: Statistic, draws: int = DRAWS,
+    seed: int = 0, minus: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+) -> dict[str, tuple[float, float, float]]:  # fmt: skip
+    """The same from rows (n, K) of several trainings of one model, told apart by `seeds` (n,): the mean over them.
 
+    minus: another model's values, speakers and seeds, whose mean is taken off; metrics are then <metric>_difference.
+    All draw the same speakers; one who is missing somewhere adds 0 there.
+    """
+    samples = [(values, speakers, seeds), *([minus] if minus else [])]
+    tables = [sum_by_speaker(rows[of == one], who[of == one]) for rows, who, of in samples for one in np.unique(of)]
+    voices, width = sorted(set().union(*(table.index for table in tables))), values.shape[1]
+    own = width * len(np.unique(seeds))
 
-def align_speakers(tables: list[pd.DataFrame]) -> np.ndarray:
-    """Tables of `sum_by_speaker` side by side, (S, K of all); a speaker missing in one contributes 0 there."""
-    voices = sorted(set().union(*(table.index for table in tables)))
-    return np.concatenate([table.reindex(voices, fill_value=0).to_numpy() for table in tables], axis=1)
+    def mean_over(sums: np.ndarray) -> dict[str, np.ndarray]:
+        metrics = [statistic(sums[..., start : start + width]) for start in range(0, sums.shape[-1], width)]
+        return {name: np.mean([one[name] for one in metrics], axis=0) for name in metrics[0]}
 
+    def difference(sums: np.ndarray) -> dict[str, np.ndarray]:
+        less = mean_over(sums[..., own:])
+        return {f"{name}_difference": value - less[name] for name, value in mean_over(sums[..., :own]).items()}
 
-def _mean_over(sums: np.ndarray, width: int, statistic: Statistic) -> dict[str, np.ndarray]:
-    """Mean of every metric over the tables that lie side by side in `sums`, `width` columns each."""
-    metrics = [statistic(sums[..., start : start + width]) for start in range(0, sums.shape[-1], width)]
-    return {name: np.mean([one[name] for one in metrics], axis=0) for name in metrics[0]}
-
-
-# ------------------------------------------------------------------------------------------- from confusion counts
+    sums = np.concatenate([table.reindex(voices, fill_value=0).to_numpy() for table in tables], axis=1)
+    return bootstrap_sums(sums, difference if minus else mean_over, draws, seed)
 
 
 def confusion_counts(targets: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -99,9 +94,8 @@ def confusion_metrics(counts: np.ndarray, classes: list[str]) -> dict[str, np.nd
     absolute class error, for three and more ordered classes.
     """
     counts = np.asarray(counts, np.float64)
-    support, guessed = counts.sum(axis=-1), counts.sum(axis=-2)  # (..., C)
-    right = np.diagonal(counts, axis1=-2, axis2=-1)
-    total = counts.sum(axis=(-2, -1))
+    support, guessed, total = counts.sum(axis=-1), counts.sum(axis=-2), counts.sum(axis=(-2, -1))
+    right = np.diagonal(counts, axis1=-2, axis2=-1)  # (..., C), as support and guessed
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = right / support
         f1 = 2 * right / (support + guessed)
@@ -112,10 +106,9 @@ def confusion_metrics(counts: np.ndarray, classes: list[str]) -> dict[str, np.nd
             "macro_f1": f1_or_zero.sum(axis=-1) / (support + guessed > 0).sum(axis=-1),
             "weighted_f1": (f1_or_zero * support).sum(axis=-1) / total,
         }
-        for k, name in enumerate(classes):
-            metrics[f"f1_{name}"] = np.where(support[..., k] > 0, f1[..., k], np.nan)
-        for k, name in enumerate(classes):
-            metrics[f"recall_{name}"] = recall[..., k]
+        f1 = np.where(support > 0, f1, np.nan)
+        metrics |= {f"f1_{name}": f1[..., k] for k, name in enumerate(classes)}
+        metrics |= {f"recall_{name}": recall[..., k] for k, name in enumerate(classes)}
         if len(classes) > 2:
             steps = np.abs(np.subtract.outer(np.arange(len(classes)), np.arange(len(classes))))
             metrics["mace"] = (counts * steps).sum(axis=(-2, -1)) / total
@@ -136,29 +129,18 @@ def _confusion_statistic(classes: list[str]) -> Statistic:
     return statistic
 
 
-def _cells_by_seed(table: pd.DataFrame, classes: list[str], answers: np.ndarray | None = None) -> list[pd.DataFrame]:
-    """For each training seed the confusion cells by speaker: a frame (S, C * C) indexed by speaker."""
+def _cells_of(table: pd.DataFrame, classes: list[str], answers: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
+    """Of each row its cell of the confusion counts, (n, C * C) of one 1, its speaker and its seed."""
     probabilities = table[[f"p_{name}" for name in classes]].to_numpy()
-    targets = _check_answers(table["target"].to_numpy(), probabilities, classes)
-    answers = probabilities.argmax(axis=1) if answers is None else np.asarray(answers)
-    cells = np.eye(len(classes) ** 2)[targets * len(classes) + answers]
-    seeds = table["seed"].to_numpy() if "seed" in table else np.zeros(len(table), np.int64)
-    speakers = table["speaker_id"].to_numpy()
-    return [sum_by_speaker(cells[seeds == one], speakers[seeds == one]) for one in np.unique(seeds)]
-
-
-def _check_answers(targets: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> np.ndarray:
-    if not len(targets):
+    if not len(table):
         raise ValueError("nothing to score: no rows")
-    if targets.min() < 0 or targets.max() >= len(classes):
-        raise ValueError(f"targets run from {targets.min()} to {targets.max()}, outside the {len(classes)} classes")
     if not np.isfinite(probabilities).all():
         row = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))[0]
         raise ValueError(f"row {row} has a probability that is no number")
-    return targets.astype(np.int64)
-
-
-# ------------------------------------------------------------------------------------------------------ tidy records
+    answers = probabilities.argmax(axis=1) if answers is None else np.asarray(answers)
+    cells = np.eye(len(classes) ** 2)[table["target"].to_numpy(np.int64) * len(classes) + answers]
+    seeds = table["seed"].to_numpy() if "seed" in table else np.zeros(len(table), np.int64)
+    return cells, table["speaker_id"].to_numpy(), seeds
 
 
 def make_records(
@@ -172,40 +154,24 @@ def make_records(
 
 
 def score_answers(
-    table: pd.DataFrame,
-    classes: list[str],
-    answers: np.ndarray | None = None,
-    *,
-    minus: pd.DataFrame | None = None,
-    draws: int = DRAWS,
-    seed: int = 0,
-    context: dict[str, Any] | None = None,
-) -> pd.DataFrame:
+    table: pd.DataFrame, classes: list[str], answers: np.ndarray | None = None, *, minus: pd.DataFrame | None = None,
+    draws: int = DRAWS, seed: int = 0, context: dict[str, Any] | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Records of all class metrics of one model's answers, with `seeds` (trainings averaged) and `seed_std` between them.
 
-    Parameters
-    ----------
     table: `target, speaker_id, p_<class>` and, for more than one training, `seed`; folds are pooled.
     answers: (n,) class numbers that are not simply the most probable; None = the most probable.
-    minus: another such table, whose scores are taken off: the same speakers are drawn for both, and metrics are named
-        <metric>_difference. An interval that leaves out 0 is a difference that this many speakers can show.
+    minus: another such table, whose scores are taken off, as `bootstrap_trainings` does. An interval that leaves out 0
+    is a difference that this many speakers can show.
     """
-    cells, width, statistic = _cells_by_seed(table, classes, answers), len(classes) ** 2, _confusion_statistic(classes)
-    others = [] if minus is None else _cells_by_seed(minus, classes)
-    sums, own = align_speakers(cells + others), len(cells) * width
-
-    def whole(sums: np.ndarray) -> dict[str, np.ndarray]:
-        metrics = _mean_over(sums[..., :own], width, statistic)
-        if minus is None:
-            return metrics
-        less = _mean_over(sums[..., own:], width, statistic)
-        return {f"{name}_difference": value - less[name] for name, value in metrics.items()}
-
-    rows = round(sum(part.to_numpy().sum() for part in cells) / len(cells))
-    records = make_records(bootstrap_sums(sums, whole, draws, seed), rows, len(sums), context)
-    each = [statistic(part.to_numpy().sum(axis=0)) for part in cells]
+    (cells, speakers, seeds), statistic = _cells_of(table, classes, answers), _confusion_statistic(classes)
+    others = None if minus is None else _cells_of(minus, classes)
+    scores = bootstrap_trainings(cells, speakers, seeds, statistic, draws, seed, others)
+    each = [statistic(cells[seeds == one].sum(axis=0)) for one in np.unique(seeds)]
+    voices = {*speakers, *(others[1] if others else [])}
+    records = make_records(scores, len(table) // len(each), len(voices), context)
     spread = [np.std([metrics[name.removesuffix("_difference")] for metrics in each]) for name in records["metric"]]
-    return records.assign(seeds=len(cells), seed_std=spread)
+    return records.assign(seeds=len(each), seed_std=spread)
 
 
 def aggregate_predictions(predictions: pd.DataFrame, level: str) -> pd.DataFrame:
@@ -214,8 +180,6 @@ def aggregate_predictions(predictions: pd.DataFrame, level: str) -> pd.DataFrame
     Rows are kept apart by task, model, protocol, seed, split, fold, epoch and target, so a speaker recorded at two ages counts
     once for each. `windows` tells how many were averaged.
     """
-    if level not in LEVELS:
-        raise ValueError(f"unknown level {level!r}; choose one of {LEVELS}")
     if level == "window":
         return predictions.assign(windows=1)
     keys = ["task", "model", "protocol", "seed", "split", "epoch", "target", "speaker_id", "fold"]
@@ -225,63 +189,16 @@ def aggregate_predictions(predictions: pd.DataFrame, level: str) -> pd.DataFrame
     return grouped[columns].mean().assign(windows=grouped.size()).reset_index()
 
 
-def score_predictions(
-    predictions: pd.DataFrame, classes: list[str], *, draws: int = DRAWS, seed: int = 0
+def score_levels(
+    rows: pd.DataFrame, classes: list[str], minus: pd.DataFrame | None = None, *, draws: int, seed: int, **context: str
 ) -> pd.DataFrame:
-    """Score a predictions table at window, clip and speaker level, each task, model, protocol and split by itself."""
-    records, names = [], ["task", "model", "protocol", "split"]
-    for key, rows in predictions.groupby(names, sort=False):
-        for level in LEVELS:
-            context = dict(zip(names, key)) | {"level": level}
-            table = aggregate_predictions(rows, level)
-            records.append(score_answers(table, classes, draws=draws, seed=seed, context=context))
-    return pd.concat(records, ignore_index=True)
-
-
-def compare_protocols(
-    predictions: pd.DataFrame, classes: list[str], protocol: str, *, draws: int = DRAWS, seed: int = 0
-) -> pd.DataFrame:
-    """The leak: every model's scores on random windows minus those of the same model under `protocol`, test part.
-
-    Records at the three levels with the columns `claimed` and `shown`; equal speakers are drawn for both, and seeds are
-    averaged. Empty when only one of the two protocols was run.
-    """
+    """`score_answers` of predictions at window, clip and speaker level."""
     records = []
-    rows_of_both = predictions[(predictions["split"] == "test") & predictions["protocol"].isin(["paper", protocol])]
-    for (task, model), rows in rows_of_both.groupby(["task", "model"], sort=False):
-        if protocol == "paper" or rows["protocol"].nunique() < 2:
-            continue
-        for level in LEVELS:
-            table = aggregate_predictions(rows, level)
-            claimed, shown = (table[table["protocol"] == name] for name in ("paper", protocol))
-            context = {"task": task, "model": model, "protocol": protocol, "split": "test", "level": level}
-            leak = score_answers(claimed, classes, minus=shown, draws=draws, seed=seed, context=context)
-            each = [score_answers(one, classes, draws=0)["value"].to_numpy() for one in (claimed, shown)]
-            names = leak["metric"].str.removesuffix("_difference")
-            records.append(leak.assign(metric=names, claimed=each[0], shown=each[1]).drop(columns="seed_std"))
-    return pd.concat(records, ignore_index=True) if records else pd.DataFrame(columns=[*RECORD, "claimed", "shown"])
-
-
-def compare_models(
-    predictions: pd.DataFrame, classes: list[str], model: str, other: str, *, draws: int = DRAWS, seed: int = 0
-) -> pd.DataFrame:
-    """Paired differences `model` minus `other` of every metric: records with a further column `against`.
-
-    Both are averaged over their seeds. ValueError when they did not answer for the same windows.
-    """
-    records, names = [], ["task", "protocol", "split"]
-    for key, rows in predictions.groupby(names, sort=False):
-        first, second = (rows[rows["model"] == name] for name in (model, other))
-        if set(first["window_id"]) != set(second["window_id"]):
-            raise ValueError(f"{model!r} and {other!r} answered for different windows of {key}; predict both again")
-        for level in LEVELS:
-            context = dict(zip(names, key)) | {"model": model, "against": other, "level": level}
-            pair = [aggregate_predictions(table, level) for table in (first, second)]
-            records.append(score_answers(pair[0], classes, minus=pair[1], draws=draws, seed=seed, context=context))
+    for level in LEVELS:
+        table, less = (None if one is None else aggregate_predictions(one, level) for one in (rows, minus))
+        options = {"draws": draws, "seed": seed, "context": context | {"level": level}}
+        records.append(score_answers(table, classes, minus=less, **options))
     return pd.concat(records, ignore_index=True)
-
-
-# ---------------------------------------------------------------------------------------------------- ages in years
 
 
 def expected_years(probabilities: np.ndarray, centres: list[float]) -> np.ndarray:
@@ -290,41 +207,28 @@ def expected_years(probabilities: np.ndarray, centres: list[float]) -> np.ndarra
 
 
 def score_years(
-    years: np.ndarray,
-    predicted: np.ndarray,
-    speakers: np.ndarray,
-    seeds: np.ndarray | None = None,
-    *,
-    minus: np.ndarray | None = None,
-    draws: int = DRAWS,
-    seed: int = 0,
-    context: dict[str, Any] | None = None,
-) -> pd.DataFrame:
+    years: np.ndarray, predicted: np.ndarray, speakers: np.ndarray, seeds: np.ndarray | None = None, *,
+    minus: np.ndarray | None = None, draws: int = DRAWS, seed: int = 0, context: dict[str, Any] | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Records of mae_years, bias_years (predicted minus true) and ccc (Lin's concordance; 0 for a constant).
 
     seeds: (n,) whose training each row is, every score a mean over them; None = of one.
     minus: another model's (n,) years for the same rows; the records are then the paired differences, `<metric>_difference`.
     """
-    years, parts = np.asarray(years, np.float64), []
-    for one in [predicted] if minus is None else [predicted, minus]:
-        one = np.asarray(one, np.float64)
-        if not len(years) or not (np.isfinite(years) & np.isfinite(one)).all():
-            raise ValueError("ages to score must be finite and at least one; leave out windows of unknown age")
-        x, y = years - years.mean(), one - years.mean()  # near 0, so that differences of squares stay exact
-        parts.append(np.stack([np.ones(len(x)), np.abs(y - x), y - x, x, y, x * x, y * y, x * y], axis=1))
-    values, width = np.concatenate(parts, axis=1), parts[0].shape[1]
+    seeds, speakers = np.zeros(len(years), np.int64) if seeds is None else np.asarray(seeds), np.asarray(speakers)
+    samples = [(_errors_of(years, one), speakers, seeds) for one in (predicted, minus) if one is not None]
+    scores = bootstrap_trainings(*samples[0], _years_statistic, draws, seed, *samples[1:])
+    trainings, voices = len(np.unique(seeds)), len(np.unique(speakers))
+    return make_records(scores, len(years) // trainings, voices, context).assign(seeds=trainings)
 
-    def statistic(sums: np.ndarray) -> dict[str, np.ndarray]:
-        metrics = _years_statistic(sums[..., :width])
-        if minus is None:
-            return metrics
-        less = _years_statistic(sums[..., width:])
-        return {f"{name}_difference": value - less[name] for name, value in metrics.items()}
 
-    seeds = np.zeros(len(years), np.int64) if seeds is None else np.asarray(seeds)
-    trainings, speakers = len(np.unique(seeds)), np.asarray(speakers)
-    scores = bootstrap_trainings(values, speakers, seeds, statistic, draws, seed)
-    return make_records(scores, len(years) // trainings, len(np.unique(speakers)), context).assign(seeds=trainings)
+def _errors_of(years: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """What `_years_statistic` reads, (n, 8)."""
+    years, predicted = np.asarray(years, np.float64), np.asarray(predicted, np.float64)
+    if not len(years) or not (np.isfinite(years) & np.isfinite(predicted)).all():
+        raise ValueError("ages to score must be finite and at least one; leave out windows of unknown age")
+    x, y = years - years.mean(), predicted - years.mean()  # near 0, so that differences of squares stay exact
+    return np.stack([np.ones(len(x)), np.abs(y - x), y - x, x, y, x * x, y * y, x * y], axis=1)
 
 
 def _years_statistic(sums: np.ndarray) -> dict[str, np.ndarray]:

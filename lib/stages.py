@@ -36,9 +36,7 @@ class Stage:
     folder: Path
     parameters: dict[str, Any]
     complete: bool
-    facts: dict[str, Any] = field(
-        default_factory=dict
-    )  # what the run's record should say: encoder, checksums, confounds
+    facts: dict[str, Any] = field(default_factory=dict)  # for the run's record: encoder, checksums, confounds
     recomputed: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
@@ -62,8 +60,7 @@ def file_checksum(path: Path) -> str:
 def digest_files(root: Path, names: Iterable[str]) -> dict[str, str]:
     """SHA-256 of the content of each file below `root`, by name; one that cannot be read gives a text of its own.
 
-    A file of the size and time of change (ns) that an earlier call has seen is not read again: the digests are kept in
-    the cache folder, until `forget_digests`.
+    A file whose size and time of change (ns) an earlier call has seen is not read again, until `forget_digests`.
     """
     cache = paths.cache_folder() / "digests" / f"{fingerprint_of(str(Path(root).absolute()))}.json"
     known = paths.load_json(cache) if cache.exists() else {}
@@ -90,25 +87,19 @@ def forget_digests() -> None:
 def open_stage(
     name: str, run: str, parameters: dict[str, Any], version: int, inputs: list[Stage] | None = None
 ) -> Stage:
-    """Open the folder that belongs to these parameters, to the inputs' fingerprints and to this version of the code.
+    """Open the folder of these parameters, of the stages that this one reads and of this version of the code.
 
-    Parameters
-    ----------
-    name: the notebook's name, such as "03_embed".
-    run: the run's name, such as "demo".
-    parameters: everything that changes the stage's result, JSON-able; checksums of weights and data included.
-    version: raised by hand when the code's results change.
-    inputs: the stages whose results this one reads; None for the first.
+    name: the notebook's, such as "03_embed". parameters: everything that changes the result, JSON-able, checksums of
+    weights and data included. version: raised by hand when the code's results change. inputs: None for the first stage.
     """
     fingerprint = fingerprint_of(name, version, parameters, [stage.fingerprint for stage in inputs or []])
     folder = paths.DATA / run / f"{name}-{fingerprint}"
     folder.mkdir(parents=True, exist_ok=True)
-    stage = Stage(name, run, fingerprint, folder, parameters, (folder / COMPLETED).exists())
-    if stage.complete:
-        stage.facts = paths.load_json(folder / COMPLETED)["facts"]
     pointer = {"stage": name, "fingerprint": fingerprint, "folder": folder.name, "parameters": parameters}
-    paths.save_json(paths.DATA / run / f"{name}.json", pointer)
-    return stage
+    paths.save_json(folder.with_name(f"{name}.json"), pointer)
+    complete = (folder / COMPLETED).exists()
+    facts = paths.load_json(folder / COMPLETED)["facts"] if complete else {}
+    return Stage(name, run, fingerprint, folder, parameters, complete, facts)
 
 
 def find_stage(name: str, run: str) -> Stage:
@@ -133,29 +124,20 @@ def load_roots(downloaded: Stage) -> dict[str, Path]:
 def finish_stage(stage: Stage, counts: dict[str, Any] | None = None) -> dict[str, Any]:
     """Mark the stage complete and record what it cost; return the record.
 
-    `counts` are sizes worth showing (rows, windows). Time and peak memory are those of the process that did the work
-    (kept from that run when the stage was only loaded now); `recomputed` lists what this very run had to compute.
+    `counts` are sizes worth showing (rows, windows). `made_in_seconds` and `made_with_mb` are those of the process that
+    did the work, when the stage was only loaded now; `recomputed` lists what this very run had to compute.
     """
     marker = stage.folder / COMPLETED
-    now = {
-        "stage": stage.name,
-        "fingerprint": stage.fingerprint,
-        "seconds": round(time.monotonic() - stage.started, 2),
-        "peak_memory_mb": peak_memory_mb(),
-        "recomputed": stage.recomputed,
-    }
+    seconds = round(time.monotonic() - stage.started, 2)
+    now = {"stage": stage.name, "fingerprint": stage.fingerprint, "seconds": seconds}
+    now |= {"peak_memory_mb": peak_memory_mb(), "recomputed": stage.recomputed}
     if not stage.complete:
-        content = {**now, "parameters": stage.parameters, "facts": stage.facts, "counts": counts or {}}
-        paths.save_json(marker, content)
+        about = {"parameters": stage.parameters, "facts": stage.facts, "counts": counts or {}}
+        paths.save_json(marker, now | about)
         stage.complete = True
     made = paths.load_json(marker)
-    record = {
-        **now,
-        "counts": made["counts"],
-        "facts": made["facts"],
-        "made_in_seconds": made["seconds"],
-        "made_with_mb": made["peak_memory_mb"],
-    }
+    record = now | {"counts": made["counts"], "facts": made["facts"]}
+    record |= {"made_in_seconds": made["seconds"], "made_with_mb": made["peak_memory_mb"]}
     paths.save_json(paths.DATA / stage.run / "records" / f"{stage.name}.json", record)
     return record
 

@@ -1,6 +1,5 @@
-"""The tables that stages hand to one another: clips, ledger, windows, index, predictions.
+"""The tables that stages hand to one another: pandas frames, checked on every write and read, stored as Parquet.
 
-Every table is a pandas frame, checked against its schema on every write and every read, and stored as Parquet.
 Rows join on ids, never on position.
 """
 
@@ -15,123 +14,92 @@ from pandera.errors import SchemaError, SchemaErrors
 from lib.paths import write_whole
 
 GENDERS = ["male", "female"]
+PARTS = ["train", "validation", "test"]
 DECADES = [10, 20, 30, 40, 50, 60, 70, 80, 90]  # years; 10 stands for "teens", 90 for 90 and over
 
 
-def _text(nullable: bool = False, **options) -> pa.Column:
-    return pa.Column(str, nullable=nullable, coerce=True, **options)
+def _schema(checks: pa.Check | None = None, ordered: bool = True, **columns: pa.Column) -> pa.DataFrameSchema:
+    return pa.DataFrameSchema(columns, checks=checks, coerce=True, strict=True, ordered=ordered)
 
 
-CLIPS = pa.DataFrameSchema(
-    {
-        "clip_id": _text(unique=True),  # <corpus>:<the corpus's own name of the clip>
-        "corpus": _text(),
-        "speaker_id": _text(),  # <corpus>:<speaker>; a split never divides one
-        "recording_id": _text(),  # a YouTube video, or the clip itself; a split never divides one
-        "language": _text(),  # BCP 47, "" = not known
-        "path": _text(),  # relative to the corpus root, with forward slashes
-        "start_s": pa.Column(float, pa.Check.ge(0), coerce=True),
-        "end_s": pa.Column(float, nullable=True, coerce=True),  # NaN = to the end of the file
-        "gender": _text(
-            nullable=True, checks=pa.Check.isin(GENDERS)
-        ),  # None = the speaker did not say, or said neither
-        "gender_raw": _text(),  # as the corpus has it, "" = blank
-        "age_years": pa.Column(float, pa.Check.in_range(0, 120), nullable=True, coerce=True),
-        "age_decade": pa.Column("Int16", pa.Check.isin(DECADES), nullable=True, coerce=True),
-        "age_raw": _text(),
-        "official_split": _text(nullable=True, checks=pa.Check.isin(["train", "validation", "test"])),
-    },
+def _text(*checks: pa.Check, **options) -> pa.Column:
+    return pa.Column(str, list(checks), **options)
+
+
+def _number(*checks: pa.Check, kind: type | str = float, **options) -> pa.Column:
+    return pa.Column(kind, list(checks), **options)
+
+
+CLIPS = _schema(
+    clip_id=_text(unique=True),  # <corpus>:<the corpus's own name of the clip>
+    corpus=_text(),
+    speaker_id=_text(),  # <corpus>:<speaker>; a split never divides one
+    recording_id=_text(),  # a YouTube video, or the clip itself; a split never divides one
+    language=_text(),  # BCP 47, "" = not known
+    path=_text(),  # relative to the corpus root, with forward slashes
+    start_s=_number(pa.Check.ge(0)),
+    end_s=_number(nullable=True),  # NaN = to the end of the file
+    gender=_text(pa.Check.isin(GENDERS), nullable=True),  # None = the speaker did not say, or said neither
+    gender_raw=_text(),  # as the corpus has it, "" = blank
+    age_years=_number(pa.Check.in_range(0, 120), nullable=True),
+    age_decade=_number(pa.Check.isin(DECADES), kind="Int16", nullable=True),
+    age_raw=_text(),
+    official_split=_text(pa.Check.isin(PARTS), nullable=True),
     checks=pa.Check(lambda t: t["end_s"].isna() | (t["end_s"] > t["start_s"]), error="end_s must lie after start_s"),
-    strict=True,
-    ordered=True,
 )
 
-LEDGER = pa.DataFrameSchema(
-    {
-        "corpus": _text(),
-        "item": _text(),  # the row, file or segment that was dropped, as the corpus names it
-        "reason": _text(),  # a short fixed kind, e.g. "no such file", "empty file"
-        "detail": _text(),
-    },
-    strict=True,
-    ordered=True,
+LEDGER = _schema(
+    corpus=_text(),
+    item=_text(),  # the row, file or segment that was dropped, as the corpus names it
+    reason=_text(),  # a short fixed kind, e.g. "no such file", "empty file"
+    detail=_text(),
 )
 
-WINDOWS = pa.DataFrameSchema(
-    {
-        "window_id": _text(unique=True),  # <clip_id>@<start in milliseconds of the clip>
-        "clip_id": _text(),
-        "speaker_id": _text(),
-        "start_s": pa.Column(float, pa.Check.ge(0), coerce=True),  # from the start of the clip
-        "duration_s": pa.Column(float, pa.Check.gt(0), coerce=True),  # shorter than the window where a clip is short
-        "speech_ratio": pa.Column(float, pa.Check.in_range(0, 1), nullable=True, coerce=True),
-        "level_db": pa.Column(float, nullable=True, coerce=True),  # RMS, dB below full scale
-        "content_hash": _text(),  # of the decoded 16 kHz samples
-        "row": pa.Column("int64", pa.Check.ge(0), coerce=True, required=False),  # of windows.npy; none without sound
-    },
-    strict=True,
-    ordered=True,
+WINDOWS = _schema(
+    window_id=_text(unique=True),  # <clip_id>@<start in milliseconds of the clip>
+    clip_id=_text(),
+    speaker_id=_text(),
+    start_s=_number(pa.Check.ge(0)),  # from the start of the clip
+    duration_s=_number(pa.Check.gt(0)),  # shorter than the window where a clip is short
+    speech_ratio=_number(pa.Check.in_range(0, 1), nullable=True),
+    level_db=_number(nullable=True),  # RMS, dB below full scale
+    content_hash=_text(),  # of the decoded 16 kHz samples
+    row=_number(pa.Check.ge(0), kind="int64", required=False),  # of windows.npy; none without sound
 )
 
-ACOUSTICS = pa.DataFrameSchema(  # columns of `lib.baselines.ACOUSTICS`, of each window
-    {
-        "window_id": _text(unique=True),
-        "f0_hz|voiced_share|duration_s|level_db|mfcc_.+": pa.Column(
-            float, nullable=True, regex=True, coerce=True, required=False
-        ),  # without sound there are none
-    },
-    strict=True,
+MEASURES = "f0_hz|voiced_share|duration_s|level_db|mfcc_.+"  # columns of `lib.baselines.ACOUSTICS`; none without sound
+ACOUSTICS = _schema(
+    window_id=_text(unique=True), ordered=False, **{MEASURES: _number(nullable=True, regex=True, required=False)}
 )
 
-INDEX = pa.DataFrameSchema(
-    {
-        "window_id": _text(unique=True),
-        "row": pa.Column("int64", pa.Check.ge(0), coerce=True),
-    },
-    strict=True,
-    ordered=True,
+INDEX = _schema(window_id=_text(unique=True), row=_number(pa.Check.ge(0), kind="int64"))
+
+PREDICTIONS = _schema(
+    window_id=_text(),
+    clip_id=_text(),
+    speaker_id=_text(),
+    task=_text(),
+    model=_text(),
+    protocol=_text(pa.Check.isin(["speaker", "language", "paper"])),
+    seed=_number(kind="int64"),
+    split=_text(pa.Check.isin(PARTS)),
+    target=_number(kind="int64"),  # index into the task's classes
+    epoch=_number(kind="int64"),
+    fold=_number(pa.Check.ge(0), kind="int64", required=False),  # of a cross-validation; else 0
+    **{r"p_.+": _number(pa.Check.in_range(-1e-6, 1 + 1e-6), nullable=True, regex=True)},  # NaN: another task
+    ordered=False,
 )
 
-PREDICTIONS = pa.DataFrameSchema(
-    {
-        "window_id": _text(),
-        "clip_id": _text(),
-        "speaker_id": _text(),
-        "task": _text(),
-        "model": _text(),
-        "protocol": _text(checks=pa.Check.isin(["speaker", "language", "paper"])),
-        "seed": pa.Column("int64", coerce=True),
-        "split": _text(checks=pa.Check.isin(["train", "validation", "test"])),
-        "target": pa.Column("int64", coerce=True),  # index into the task's classes
-        "epoch": pa.Column("int64", coerce=True),
-        "fold": pa.Column("int64", pa.Check.ge(0), coerce=True, required=False),  # of a cross-validation; else 0
-        r"p_.+": pa.Column(
-            float, pa.Check.in_range(-1e-6, 1 + 1e-6), nullable=True, regex=True, coerce=True
-        ),  # NaN: another task
-    },
-    strict=True,
-)
-
-SCHEMAS = {
-    "clips": CLIPS,
-    "ledger": LEDGER,
-    "windows": WINDOWS,
-    "acoustics": ACOUSTICS,
-    "index": INDEX,
-    "predictions": PREDICTIONS,
-}
+SCHEMAS = {"clips": CLIPS, "ledger": LEDGER, "windows": WINDOWS, "acoustics": ACOUSTICS}
+SCHEMAS |= {"index": INDEX, "predictions": PREDICTIONS}
 
 
 def validate_table(table: pd.DataFrame, kind: str, origin: str = "") -> pd.DataFrame:
-    """Check `table` against the schema named `kind` and return it with the schema's types.
-
-    Raises ValueError naming the origin, the column, the check and the first offending value.
-    """
-    schema = SCHEMAS[kind]
+    """The table with the types of the schema `kind`; ValueError names origin, column, check and first bad value."""
     try:
-        return schema.validate(table.reset_index(drop=True), lazy=False)
+        return SCHEMAS[kind].validate(table.reset_index(drop=True))
     except (SchemaError, SchemaErrors) as error:
-        cases = getattr(error, "failure_cases", None)
+        cases = error.failure_cases
         first = cases.iloc[0].to_dict() if isinstance(cases, pd.DataFrame) and len(cases) else {}
         where = f"{origin}: " if origin else ""
         raise ValueError(f"{where}not a {kind} table: {str(error).splitlines()[0]} {first or ''}".strip()) from error

@@ -24,22 +24,20 @@ def make_checkpoint(path, task="gender", network="linear", seed=0):
     parts = untrained().parts()
     names = [name for step in steps for name in step] or list(parts)
     width = sum(last - first for first, last in (parts[name] for name in names))
-    shape = {"paper": (149, 32), "layer_mix": (len(layer_names(parts)), parts["layer:0"][1] - parts["layer:0"][0])}.get(
-        kind, (width,)
-    )
+    layer = parts["layer:0"][1] - parts["layer:0"][0]
+    shape = {"paper": (149, 32), "layer_mix": (len(layer_names(parts)), layer)}.get(kind, (width,))
     model = build_network(network, (CLASSES | YEAR_CLASSES)[task], shape, task=task, width=0.125, seed=seed)
-    fit_normaliser(
-        model.normaliser, np.random.default_rng(seed).normal(0, 0.5, (8, *shape)).astype(np.float32), np.arange(8)
-    )
+    features = np.random.default_rng(seed).normal(0, 0.5, (8, *shape)).astype(np.float32)
+    fit_normaliser(model.normaliser, features, np.arange(8))
     return save_model(Path(path), model, {"epoch": 3})
 
 
-def make_model_folder(folder, networks=None, tasks=tuple(CLASSES), feature="emission", **options):
+def make_model_folder(folder, networks=None, tasks=tuple(CLASSES), feature="emission", seed=0, **options):
     """Write and load a model folder with one head a task; networks: {task: name}; `options` go to `save_model_folder`."""
     folder = Path(folder)
     checkpoints = {}
     for task in tasks:
         path = folder.with_name(f"{folder.name}-{task}.safetensors")
-        checkpoints[task] = make_checkpoint(path, task, (networks or {}).get(task, "linear"))
+        checkpoints[task] = make_checkpoint(path, task, (networks or {}).get(task, "linear"), seed)
     save_model_folder(folder, checkpoints, untrained(), WINDOWING, feature, **options)
     return load_model_folder(folder, untrained())

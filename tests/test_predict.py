@@ -25,7 +25,7 @@ from lib.stages import Stage, fingerprint_of
 from lib.store import Store
 from lib.tables import load_table
 from lib.trainings import ask_checkpoint
-from lib.trust.calibration import Years, disagreement
+from lib.trust.calibration import Calibration, Years, disagreement
 from lib.windows import cut_windows, open_windows
 
 NETWORKS = {"gender": "paper", "age": "layer_mix"}
@@ -44,22 +44,28 @@ def voice(spoken):
 
 
 @pytest.fixture(scope="module")
+def one(voice, model):
+    return predict(voice, RATE_HZ, model=model)
+
+
+def changed(model, task="gender", **facts):
+    """The model with another threshold, temperature or the like at one head."""
+    return replace(model, heads=model.heads | {task: replace(model.heads[task], **facts)})
+
+
+@pytest.fixture(scope="module")
 def evaluated(spoken, model, tmp_path_factory):
     """Windows of the spoken recordings as the chain cuts and embeds them, with the answers of its evaluation."""
     folder = tmp_path_factory.mktemp("chain")
     clips, _ = read_own_data(spoken / "labels.csv")
-    stage = Stage("02_segment", "test", "x", folder, {}, False)
-    roots = {"own_data": spoken}
-    cut_windows(stage, clips, roots, WINDOWING)
+    cut_windows(Stage("02_segment", "test", "x", folder, {}, False), clips, {"own_data": spoken}, WINDOWING)
     windows = load_table(folder / "windows.parquet", "windows")
     ids, sounds = windows["window_id"].tolist(), open_windows(folder)
     embed_windows(folder / "store", sounds, ids, model.encoder, EngineChoice(), dtype="float32")
-    store = Store(folder / "store")
     for task, network in NETWORKS.items():
         checkpoint = next(folder.parent.glob(f"models*/mixed-{task}.safetensors"))
-        answers = ask_checkpoint(checkpoint, store, windows["window_id"], network)
-        for number, name in enumerate(model.heads[task].classes):
-            windows[f"p_{task}_{name}"] = answers[:, number]
+        answers = ask_checkpoint(checkpoint, Store(folder / "store"), windows["window_id"], network)
+        windows[[f"p_{task}_{name}" for name in model.heads[task].classes]] = answers
     return windows
 
 
@@ -67,32 +73,27 @@ def test_predicting_a_file_equals_the_evaluation_of_its_clip(evaluated, spoken, 
     columns = ["start_s", "speech_ratio", *(name for name in evaluated if name.startswith("p_"))]
     for clip_id, rows in evaluated.groupby("clip_id"):
         found = predict(spoken / clip_id.removeprefix("own_data:"), model=model)
-        asked = found.windows.dropna()
-        assert np.abs(asked[columns].to_numpy() - rows[columns].to_numpy()).max() < 1e-5
+        assert np.abs(found.windows.dropna()[columns].to_numpy() - rows[columns].to_numpy()).max() < 1e-5
         for task, answer in found.answers.items():
-            mean = rows[[f"p_{task}_{name}" for name in answer.probabilities]].mean()
-            assert np.abs(mean.to_numpy() - list(answer.probabilities.values())).max() < 1e-5
+            names, shares = [f"p_{name}" for name in answer.probabilities], list(answer.probabilities.values())
+            assert sum(shares) == pytest.approx(1, abs=1e-6)
+            timeline = found.timeline(task)
+            assert list(timeline) == ["start_s", "duration_s", *names]
+            np.testing.assert_allclose(timeline[names].mean(), shares, atol=1e-12)
 
 
-def test_every_planted_fault_gets_its_own_state(spoken, model):
-    listed = list_recordings(spoken / "recordings")
-    found = {prediction.name: prediction for prediction in predict_listed(listed, model, progress=False)}
+def test_every_planted_fault_gets_its_own_state_in_a_folder_and_in_a_list(spoken, model):
+    found = {one.name: one for one in predict_listed(list_recordings(spoken / "recordings"), model, progress=False)}
     states = {name: found[name].state for name in found if not name[0].isdigit()}
-    assert states["empty.wav"] == states["notes.wav"] == "unreadable"
-    assert states["half-second.wav"] == "too short"
-    assert states["silence.wav"] == states["noise.wav"] == "no speech"
-    assert states["two-seconds.wav"] == "ok"
+    assert states == {"empty.wav": "unreadable", "notes.wav": "unreadable", "half-second.wav": "too short",
+                      "silence.wav": "no speech", "noise.wav": "no speech", "two-seconds.wav": "ok"}  # fmt: skip
     assert "2.0 s of sound, repeated" in found["two-seconds.wav"].warning
     assert "0 bytes" in found["empty.wav"].reason
-    assert len(found) == 14
-
-
-def test_a_list_keeps_every_row_and_its_labels(spoken, model):
     listed = list_recordings(spoken / "labels.csv")
-    found = predictions_table(predict_listed(listed, model, progress=False))
-    assert found["name"].tolist() == listed["name"].tolist()
-    assert len(found) == 14
-    assert found.set_index("name").loc["recordings/empty.wav", "state"] == "unreadable"
+    table = predictions_table(predict_listed(listed, model, progress=False))
+    assert table["name"].tolist() == listed["name"].tolist()
+    assert len(table) == len(found) == 14
+    assert table.set_index("name").loc["recordings/empty.wav", "state"] == "unreadable"
     assert listed["gender"].notna().sum() == 10
 
 
@@ -107,7 +108,7 @@ def test_a_cut_behind_the_break_of_a_file_is_unreadable_and_its_neighbours_are_a
     assert "cut from 15 s, but the file ends at" in found[1].reason
 
 
-def test_samples_in_memory_are_answered_like_their_file(voice, model, tmp_path):
+def test_samples_in_memory_are_answered_like_their_file_and_a_cut_like_its_samples(voice, model, tmp_path):
     soundfile.write(tmp_path / "voice.wav", voice, RATE_HZ, subtype="FLOAT")
     from_file = predict(tmp_path / "voice.wav", model=model)
     assert from_file.state == "ok"
@@ -119,107 +120,70 @@ def test_samples_in_memory_are_answered_like_their_file(voice, model, tmp_path):
     small = np.round(voice * 127 + 128).clip(0, 255).astype(np.uint8)
     soundfile.write(tmp_path / "small.wav", (small.astype(np.float32) - 128) / 128, RATE_HZ, subtype="PCM_U8")
     assert predict(small, RATE_HZ, model=model).answers == predict(tmp_path / "small.wav", model=model).answers
-
-
-def test_probabilities_add_up_and_the_clip_is_the_mean_of_its_windows(voice, model):
-    found = predict(voice, RATE_HZ, model=model)
-    for task, answer in found.answers.items():
-        assert sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-6)
-        columns = [f"p_{task}_{name}" for name in answer.probabilities]
-        np.testing.assert_allclose(found.windows[columns].mean(), list(answer.probabilities.values()), atol=1e-12)
-        assert list(found.timeline(task)) == ["start_s", "duration_s", *(f"p_{name}" for name in answer.probabilities)]
-
-
-def test_silent_windows_are_listed_but_not_asked(voice, model):
-    silence = np.zeros(8 * RATE_HZ, np.float32)
-    found = predict(np.concatenate([voice, silence]), RATE_HZ, model=model)
-    quiet = found.windows[found.windows["start_s"] > len(voice) / RATE_HZ]
-    assert len(quiet) >= 2
-    assert quiet["p_gender_male"].isna().all()
-    assert found.state == "ok"
-    assert all(end <= len(voice) / RATE_HZ + 1 for _, end in found.speech_regions())
-    assert found.speech_ratio < 0.9
-
-
-def test_a_threshold_makes_it_unsure_and_a_temperature_makes_it_modest(voice, model, tmp_path):
-    sure = predict(voice, RATE_HZ, model=model).answers["gender"]
-    settings = {"gender": {"silence": 0.999, "temperature": 5.0}}
-    careful = make_model_folder(tmp_path / "careful", NETWORKS, settings=settings)
-    found = predict(voice, RATE_HZ, model=careful)
-    answer = found.answers["gender"]
-    assert (found.state, answer.state, answer.label) == ("unsure", "unsure", None)
-    assert "answered from 100 %" in found.reason
-    assert 0.5 <= max(answer.probabilities.values()) < max(sure.probabilities.values())
-    assert found.answers["age"].state == "ok"
-    assert found.row()["gender"] == "unsure"
-
-
-def test_years_are_the_expected_age_as_trained_with_the_models_interval(voice, tmp_path):
-    tasks, settings = (*CLASSES, *YEAR_CLASSES), {"age_years": {"temperature": 3.0}}
-    years = {"age_years": Years(CENTRES, 11.5, speakers=9)}
-    model = make_model_folder(tmp_path / "years", tasks=tasks, years=years, settings=settings)
-    plain = make_model_folder(tmp_path / "plain", tasks=tasks, years={"age_years": Years(CENTRES, None)})
-    found = predict(voice, RATE_HZ, model=model)
-    answer = found.answers["age_years"]
-    raw = list(predict(voice, RATE_HZ, model=plain).answers["age_years"].probabilities.values())
-    assert answer.years == pytest.approx(np.dot(raw, CENTRES))
-    assert answer.years == pytest.approx(found.windows["age_years"].mean())
-    assert list(answer.probabilities.values()) != pytest.approx(raw)
-    assert (answer.low_years, answer.high_years) == (max(0, answer.years - 11.5), answer.years + 11.5)
-    assert answer.label == f"{answer.years:.0f} years"
-    assert list(found.timeline("age")) == ["start_s", "duration_s", "p_teen", "p_adult"]
-    row = found.row()
-    assert (row["age_years"], row["age_years_high"]) == (answer.years, answer.high_years)
-    assert json.loads(json.dumps(found.as_json()))["answers"]["age_years"]["low_years"] == answer.low_years
-    assert predict(voice, RATE_HZ, model=plain).answers["age_years"].low_years is None
-
-
-def test_a_rare_class_is_told_from_its_own_threshold_beside_the_label(voice, model, tmp_path):
-    told = predict(voice, RATE_HZ, model=model).answers["gender"]
-    assert told.by_threshold is None
-    rarer = min(told.probabilities, key=told.probabilities.get)
-    for threshold, expected in ((0.0, rarer), (1.1, told.label)):
-        settings = {"gender": {"rare": rarer, "rare_clip_threshold": threshold}}
-        model = make_model_folder(tmp_path / f"rare-{threshold}", NETWORKS, settings=settings)
-        answer = predict(voice, RATE_HZ, model=model).answers["gender"]
-        assert (answer.label, answer.by_threshold) == (told.label, expected)
-        assert predict(voice, RATE_HZ, model=model).row()["gender_by_threshold"] == expected
-
-
-def test_a_cut_of_a_file_is_answered_like_the_same_samples(voice, model, tmp_path):
-    soundfile.write(tmp_path / "voice.wav", voice, RATE_HZ, subtype="FLOAT")
     cut = predict(tmp_path / "voice.wav", model=model, start_s=0.5, end_s=4.0)
     assert cut.duration_s == 3.5
     assert cut.answers == predict(voice[RATE_HZ // 2 : 4 * RATE_HZ], RATE_HZ, model=model).answers
     assert cut.answers == predict(voice, RATE_HZ, model=model, start_s=0.5, end_s=4.0).answers
 
 
+def test_silent_windows_are_listed_but_not_asked(voice, model):
+    found = predict(np.concatenate([voice, np.zeros(8 * RATE_HZ, np.float32)]), RATE_HZ, model=model)
+    quiet = found.windows[found.windows["start_s"] > len(voice) / RATE_HZ]
+    assert len(quiet) >= 2
+    assert quiet["p_gender_male"].isna().all()
+    assert all(end <= len(voice) / RATE_HZ + 1 for _, end in found.speech_regions())
+    assert (found.state, found.speech_ratio < 0.9) == ("ok", True)
+
+
+def test_a_threshold_makes_it_unsure_a_temperature_modest_and_a_rare_class_is_told_beside_the_label(voice, one, model):
+    sure = one.answers["gender"]
+    found = predict(voice, RATE_HZ, model=changed(model, threshold=0.999, calibration=Calibration(5.0)))
+    answer = found.answers["gender"]
+    assert (found.state, answer.state, answer.label, found.row()["gender"]) == ("unsure", "unsure", None, "unsure")
+    assert "answered from 100 %" in found.reason
+    assert 0.5 <= max(answer.probabilities.values()) < max(sure.probabilities.values())
+    assert (found.answers["age"].state, sure.by_threshold) == ("ok", None)
+    rarer = min(sure.probabilities, key=sure.probabilities.get)
+    for threshold, expected in ((0.0, rarer), (1.1, sure.label)):
+        row = predict(voice, RATE_HZ, model=changed(model, rare=(rarer, threshold))).row()
+        assert (row["gender"], row["gender_by_threshold"]) == (sure.label, expected)
+
+
+def test_years_are_the_expected_age_as_trained_with_the_models_interval(voice, tmp_path):
+    tasks, plain = (*CLASSES, *YEAR_CLASSES), {"age_years": Years(CENTRES, None)}
+    plain = make_model_folder(tmp_path / "plain", tasks=tasks, years=plain)
+    model = changed(plain, "age_years", years=Years(CENTRES, 11.5, speakers=9), calibration=Calibration(3.0))
+    found, bare = predict(voice, RATE_HZ, model=model), predict(voice, RATE_HZ, model=plain).answers["age_years"]
+    answer, raw = found.answers["age_years"], list(bare.probabilities.values())
+    assert answer.years == pytest.approx(np.dot(raw, CENTRES))
+    assert answer.years == pytest.approx(found.windows["age_years"].mean())
+    assert list(answer.probabilities.values()) != pytest.approx(raw)
+    assert (answer.low_years, answer.high_years) == (max(0, answer.years - 11.5), answer.years + 11.5)
+    assert (answer.label, bare.low_years) == (f"{answer.years:.0f} years", None)
+    row = found.row()
+    assert (row["age_years"], row["age_years_high"]) == (answer.years, answer.high_years)
+    assert json.loads(json.dumps(found.as_json()))["answers"]["age_years"]["low_years"] == answer.low_years
+
+
 def test_an_array_needs_its_rate_and_a_file_must_not_have_one(model, voice):
-    with pytest.raises(ValueError, match="rate = None"):
-        predict(voice, model=model)
-    with pytest.raises(ValueError, match="rate = 8000"):
-        predict("voice.wav", 8000, model=model)
-    with pytest.raises(ValueError, match="not a waveform"):
-        predict(np.zeros((2, 3, 4), np.float32), 8000, model=model)
-    for span in ({"start_s": -1.0}, {"start_s": np.nan}, {"start_s": 2.0, "end_s": 1.0}):
-        with pytest.raises(ValueError, match="not a stretch of time"):
-            predict("voice.wav", model=model, **span)
+    spans = [{"start_s": -1.0}, {"start_s": np.nan}, {"start_s": 2.0, "end_s": 1.0}]
+    for source, rate, span, told in [
+        (voice, None, {}, "rate = None"), ("voice.wav", 8000, {}, "rate = 8000"),
+        (np.zeros((2, 3, 4), np.float32), 8000, {}, "not a waveform"),
+        *(("voice.wav", None, span, "not a stretch of time") for span in spans),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match=told):
+            predict(source, rate, model=model, **span)
     assert predict(np.zeros((0, 2), np.float32), RATE_HZ, model=model).state == "too short"
     assert predict(np.full(RATE_HZ, np.nan), RATE_HZ, model=model).state == "unreadable"
     assert predict("there-is-no-such-file.wav", model=model).reason.endswith("no such file")
 
 
-def limited(model, bits):
-    """The model with this much disagreement allowed to one voice's windows, by task."""
-    return replace(model, heads={task: replace(model.heads[task], disagreement=bits.get(task)) for task in model.heads})
-
-
-def test_windows_that_disagree_beyond_one_voice_are_told_one_by_one_and_not_averaged(voice, model):
-    one = predict(voice, RATE_HZ, model=model)
+def test_windows_that_disagree_beyond_one_voice_are_told_one_by_one_and_not_averaged(voice, one, model):
     columns = [f"p_gender_{name}" for name in CLASSES["gender"]]
     apart = disagreement(one.windows[columns].dropna().to_numpy())
-    assert predict(voice, RATE_HZ, model=limited(model, {"gender": apart + 1e-6})).answers == one.answers
-    several = predict(voice, RATE_HZ, model=limited(model, {"gender": apart - 1e-6}))
+    assert predict(voice, RATE_HZ, model=changed(model, disagreement=apart + 1e-6)).answers == one.answers
+    several = predict(voice, RATE_HZ, model=changed(model, disagreement=apart - 1e-6))
     assert (several.state, several.answers["gender"].label) == ("several speakers", None)
     assert several.answers["gender"].probabilities == {"male": None, "female": None}
     assert several.answers["age"] == one.answers["age"]
@@ -234,22 +198,17 @@ def test_windows_that_disagree_beyond_one_voice_are_told_one_by_one_and_not_aver
         assert f"gender: sounds {best} ({window[f'p_gender_{best}']:.0%}); age: sounds " in window["hint"]
 
 
-def test_what_a_decoder_warns_of_stands_in_the_answer(voice, model, tmp_path):
-    turns = np.repeat([1, 0], len(voice) // 2 + 1)[: len(voice)]
-    channels = np.stack([voice * turns, voice[::-1] * (1 - turns)], axis=1)
-    assert "channels are loud at different times" in predict(channels, RATE_HZ, model=model).warning
+def test_what_a_decoder_warns_of_stands_in_the_answer(voice, one, model, tmp_path):
     soundfile.write(tmp_path / "voice.wav", np.stack([voice, -voice], axis=1), RATE_HZ)
     found = predict(tmp_path / "voice.wav", model=model)
     assert "upside down" in found.warning
-    assert found.answers["gender"].probabilities == pytest.approx(
-        predict(voice, RATE_HZ, model=model).answers["gender"].probabilities, abs=0.02
-    )
+    assert found.answers["gender"].probabilities == pytest.approx(one.answers["gender"].probabilities, abs=0.02)
     whole = (tmp_path / "voice.wav").read_bytes()
     (tmp_path / "voice.wav").write_bytes(whole[: len(whole) // 2])
     assert "that its header promises are there" in predict(tmp_path / "voice.wav", model=model).warning
 
 
-def test_folders_are_listed_through_links_and_what_cannot_be_looked_at_is_a_row(tmp_path, model):
+def test_folders_are_listed_through_links_and_what_cannot_be_looked_at_is_a_row(tmp_path, model, monkeypatch):
     for name in ("a/one.wav", "a/.hidden.wav", "b/two.wav", ".git/three.wav"):
         (tmp_path / "real" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "real" / name).write_bytes(b"")
@@ -258,19 +217,8 @@ def test_folders_are_listed_through_links_and_what_cannot_be_looked_at_is_a_row(
     (folder / "a").symlink_to(tmp_path / "real/a")
     (folder / "circle").symlink_to(folder)
     (folder / "gone.wav").symlink_to("nothing")
-    listed = list_recordings(folder)
-    assert listed["name"].tolist() == ["a/one.wav", "gone.wav"]
     (tmp_path / "real/a/\udcff.wav").write_bytes(b"")
-    assert list_recordings(folder)["name"].tolist() == ["a/one.wav", "a/\\xff.wav", "gone.wav"]
-    found = predict_listed(list_recordings(folder), model, progress=False)
-    reasons = [prediction.reason.split(": ")[1] for prediction in found]
-    assert reasons == ["empty file (0 bytes)", "empty file (0 bytes)", "a link to nothing"]
-    assert count_states(prediction.state for prediction in found).set_index("state")["recordings"]["unreadable"] == 3
-
-
-def test_a_folder_that_may_not_be_read_is_a_row(tmp_path, monkeypatch):
-    (tmp_path / "secret").mkdir()
-    (tmp_path / "a.wav").write_bytes(b"")
+    (folder / "secret").mkdir()
     scan = os.scandir
 
     def refuse(path):
@@ -279,9 +227,11 @@ def test_a_folder_that_may_not_be_read_is_a_row(tmp_path, monkeypatch):
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    listed = list_recordings(tmp_path)
-    assert listed["name"].tolist() == ["a.wav", "secret"]
-    assert listed["fault"].tolist() == ["", "cannot be read (Permission denied)"]
+    found = predict_listed(list_recordings(folder), model, progress=False)
+    assert [one.name for one in found] == ["a/one.wav", "a/\\xff.wav", "gone.wav", "secret"]
+    empty, lost = "empty file (0 bytes)", "cannot be read (Permission denied)"
+    assert [one.reason.split(": ")[-1] for one in found] == [empty, empty, "a link to nothing", lost]
+    assert count_states(one.state for one in found).set_index("state")["recordings"]["unreadable"] == 4
 
 
 @pytest.fixture(scope="module")
@@ -349,14 +299,8 @@ def test_a_model_that_ships_is_found_by_its_name_and_the_ready_one_without(folde
     assert find_model(None) == tmp_path / "ready"
     for name, encoder, value in (("ready", "gone", 0.9), ("tiny", "wav2vec2-tiny", 0.8)):
         description = paths.load_json(tmp_path / name / "model.json")
-        row = {
-            "task": "gender",
-            "model": description["name"],
-            "metric": "uar",
-            "level": "clip",
-            "subset": "all",
-            "value": value,
-        }
+        row = {"task": "gender", "metric": "uar", "level": "clip", "subset": "all"}
+        row |= {"model": description["name"], "value": value}
         description |= {"encoder": description["encoder"] | {"name": encoder}, "metrics": [row]}
         description["about"][BY_CORPUS] = {"gender": {"mine": value + 0.05}}
         del description["checksum"]

@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from report_fixture import make_metrics, make_row
 
-from lib import model_folder, results
+from lib import results
 from lib.report import sentences
 
+YEARS = {"metric": "mae_years", "task": "age_years"}
 VIEW = {"task": "gender", "model": "paper", "protocol": "speaker", "level": "clip"}
 
 
@@ -47,40 +48,37 @@ def test_the_table_holds_every_score_once_baselines_last_and_sizes():
     assert table.columns.tolist() == ["task", "model", "UAR", "accuracy", "clips", "speakers"]
     assert table["model"].tolist() == ["the paper's network", "a guess (majority)", "mean pitch"] * 2
     assert table.iloc[0].tolist() == ["Gender", "the paper's network", "78 % (72 to 84)", "78 % (72 to 84)", 480, 40]
+    both = results.join_leaks(scores, records(*make_metrics()["leak"]), "speaker")
+    both = results.select_scores(both, metric="uar", model="paper")
+    row = results.tabulate(both, rows=["task", "model", "metric"], columns="protocol").iloc[0, 3:6].to_dict()
+    assert row == {"random windows claim": "87 % (81 to 93)", "speakers never heard in training": "78 % (72 to 84)",
+                   "leak (points)": "+9 (+4 to +14)*"}  # fmt: skip
 
 
 def test_two_records_for_one_cell_are_refused_none_give_an_empty_table_and_seeds_their_spread():
     scores = records(*make_metrics()["scores"])
-    with pytest.raises(ValueError, match="filter by level, protocol or subset"):
+    with pytest.raises(ValueError, match="duplicate entries"):
         results.tabulate(results.select_scores(scores, metric="uar"))
     assert results.tabulate(scores.head(0)).empty
     score = make_row("age", "paper", "uar", 0.7, seeds=3, seed_std=0.021)
     assert results.tabulate(records(score))["seeds"].tolist() == ["3, ± 2.1"]
 
 
-def test_the_leak_is_a_column_beside_what_was_claimed_and_shown():
-    metrics = make_metrics()
-    both = results.join_leaks(records(*metrics["scores"]), records(*metrics["leak"]), "speaker")
-    both = results.select_scores(both, metric="uar", model="paper")
-    table = results.tabulate(both, rows=["task", "model", "metric"], columns="protocol")
-    assert table.columns.tolist()[3:6] == ["random windows claim", "speakers never heard in training", "leak (points)"]
-    assert table.iloc[0].tolist()[3:6] == ["87 % (81 to 93)", "78 % (72 to 84)", "+9 (+4 to +14)*"]
-
-
 @pytest.mark.parametrize(
     ("low", "high", "options", "verdict"),
     [
-        (0.55, 0.7, {}, "Better than a guess."),
-        (0.4, 0.6, {}, "Not shown to be better than a guess."),
+        (0.55, 0.7, {}, "Better than a guess."), (0.4, 0.6, {}, "Not shown to be better than a guess."),
         (0.2, 0.4, {}, "Worse than a guess."),
         (0.6, 0.8, {"rival": 0.66, "gain": (-0.1, 0.2)}, "Better than a guess, not shown to be better than mean pitch alone."),
         (0.6, 0.8, {"rival": 0.66, "gain": (0.05, 0.2)}, "Better than a guess and than every simple baseline."),
         (0.6, 0.8, {"rival": 0.71}, "Better than a guess, but mean pitch alone does no worse: the model adds nothing here."),
         (0.6, 0.8, {"rival": 0.66}, "Better than a guess."),  # no pair was compared: nothing is claimed over the baseline
-        (4.9, 6.2, {"metric": "mae_years", "rival": 6.0, "gain": (-1.0, 0.2)}, "Better than a guess, not shown to be better than mean pitch alone."),
-        (4.9, 6.2, {"metric": "mae_years", "rival": 6.0, "gain": (-1.0, -0.2)}, "Better than a guess and than every simple baseline."),
-        (4.9, 6.2, {"metric": "mae_years", "rival": 5.0}, "Better than a guess, but mean pitch alone does no worse: the model adds nothing here."),
-        (6.5, 7.2, {"metric": "mae_years"}, "Not shown to be better than a guess."),
+        (4.9, 6.2, YEARS | {"rival": 6.0, "gain": (-1.0, 0.2)},
+         "Better than a guess, not shown to be better than mean pitch alone."),
+        (4.9, 6.2, YEARS | {"rival": 6.0, "gain": (-1.0, -0.2)}, "Better than a guess and than every simple baseline."),
+        (4.9, 6.2, YEARS | {"rival": 5.0},
+         "Better than a guess, but mean pitch alone does no worse: the model adds nothing here."),
+        (6.5, 7.2, YEARS, "Not shown to be better than a guess."),
     ],
 )  # fmt: skip
 def test_the_verdict_follows_the_intervals_and_the_pairs(low, high, options, verdict):
@@ -95,47 +93,39 @@ def test_a_score_is_told_of_a_hundred_with_its_interval_and_what_it_stands_besid
         "speakers); a guess reaches 50, the best simple baseline, mean pitch, 66. Better than a guess, not shown to be better "
         "than mean pitch alone."
     )
-
-
-def test_ages_are_told_in_years_and_speakers_once():
-    assert told(4.9, 6.2, "mae_years", "age_years") == (
+    assert told(4.9, 6.2, **YEARS) == (
         "Age in years: answers for clips of speakers never heard in training are 5.6 years off on average (4.9 to 6.2, 40 "
         "speakers); always the median age reaches 6.7. Better than a guess."
-    )
-    score = records(make_row("gender", "paper", "uar", 0.8, level="speaker"))
-    assert "of 100 speakers never heard" in results.tell_score(
-        results.find_headline(score, VIEW | {"level": "speaker"})
     )
 
 
 def test_a_score_without_interval_guess_or_speakers_is_told_plainly_and_none_not_at_all():
     bare = records(make_row("gender", "paper", "accuracy", 0.8, half=None) | {"speakers": None})
-    text = results.tell_score(results.find_headline(bare, VIEW))
-    assert text == "Gender: of 100 clips of speakers never heard in training 80 are told right."
+    text = "Gender: of 100 clips of speakers never heard in training 80 are told right."
+    assert results.tell_score(results.find_headline(bare, VIEW)) == text
     assert results.tell_score(results.find_headline(bare, VIEW | {"task": "age"})) == ""
+    speakers = results.find_headline(bare.assign(level="speaker"), VIEW | {"level": "speaker"})
+    assert results.tell_score(speakers) == text.replace("clips of ", "")
 
 
-def test_a_leak_is_told_as_no_skill_or_as_chance():
+def test_the_other_sentences_tell_their_numbers():
     leak = make_row("age", "paper", "uar", 0.09, 0.05, claimed=0.87, shown=0.78)
     assert sentences.tell_leak(records(leak)) == (
         "Age: random windows claim a UAR of 87 % where speakers never heard in training show 78 %; the difference of +9 "
         "points (+4 to +14) is not skill: no new speaker gives it back."
     )
     assert sentences.tell_leak(records(leak | {"low": -0.01})).endswith("(-1 to +14) may be chance.")
-
-
-def test_the_other_sentences_tell_their_numbers():
     confusion = {"task": "gender", "level": "window", "classes": ["male", "female", "x"]}
     counts = np.array([[8, 2, 0], [3, 7, 0], [0, 0, 0]])
     assert sentences.tell_confusion({**confusion, "counts": counts}) == (
         "Gender: windows told right are 80 % of male, 70 % of female; most often female is told as male (3 times)."
     )
     assert sentences.tell_confusion({**confusion, "counts": np.eye(3, dtype=int)}).endswith("100 % of x.")
-    errors = [
-        make_row("age", "paper", metric, value, 0.01) for metric, value in (("ece", 0.09), ("ece_tempered", 0.04))
-    ]
-    assert "9 points away" in sentences.tell_calibration(records(*errors))
-    assert "and 4 after temperature, which helps." in sentences.tell_calibration(records(*errors))
+    errors = [make_row("age", "paper", name, value) for name, value in (("ece", 0.09), ("ece_tempered", 0.04))]
+    assert sentences.tell_calibration(records(*errors)) == (
+        "Age: a stated probability is 9 points away from the share that is right, on average, and 4 "
+        "after temperature, which helps."
+    )
     scores = records(*make_metrics()["scores"])
     slices = scores[(scores["subset"] != "all") & (scores["task"] == "age")].iloc[:3]
     assert sentences.tell_slices(slices) == (
@@ -148,10 +138,8 @@ def test_the_other_sentences_tell_their_numbers():
         "Gender is read best from layer 2, UAR 80 % (75 to 85); beside it a guess (majority) 50 %, mean pitch 70 %."
     )
     ledger = pd.DataFrame({"reason": ["empty file", "no such file", "no such file"]})
-    assert (
-        sentences.tell_ledger(97, ledger)
-        == "97 of 100 items are used (97 %); 3 are left out, most often for: no such file (2)."
-    )
+    text = "97 of 100 items are used (97 %); 3 are left out, most often for: no such file (2)."
+    assert sentences.tell_ledger(97, ledger) == text
     assert sentences.tell_ledger(97, ledger.head(0), "clips") == "All 97 clips are used."
 
 
@@ -166,9 +154,8 @@ def test_a_training_that_learns_its_speakers_by_heart_is_told_so(loss, by_heart)
 
 def test_the_paper_stands_beside_a_guess_on_its_own_data_and_this_run():
     own = [make_row("age", "paper", metric, 0.7, level="window") for metric in sentences.PUBLISHED["age"]]
-    table = results.tabulate(
-        sentences.paper_records(records(*own), "age", ["paper"], "speaker"), ["model", "what differs"]
-    )
+    beside = sentences.paper_records(records(*own), "age", ["paper"], "speaker")
+    table = results.tabulate(beside, ["model", "what differs"])
     assert table["model"].tolist() == ["the paper", "a majority guess", "the paper's network"]
     assert table["accuracy"].tolist() == ["91 %", "93.4 %", "70 % (64 to 76)"]
     assert table["F1 of teen"].tolist()[:2] == ["48.7 %", "0 %"]
@@ -189,28 +176,3 @@ def test_names_are_a_reader_s_and_a_markdown_table_keeps_a_bar_inside_its_cell()
     named = {"paper": "the paper's network", "linear:layer:3+bank": "linear model on layer 3 and filter bank", "baseline: MFCC": "MFCC statistics",
              "steps:block:1+block:2|embedding": "step by step on block 1 and block 2, then embedding", "eGeMAPS": "eGeMAPS"}  # fmt: skip
     assert {name: results.model_name(name) for name in named} == named
-
-
-def test_a_model_card_tells_its_scores_its_groups_and_its_heads():
-    metrics = [row | {"model": row["model"].replace("paper", "best")} for row in make_metrics()["scores"]]
-    head = {
-        "classes": ["male", "female"],
-        "file": "gender.safetensors",
-        "sha256": "ab",
-        "network": "linear",
-    }
-    head |= {
-        "normalisation": "standard",
-        "epoch": 3,
-        "threshold": 0.5,
-        "calibration": {"temperature": 2.0},
-        "rare": None,
-        "years": None,
-    }
-    description = {"name": "best", "heads": {"gender": head}, "metrics": metrics, "about": {}, "versions": {"torch": "2"},
-                   "encoder": {"name": "tiny", "note": "n", "weights_sha256": "cd"}, "feature": "emission",
-                   "windowing": {"window_s": 3.0, "step_s": 2.0, "min_speech_ratio": 0.1}}  # fmt: skip
-    card = model_folder.write_card(description)
-    for words in ("78 are told right (72 to 84", "| Gender | best | clip | 78 % (72 to 84) |", "F1 of male", "| Gender | corpus: voxceleb |",
-                  "| gender | male, female | linear model | 3 | 2.000 | 0.500 |"):  # fmt: skip
-        assert words in card, words

@@ -10,14 +10,9 @@ from lib import paths, run
 from lib.stages import finish_stage, open_stage
 
 RUN_FILE = """
-run:
-  title: "Two notebooks"
-  question: "Do they run?"
-  notebooks: ["first", "second"]
+run: {title: "Two notebooks", question: "Do they run?", notebooks: ["first", "second"]}
 first: {number: 3}
 """
-FIRST = 'run: str = "tiny"\nnumber: int = 1'
-SECOND = 'run: str = "tiny"\nseed: int = 0'
 
 
 @pytest.fixture
@@ -29,14 +24,13 @@ def world(tmp_path, monkeypatch):
         monkeypatch.setenv(name, "")  # put back afterwards
 
     def write(first="", second=""):
-        for name, source, work in (("first", FIRST, first), ("second", SECOND, second)):
-            path = write_notebook(paths.NOTEBOOKS / f"{name}.ipynb", source)
+        for name, source, work in (("first", "number: int = 1", first), ("second", "seed: int = 0", second)):
+            path = write_notebook(paths.NOTEBOOKS / f"{name}.ipynb", f'run: str = "tiny"\n{source}')
             notebook = nbformat.read(path, as_version=4)
             notebook.cells.append(nbformat.v4.new_code_cell(work))
             nbformat.write(notebook, path)
-        file = tmp_path / "tiny.yaml"
-        file.write_text(RUN_FILE)
-        return file
+        (tmp_path / "tiny.yaml").write_text(RUN_FILE)
+        return tmp_path / "tiny.yaml"
 
     return write
 
@@ -48,12 +42,10 @@ def test_a_run_hands_over_its_parameters_and_stops_at_the_first_failure(world, c
     assert run.main([str(world(first, second))]) == 1
     assert told_file.read_text() == "tiny 3"
     told = capsys.readouterr().err
-    stopped = told[told.index("stopped:") :].strip().splitlines()
-    assert len(stopped) == 3
-    assert stopped[0].startswith("stopped: notebook second, cell ")
-    assert "second.failed.ipynb" in stopped[0]
-    assert stopped[1].strip() == "in: total += 1 / (1 - step)"
-    assert stopped[2].strip() == "ZeroDivisionError: division by zero"
+    where, *why = told[told.index("stopped:") :].strip().splitlines()
+    assert where.startswith("stopped: notebook second, cell ")
+    assert "second.failed.ipynb" in where
+    assert why == ["  in: total += 1 / (1 - step)", "  ZeroDivisionError: division by zero"]
     executed = paths.DATA / "tiny" / "executed"
     assert sorted(path.name for path in executed.iterdir()) == ["first.ipynb", "second.failed.ipynb"]
     assert not (paths.REPORTS / "tiny").exists()
@@ -93,10 +85,9 @@ def test_the_record_gathers_what_every_stage_noted(tmp_path, monkeypatch):
     sections = {"run": about | {"notebooks": ["02_segment", "03_embed", "04_train"]}}
     record = run.write_record("r", sections)
     assert paths.load_json(tmp_path / "r" / "run.json") == record
-    assert {key: record[key] for key in about} == about
-    assert (record["data_checksum"], record["encoder"]) == ("x", {"name": "a"})
-    assert [stage["stage"] for stage in record["stages"]] == ["02_segment", "03_embed"]  # 04_train never ran
-    assert record["stages"][0]["counts"] == {"windows": 3}
+    expected = about | {"data_checksum": "x", "encoder": {"name": "a"}, "parameters": sections}
+    assert {key: record[key] for key in expected} == expected
+    stages = [(stage["stage"], stage["counts"]) for stage in record["stages"]]  # 04_train never ran
+    assert stages == [("02_segment", {"windows": 3}), ("03_embed", {"windows": 3})]
     assert {"python", "torch", "numpy"} <= set(record["versions"])
-    assert record["parameters"] == sections
     assert len(record["git_commit"].removesuffix("+changes")) == 12

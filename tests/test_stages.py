@@ -14,7 +14,6 @@ from lib import paths, stages
 def data_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("VOICE_CACHE", raising=False)
     monkeypatch.setattr(paths, "DATA", tmp_path)
-    return tmp_path
 
 
 def open_one(**changes):
@@ -22,23 +21,14 @@ def open_one(**changes):
     return stages.open_stage(**asked)
 
 
-def test_same_parameters_find_the_finished_folder():
+def test_same_parameters_find_the_finished_folder_and_any_change_opens_another():
     first = open_one()
     assert not first.complete
     stages.finish_stage(first, {"windows": 3})
-    again = open_one()
-    assert again.complete
-    assert again.folder == first.folder
-
-
-@pytest.mark.parametrize(
-    "change", [{"parameters": {"window_s": 2.0}}, {"version": 2}, {"name": "03_embed"}, {"inputs": "x"}]
-)
-def test_any_change_opens_another_folder(change):
-    stages.finish_stage(open_one())
-    if "inputs" in change:
-        change = {"inputs": [open_one(name="01_download", parameters={"root": "x"})]}
-    assert not open_one(**change).complete
+    assert (open_one().complete, open_one().folder) == (True, first.folder)
+    other = open_one(name="01_download", parameters={"root": "x"})
+    for change in ({"parameters": {"window_s": 2.0}}, {"version": 2}, {"name": "03_embed"}, {"inputs": [other]}):
+        assert not open_one(**change).complete
 
 
 def test_a_stage_that_is_unfinished_or_was_never_opened_is_not_found():
@@ -53,12 +43,9 @@ def test_record_keeps_the_cost_of_the_run_that_did_the_work():
     first = open_one()
     first.recomputed.append("windows")
     first.facts["encoder"] = "a"
-    made = stages.finish_stage(first, {"windows": 3})
-    loaded = stages.finish_stage(open_one())
-    assert made["recomputed"] == ["windows"]
-    assert loaded["recomputed"] == []
-    assert loaded["counts"] == {"windows": 3}
-    assert loaded["made_in_seconds"] == made["seconds"]
+    made, loaded = stages.finish_stage(first, {"windows": 3}), stages.finish_stage(open_one())
+    assert (made["recomputed"], loaded["recomputed"]) == (["windows"], [])
+    assert (loaded["counts"], loaded["made_in_seconds"]) == ({"windows": 3}, made["seconds"])
     assert paths.load_json(paths.DATA / "r" / "records" / "02_segment.json") == loaded
     assert open_one().facts == stages.find_stage("02_segment", "r").facts == loaded["facts"] == {"encoder": "a"}
 
@@ -75,13 +62,12 @@ def test_seeds_reach_python_numpy_and_torch():
 def test_files_are_read_when_their_size_or_time_changed_or_digests_were_forgotten(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).write_bytes(name.encode())
-    state = (tmp_path / "a").stat()
-    first = stages.digest_files(tmp_path, ["a", "b", "gone"])
-    assert len(set(first.values())) == 3
-    assert first["gone"] == "unreadable: gone"
+    state, names = (tmp_path / "a").stat(), ["a", "b", "gone"]
+    first = stages.digest_files(tmp_path, names)
+    assert (len(set(first.values())), first["gone"]) == (3, "unreadable: gone")
     (tmp_path / "a").write_bytes(b"x")
     os.utime(tmp_path / "a", ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert stages.digest_files(tmp_path, ["a", "b", "gone"]) == first  # same size and time: not looked into
+    assert stages.digest_files(tmp_path, names) == first  # same size and time: not looked into
     stages.forget_digests()
-    changed = stages.digest_files(tmp_path, ["a", "b"])
+    changed = stages.digest_files(tmp_path, names)
     assert (changed["a"] != first["a"], changed["b"]) == (True, first["b"])

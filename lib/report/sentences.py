@@ -26,7 +26,7 @@ from lib.scores import confusion_metrics
 
 
 def tell_leak(leaks: pd.DataFrame) -> str:
-    """For each record of `lib.scores.compare_protocols`: what random windows claim, and whether that is more than chance."""
+    """For each record of `lib.evaluate.score_leaks`: what random windows claim, and whether that is more than chance."""
     sentences = []
     for leak in leaks.dropna(subset="value").to_dict("records"):
         claimed, shown = (f"{100 * leak[name]:.0f}" for name in ("claimed", "shown"))
