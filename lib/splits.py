@@ -185,13 +185,12 @@ def audit_leakage(
     return pd.DataFrame(rows, columns=["kind", "parts", "hard", "count", "examples"])
 
 
-def require_no_leakage(audit: pd.DataFrame) -> pd.DataFrame:
-    """Return the audit, or raise ValueError naming the shared ids when a hard kind of overlap is not zero."""
+def require_no_leakage(audit: pd.DataFrame, where: str = "") -> None:
+    """ValueError naming the shared ids, after `where`, when a hard kind of overlap is not zero."""
     shared = audit[audit["hard"] & (audit["count"] > 0)].to_dict("records")
     if shared:
         lines = [f"{row['count']} {row['kind']}(s) in both {row['parts']}: {row['examples']}" for row in shared]
-        raise ValueError("the parts of this split share what they must not: " + "; ".join(lines))
-    return audit
+        raise ValueError(f"{where}the parts of this split share what they must not: " + "; ".join(lines))
 
 
 def _near_duplicates(table: pd.DataFrame, embeddings: Any, one: pd.Series, other: pd.Series) -> list[str]:
