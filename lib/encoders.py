@@ -27,12 +27,16 @@ from lib.tiny import speaker_models
 
 TINY = "wav2vec2-tiny"
 UNTRAINED = "wav2vec2-tiny-untrained"
-MIT, APACHE = "MIT", "Apache-2.0"  # licences of weights
-NO_TRADE = ("VOXPOPULI", "MMS")  # bundles that torchaudio's documentation puts under CC BY-NC 4.0, the others under MIT
 CAMPPLUS = "campplus"
 RESEMBLYZER = "resemblyzer"
-WHEELS = {CAMPPLUS: speaker_models.CAMPPLUS_WEIGHTS, RESEMBLYZER: speaker_models.RESEMBLYZER_WEIGHTS}
 OURS = [TINY, UNTRAINED, CAMPPLUS, RESEMBLYZER]
+NO_TRADE = ("VOXPOPULI", "MMS")  # bundles that torchaudio's documentation puts under CC BY-NC 4.0, the others under MIT
+CAMPPLUS_NOTE = "CAM++, a speaker model of 7 million weights that heard 200,000 speakers of Chinese and English"
+RESEMBLYZER_NOTE = "Resemblyzer, a speaker model of 1.4 million weights, as published"
+WHEELS = {  # where a speaker model's weights are, what loads them, and what a reader should know
+    CAMPPLUS: (speaker_models.CAMPPLUS_WEIGHTS, speaker_models.load_campplus, CAMPPLUS_NOTE),
+    RESEMBLYZER: (speaker_models.RESEMBLYZER_WEIGHTS, speaker_models.load_resemblyzer, RESEMBLYZER_NOTE),
+}
 
 
 class Wav2Vec2Stages(nn.Module):
@@ -44,11 +48,9 @@ class Wav2Vec2Stages(nn.Module):
 
     def __init__(self, model: nn.Module, normalize: bool) -> None:
         super().__init__()
-        wav2vec2 = inner_model(model)
-        self.feature_extractor = wav2vec2.feature_extractor
-        self.feature_projection = wav2vec2.encoder.feature_projection
-        self.transformer = wav2vec2.encoder.transformer
-        self.aux = wav2vec2.aux
+        inner = inner_model(model)
+        self.feature_extractor, self.feature_projection = inner.feature_extractor, inner.encoder.feature_projection
+        self.transformer, self.aux = inner.encoder.transformer, inner.aux
         self.log_softmax = getattr(model, "apply_log_softmax", False)
         self.normalize = normalize  # bring each window to zero mean and unit variance first
 
@@ -70,7 +72,7 @@ class Wav2Vec2Stages(nn.Module):
 
 
 class SpeakerStages(nn.Module):
-    """Stages of a speaker model: CAM++'s three blocks and its embedding, or Resemblyzer's embedding."""
+    """CAM++'s three blocks and its embedding, or Resemblyzer's embedding."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -102,9 +104,7 @@ class Summary(nn.Module):
 
 def time_statistics(stage: Tensor) -> Tensor:
     """Time mean and deviation (B, 2 D) of (B, T, D); a stage without time, (B, D), stays as it is."""
-    if stage.dim() == 2:
-        return stage
-    return torch.cat([stage.mean(1), stage.std(1, unbiased=False)], dim=1)
+    return stage if stage.dim() == 2 else torch.cat([stage.mean(1), stage.std(1, unbiased=False)], dim=1)
 
 
 def bank_statistics(waveforms: Tensor) -> Tensor:
@@ -131,9 +131,7 @@ class Encoder:
     @property
     def parameters(self) -> int:
         """Number of weights; of an ONNX file what its size says."""
-        if isinstance(self.stages, hub.OnnxStages):
-            return self.stages.count
-        return sum(weight.numel() for weight in self.stages.parameters())
+        return getattr(self.stages, "count", None) or sum(weight.numel() for weight in self.stages.parameters())
 
     def encode(self, waveforms: Tensor) -> dict[str, Tensor]:
         """Every stage of waveforms (B, samples) at 16 kHz, from bottom to top."""
@@ -162,14 +160,9 @@ class Encoder:
 
     def describe(self) -> pd.DataFrame:
         """What a reader should know, as a table of two columns."""
-        facts = {
-            "name": self.name,
-            "what it is": self.note,
-            "licence": self.licence,
-            "parameters": f"{self.parameters:,}",
-            "stages": ", ".join(self.parts()),
-            "SHA-256 of the weights": self.weights_sha256,
-        }
+        facts = {"name": self.name, "what it is": self.note, "licence": self.licence}
+        facts |= {"parameters": f"{self.parameters:,}", "stages": ", ".join(self.parts())}
+        facts["SHA-256 of the weights"] = self.weights_sha256
         return pd.DataFrame({"fact": facts.keys(), "value": facts.values()})
 
 
@@ -192,21 +185,14 @@ def normalize_windows(waveforms: Tensor) -> Tensor:
     return nn.functional.layer_norm(waveforms, [int(waveforms.shape[-1])])
 
 
-# ---------------------------------------------------------------------------------------------------------------- by name
-
-
 def load_encoder(name: str) -> Encoder:
     """The encoder of this name, in evaluation mode. ValueError names the choices when there is none such."""
     if name in (TINY, UNTRAINED):
         return _load_tiny(name)
-    if name == CAMPPLUS:
-        path = speaker_models.wheel_file(*WHEELS[name])
-        note = "CAM++, a speaker model of 7 million weights that heard 200,000 speakers of Chinese and English"
-        return Encoder(name, SpeakerStages(speaker_models.load_campplus(path)), note, file_checksum(path), APACHE)
-    if name == RESEMBLYZER:
-        path = speaker_models.wheel_file(*WHEELS[name])
-        note = "Resemblyzer, a speaker model of 1.4 million weights, as published"
-        return Encoder(name, SpeakerStages(speaker_models.load_resemblyzer(path)), note, file_checksum(path), APACHE)
+    if name in WHEELS:
+        weights, load, note = WHEELS[name]
+        path = speaker_models.wheel_file(*weights)
+        return Encoder(name, SpeakerStages(load(path)), note, file_checksum(path), "Apache-2.0")
     if name.startswith((hub.HF, hub.ONNX)):
         return Encoder(*hub.load(name))
     check_encoder(name)
@@ -221,7 +207,7 @@ def check_encoder(name: str) -> None:
     if name.startswith((hub.HF, hub.ONNX)):
         hub.find(name)
     elif name in WHEELS:
-        speaker_models.wheel_file(*WHEELS[name])
+        speaker_models.wheel_file(*WHEELS[name][0])
     elif name not in [*OURS, *bundle_names()]:
         choices = [*OURS, "hf:<folder or repository of transformers>", "onnx:<file>", *bundle_names()]
         raise ValueError(f"encoder {name!r} is not known; choose one of {', '.join(choices)}")
@@ -230,23 +216,22 @@ def check_encoder(name: str) -> None:
 def _load_tiny(name: str) -> Encoder:
     card = json.loads((paths.ASSETS / f"{TINY}.json").read_text(encoding="utf-8"))
     model = build_wav2vec2(card["model"])
-    if name == UNTRAINED:
-        note = "an untrained wav2vec2-tiny: random weights, seed 0"
-        return Encoder(name, Wav2Vec2Stages(model, card["normalize"]), note, state_checksum(model), MIT, model)
-    weights = paths.ASSETS / f"{TINY}.safetensors"
-    digest = file_checksum(weights)
-    if digest != card["sha256"]:
-        raise ValueError(f"{weights.name}: SHA-256 is {digest}, its card says {card['sha256']}; get the file again")
-    model.load_state_dict({key: value.float() for key, value in load_file(weights).items()})
-    return Encoder(name, Wav2Vec2Stages(model, card["normalize"]), card["note"], digest, MIT, model)
+    note, digest = "an untrained wav2vec2-tiny: random weights, seed 0", state_checksum(model)
+    if name == TINY:
+        weights = paths.ASSETS / f"{TINY}.safetensors"
+        note, digest = card["note"], file_checksum(weights)
+        if digest != card["sha256"]:
+            raise ValueError(f"{weights.name}: SHA-256 is {digest}, its card says {card['sha256']}; get the file again")
+        model.load_state_dict({key: value.float() for key, value in load_file(weights).items()})
+    return Encoder(name, Wav2Vec2Stages(model, card["normalize"]), note, digest, "MIT", model)
 
 
-def build_wav2vec2(config: dict, seed: int = 0) -> nn.Module:
-    """A `torchaudio.models.wav2vec2_model` with seeded random weights."""
+def build_wav2vec2(config: dict) -> nn.Module:
+    """A `torchaudio.models.wav2vec2_model` with random weights of seed 0."""
     import torchaudio
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         return torchaudio.models.wav2vec2_model(**config)
 
 
@@ -260,10 +245,19 @@ def bundle_names() -> list[str]:
 def _load_bundle(name: str) -> Encoder:
     from torchaudio import pipelines
 
-    bundle = getattr(pipelines, name)
+    from lib.corpora.fetch import download_file
+
+    bundle, url, weights = getattr(pipelines, name), bundle_url(name), bundle_weights_path(name)
     if bundle.sample_rate != RATE_HZ:
         raise ValueError(f"encoder {name}: works at {bundle.sample_rate} Hz, this project at {RATE_HZ} Hz")
-    weights = fetch_bundle_weights(name)
+    try:
+        if not weights.exists():
+            download_file(url, weights, attempts=3)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"encoder {name}: {url} could not be fetched ({error}); fetch it where there is a network and put it at "
+            f"{weights}, or use the encoder {TINY}, which ships here"
+        ) from error
     digest = check_weights(weights)
     options = {"model_dir": str(weights.parent), "file_name": weights.name, "progress": False, "weights_only": True}
     more = {"with_star": False} if isinstance(bundle, pipelines.Wav2Vec2FABundle) else {}
@@ -271,14 +265,12 @@ def _load_bundle(name: str) -> Encoder:
         model = bundle.get_model(dl_kwargs=options, **more)
     except Exception as error:
         weights.with_name(weights.name + ".sha256").unlink(missing_ok=True)  # else the right file would be refused next
-        raise ValueError(
-            f"encoder {name}: {weights} does not hold its weights ({' '.join(str(error).split())[:200]}); delete it and "
-            "run again"
-        ) from error
+        reason = f"{weights} does not hold its weights ({' '.join(str(error).split())[:200]})"
+        raise ValueError(f"encoder {name}: {reason}; delete it and run again") from error
     if bundle._normalize_waveform:
         model.normalize_waveform = False  # the wrapper would take a whole batch as one
     stages = Wav2Vec2Stages(model, bool(bundle._normalize_waveform))
-    licence = "CC BY-NC 4.0" if name.startswith(NO_TRADE) else MIT
+    licence = "CC BY-NC 4.0" if name.startswith(NO_TRADE) else "MIT"
     return Encoder(name, stages, f"torchaudio's {name}, as published", digest, licence, model)
 
 
@@ -296,37 +288,17 @@ def bundle_weights_path(name: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / (f"{name}.pt" if file_name == "model.pt" else file_name)
 
 
-def fetch_bundle_weights(name: str) -> Path:
-    """Path of a bundle's weights in the cache, downloaded when missing. ValueError with advice when that fails."""
-    from lib.corpora.fetch import download_file
-
-    target = bundle_weights_path(name)
-    if not target.exists():
-        url = bundle_url(name)
-        try:
-            download_file(url, target, attempts=3)
-        except (ValueError, OSError) as error:
-            raise ValueError(
-                f"encoder {name}: {url} could not be fetched ({error}); fetch it where there is a network and put it at "
-                f"{target}, or use the encoder {TINY}, which ships here"
-            ) from error
-    return target
-
-
 def check_weights(path: Path) -> str:
     """SHA-256 of a weights file, noted beside it when it is first used; ValueError when the note says another.
 
     torchaudio publishes no checksums: this is trust on first use. A cache that cannot be written to goes with a warning.
     """
-    digest = file_checksum(path)
-    note = path.with_name(path.name + ".sha256")
+    digest, note = file_checksum(path), path.with_name(path.name + ".sha256")
     if note.exists():
         first = note.read_text(encoding="utf-8").strip()
         if first != digest:
-            raise ValueError(
-                f"{path}: SHA-256 is {digest}, on first use it was {first}; delete both files and run again, or put the "
-                "old file back"
-            )
+            again = "delete both files and run again, or put the old file back"
+            raise ValueError(f"{path}: SHA-256 is {digest}, on first use it was {first}; {again}")
         return digest
     try:
         with paths.write_whole(note) as partial:

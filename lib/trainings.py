@@ -176,22 +176,15 @@ def read_features(store: Store, network: str, window_ids: pd.Series) -> Features
 
 
 class Stacked:
-    """Several features of equal shape, one below the other."""
+    """Several features of equal shape, one below the other, read by ascending rows."""
 
     def __init__(self, features: list[Features]) -> None:
-        self.features, self.count = features, len(features[0])
-
-    def __len__(self) -> int:
-        return self.count * len(self.features)
+        self.features = features
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        rows = np.arange(len(self))[rows]
-        values = np.empty((len(rows), *self.features[0].shape[1:]), np.float32)
-        for number, features in enumerate(self.features):
-            here = rows // self.count == number
-            if here.any():
-                values[here] = features[rows[here] - number * self.count]
-        return values
+        count = len(self.features[0])
+        parts = np.split(rows, np.searchsorted(rows, np.arange(1, len(self.features)) * count))
+        return np.concatenate([one[part - k * count] for k, (one, part) in enumerate(zip(self.features, parts))])
 
 
 def balance_rows(table: pd.DataFrame) -> np.ndarray:
