@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from lib import hub, paths
 from lib.audio import RATE_HZ
@@ -48,11 +49,12 @@ class Wav2Vec2Stages(nn.Module):
 
     def __init__(self, model: nn.Module, normalize: bool) -> None:
         super().__init__()
-        inner = inner_model(model)
-        self.feature_extractor, self.feature_projection = inner.feature_extractor, inner.encoder.feature_projection
-        self.transformer, self.aux = inner.encoder.transformer, inner.aux
         self.log_softmax = getattr(model, "apply_log_softmax", False)
         self.normalize = normalize  # bring each window to zero mean and unit variance first
+        while not hasattr(model, "feature_extractor"):  # torchaudio's bundles may wrap it to normalise its input
+            model = model.model
+        self.feature_extractor, self.feature_projection = model.feature_extractor, model.encoder.feature_projection
+        self.transformer, self.aux = model.encoder.transformer, model.aux
 
     def forward(self, waveforms: Tensor) -> dict[str, Tensor]:
         """Stages, each (B, T, D), of (B, samples)."""
@@ -125,8 +127,9 @@ class Encoder:
     wav2vec2: nn.Module | None = None  # torchaudio's own model, where it is one: the paper's call is `model(waveform)`
 
     def __post_init__(self) -> None:
-        self.stages.eval().requires_grad_(False)
-        fold_weight_norm(self.stages)
+        for module in self.stages.eval().requires_grad_(False).modules():
+            if parametrize.is_parametrized(module, "weight"):  # the weights of a positional convolution, computed once
+                parametrize.remove_parametrizations(module, "weight")
 
     @property
     def parameters(self) -> int:
@@ -152,11 +155,10 @@ class Encoder:
 
     def parts(self) -> dict[str, list[int]]:
         """First and last column (exclusive) of each stage in the statistics of a store, and of the filter bank after them."""
-        parts, first = {}, 0
-        for name, stage in self.encode(torch.zeros(1, RATE_HZ)).items():
-            width = time_statistics(stage).shape[1]
-            parts[name], first = [first, first + width], first + width
-        return parts | {"bank": [first, first + 2 * speaker_models.MELS]}
+        stages = self.encode(torch.zeros(1, RATE_HZ))
+        widths = [*(time_statistics(stage).shape[1] for stage in stages.values()), 2 * speaker_models.MELS]
+        ends = np.cumsum(widths).tolist()
+        return {name: [end - width, end] for name, end, width in zip([*stages, "bank"], ends, widths)}
 
     def describe(self) -> pd.DataFrame:
         """What a reader should know, as a table of two columns."""
@@ -164,20 +166,6 @@ class Encoder:
         facts |= {"parameters": f"{self.parameters:,}", "stages": ", ".join(self.parts())}
         facts["SHA-256 of the weights"] = self.weights_sha256
         return pd.DataFrame({"fact": facts.keys(), "value": facts.values()})
-
-
-def inner_model(model: nn.Module) -> nn.Module:
-    """The Wav2Vec2Model itself; torchaudio's bundles may wrap it to normalise its input."""
-    while not hasattr(model, "feature_extractor"):
-        model = model.model
-    return model
-
-
-def fold_weight_norm(stages: nn.Module) -> None:
-    """Compute once what torchaudio computes in every pass: the normalised weights of the positional convolution."""
-    for module in stages.modules():
-        if torch.nn.utils.parametrize.is_parametrized(module, "weight"):
-            torch.nn.utils.parametrize.remove_parametrizations(module, "weight")
 
 
 def normalize_windows(waveforms: Tensor) -> Tensor:
@@ -247,7 +235,7 @@ def _load_bundle(name: str) -> Encoder:
 
     from lib.corpora.fetch import download_file
 
-    bundle, url, weights = getattr(pipelines, name), bundle_url(name), bundle_weights_path(name)
+    bundle, (url, weights) = getattr(pipelines, name), locate_bundle(name)
     if bundle.sample_rate != RATE_HZ:
         raise ValueError(f"encoder {name}: works at {bundle.sample_rate} Hz, this project at {RATE_HZ} Hz")
     try:
@@ -274,18 +262,14 @@ def _load_bundle(name: str) -> Encoder:
     return Encoder(name, stages, f"torchaudio's {name}, as published", digest, licence, model)
 
 
-def bundle_url(name: str) -> str:
-    """Where torchaudio publishes a bundle's weights."""
+def locate_bundle(name: str) -> tuple[str, Path]:
+    """Where torchaudio publishes a bundle's weights, and where they lie once downloaded: its own cache, that of torch.hub."""
     from torchaudio import pipelines
 
-    path = getattr(pipelines, name)._path
-    return path if path.startswith("https") else f"https://download.pytorch.org/torchaudio/models/{path}"
-
-
-def bundle_weights_path(name: str) -> Path:
-    """Where a bundle's weights lie once downloaded: the cache that torch.hub and torchaudio use themselves."""
-    file_name = bundle_url(name).rsplit("/", 1)[1]
-    return Path(torch.hub.get_dir()) / "checkpoints" / (f"{name}.pt" if file_name == "model.pt" else file_name)
+    url = getattr(pipelines, name)._path
+    url = url if url.startswith("https") else f"https://download.pytorch.org/torchaudio/models/{url}"
+    file_name = url.rsplit("/", 1)[1]
+    return url, Path(torch.hub.get_dir()) / "checkpoints" / (f"{name}.pt" if file_name == "model.pt" else file_name)
 
 
 def check_weights(path: Path) -> str:

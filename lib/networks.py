@@ -27,7 +27,6 @@ class PaperNet(nn.Module):
     least: tuple[int, int]  # T and D of the smallest frames that do not shrink to nothing
 
     def forward(self, frames: Tensor) -> Tensor:
-        """(B, T, D) -> log-probabilities (B, C)."""
         return self.classifier(self.convolutions(frames.unsqueeze(1)))
 
 
@@ -91,26 +90,24 @@ class LayerMixNet(nn.Module):
         self.classifier = nn.Sequential(nn.Dropout(0.2), first, nn.GELU(), nn.Dropout(0.5), last, nn.LogSoftmax(dim=-1))
 
     def forward(self, statistics: Tensor) -> Tensor:
-        """(B, L, D) -> log-probabilities (B, C)."""
         return self.classifier(torch.einsum("l,bld->bd", self.mix.softmax(dim=0), statistics))
 
 
 class LinearNet(nn.Module):
-    """Multinomial logistic regression on one vector a window."""
+    """Multinomial logistic regression on one vector a window, (B, D)."""
 
     def __init__(self, width_in: int, classes: int = 2) -> None:
         super().__init__()
         self.classifier = nn.Sequential(nn.Linear(width_in, classes), nn.LogSoftmax(dim=-1))
 
     def forward(self, statistics: Tensor) -> Tensor:
-        """(B, D) -> log-probabilities (B, C)."""
         return self.classifier(statistics)
 
 
 class StepsNet(nn.Module):
     """Continuation-ratio logits for ordered classes (Fienberg 1980): step k tells class k from all that come after it.
 
-    Each step reads columns of its own, `widths` of them, so that child or not can be told from other layers than teen or adult.
+    Each reads columns of its own, `widths` of them, so that child or not can be told from other layers than teen or adult.
     """
 
     def __init__(self, widths: Sequence[int]) -> None:
@@ -119,7 +116,6 @@ class StepsNet(nn.Module):
         self.steps = nn.ModuleList(nn.Linear(width, 1) for width in widths)
 
     def forward(self, statistics: Tensor) -> Tensor:
-        """(B, sum of widths) -> log-probabilities (B, steps + 1)."""
         logits = [step(part) for step, part in zip(self.steps, statistics.split(self.widths, dim=1))]
         passed, answers = torch.zeros_like(logits[0]), []
         for logit in logits:
@@ -139,7 +135,6 @@ class ExpertsNet(nn.Module):
         self.experts = nn.ModuleList(nn.Linear(widths[1], classes) for _ in range(2))
 
     def forward(self, statistics: Tensor) -> Tensor:
-        """(B, sum of widths) -> log-probabilities (B, C)."""
         gate, values = statistics.split(self.widths, dim=1)
         child = self.gate(gate)
         shares = [logsigmoid(-child), logsigmoid(child)]
@@ -178,7 +173,6 @@ class Model(nn.Module):
         self.normaliser, self.network, self.settings = normaliser, network, settings
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, ...) -> log-probabilities (B, C)."""
         return self.network(self.normaliser(features))
 
 
@@ -199,17 +193,20 @@ def split_name(network: str) -> tuple[str, list[list[str]]]:
     return kind, steps
 
 
+def parts_read(network: str, parts: dict[str, list[int]]) -> list[str]:
+    """Those of a store's parts that a network reads side by side; [] = frames for "paper", all statistics for the others."""
+    kind, steps = split_name(network)
+    return [name for step in steps for name in step] or (layer_names(parts) if kind == "layer_mix" else [])
+
+
 def select_input(network: str, tensors: dict[str, np.ndarray], parts: dict[str, list[int]]) -> np.ndarray:
     """What a network reads of windows' tensors: frames (n, T, D), layers (n, L, D) or columns of the statistics (n, S).
 
     tensors: `frames` and `statistics`, arrays or torch's; parts: first and last column (exclusive) of each part of the latter.
     """
-    kind, steps = split_name(network)
+    kind, names = split_name(network)[0], parts_read(network, parts)
     if kind == "paper":
         return tensors["frames"]
-    names = [name for step in steps for name in step]
-    if kind == "layer_mix" and not names:
-        names = layer_names(parts)
     values = tensors["statistics"]
     if names:
         values = values[:, [column for name in names for column in range(*parts[name])]]
@@ -253,19 +250,17 @@ def build_network(
             f"frames of {list(shape)} are too small for the paper's {paper.__name__}, which needs T >= {paper.least[0]} and "
             f"D >= {paper.least[1]}; take longer windows, a wider embed.feature, or the networks 'linear' and 'layer_mix'"
         )
+    made = {
+        "linear": (LinearNet, shape[0], len(classes)),
+        "steps": (StepsNet, widths),
+        "experts": (ExpertsNet, widths, len(classes)),
+        "layer_mix": (LayerMixNet, *shape, len(classes)),
+        "paper": (paper, len(classes), width),
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        match kind:
-            case "linear":
-                network = LinearNet(shape[0], len(classes))
-            case "steps":
-                network = StepsNet(widths)
-            case "experts":
-                network = ExpertsNet(widths, len(classes))
-            case "layer_mix":
-                network = LayerMixNet(shape[0], shape[1], len(classes))
-            case "paper":
-                network = paper(len(classes), width)
+        make, *sizes = made[kind]
+        network = make(*sizes)
     return Model(Normaliser(normalisation, shape[-1:] if kind == "paper" else shape), network, settings)
 
 

@@ -150,29 +150,27 @@ def open_stores(folder: Path) -> list[Store]:
 
 
 class Features:
-    """Rows of one array on disk: `features[rows]` gives float32 (len(rows), ...), in the order asked for."""
+    """Rows of one array on disk: `features[rows]` gives float32 (len(rows), ...), in the order asked for.
 
-    def __init__(self, path: Path, rows: np.ndarray, columns: np.ndarray | None, layers: int = 0) -> None:
-        self.path, self.rows, self.columns, self.layers = path, rows, columns, layers
+    columns: those that are read, (S,) or (layers, S / layers), None = all.
+    """
+
+    def __init__(self, path: Path, rows: np.ndarray, columns: np.ndarray | None) -> None:
+        self.path, self.rows, self.columns = path, rows, columns
         self._array, self._read = np.load(path, mmap_mode="r"), 0
+        self.shape = (len(rows), *(self._array.shape[1:] if columns is None else columns.shape))
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the whole, as one array would have."""
-        shape = self._array.shape[1:] if self.columns is None else (len(self.columns),)
-        return (len(self), self.layers, shape[0] // self.layers) if self.layers else (len(self), *shape)
-
     def as_layers(self, layers: int) -> Features:
-        """The same numbers as (n, layers, S / layers); ValueError when the layers are not of one width."""
+        """The same columns as (n, layers, S / layers); ValueError when the layers are not of one width."""
         width = self.shape[1]
         if width % layers:
             raise ValueError(
                 f"{layers} layers of {width} numbers in all are not of one width; use the network 'linear'"
             )
-        return Features(self.path, self.rows, self.columns, layers)
+        return Features(self.path, self.rows, self.columns.reshape(layers, -1))
 
     def __getitem__(self, rows: Any) -> np.ndarray:
         places = np.atleast_1d(self.rows[rows])
@@ -182,6 +180,4 @@ class Features:
         self._read += values.nbytes
         if self._read > LET_GO:
             self._array, self._read = np.load(self.path, mmap_mode="r"), 0
-        if self.columns is not None:
-            values = values[:, self.columns]
-        return values.reshape(len(values), *self.shape[1:])
+        return values if self.columns is None else values[:, self.columns]

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from lib import paths
 from lib.compute import Compute
 from lib.linear import PENALTIES, fit_linear
-from lib.networks import Model, build_network, layer_names, split_name
+from lib.networks import Model, build_network, layer_names, parts_read, split_name
 from lib.splits import audit_leakage, require_no_leakage, split_windows
 from lib.stages import Stage, seed_everything
 from lib.store import Features, Store
@@ -166,13 +166,11 @@ def make_model(network: str, task: Task, store: Store, shape: tuple[int, ...], r
 
 def read_features(store: Store, network: str, window_ids: pd.Series) -> Features:
     """What a network reads of these windows: frames (n, T, D), layers (n, L, D) or parts of the statistics (n, S)."""
-    kind, parts = split_name(network)
+    kind, names = split_name(network)[0], parts_read(network, store.parts)
     if kind == "paper":
         return store.frames(window_ids)
-    if kind == "layer_mix":
-        layers = parts[0] if parts else layer_names(store.parts)
-        return store.statistics(window_ids, layers).as_layers(len(layers))
-    return store.statistics(window_ids, [name for step in parts for name in step] or None)
+    features = store.statistics(window_ids, names or None)
+    return features.as_layers(len(names)) if kind == "layer_mix" else features
 
 
 class Stacked:
@@ -290,10 +288,9 @@ def tabulate_weights(splits: pd.DataFrame, tasks: list[Task], protocol: str) -> 
     parts = []
     for task in tasks:
         targets = rows.loc[rows["task"] == task.name, "target"].to_numpy()
-        counts = np.bincount(targets, minlength=len(task.classes))
-        weights = balanced_weights(targets, task.classes).numpy()
-        columns = {"task": task.name, "class": task.classes, "training windows": counts, "weight": weights}
-        parts.append(pd.DataFrame(columns))
+        table = pd.DataFrame({"task": task.name, "class": task.classes})
+        table["training windows"] = np.bincount(targets, minlength=len(task.classes))
+        parts.append(table.assign(weight=balanced_weights(targets, task.classes).numpy()))
     return pd.concat(parts, ignore_index=True)
 
 
