@@ -96,12 +96,10 @@ def test_without_a_network_the_message_says_what_to_fetch_and_where_to_put_it(ca
         raise requests.ConnectionError("no route to host")
 
     monkeypatch.setattr(fetch, "_fetch_rest", refuse)
-    with pytest.raises(
-        ValueError, match=r"HUBERT_BASE: https://.*hubert_fairseq_base_ls960.pth could not be"
-    ) as caught:
+    file = r"hubert_fairseq_base_ls960.pth"
+    advice = rf"HUBERT_BASE: https://.*{file} could not be.*{cache}/hub/checkpoints/{file}, or use .*wav2vec2-tiny"
+    with pytest.raises(ValueError, match=advice):
         load_encoder("HUBERT_BASE")
-    assert str(cache / "hub" / "checkpoints" / "hubert_fairseq_base_ls960.pth") in str(caught.value)
-    assert "wav2vec2-tiny" in str(caught.value)
 
 
 def test_weights_that_change_after_their_first_use_are_refused(tmp_path):
@@ -129,9 +127,7 @@ def test_a_file_that_does_not_hold_the_weights_is_named_and_runs_nothing(cache, 
         path.write_bytes(b"PK\x03\x04 and then nothing")
     else:
         torch.save({"x": torch.zeros(3)} if content == "another model" else Hostile(), path)
-    with pytest.raises(
-        ValueError, match=r"(?s)encoder HUBERT_BASE: .*does not hold its weights .*delete it and run again"
-    ):
+    with pytest.raises(ValueError, match=r"(?s)encoder HUBERT_BASE: .*does not hold its weights .*delete it and run"):
         load_encoder("HUBERT_BASE")
     assert not (cache / "hostile-was-here").exists()
     assert not path.with_name(path.name + ".sha256").exists()  # so that the right file is taken when it comes

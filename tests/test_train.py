@@ -56,14 +56,21 @@ def same_weights(one, two):
     return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values()))
 
 
-def test_training_learns_and_the_history_has_every_score(tmp_path):
+def test_training_learns_and_a_checkpoint_gives_the_chosen_epochs_predictions_and_normalisation(tmp_path):
+    features, targets = make_task()
     _, fitted = fit(tmp_path, epochs=12, learning_rate=1e-2)
-    assert fitted.history["validation_uar"].max() > 0.95
-    assert fitted.best_epoch == fitted.history["validation_uar"][1:].idxmax()  # the earliest best
+    history, best = fitted.history.set_index("epoch"), fitted.best_epoch
+    assert history["validation_uar"].max() > 0.95
+    assert best == history["validation_uar"][1:].idxmax()  # the earliest best
     names = ["loss", "accuracy", "uar", "macro_f1", "f1_male", "f1_female"]
-    assert {f"{part}_{name}" for part in ("train", "validation") for name in names} <= set(fitted.history)
-    assert fitted.history["epoch"].tolist() == list(range(13))
+    assert {f"{part}_{name}" for part in ("train", "validation") for name in names} <= set(history)
+    assert [0, *sorted(train.list_checkpoints(tmp_path))] == history.index.tolist() == list(range(13))
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "history.csv"), fitted.history, check_dtype=False)
+    model, record = load_model(fitted.checkpoint)
+    predicted = predict_log_probabilities(model, features, VALIDATION).argmax(axis=1)
+    assert (predicted == targets[VALIDATION]).mean() == pytest.approx(history.loc[best, "validation_accuracy"])
+    assert (record["epoch"], model.training, model.settings["classes"]) == (best, False, CLASSES)
+    assert model.normaliser.mean.abs().max() > 1  # fitted, not the identity
 
 
 @pytest.mark.parametrize(("name", "compute"), [("paper", EXACT), ("paper", ROUNDED), ("layer_mix", EXACT)])
@@ -104,19 +111,6 @@ def test_folder_of_another_training_is_refused(tmp_path, change):
     fit(tmp_path, epochs=1)
     with pytest.raises(ValueError, match="other settings or rows; delete it or choose another"):
         fit(tmp_path, epochs=1, **change)
-
-
-def test_checkpoint_gives_the_chosen_epochs_predictions_and_normalisation(tmp_path):
-    features, targets = make_task()
-    _, fitted = fit(tmp_path, epochs=3)
-    model, record = load_model(fitted.checkpoint)
-    predicted = predict_log_probabilities(model, features, VALIDATION).argmax(axis=1)
-    row = fitted.history.set_index("epoch").loc[fitted.best_epoch]
-    assert (predicted == targets[VALIDATION]).mean() == pytest.approx(row["validation_accuracy"])
-    assert record["epoch"] == fitted.best_epoch
-    assert (model.training, model.settings["classes"]) == (False, CLASSES)
-    assert model.normaliser.mean.abs().max() > 1  # fitted, not the identity
-    assert sorted(train.list_checkpoints(tmp_path)) == [1, 2, 3]
 
 
 def test_loss_is_the_negative_log_likelihood_weighted_by_classes_balanced_in_the_training_part(tmp_path):
