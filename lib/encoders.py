@@ -236,8 +236,6 @@ def _load_bundle(name: str) -> Encoder:
     from lib.corpora.fetch import download_file
 
     bundle, (url, weights) = getattr(pipelines, name), locate_bundle(name)
-    if bundle.sample_rate != RATE_HZ:
-        raise ValueError(f"encoder {name}: works at {bundle.sample_rate} Hz, this project at {RATE_HZ} Hz")
     try:
         if not weights.exists():
             download_file(url, weights, attempts=3)
@@ -246,8 +244,8 @@ def _load_bundle(name: str) -> Encoder:
             f"encoder {name}: {url} could not be fetched ({error}); fetch it where there is a network and put it at "
             f"{weights}, or use the encoder {TINY}, which ships here"
         ) from error
-    digest = check_weights(weights)
-    options = {"model_dir": str(weights.parent), "file_name": weights.name, "progress": False, "weights_only": True}
+    digest, options = check_weights(weights), {"progress": False, "weights_only": True}
+    options |= {"model_dir": str(weights.parent), "file_name": weights.name}
     more = {"with_star": False} if isinstance(bundle, pipelines.Wav2Vec2FABundle) else {}
     try:
         model = bundle.get_model(dl_kwargs=options, **more)

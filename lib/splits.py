@@ -30,18 +30,12 @@ def split_windows(table: pd.DataFrame, protocol: str, target: str, seed: int, fo
     are validation. "paper" is always split once.
 
     Under "language" the windows of somebody who also speaks a language of another part, where most of theirs lie, have no
-    part: they are left out of the Series. ValueError names a window that cannot be split, and a class that has too few
-    speakers for every part to hold it.
+    part: they are left out of the Series. ValueError names a class that has too few speakers for every part to hold it.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}; choose one of {PROTOCOLS}")
     if folds in (1, 2) or folds < 0:
         raise ValueError(f"folds = {folds}: take 3 or more, or 0 for one fixed split")
-    for name in ("speaker_id", "recording_id", target):
-        for window in table.loc[table[name].isna(), "window_id"]:
-            raise ValueError(f"window {window} has no {name}; drop such windows before splitting")
-    for window in table.loc[table["window_id"].duplicated(), "window_id"]:
-        raise ValueError(f"window_id {window} occurs twice")
     if protocol == "paper":
         return [split_paper(table, seed)]
     links = link_groups(table)
@@ -181,17 +175,17 @@ def require_no_leakage(audit: pd.DataFrame, where: str = "") -> None:
 def _near_duplicates(table: pd.DataFrame, embeddings: Any, one: pd.Series, other: pd.Series) -> list[str]:
     """Pairs "a ~ b" of window ids of different speakers whose centred cosine reaches `NEAR`; `BLOCK` x `BLOCK` at once."""
     ids, speakers = table["window_id"].to_numpy(), pd.factorize(table["speaker_id"])[0]
-    everything, lefts, rights = (
-        np.split(rows, range(BLOCK, len(rows), BLOCK))
-        for rows in (np.arange(len(ids)), np.flatnonzero(one), np.flatnonzero(other))
-    )
-    sums = [embeddings[block].sum(axis=0, dtype=np.float64) for block in everything]
+    sums = [embeddings[block].sum(axis=0, dtype=np.float64) for block in _blocks(np.arange(len(ids)))]
     centre = (np.sum(sums, axis=0).ravel() / len(ids)).astype(np.float32)
     pairs = []
-    for a in lefts:
+    for a in _blocks(np.flatnonzero(one)):
         left = normalize(embeddings[a].reshape(len(a), -1) - centre)
-        for b in rights:
+        for b in _blocks(np.flatnonzero(other)):
             right = normalize(embeddings[b].reshape(len(b), -1) - centre)
             near = (left @ right.T >= NEAR) & (speakers[a][:, None] != speakers[b])
             pairs += [f"{ids[a[i]]} ~ {ids[b[j]]}" for i, j in zip(*np.nonzero(near))]
     return pairs
+
+
+def _blocks(rows: np.ndarray) -> list[np.ndarray]:
+    return np.split(rows, range(BLOCK, len(rows), BLOCK))

@@ -52,34 +52,34 @@ def make_tasks(
     plain = {"gender": Task("gender", tables.GENDERS), "age": Task("age", list(age_classes), list(age_bounds))}
     found, notes = [], []
     for name in names:
-        task, note = (plain[name], "") if name in plain else _make_form(name, clips, LEAST_OF_FORM)
-        if task is not None:
-            _refuse_few(task, clips, LEAST_SPEAKERS if name in plain else 1)
-            found.append(task)
-        if note:
-            notes.append(note)
+        task, note = (plain[name], "") if name in plain else _make_form(name, clips)
+        if name in plain:
+            _refuse_few(task, clips)
+        found += [task] if task else []
+        notes += [note] if note else []
     return found, notes
 
 
-def _refuse_few(task: Task, clips: pd.DataFrame, least: int) -> None:
-    """ValueError, with who there is and the words not understood, unless there are two classes, each of `least` speakers."""
+def _refuse_few(task: Task, clips: pd.DataFrame) -> None:
+    """ValueError, with who there is and the words not understood, unless there are two classes, each of speakers enough."""
     names = assign_targets(clips, task).map(dict(enumerate(task.classes)))
     speakers = {name: list(rows["speaker_id"].unique()) for name, rows in clips.groupby(names)}
-    if len(speakers) > 1 and min(map(len, speakers.values())) >= least:
+    if len(speakers) > 1 and min(map(len, speakers.values())) >= LEAST_SPEAKERS:
         return
     has = [f"{name}: {len(ids)} speakers ({', '.join(ids[:3])})" for name, ids in speakers.items()]
-    kind = "gender" if task.name == "gender" else "age"
-    unknown = unknown_labels(clips[f"{kind}_raw"], kind) if f"{kind}_raw" in clips else {}
+    raw = f"{task.name}_raw"
+    unknown = unknown_labels(clips[raw], task.name) if raw in clips else {}
     raise ValueError(
-        f"task {task.name}: it takes two of the classes {task.classes}, each with {least} speakers or more; the {len(clips):,} "
-        f"clips ({', '.join(clips['path'][:2])} ...) have {'; '.join(has) or 'none'}. "
-        + (f"Not understood: {unknown}; write {ALLOWED[kind]}. " if unknown else "")
+        f"task {task.name}: it takes two of the classes {task.classes}, each with {LEAST_SPEAKERS} speakers or more; the "
+        f"{len(clips):,} clips ({', '.join(clips['path'][:2])} ...) have {'; '.join(has) or 'none'}. "
+        + (f"Not understood: {unknown}; write {ALLOWED[task.name]}. " if unknown else "")
         + f"Add recordings or labels (such as an age table), or take {task.name} out of train.tasks"
     )
 
 
-def _make_form(name: str, clips: pd.DataFrame, least: int) -> tuple[Task | None, str]:
+def _make_form(name: str, clips: pd.DataFrame) -> tuple[Task | None, str]:
     """A further form of age, or None, and a note on what is left out."""
+    least = LEAST_OF_FORM
     if name == YEARS:
         bounds = usable_bounds(clips, least)
         if not bounds:
