@@ -114,8 +114,9 @@ def train_networks(
     Returns one row a training: `KEYS`, best_epoch, epochs, its validation scores, minutes, folder (within the stage's).
     """
     fits, task_of = [], {task.name: task for task in tasks}
+    asked = [entry.rpartition("=") for entry in networks]  # "task=network": for that task alone
     groups = splits.groupby(["task", "protocol", "fold"], sort=False)
-    jobs = [(*key, table, network) for key, table in groups for network in networks_of(key[0], networks)]
+    jobs = [(*key, rows, name) for key, rows in groups for task, _, name in asked if task in ("", key[0])]
     for task, protocol, fold, table, network in tqdm(jobs, desc="networks"):
         for seed in seeds if split_name(network)[0] not in CONVEX else seeds[:1]:
             begun = time.monotonic()
@@ -130,12 +131,6 @@ def train_networks(
     with paths.write_whole(stage.path("fits.csv")) as partial:
         table.to_csv(partial, index=False)
     return table
-
-
-def networks_of(task: str, networks: list[str]) -> list[str]:
-    """The networks that a task is given: those without "task=" before their name, and those with its own."""
-    pairs = [entry.rpartition("=") for entry in networks]
-    return [network for wanted, _, network in pairs if wanted in ("", task)]
 
 
 def _train_network(folder, table, stores, task, network, seed, recipe, compute) -> Fit:
