@@ -51,7 +51,7 @@ def choose_compute(device: str = "auto", arithmetic: str = "auto") -> Compute:
     device: "auto" (CUDA where torch finds it, else the processor), "cpu", "cuda", or "mps" (Apple's, by name alone).
     arithmetic: "auto" (bfloat16 where the device computes it, else float32), "float32" or "bfloat16".
 
-    ValueError for other names and for a device that is not there; a warning when bfloat16 is named where it is emulated.
+    ValueError for other names and a device that is not there; a warning when bfloat16 is named where it is emulated.
     """
     if device not in DEVICES or arithmetic not in ARITHMETICS:
         raise ValueError(f"device {device!r}, arithmetic {arithmetic!r}: must be of {DEVICES} and of {ARITHMETICS}")

@@ -261,7 +261,7 @@ def _load_bundle(name: str) -> Encoder:
 
 
 def locate_bundle(name: str) -> tuple[str, Path]:
-    """Where torchaudio publishes a bundle's weights, and where they lie once downloaded: its own cache, that of torch.hub."""
+    """Where torchaudio publishes a bundle's weights, and where they lie once downloaded: in its own cache, torch.hub's."""
     from torchaudio import pipelines
 
     url = getattr(pipelines, name)._path
@@ -279,8 +279,8 @@ def check_weights(path: Path) -> str:
     if note.exists():
         first = note.read_text(encoding="utf-8").strip()
         if first != digest:
-            again = "delete both files and run again, or put the old file back"
-            raise ValueError(f"{path}: SHA-256 is {digest}, on first use it was {first}; {again}")
+            again = "; delete both files and run again, or put the old file back"
+            raise ValueError(f"{path}: SHA-256 is {digest}, on first use it was {first}{again}")
         return digest
     try:
         with paths.write_whole(note) as partial:

@@ -108,10 +108,10 @@ def fit_linear(
 ) -> Fit:
     """Fit a linear model at every penalty; the one with the lowest tempered loss is chosen, each regression's by itself.
 
-    weights, children, voices: (len(features),) factor on each row's loss, whether a child speaks (for "experts"), and the
-    speaker, by whom training is folded to choose; validation chooses where too few speak. penalties: to choose from, or a
-    single list with one for each regression. The other parameters are those of `lib.train.fit_network`; a finished folder
-    is read, not fitted again.
+    weights, children, voices: (len(features),) factor on each row's loss, whether a child speaks (for "experts"), and
+    the speaker, by whom training is folded to choose; validation chooses where too few speak. penalties: to choose
+    from, or a single list with one for each regression. The other parameters are those of `lib.train.fit_network`; a
+    finished folder is read, not fitted again.
     """
     folder, classes = Path(folder), model.settings["classes"]
     if (folder / HISTORY).exists():

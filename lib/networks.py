@@ -107,7 +107,7 @@ class LinearNet(nn.Module):
 class StepsNet(nn.Module):
     """Continuation-ratio logits for ordered classes (Fienberg 1980): step k tells class k from all that come after it.
 
-    Each reads columns of its own, `widths` of them, so that child or not can be told from other layers than teen or adult.
+    Each reads columns of its own, `widths` of them: child or not can be told from other layers than teen or adult.
     """
 
     def __init__(self, widths: Sequence[int]) -> None:
@@ -194,7 +194,7 @@ def split_name(network: str) -> tuple[str, list[list[str]]]:
 
 
 def parts_read(network: str, parts: dict[str, list[int]]) -> list[str]:
-    """Those of a store's parts that a network reads side by side; [] = frames for "paper", all statistics for the others."""
+    """Parts of a store that a network reads side by side; [] = frames for "paper", all statistics for the others."""
     kind, steps = split_name(network)
     return [name for step in steps for name in step] or (layer_names(parts) if kind == "layer_mix" else [])
 
@@ -231,9 +231,9 @@ def build_network(
 ) -> Model:
     """A model with seeded weights. ValueError for an unknown name and for an input too small for the network's pooling.
 
-    name: see `split_name`; "paper" is the age network for tasks that begin with "age", else the gender network.
-    shape: of one window's input, (T, D) of frames, (L, D) of layers, (D,) of one vector. width: factor on the hidden sizes
-    of the paper's networks. widths: of the columns of each of the name's lists, for "steps" and "experts" alone.
+    name: see `split_name`; "paper" is the age network for tasks that begin with "age", else the gender network. shape:
+    of one window's input, (T, D) of frames, (L, D) of layers, (D,) of one vector. width: factor on the hidden sizes of
+    the paper's networks. widths: of the columns of each of the name's lists, for "steps" and "experts" alone.
     """
     if len(classes) < 2 or len(set(classes)) != len(classes):
         raise ValueError(f"a classifier needs at least two different classes, not {classes}")
@@ -247,8 +247,9 @@ def build_network(
     paper = AgeNet if task.startswith("age") else GenderNet
     if kind == "paper" and (shape[0] < paper.least[0] or shape[1] < paper.least[1]):
         raise ValueError(
-            f"frames of {list(shape)} are too small for the paper's {paper.__name__}, which needs T >= {paper.least[0]} and "
-            f"D >= {paper.least[1]}; take longer windows, a wider embed.feature, or the networks 'linear' and 'layer_mix'"
+            f"frames of {list(shape)} are too small for the paper's {paper.__name__}, which needs T >= {paper.least[0]} "
+            f"and D >= {paper.least[1]}; take longer windows, a wider embed.feature, or the networks 'linear' and "
+            "'layer_mix'"
         )
     made = {
         "linear": (LinearNet, shape[0], len(classes)),

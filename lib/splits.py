@@ -24,10 +24,10 @@ BLOCK = 2048  # windows whose embeddings are compared at once
 def split_windows(table: pd.DataFrame, protocol: str, target: str, seed: int, folds: int = 0) -> list[pd.Series]:
     """Give every window its part: `window_id` -> "train" | "validation" | "test", one Series a fold.
 
-    table: one row a window, with `window_id, speaker_id, recording_id, corpus, language` and the column `target`, its class.
-    protocol: "speaker" (unseen speakers), "language" (unseen languages, and unseen speakers) or "paper" (random windows).
-    folds: 0 = one split, 68 / 12 / 20 %; 3 or more = so many, in which everyone is tested exactly once and 15 % of the rest
-    are validation. "paper" is always split once.
+    table: one row a window, with `window_id, speaker_id, recording_id, corpus, language` and `target`, its class.
+    protocol: "speaker" (unseen speakers), "language" (unseen languages and speakers) or "paper" (random windows).
+    folds: 0 = one split, 68 / 12 / 20 %; 3 or more = so many, in which everyone is tested exactly once and 15 % of the
+    rest are validation. "paper" is always split once.
 
     Under "language" the windows of somebody who also speaks a language of another part, where most of theirs lie, have no
     part: they are left out of the Series. ValueError names a class that has too few speakers for every part to hold it.
@@ -63,7 +63,7 @@ def split_windows(table: pd.DataFrame, protocol: str, target: str, seed: int, fo
 
 
 def split_paper(table: pd.DataFrame, seed: int) -> pd.Series:
-    """Random windows as the paper's code splits them: 20 % are cut off for the test, then 15 % of the rest for validation.
+    """Random windows as the paper's code splits them: 20 % are cut off for the test, 15 % of the rest for validation.
 
     Windows of one clip, which overlap by a second, land on both sides. Only the seed is ours.
     """
@@ -142,9 +142,9 @@ def audit_leakage(
     """Count what two parts share: speakers, recordings, clips, identical audio, languages, near-duplicate embeddings.
 
     table: one row a window: `window_id, speaker_id, corpus, language` and, where known, the other columns of `KINDS`.
-    split: `window_id` -> part. embeddings: (n, ...), a vector a window in the table's order, only ever indexed by rows, so
-    that it may stay on disk; None = near-duplicates are not looked for. protocol: under "language" a language of a corpus of
-    `MANY` must not be shared either; else it is only counted.
+    split: `window_id` -> part. embeddings: (n, ...), a vector a window in the table's order, only ever indexed by rows,
+    so that it may stay on disk; None = near-duplicates are not looked for. protocol: under "language" a language of a
+    corpus of `MANY` must not be shared either; else it is only counted.
 
     Returns kind, parts, hard (True = never allowed but under the paper's protocol), count, examples.
     """

@@ -123,10 +123,7 @@ class Store:
         return Features(self.folder / "frames.npy", self._find(window_ids), None)
 
     def statistics(self, window_ids: pd.Series | list[str], parts: list[str] | None = None) -> Features:
-        """Statistics (n, S) of these windows, in this order; parts: names, side by side, None = all.
-
-        ValueError names the parts that there are.
-        """
+        """Statistics (n, S) of these windows, in this order; parts: side by side, None = all, ValueError for others."""
         unknown = [name for name in parts or [] if name not in self.parts]
         if unknown:
             raise ValueError(f"{self.folder}: no part {unknown[0]!r} in this store, there are {', '.join(self.parts)}")

@@ -61,7 +61,7 @@ def make_tasks(
 
 
 def _refuse_few(task: Task, clips: pd.DataFrame) -> None:
-    """ValueError, with who there is and the words not understood, unless there are two classes, each of speakers enough."""
+    """ValueError, with who there is and the words not understood, unless two classes have speakers enough."""
     names = assign_targets(clips, task).map(dict(enumerate(task.classes)))
     speakers = {name: list(rows["speaker_id"].unique()) for name, rows in clips.groupby(names)}
     if len(speakers) > 1 and min(map(len, speakers.values())) >= LEAST_SPEAKERS:
@@ -70,8 +70,8 @@ def _refuse_few(task: Task, clips: pd.DataFrame) -> None:
     raw = f"{task.name}_raw"
     unknown = unknown_labels(clips[raw], task.name) if raw in clips else {}
     raise ValueError(
-        f"task {task.name}: it takes two of the classes {task.classes}, each with {LEAST_SPEAKERS} speakers or more; the "
-        f"{len(clips):,} clips ({', '.join(clips['path'][:2])} ...) have {'; '.join(has) or 'none'}. "
+        f"task {task.name}: it takes two of the classes {task.classes}, each with {LEAST_SPEAKERS} speakers or more; "
+        f"the {len(clips):,} clips ({', '.join(clips['path'][:2])} ...) have {'; '.join(has) or 'none'}. "
         + (f"Not understood: {unknown}; write {ALLOWED[task.name]}. " if unknown else "")
         + f"Add recordings or labels (such as an age table), or take {task.name} out of train.tasks"
     )
@@ -136,7 +136,7 @@ def load_tasks(stage: Stage) -> list[Task]:
 
 
 def task_table(windows: pd.DataFrame, clips: pd.DataFrame, task: Task) -> pd.DataFrame:
-    """One row a window that has a class for this task: the window's columns, its clip's, and `target` (class number)."""
+    """One row a window that has a class for this task: its columns, its clip's, and `target` (class number)."""
     known = clips[["clip_id", *FROM_CLIPS]].assign(target=assign_targets(clips, task))
     if task.name == YEARS:
         known["age_years"] = known_years(clips)

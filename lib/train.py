@@ -110,9 +110,9 @@ def fit_network(
 ) -> Fit:
     """Train with Adam and weighted negative log-likelihood; choose the epoch by UAR on validation; go on where a kill left off.
 
-    model: changed in place; ends with the last epoch's weights (load `Fit.checkpoint` for the chosen ones).
-    features: `features[rows] -> float32 (B, ...)`, read batch by batch; a memory map stays on disk. targets: (len(features),)
-    class numbers, of which those of the two parts' rows are looked at. every_epoch: False keeps the best checkpoint alone.
+    model: changed in place; ends with the last epoch's weights (load `Fit.checkpoint` for the chosen ones). features:
+    `features[rows] -> float32 (B, ...)`, read batch by batch; a memory map stays on disk. targets: (len(features),)
+    class numbers; only those of the two parts are looked at. every_epoch: False keeps the best checkpoint alone.
 
     Raises ValueError for an empty validation part, classes missing from training, and a folder that holds another training.
     """

@@ -29,8 +29,8 @@ CHILD_YEARS = 16  # younger speakers are children where rows are balanced
 def split_tasks(
     windows: pd.DataFrame, clips: pd.DataFrame, tasks: list[Task], protocols: list[str], seed: int, folds: int = 0
 ) -> pd.DataFrame:
-    """Every task's windows under every protocol and fold (see `lib.splits.split_windows`): task, protocol, fold, window_id,
-    split, target and the columns of the window and its clip."""
+    """Every task's windows under every protocol and fold (see `lib.splits.split_windows`): task, protocol, fold,
+    window_id, split, target and the columns of the window and its clip."""
     parts = []
     for task in tasks:
         table = task_table(windows, clips, task)
@@ -197,15 +197,9 @@ def balance_rows(table: pd.DataFrame) -> np.ndarray:
 
 
 def refit_linear(
-    folder: Path,
-    table: pd.DataFrame,
-    stores: list[Store],
-    task: Task,
-    network: str,
-    penalties: list[float],
-    seed: int,
+    folder: Path, table: pd.DataFrame, stores: list[Store], task: Task, network: str, penalties: list[float], seed: int
 ) -> Path:
-    """Checkpoint of a linear model that learns from every row, at one penalty for all its regressions or one for each."""
+    """Checkpoint of a linear model that learns from every row, at one penalty for all regressions or one for each."""
     everyone = table.assign(split="train")
     return _fit_linear(folder, everyone, stores, task, network, seed, np.arange(len(table)), [penalties]).checkpoint
 

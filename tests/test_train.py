@@ -44,7 +44,7 @@ def fit(folder, name="layer_mix", *, task=None, rows=(TRAIN, VALIDATION), comput
 
 
 def fit_line(folder, name="linear", classes=CLASSES, task=None, widths=(), children=None, **options):
-    """A linear model on the means of frames, or on vectors; all rows weigh by their class, and one voice speaks them all."""
+    """A linear model on the means of frames, or on vectors; rows weigh by their class, and one voice speaks them all."""
     features, targets = task or make_task()
     features = features.mean(axis=1) if features.ndim == 3 else features
     model, nobody = build_network(name, classes, features.shape[1:], widths=widths), np.zeros(len(targets), bool)

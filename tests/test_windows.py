@@ -185,11 +185,11 @@ def test_a_killed_run_goes_on_with_the_files_that_are_left(tmp_path, monkeypatch
     monkeypatch.setattr(cutting, "PART_FILES", 3)
     cut_file, cut_paths, stage = cutting._cut_file, [], tmp_path / "stage"
 
-    def stop(group, **options):
+    def stop(group, *options):
         cut_paths.append(group["path"].iloc[0])
         if len(cut_paths) == fail_at:
             raise KeyboardInterrupt
-        return cut_file(group, **options)
+        return cut_file(group, *options)
 
     (stage / "windows.npy").unlink()
     monkeypatch.setattr(cutting, "_cut_file", stop)
