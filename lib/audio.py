@@ -50,8 +50,12 @@ class Recording:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         self.warnings.clear()
-        name = "the samples" if self.rate_hz else shown_name(self.source)
-        native = _split_samples(self.source, self.rate_hz) if self.rate_hz else _file_blocks(self.source, self.warnings)
+        if self.rate_hz:
+            name, step = "the samples", round(BLOCK_S * self.rate_hz)
+            starts = range(0, len(self.source), step)
+            native = ((self.source[start : start + step], int(self.rate_hz)) for start in starts)
+        else:
+            name, native = shown_name(self.source), _file_blocks(self.source, self.warnings)
         first, last, done, self.samples = round(self.start_s * RATE_HZ), np.round(self.end_s * RATE_HZ), 0, 0
         for block in _resample_blocks(_mix_channels(native, name, self.warnings), name):
             part = block[max(0, first - done) : int(np.clip(last - done, 0, len(block)))]
@@ -186,6 +190,11 @@ def _find_missing(container: av.container.InputContainer, file: io.FileIO, done_
     """What a header promises beyond the `done_s` that came; FFmpeg's guesses from a bit rate are no promise."""
     kind, stream, promised_s = container.format.name.split(",")[0], container.streams.best("audio"), 0.0
     head, size = os.pread(file.fileno(), 1 << 16, 0), container.size
+    if kind == "ogg":
+        page = os.pread(file.fileno(), 1 << 17, max(0, size - (1 << 17))).rpartition(b"OggS")[2] + bytes(23)
+        is_whole = len(page) >= 46 + page[22] + sum(page[23 : 23 + page[22]])  # by the lengths of its segments
+        is_last = page[1] & 4
+        return [] if is_whole and is_last else ["its end is missing, it does not tell how much"]
     if kind == "wav":  # FFmpeg cuts the count down to what is there; a stream's header holds the largest number
         whole = int.from_bytes(head[4:8], "little") + 8
         promised_s = done_s * whole / size if head.startswith(b"RIFF") and whole < 0x7FFFFF00 else 0.0
@@ -193,18 +202,8 @@ def _find_missing(container: av.container.InputContainer, file: io.FileIO, done_
         promised_s = float((stream.duration or 0) * stream.time_base)
         if not promised_s and len(container.streams) == 1:
             promised_s = (container.duration or 0) / av.time_base
-    elif kind == "ogg":
-        page = os.pread(file.fileno(), 1 << 17, max(0, size - (1 << 17))).rpartition(b"OggS")[2] + bytes(23)
-        is_whole = len(page) >= 46 + page[22] + sum(page[23 : 23 + page[22]])  # by the lengths of its segments
-        is_last = page[1] & 4
-        return [] if is_whole and is_last else ["its end is missing, it does not tell how much"]
     promise = f"only {done_s:.2f} of the {promised_s:.2f} s that its header promises are there"
     return [promise] if promised_s > done_s + SHORTFALL_S else []
-
-
-def _split_samples(samples: np.ndarray, rate_hz: int) -> Blocks:
-    step = round(BLOCK_S * rate_hz)
-    yield from ((samples[first : first + step], int(rate_hz)) for first in range(0, len(samples), step))
 
 
 def _as_channels(samples: np.ndarray, rate_hz: int) -> np.ndarray:

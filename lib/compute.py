@@ -41,19 +41,17 @@ class Compute:
 
     def record(self) -> dict[str, Any]:
         """The choice and the machine, small enough for `run.json` and the report."""
-        return asdict(self) | {"processor": processor_name(), "cores": cores(), "bfloat16": bfloat16_instructions()}
+        name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
+        return asdict(self) | {"processor": str(name), "cores": cores(), "bfloat16": bfloat16_instructions()}
 
 
 def choose_compute(device: str = "auto", arithmetic: str = "auto") -> Compute:
     """Choose device and arithmetic by what the machine has.
 
-    Parameters
-    ----------
     device: "auto" (CUDA where torch finds it, else the processor), "cpu", "cuda", or "mps" (Apple's, by name alone).
     arithmetic: "auto" (bfloat16 where the device computes it, else float32), "float32" or "bfloat16".
 
-    Raises ValueError for other names and for a device that is not there. Warns when bfloat16 is named where the device
-    would only emulate it.
+    ValueError for other names and a device that is not there; a warning when bfloat16 is named where it is emulated.
     """
     if device not in DEVICES or arithmetic not in ARITHMETICS:
         raise ValueError(f"device {device!r}, arithmetic {arithmetic!r}: must be of {DEVICES} and of {ARITHMETICS}")
@@ -62,9 +60,12 @@ def choose_compute(device: str = "auto", arithmetic: str = "auto") -> Compute:
         device = "cuda" if present["cuda"] else "cpu"
     if not present[device]:
         raise ValueError(f"device {device!r}: torch finds none on this machine; set it to 'auto' or 'cpu'")
+    computed = device == "cpu" and bool(
+        bfloat16_instructions()
+    )  # nobody measured it on MPS: counts as one that does not
     if device == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # else its convolutions in float32 would round to 10 bits
-    computed = computes_bfloat16(device)
+        computed = torch.cuda.is_bf16_supported(including_emulation=False)
     note = f"{device} {'computes' if computed else 'does not compute'} bfloat16"
     if arithmetic == "auto":
         return Compute(device, "bfloat16" if computed else "float32", note)
@@ -74,24 +75,12 @@ def choose_compute(device: str = "auto", arithmetic: str = "auto") -> Compute:
     return Compute(device, arithmetic, f"{arithmetic} by request; {note}")
 
 
-def computes_bfloat16(device: str) -> bool:
-    """Whether this device multiplies in bfloat16 itself; MPS counts as one that does not, since nobody measured it."""
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device == "cpu" and bool(bfloat16_instructions())
-
-
 def bfloat16_instructions() -> list[str]:
     """Those of `BFLOAT16` that the processor has and that the environment lets oneDNN and torch use; [] = none."""
     onednn = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
     if onednn in ONEDNN_PLAIN or os.environ.get("ATEN_CPU_CAPABILITY", "").lower() in ATEN_PLAIN:
         return []
     return [name for name in BFLOAT16 if torch.cpu.get_capabilities().get(name)]
-
-
-def processor_name() -> str:
-    """The processor's name, for reports."""
-    return str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine())
 
 
 def cores() -> int:

@@ -47,25 +47,21 @@ def embed_windows(
 ) -> int:
     """Fill the store in `folder` with these windows' embeddings; return the number of blocks made now.
 
-    Parameters
-    ----------
     windows: int16 (n, samples), a memory map of what 02_segment wrote; window_ids: their ids, in the same order.
-    choice: what computes, from `lib.speed.engines.choose_engine`.
-    feature: stage whose frames are kept; "" = statistics alone.
-    copy: 0 = the windows as they are; 1, 2 ... = an altered copy of each (see `lib.tiny.augment`), drawn by `seed` and this number.
-    workers: batches computed at once; 0 = one a core.
+    choice: what computes, from `lib.speed.engines.choose_engine`. feature: stage whose frames are kept; "" = statistics
+    alone. copy: 0 = the windows as they are; 1, 2 ... = an altered copy of each (see `lib.tiny.augment`), drawn by
+    `seed` and this number. workers: batches computed at once; 0 = one a core.
     """
     if not len(window_ids):
         raise ValueError("there are no windows to embed; the ledger of 02_segment tells why clips were left out")
     if len(window_ids) != len(windows):
         raise ValueError(f"{len(window_ids)} ids for {len(windows)} windows; run 02_segment again")
-    writer = StoreWriter(folder, window_ids, describe_store(encoder, feature, dtype, windows.shape[1]))
+    samples = windows.shape[1]
+    writer = StoreWriter(folder, window_ids, describe_store(encoder, feature, dtype, samples))
     missing = writer.missing()
     if missing:
-        engine = load_engine(
-            encoder, feature, choice, samples=windows.shape[1], streams=workers,
-            calibration=lambda: calibration_waveforms(windows),
-        )  # fmt: skip
+        options = {"streams": workers, "calibration": lambda: calibration_waveforms(windows)}
+        engine = load_engine(encoder, feature, choice, samples=samples, **options)
         embed_blocks(writer, windows, engine, missing, copy, seed)
     writer.finish()
     return len(missing)
@@ -79,8 +75,7 @@ def describe_store(encoder: Encoder, feature: str, dtype: str, samples: int) -> 
     shapes = {"statistics": [parts["bank"][1]]}
     if feature:
         with torch.inference_mode():
-            frames, _ = summary(torch.zeros(1, samples))
-        shapes["frames"] = list(frames.shape[1:])
+            shapes["frames"] = list(summary(torch.zeros(1, samples))[0].shape[1:])
     return {"encoder": encoder.name, "feature": feature, "dtype": dtype, "shapes": shapes, "parts": parts}
 
 
@@ -88,31 +83,24 @@ def embed_blocks(
     writer: StoreWriter, windows: np.ndarray, engine: Engine, blocks: Iterable[slice], copy: int, seed: int
 ) -> None:
     """Embed these blocks of rows, several batches at once where the engine can; a bar shows the windows done."""
+
+    def embed(batch: slice) -> dict[str, np.ndarray]:
+        waveforms = read_waveforms(windows, batch)
+        return encode_batch(engine, alter_waveforms(waveforms, [seed, copy, batch.start]) if copy else waveforms)
+
+    count, about = sum(rows.stop - rows.start for rows in blocks), f"embedding with {engine.encoder}"
     with (
         torch_threads(1),
         ThreadPoolExecutor(engine.streams) as pool,
-        tqdm(
-            total=sum(rows.stop - rows.start for rows in blocks), desc=f"embedding with {engine.encoder}", unit="window"
-        ) as bar,
+        tqdm(total=count, desc=about, unit="window") as bar,
     ):
         for rows in blocks:
             starts = range(rows.start, rows.stop, engine.batch)
-            batches = [slice(start, min(start + engine.batch, rows.stop)) for start in starts]
             parts = []
-            for tensors in pool.map(lambda batch: embed_batch(engine, windows, batch, copy, seed), batches):
+            for tensors in pool.map(embed, [slice(start, min(start + engine.batch, rows.stop)) for start in starts]):
                 parts.append(tensors)
                 bar.update(len(tensors["statistics"]))
             writer.write(rows, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-
-
-def embed_batch(
-    engine: Engine, windows: np.ndarray, rows: slice, copy: int = 0, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """Frames (B, T, D) and statistics (B, S) of some rows of windows."""
-    waveforms = read_waveforms(windows, rows)
-    if copy:
-        waveforms = alter_waveforms(waveforms, [seed, copy, rows.start])
-    return encode_batch(engine, waveforms)
 
 
 def encode_batch(engine: Engine, waveforms: np.ndarray) -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from lib import hub, paths
 from lib.audio import RATE_HZ
@@ -27,12 +28,16 @@ from lib.tiny import speaker_models
 
 TINY = "wav2vec2-tiny"
 UNTRAINED = "wav2vec2-tiny-untrained"
-MIT, APACHE = "MIT", "Apache-2.0"  # licences of weights
-NO_TRADE = ("VOXPOPULI", "MMS")  # bundles that torchaudio's documentation puts under CC BY-NC 4.0, the others under MIT
 CAMPPLUS = "campplus"
 RESEMBLYZER = "resemblyzer"
-WHEELS = {CAMPPLUS: speaker_models.CAMPPLUS_WEIGHTS, RESEMBLYZER: speaker_models.RESEMBLYZER_WEIGHTS}
 OURS = [TINY, UNTRAINED, CAMPPLUS, RESEMBLYZER]
+NO_TRADE = ("VOXPOPULI", "MMS")  # bundles that torchaudio's documentation puts under CC BY-NC 4.0, the others under MIT
+CAMPPLUS_NOTE = "CAM++, a speaker model of 7 million weights that heard 200,000 speakers of Chinese and English"
+RESEMBLYZER_NOTE = "Resemblyzer, a speaker model of 1.4 million weights, as published"
+WHEELS = {  # where a speaker model's weights are, what loads them, and what a reader should know
+    CAMPPLUS: (speaker_models.CAMPPLUS_WEIGHTS, speaker_models.load_campplus, CAMPPLUS_NOTE),
+    RESEMBLYZER: (speaker_models.RESEMBLYZER_WEIGHTS, speaker_models.load_resemblyzer, RESEMBLYZER_NOTE),
+}
 
 
 class Wav2Vec2Stages(nn.Module):
@@ -44,13 +49,12 @@ class Wav2Vec2Stages(nn.Module):
 
     def __init__(self, model: nn.Module, normalize: bool) -> None:
         super().__init__()
-        wav2vec2 = inner_model(model)
-        self.feature_extractor = wav2vec2.feature_extractor
-        self.feature_projection = wav2vec2.encoder.feature_projection
-        self.transformer = wav2vec2.encoder.transformer
-        self.aux = wav2vec2.aux
         self.log_softmax = getattr(model, "apply_log_softmax", False)
         self.normalize = normalize  # bring each window to zero mean and unit variance first
+        while not hasattr(model, "feature_extractor"):  # torchaudio's bundles may wrap it to normalise its input
+            model = model.model
+        self.feature_extractor, self.feature_projection = model.feature_extractor, model.encoder.feature_projection
+        self.transformer, self.aux = model.encoder.transformer, model.aux
 
     def forward(self, waveforms: Tensor) -> dict[str, Tensor]:
         """Stages, each (B, T, D), of (B, samples)."""
@@ -70,7 +74,7 @@ class Wav2Vec2Stages(nn.Module):
 
 
 class SpeakerStages(nn.Module):
-    """Stages of a speaker model: CAM++'s three blocks and its embedding, or Resemblyzer's embedding."""
+    """CAM++'s three blocks and its embedding, or Resemblyzer's embedding."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -102,9 +106,7 @@ class Summary(nn.Module):
 
 def time_statistics(stage: Tensor) -> Tensor:
     """Time mean and deviation (B, 2 D) of (B, T, D); a stage without time, (B, D), stays as it is."""
-    if stage.dim() == 2:
-        return stage
-    return torch.cat([stage.mean(1), stage.std(1, unbiased=False)], dim=1)
+    return stage if stage.dim() == 2 else torch.cat([stage.mean(1), stage.std(1, unbiased=False)], dim=1)
 
 
 def bank_statistics(waveforms: Tensor) -> Tensor:
@@ -125,15 +127,14 @@ class Encoder:
     wav2vec2: nn.Module | None = None  # torchaudio's own model, where it is one: the paper's call is `model(waveform)`
 
     def __post_init__(self) -> None:
-        self.stages.eval().requires_grad_(False)
-        fold_weight_norm(self.stages)
+        for module in self.stages.eval().requires_grad_(False).modules():
+            if parametrize.is_parametrized(module, "weight"):  # the weights of a positional convolution, computed once
+                parametrize.remove_parametrizations(module, "weight")
 
     @property
     def parameters(self) -> int:
         """Number of weights; of an ONNX file what its size says."""
-        if isinstance(self.stages, hub.OnnxStages):
-            return self.stages.count
-        return sum(weight.numel() for weight in self.stages.parameters())
+        return getattr(self.stages, "count", None) or sum(weight.numel() for weight in self.stages.parameters())
 
     def encode(self, waveforms: Tensor) -> dict[str, Tensor]:
         """Every stage of waveforms (B, samples) at 16 kHz, from bottom to top."""
@@ -154,37 +155,17 @@ class Encoder:
 
     def parts(self) -> dict[str, list[int]]:
         """First and last column (exclusive) of each stage in the statistics of a store, and of the filter bank after them."""
-        parts, first = {}, 0
-        for name, stage in self.encode(torch.zeros(1, RATE_HZ)).items():
-            width = time_statistics(stage).shape[1]
-            parts[name], first = [first, first + width], first + width
-        return parts | {"bank": [first, first + 2 * speaker_models.MELS]}
+        stages = self.encode(torch.zeros(1, RATE_HZ))
+        widths = [*(time_statistics(stage).shape[1] for stage in stages.values()), 2 * speaker_models.MELS]
+        ends = np.cumsum(widths).tolist()
+        return {name: [end - width, end] for name, end, width in zip([*stages, "bank"], ends, widths)}
 
     def describe(self) -> pd.DataFrame:
         """What a reader should know, as a table of two columns."""
-        facts = {
-            "name": self.name,
-            "what it is": self.note,
-            "licence": self.licence,
-            "parameters": f"{self.parameters:,}",
-            "stages": ", ".join(self.parts()),
-            "SHA-256 of the weights": self.weights_sha256,
-        }
+        facts = {"name": self.name, "what it is": self.note, "licence": self.licence}
+        facts |= {"parameters": f"{self.parameters:,}", "stages": ", ".join(self.parts())}
+        facts["SHA-256 of the weights"] = self.weights_sha256
         return pd.DataFrame({"fact": facts.keys(), "value": facts.values()})
-
-
-def inner_model(model: nn.Module) -> nn.Module:
-    """The Wav2Vec2Model itself; torchaudio's bundles may wrap it to normalise its input."""
-    while not hasattr(model, "feature_extractor"):
-        model = model.model
-    return model
-
-
-def fold_weight_norm(stages: nn.Module) -> None:
-    """Compute once what torchaudio computes in every pass: the normalised weights of the positional convolution."""
-    for module in stages.modules():
-        if torch.nn.utils.parametrize.is_parametrized(module, "weight"):
-            torch.nn.utils.parametrize.remove_parametrizations(module, "weight")
 
 
 def normalize_windows(waveforms: Tensor) -> Tensor:
@@ -192,21 +173,14 @@ def normalize_windows(waveforms: Tensor) -> Tensor:
     return nn.functional.layer_norm(waveforms, [int(waveforms.shape[-1])])
 
 
-# ---------------------------------------------------------------------------------------------------------------- by name
-
-
 def load_encoder(name: str) -> Encoder:
     """The encoder of this name, in evaluation mode. ValueError names the choices when there is none such."""
     if name in (TINY, UNTRAINED):
         return _load_tiny(name)
-    if name == CAMPPLUS:
-        path = speaker_models.wheel_file(*WHEELS[name])
-        note = "CAM++, a speaker model of 7 million weights that heard 200,000 speakers of Chinese and English"
-        return Encoder(name, SpeakerStages(speaker_models.load_campplus(path)), note, file_checksum(path), APACHE)
-    if name == RESEMBLYZER:
-        path = speaker_models.wheel_file(*WHEELS[name])
-        note = "Resemblyzer, a speaker model of 1.4 million weights, as published"
-        return Encoder(name, SpeakerStages(speaker_models.load_resemblyzer(path)), note, file_checksum(path), APACHE)
+    if name in WHEELS:
+        weights, load, note = WHEELS[name]
+        path = speaker_models.wheel_file(*weights)
+        return Encoder(name, SpeakerStages(load(path)), note, file_checksum(path), "Apache-2.0")
     if name.startswith((hub.HF, hub.ONNX)):
         return Encoder(*hub.load(name))
     check_encoder(name)
@@ -221,7 +195,7 @@ def check_encoder(name: str) -> None:
     if name.startswith((hub.HF, hub.ONNX)):
         hub.find(name)
     elif name in WHEELS:
-        speaker_models.wheel_file(*WHEELS[name])
+        speaker_models.wheel_file(*WHEELS[name][0])
     elif name not in [*OURS, *bundle_names()]:
         choices = [*OURS, "hf:<folder or repository of transformers>", "onnx:<file>", *bundle_names()]
         raise ValueError(f"encoder {name!r} is not known; choose one of {', '.join(choices)}")
@@ -230,23 +204,22 @@ def check_encoder(name: str) -> None:
 def _load_tiny(name: str) -> Encoder:
     card = json.loads((paths.ASSETS / f"{TINY}.json").read_text(encoding="utf-8"))
     model = build_wav2vec2(card["model"])
-    if name == UNTRAINED:
-        note = "an untrained wav2vec2-tiny: random weights, seed 0"
-        return Encoder(name, Wav2Vec2Stages(model, card["normalize"]), note, state_checksum(model), MIT, model)
-    weights = paths.ASSETS / f"{TINY}.safetensors"
-    digest = file_checksum(weights)
-    if digest != card["sha256"]:
-        raise ValueError(f"{weights.name}: SHA-256 is {digest}, its card says {card['sha256']}; get the file again")
-    model.load_state_dict({key: value.float() for key, value in load_file(weights).items()})
-    return Encoder(name, Wav2Vec2Stages(model, card["normalize"]), card["note"], digest, MIT, model)
+    note, digest = "an untrained wav2vec2-tiny: random weights, seed 0", state_checksum(model)
+    if name == TINY:
+        weights = paths.ASSETS / f"{TINY}.safetensors"
+        note, digest = card["note"], file_checksum(weights)
+        if digest != card["sha256"]:
+            raise ValueError(f"{weights.name}: SHA-256 is {digest}, its card says {card['sha256']}; get the file again")
+        model.load_state_dict({key: value.float() for key, value in load_file(weights).items()})
+    return Encoder(name, Wav2Vec2Stages(model, card["normalize"]), note, digest, "MIT", model)
 
 
-def build_wav2vec2(config: dict, seed: int = 0) -> nn.Module:
-    """A `torchaudio.models.wav2vec2_model` with seeded random weights."""
+def build_wav2vec2(config: dict) -> nn.Module:
+    """A `torchaudio.models.wav2vec2_model` with random weights of seed 0."""
     import torchaudio
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         return torchaudio.models.wav2vec2_model(**config)
 
 
@@ -260,57 +233,41 @@ def bundle_names() -> list[str]:
 def _load_bundle(name: str) -> Encoder:
     from torchaudio import pipelines
 
-    bundle = getattr(pipelines, name)
-    if bundle.sample_rate != RATE_HZ:
-        raise ValueError(f"encoder {name}: works at {bundle.sample_rate} Hz, this project at {RATE_HZ} Hz")
-    weights = fetch_bundle_weights(name)
-    digest = check_weights(weights)
-    options = {"model_dir": str(weights.parent), "file_name": weights.name, "progress": False, "weights_only": True}
+    from lib.corpora.fetch import download_file
+
+    bundle, (url, weights) = getattr(pipelines, name), locate_bundle(name)
+    try:
+        if not weights.exists():
+            download_file(url, weights, attempts=3)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"encoder {name}: {url} could not be fetched ({error}); fetch it where there is a network and put it at "
+            f"{weights}, or use the encoder {TINY}, which ships here"
+        ) from error
+    digest, options = check_weights(weights), {"progress": False, "weights_only": True}
+    options |= {"model_dir": str(weights.parent), "file_name": weights.name}
     more = {"with_star": False} if isinstance(bundle, pipelines.Wav2Vec2FABundle) else {}
     try:
         model = bundle.get_model(dl_kwargs=options, **more)
     except Exception as error:
         weights.with_name(weights.name + ".sha256").unlink(missing_ok=True)  # else the right file would be refused next
-        raise ValueError(
-            f"encoder {name}: {weights} does not hold its weights ({' '.join(str(error).split())[:200]}); delete it and "
-            "run again"
-        ) from error
+        reason = f"{weights} does not hold its weights ({' '.join(str(error).split())[:200]})"
+        raise ValueError(f"encoder {name}: {reason}; delete it and run again") from error
     if bundle._normalize_waveform:
         model.normalize_waveform = False  # the wrapper would take a whole batch as one
     stages = Wav2Vec2Stages(model, bool(bundle._normalize_waveform))
-    licence = "CC BY-NC 4.0" if name.startswith(NO_TRADE) else MIT
+    licence = "CC BY-NC 4.0" if name.startswith(NO_TRADE) else "MIT"
     return Encoder(name, stages, f"torchaudio's {name}, as published", digest, licence, model)
 
 
-def bundle_url(name: str) -> str:
-    """Where torchaudio publishes a bundle's weights."""
+def locate_bundle(name: str) -> tuple[str, Path]:
+    """Where torchaudio publishes a bundle's weights, and where they lie once downloaded: in its own cache, torch.hub's."""
     from torchaudio import pipelines
 
-    path = getattr(pipelines, name)._path
-    return path if path.startswith("https") else f"https://download.pytorch.org/torchaudio/models/{path}"
-
-
-def bundle_weights_path(name: str) -> Path:
-    """Where a bundle's weights lie once downloaded: the cache that torch.hub and torchaudio use themselves."""
-    file_name = bundle_url(name).rsplit("/", 1)[1]
-    return Path(torch.hub.get_dir()) / "checkpoints" / (f"{name}.pt" if file_name == "model.pt" else file_name)
-
-
-def fetch_bundle_weights(name: str) -> Path:
-    """Path of a bundle's weights in the cache, downloaded when missing. ValueError with advice when that fails."""
-    from lib.corpora.fetch import download_file
-
-    target = bundle_weights_path(name)
-    if not target.exists():
-        url = bundle_url(name)
-        try:
-            download_file(url, target, attempts=3)
-        except (ValueError, OSError) as error:
-            raise ValueError(
-                f"encoder {name}: {url} could not be fetched ({error}); fetch it where there is a network and put it at "
-                f"{target}, or use the encoder {TINY}, which ships here"
-            ) from error
-    return target
+    url = getattr(pipelines, name)._path
+    url = url if url.startswith("https") else f"https://download.pytorch.org/torchaudio/models/{url}"
+    file_name = url.rsplit("/", 1)[1]
+    return url, Path(torch.hub.get_dir()) / "checkpoints" / (f"{name}.pt" if file_name == "model.pt" else file_name)
 
 
 def check_weights(path: Path) -> str:
@@ -318,15 +275,12 @@ def check_weights(path: Path) -> str:
 
     torchaudio publishes no checksums: this is trust on first use. A cache that cannot be written to goes with a warning.
     """
-    digest = file_checksum(path)
-    note = path.with_name(path.name + ".sha256")
+    digest, note = file_checksum(path), path.with_name(path.name + ".sha256")
     if note.exists():
         first = note.read_text(encoding="utf-8").strip()
         if first != digest:
-            raise ValueError(
-                f"{path}: SHA-256 is {digest}, on first use it was {first}; delete both files and run again, or put the "
-                "old file back"
-            )
+            again = "; delete both files and run again, or put the old file back"
+            raise ValueError(f"{path}: SHA-256 is {digest}, on first use it was {first}{again}")
         return digest
     try:
         with paths.write_whole(note) as partial:

@@ -21,18 +21,9 @@ from sklearn.utils.class_weight import compute_sample_weight
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from lib.networks import ExpertsNet, LinearNet, Model, StepsNet
+from lib.networks import LinearNet, Model, StepsNet
 from lib.paths import write_whole
-from lib.train import (
-    HISTORY,
-    Fit,
-    balanced_weights,
-    checkpoint_path,
-    fit_normaliser,
-    save_model,
-    scores_of,
-    validate,
-)
+from lib.train import HISTORY, Fit, balanced_weights, checkpoint_path, fit_normaliser, save_model, scores_of, validate
 
 PENALTIES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # scikit-learn's C, strongest penalty first
 STEPS = 50  # of L-BFGS at each penalty
@@ -52,22 +43,21 @@ class Problem:
     targets: np.ndarray  # (n,) of all rows
     weights: np.ndarray  # (n,), 0: not learned from
     judged: np.ndarray  # (n,) bool: rows that its penalty may be chosen by
-    probe: LogisticRegression = field(default_factory=lambda: new_probe())
+    probe: LogisticRegression = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.probe = LogisticRegression(max_iter=STEPS, warm_start=True)  # goes on from the coefficients that it has
 
     def fit(self, values: np.ndarray, rows: np.ndarray, penalty: float) -> None:
         """Go on from the coefficients of the penalty before: a path takes few steps more than one fit."""
         learned = self.weights[rows] > 0
+        own, asked = values[learned][:, self.columns], rows[learned]
         self.probe.set_params(C=penalty)
         with threadpool_limits(1 if values.size < BIG else None), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # validation judges what so many steps give
-            self.probe.fit(
-                values[learned][:, self.columns], self.targets[rows][learned], sample_weight=self.weights[rows][learned]
-            )
-        self.set_coefficients(self.probe.coef_.copy(), self.probe.intercept_.copy())
-
-    def set_coefficients(self, weight: np.ndarray, bias: np.ndarray) -> None:
-        """Put scikit-learn's coefficients into the network; of two classes scikit-learn keeps the second alone."""
-        if len(weight) < self.linear.out_features:
+            self.probe.fit(own, self.targets[asked], sample_weight=self.weights[asked])
+        weight, bias = self.probe.coef_.copy(), self.probe.intercept_.copy()
+        if len(weight) < self.linear.out_features:  # of two classes scikit-learn keeps the second alone
             weight, bias = np.concatenate([0 * weight, weight]), np.concatenate([0 * bias, bias])
         with torch.no_grad():
             self.linear.weight.copy_(torch.from_numpy(weight))
@@ -87,27 +77,20 @@ class Problem:
         tempered = (softmax(answers * sharpness, axis=1) for sharpness in SHARPNESS)
         return min(log_loss(targets, one, sample_weight=even, labels=self.probe.classes_) for one in tempered)
 
-    def losses(
-        self, penalties: Sequence[float], values: np.ndarray, rows: np.ndarray, others: tuple, voices: np.ndarray | None
-    ) -> list[float]:
+    def losses(self, penalties: Sequence[float], values: np.ndarray, rows: np.ndarray, others, voices) -> np.ndarray:
         """Loss at every penalty by folds of the training rows, speakers apart; on `others`, values and rows, where that can't be."""
         folds, asked = [(np.arange(len(rows)), None)], rows[self.weights[rows] > 0]
-        if voices is not None and pd.Series(voices[asked]).groupby(self.targets[asked]).nunique().min() >= FOLDS:
+        if pd.Series(voices[asked]).groupby(self.targets[asked]).nunique().min() >= FOLDS:
             parts = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
             folds = list(parts.split(values, self.targets[rows], voices[rows]))
         told = np.zeros(len(penalties))
         for learn, held in folds:
-            trial = replace(self, probe=new_probe())
+            trial = replace(self)
             judged = others if held is None else (values[held], rows[held])
             for number, penalty in enumerate(penalties):
                 trial.fit(values[learn], rows[learn], penalty)
                 told[number] += trial.loss(*judged) / len(folds)
-        return told.tolist()
-
-
-def new_probe() -> LogisticRegression:
-    """One that goes on from the coefficients that it has."""
-    return LogisticRegression(max_iter=STEPS, warm_start=True)
+        return told
 
 
 def fit_linear(
@@ -117,39 +100,37 @@ def fit_linear(
     rows_train: np.ndarray,
     rows_validation: np.ndarray,
     folder: Path,
-    *,
-    seed: int,
-    sample_weights: np.ndarray | None = None,
-    children: np.ndarray | None = None,
-    voices: np.ndarray | None = None,
+    weights: np.ndarray,
+    children: np.ndarray,
+    voices: np.ndarray,
+    seed: int = 0,
     penalties: Sequence[float | Sequence[float]] = PENALTIES,
 ) -> Fit:
     """Fit a linear model at every penalty; the one with the lowest tempered loss is chosen, each regression's by itself.
 
-    sample_weights: (len(features),) factors on each row's loss; None = classes balanced, nothing else. children: (len(features),)
-    bool, for "experts" alone. voices: (len(features),) speakers, by whom training is folded to choose; None = validation
-    chooses. penalties: to choose from, or a single list with one for each regression. The other parameters are those of
-    `lib.train.fit_network`; a finished folder is read, not fitted again.
+    weights, children, voices: (len(features),) factor on each row's loss, whether a child speaks (for "experts"), and
+    the speaker, by whom training is folded to choose; validation chooses where too few speak. penalties: to choose
+    from, or a single list with one for each regression. The other parameters are those of `lib.train.fit_network`; a
+    finished folder is read, not fitted again.
     """
     folder, classes = Path(folder), model.settings["classes"]
     if (folder / HISTORY).exists():
         history = pd.read_csv(folder / HISTORY)
         return Fit(history, lowest_loss(history), folder)
-    balanced = balanced_weights(targets[rows_train], classes)
-    criterion, history = nn.NLLLoss(weight=balanced), []
+    criterion, history = nn.NLLLoss(weight=balanced_weights(targets[rows_train], classes)), []
     rows_train, judged = (_draw(rows, seed) for rows in (rows_train, rows_validation))
     fit_normaliser(model.normaliser, features, rows_train)
-    values, unheard = (_normalise(model, features, rows) for rows in (rows_train, judged))
-    weights = np.zeros(len(targets))
-    weights[rows_train] = (balanced.numpy()[targets] if sample_weights is None else sample_weights)[rows_train]
-    problems = list_problems(model.network, targets, weights, children)
+    with torch.inference_mode():
+        values, unheard = (model.normaliser(torch.from_numpy(features[rows])).numpy() for rows in (rows_train, judged))
+    learned = np.isin(np.arange(len(targets)), rows_train)
+    problems = list_problems(model.network, targets, np.where(learned, weights, 0.0), children)
 
     def note(each: Sequence[float], loss: float) -> None:
         for problem, penalty in zip(problems, each):
             problem.fit(values, rows_train, penalty)
         row = {"epoch": len(history) + 1, "penalty": tell_penalty(each), "tempered_loss": loss}
-        learned = validate(model.network, values, targets[rows_train], np.arange(len(values)), criterion)
-        row |= scores_of("train", *learned, classes)
+        trained = validate(model.network, values, targets[rows_train], np.arange(len(values)), criterion)
+        row |= scores_of("train", *trained, classes)
         row |= scores_of("validation", *validate(model, features, targets, rows_validation, criterion), classes)
         history.append(row)
         if lowest_loss(pd.DataFrame(history)) == row["epoch"]:
@@ -171,22 +152,17 @@ def fit_linear(
     return Fit(table, lowest_loss(table), folder)
 
 
-def list_problems(
-    network: LinearNet | StepsNet | ExpertsNet, targets: np.ndarray, weights: np.ndarray, children: np.ndarray | None
-) -> list[Problem]:
+def list_problems(network: nn.Module, targets: np.ndarray, weights: np.ndarray, children: np.ndarray) -> list[Problem]:
     """The regressions of a network; weights: (n,), 0 for rows that are not learned from."""
     everybody = np.ones(len(targets), bool)
     if isinstance(network, LinearNet):
         return [Problem(network.classifier[0], slice(None), targets, _spread(weights), everybody)]
-    ends = np.cumsum([0, *network.widths])
-    columns = [slice(start, end) for start, end in itertools.pairwise(ends)]
+    columns = [slice(start, end) for start, end in itertools.pairwise(np.cumsum([0, *network.widths]))]
     if isinstance(network, StepsNet):
-        problems = []
-        for number, (step, part) in enumerate(zip(network.steps, columns)):
-            here, rows = targets == number, targets >= number
-            problems.append(Problem(step, part, here, _spread(weights * rows, here), rows))
-        return problems
-    if children is None or len(np.unique(children[weights > 0])) < 2:
+        steps = enumerate(zip(network.steps, columns))
+        asked = [(step, part, targets == number, targets >= number) for number, (step, part) in steps]
+        return [Problem(step, part, here, _spread(weights * rows, here), rows) for step, part, here, rows in asked]
+    if len(np.unique(children[weights > 0])) < 2:
         raise ValueError(
             "the network 'experts' learns to tell children from others by the ages of training's speakers, who are all on one "
             "side; take 'linear' with the same parts, or add speakers of the other side"
@@ -228,8 +204,3 @@ def _draw(rows: np.ndarray, seed: int) -> np.ndarray:
     if len(rows) <= LINEAR_ROWS:
         return rows
     return np.sort(np.random.default_rng(seed).choice(rows, LINEAR_ROWS, replace=False))
-
-
-def _normalise(model: Model, features: Any, rows: np.ndarray) -> np.ndarray:
-    with torch.inference_mode():
-        return model.normaliser(torch.from_numpy(features[rows])).numpy()

@@ -1,4 +1,4 @@
-"""The classifiers on top of embeddings: the paper's two networks, a learned mix of layers, and the linear model.
+"""The classifiers on top of embeddings: the paper's two networks, a learned mix of layers, and the linear models.
 
 The paper's networks read frames (B, T, D), the others time statistics: (B, L, D) of the layers or one vector (B, D) a
 window. All give log-probabilities (B, C). Normalisation is part of the model, so training, evaluation and inference cannot
@@ -7,6 +7,7 @@ disagree about it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,49 +15,59 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 KINDS = ["paper", "layer_mix", "linear", "steps", "experts"]
 NORMALISATIONS = ["none", "standard", "p10"]
 
 
-class AgeNet(nn.Module):
-    """The paper's age network (layer for layer from its published code), for (B, T, D) with T >= 126 and D >= 27.
+class PaperNet(nn.Module):
+    """What the paper's networks share: frames (B, T, D) pass convolutions as a picture does, then two linear layers."""
+
+    least: tuple[int, int]  # T and D of the smallest frames that do not shrink to nothing
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.classifier(self.convolutions(frames.unsqueeze(1)))
+
+
+class AgeNet(PaperNet):
+    """The paper's age network, layer for layer from its published code.
 
     `width` multiplies every hidden size; 1.0 is the paper: 10,980,866 parameters for two classes.
     """
+
+    least = (126, 27)
 
     def __init__(self, classes: int = 2, width: float = 1.0) -> None:
         super().__init__()
         c96, c256, c384, c1024, c4096 = (scaled(n, width) for n in (96, 256, 384, 1024, 4096))
         self.convolutions = nn.Sequential(
-            *_block(1, c96, 3, 1, nn.MaxPool2d(3)),  # (B, c96, 49, 10) for the paper's (149, 32)
-            *_block(c96, c256, 3, 1, nn.MaxPool2d(3)),  # (B, c256, 16, 3)
-            *_block(c256, c384, 3, 1),
-            *_block(c384, c256, 3, 1),
-            *_block(c256, c256, 3, 1, nn.MaxPool2d((5, 3), stride=(3, 2))),  # (B, c256, 4, 1)
+            *_block(1, c96, 3, nn.MaxPool2d(3)),  # (B, c96, 49, 10) for the paper's (149, 32)
+            *_block(c96, c256, 3, nn.MaxPool2d(3)),  # (B, c256, 16, 3)
+            *_block(c256, c384, 3),
+            *_block(c384, c256, 3),
+            *_block(c256, c256, 3, nn.MaxPool2d((5, 3), stride=(3, 2))),  # (B, c256, 4, 1)
             nn.Conv2d(c256, c4096, (4, 1)),  # (B, c4096, 1, 1)
             nn.ReLU(),
             nn.Dropout(0.5),
         )
         self.classifier = _classifier(c4096, c1024, classes)
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """(B, T, D) -> log-probabilities (B, C)."""
-        return self.classifier(self.convolutions(frames.unsqueeze(1)))
 
+class GenderNet(PaperNet):
+    """The paper's gender network, two further convolutions in it: 3,136,674 parameters for two classes."""
 
-class GenderNet(nn.Module):
-    """The paper's gender network, two further convolutions in it, for (B, T, D) with T and D >= 15: 3,136,674 parameters."""
+    least = (15, 15)
 
     def __init__(self, classes: int = 2, width: float = 1.0) -> None:
         super().__init__()
         c32, c64, c96, c256, c384, c1024 = (scaled(n, width) for n in (32, 64, 96, 256, 384, 1024))
         self.convolutions = nn.Sequential(
-            *_block(1, c96, 5, 1, nn.MaxPool2d(3, stride=2)),  # (B, c96, 73, 14) for the paper's (149, 32)
-            *_block(c96, c256, 5, 1, nn.MaxPool2d(3, stride=1)),  # (B, c256, 69, 10)
-            *_block(c256, c384, 3, 1),
-            *_block(c384, c256, 3, 1),
-            *_block(c256, c256, 3, 1, nn.MaxPool2d(2, stride=1)),  # (B, c256, 68, 9)
+            *_block(1, c96, 5, nn.MaxPool2d(3, stride=2)),  # (B, c96, 73, 14) for the paper's (149, 32)
+            *_block(c96, c256, 5, nn.MaxPool2d(3, stride=1)),  # (B, c256, 69, 10)
+            *_block(c256, c384, 3),
+            *_block(c384, c256, 3),
+            *_block(c256, c256, 3, nn.MaxPool2d(2, stride=1)),  # (B, c256, 68, 9)
             nn.Conv2d(c256, c64, 2, padding=1),  # (B, c64, 69, 10)
             nn.ReLU(),
             nn.Conv2d(c64, c64, 3, padding=1),
@@ -68,10 +79,6 @@ class GenderNet(nn.Module):
         )
         self.classifier = _classifier(c32, c1024, classes)
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """(B, T, D) -> log-probabilities (B, C)."""
-        return self.classifier(self.convolutions(frames.unsqueeze(1)))
-
 
 class LayerMixNet(nn.Module):
     """A learned mix of layers (as in SUPERB, arXiv 2105.01051) and one hidden layer, for layer statistics (B, L, D)."""
@@ -79,36 +86,28 @@ class LayerMixNet(nn.Module):
     def __init__(self, layers: int, width_in: int, classes: int = 2, hidden: int = 128) -> None:
         super().__init__()
         self.mix = nn.Parameter(torch.zeros(layers))
-        self.classifier = nn.Sequential(
-            nn.Dropout(0.2),
-            nn.Linear(width_in, hidden),
-            nn.GELU(),
-            nn.Dropout(0.5),
-            nn.Linear(hidden, classes),
-            nn.LogSoftmax(dim=-1),
-        )
+        first, last = nn.Linear(width_in, hidden), nn.Linear(hidden, classes)
+        self.classifier = nn.Sequential(nn.Dropout(0.2), first, nn.GELU(), nn.Dropout(0.5), last, nn.LogSoftmax(dim=-1))
 
     def forward(self, statistics: Tensor) -> Tensor:
-        """(B, L, D) -> log-probabilities (B, C)."""
         return self.classifier(torch.einsum("l,bld->bd", self.mix.softmax(dim=0), statistics))
 
 
 class LinearNet(nn.Module):
-    """Multinomial logistic regression on one vector a window."""
+    """Multinomial logistic regression on one vector a window, (B, D)."""
 
     def __init__(self, width_in: int, classes: int = 2) -> None:
         super().__init__()
         self.classifier = nn.Sequential(nn.Linear(width_in, classes), nn.LogSoftmax(dim=-1))
 
     def forward(self, statistics: Tensor) -> Tensor:
-        """(B, D) -> log-probabilities (B, C)."""
         return self.classifier(statistics)
 
 
 class StepsNet(nn.Module):
     """Continuation-ratio logits for ordered classes (Fienberg 1980): step k tells class k from all that come after it.
 
-    Every step reads columns of its own, `widths` of them, so that child or not can be told from other layers than teen or adult.
+    Each reads columns of its own, `widths` of them: child or not can be told from other layers than teen or adult.
     """
 
     def __init__(self, widths: Sequence[int]) -> None:
@@ -117,20 +116,17 @@ class StepsNet(nn.Module):
         self.steps = nn.ModuleList(nn.Linear(width, 1) for width in widths)
 
     def forward(self, statistics: Tensor) -> Tensor:
-        """(B, sum of widths) -> log-probabilities (B, steps + 1)."""
         logits = [step(part) for step, part in zip(self.steps, statistics.split(self.widths, dim=1))]
         passed, answers = torch.zeros_like(logits[0]), []
         for logit in logits:
-            answers.append(passed + nn.functional.logsigmoid(logit))
-            passed = passed + nn.functional.logsigmoid(-logit)
+            answers.append(passed + logsigmoid(logit))
+            passed = passed + logsigmoid(-logit)
         return torch.cat([*answers, passed], dim=1)
 
 
 class ExpertsNet(nn.Module):
-    """Two linear experts, others' and children's, mixed by how likely a voice is a child's (Jacobs et al. 1991, 10.1162/neco.1991.3.1.79).
-
-    The gate reads the first of two `widths` of columns, the experts the second.
-    """
+    """Two linear experts, others' and children's, mixed by how likely a voice is a child's (Jacobs et al. 1991,
+    10.1162/neco.1991.3.1.79). The gate reads the first of two `widths` of columns, the experts the second."""
 
     def __init__(self, widths: Sequence[int], classes: int = 2) -> None:
         super().__init__()
@@ -139,16 +135,15 @@ class ExpertsNet(nn.Module):
         self.experts = nn.ModuleList(nn.Linear(widths[1], classes) for _ in range(2))
 
     def forward(self, statistics: Tensor) -> Tensor:
-        """(B, sum of widths) -> log-probabilities (B, C)."""
         gate, values = statistics.split(self.widths, dim=1)
         child = self.gate(gate)
-        shares = [nn.functional.logsigmoid(-child), nn.functional.logsigmoid(child)]
+        shares = [logsigmoid(-child), logsigmoid(child)]
         answers = [share + expert(values).log_softmax(dim=1) for share, expert in zip(shares, self.experts)]
         return torch.stack(answers).logsumexp(dim=0)
 
 
 class Normaliser(nn.Module):
-    """The one normalisation of a network's input, kept with the weights.
+    """The one normalisation of a network's input, kept with the weights; the shape stays.
 
     "none": as it comes. "standard": zero mean and unit variance, statistics of the training rows only (frames share one
     mean for each of D, statistics have one for each number). "p10": divided by the 10-norm over frames, as in the paper's
@@ -165,12 +160,9 @@ class Normaliser(nn.Module):
             self.register_buffer("scale", torch.ones(*shape))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Same shape in and out."""
         if self.kind == "standard":
             return (features - self.mean) / self.scale
-        if self.kind == "p10":
-            return nn.functional.normalize(features, p=10.0, dim=1)
-        return features
+        return nn.functional.normalize(features, p=10.0, dim=1) if self.kind == "p10" else features
 
 
 class Model(nn.Module):
@@ -181,7 +173,6 @@ class Model(nn.Module):
         self.normaliser, self.network, self.settings = normaliser, network, settings
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, ...) -> log-probabilities (B, C)."""
         return self.network(self.normaliser(features))
 
 
@@ -193,12 +184,8 @@ def split_name(network: str) -> tuple[str, list[list[str]]]:
     """
     kind, _, parts = network.partition(":")
     steps = [step.split("+") for step in parts.split("|") if step]
-    if (
-        kind not in KINDS
-        or (kind == "paper" and parts)
-        or (kind == "steps" and not parts)
-        or (kind == "experts" and len(steps) != 2)
-    ):
+    fits = {"paper": not parts, "steps": bool(parts), "experts": len(steps) == 2}
+    if kind not in KINDS or not fits.get(kind, True):
         raise ValueError(
             f"unknown network {network!r}; choose 'paper', 'layer_mix', 'linear', 'linear:part+part' with the parts that 03_embed "
             "lists, 'steps:part+part|part' for ordered classes, or 'experts:parts|parts' for children's voices and others'"
@@ -206,17 +193,20 @@ def split_name(network: str) -> tuple[str, list[list[str]]]:
     return kind, steps
 
 
+def parts_read(network: str, parts: dict[str, list[int]]) -> list[str]:
+    """Parts of a store that a network reads side by side; [] = frames for "paper", all statistics for the others."""
+    kind, steps = split_name(network)
+    return [name for step in steps for name in step] or (layer_names(parts) if kind == "layer_mix" else [])
+
+
 def select_input(network: str, tensors: dict[str, np.ndarray], parts: dict[str, list[int]]) -> np.ndarray:
     """What a network reads of windows' tensors: frames (n, T, D), layers (n, L, D) or columns of the statistics (n, S).
 
     tensors: `frames` and `statistics`, arrays or torch's; parts: first and last column (exclusive) of each part of the latter.
     """
-    kind, steps = split_name(network)
+    kind, names = split_name(network)[0], parts_read(network, parts)
     if kind == "paper":
         return tensors["frames"]
-    names = [name for step in steps for name in step]
-    if kind == "layer_mix" and not names:
-        names = layer_names(parts)
     values = tensors["statistics"]
     if names:
         values = values[:, [column for name in names for column in range(*parts[name])]]
@@ -239,18 +229,11 @@ def build_network(
     widths: Sequence[int] = (),
     seed: int = 0,
 ) -> Model:
-    """Build a model with seeded weights from its name in the run file.
+    """A model with seeded weights. ValueError for an unknown name and for an input too small for the network's pooling.
 
-    Parameters
-    ----------
-    name: see `split_name`. "paper" is the age network for tasks that begin with "age", else the gender network.
-    classes: class names in the fixed order of the outputs.
-    shape: of one window's input: (T, D) of frames, (L, D) of layers, (D,) of one vector.
-    width: factor on the hidden sizes of the paper's networks, 1.0 = as published.
-    normalisation: "none", "standard" (fitted in training) or "p10" (the paper's gender training).
-    widths: of the columns of each of the name's lists, for "steps" and "experts" alone.
-
-    Raises ValueError for an unknown name and for an input too small for the network's pooling.
+    name: see `split_name`; "paper" is the age network for tasks that begin with "age", else the gender network. shape:
+    of one window's input, (T, D) of frames, (L, D) of layers, (D,) of one vector. width: factor on the hidden sizes of
+    the paper's networks. widths: of the columns of each of the name's lists, for "steps" and "experts" alone.
     """
     if len(classes) < 2 or len(set(classes)) != len(classes):
         raise ValueError(f"a classifier needs at least two different classes, not {classes}")
@@ -259,59 +242,37 @@ def build_network(
         "normalisation": normalisation, "widths": list(widths), "seed": seed,
     }  # fmt: skip
     kind, _ = split_name(name)
+    if kind == "steps" and (len(widths) != len(classes) - 1 or sum(widths) != shape[0]):
+        raise ValueError(f"network {name!r}: {len(classes)} ordered classes take {len(classes) - 1} steps")
+    paper = AgeNet if task.startswith("age") else GenderNet
+    if kind == "paper" and (shape[0] < paper.least[0] or shape[1] < paper.least[1]):
+        raise ValueError(
+            f"frames of {list(shape)} are too small for the paper's {paper.__name__}, which needs T >= {paper.least[0]} "
+            f"and D >= {paper.least[1]}; take longer windows, a wider embed.feature, or the networks 'linear' and "
+            "'layer_mix'"
+        )
+    made = {
+        "linear": (LinearNet, shape[0], len(classes)),
+        "steps": (StepsNet, widths),
+        "experts": (ExpertsNet, widths, len(classes)),
+        "layer_mix": (LayerMixNet, *shape, len(classes)),
+        "paper": (paper, len(classes), width),
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if kind == "linear":
-            network = LinearNet(shape[0], len(classes))
-        elif kind == "steps":
-            if len(widths) != len(classes) - 1 or sum(widths) != shape[0]:
-                raise ValueError(f"network {name!r}: {len(classes)} ordered classes take {len(classes) - 1} steps")
-            network = StepsNet(widths)
-        elif kind == "experts":
-            network = ExpertsNet(widths, len(classes))
-        elif kind == "layer_mix":
-            network = LayerMixNet(shape[0], shape[1], len(classes))
-        else:
-            network = (AgeNet if task.startswith("age") else GenderNet)(len(classes), width)
-            require_size(network, shape)
+        make, *sizes = made[kind]
+        network = make(*sizes)
     return Model(Normaliser(normalisation, shape[-1:] if kind == "paper" else shape), network, settings)
 
 
-def require_size(network: nn.Module, shape: Sequence[int]) -> None:
-    """Raise ValueError when frames (T, D) shrink to nothing inside the network's convolutions and poolings."""
-    size = list(shape)
-    for layer in network.convolutions:
-        if not isinstance(layer, nn.Conv2d | nn.MaxPool2d):
-            continue
-        for axis in (0, 1):
-            padding, kernel, stride = (_pair(n)[axis] for n in (layer.padding, layer.kernel_size, layer.stride))
-            size[axis] = (size[axis] + 2 * padding - kernel) // stride + 1
-        if min(size) < 1:
-            least = "T >= 126 and D >= 27" if isinstance(network, AgeNet) else "T >= 15 and D >= 15"
-            raise ValueError(
-                f"frames of {list(shape)} are too small for the paper's {type(network).__name__}, which needs {least}; take "
-                "longer windows, a wider embed.feature, or the networks 'linear' and 'layer_mix'"
-            )
-
-
-def describe_layers(network: nn.Module, shape: Sequence[int]) -> pd.DataFrame:
-    """One row a layer of a network of this module, for one window of `shape`: layer, output shape, parameters."""
-    rows, hooks = [], []
-
-    def note(layer: nn.Module, _: Any, output: Tensor) -> None:
-        size = " x ".join(map(str, output.shape[1:]))
-        count = sum(weight.numel() for weight in layer.parameters())
-        rows.append({"layer": str(layer), "output": size, "parameters": count})
-
-    for module in network.modules():
-        if not list(module.children()):
-            hooks.append(module.register_forward_hook(note))
-    was_training = network.training
+def describe_layers(network: PaperNet, shape: Sequence[int]) -> pd.DataFrame:
+    """One row a layer of a network of the paper, for one window's frames (T, D): layer, output shape, parameters."""
+    rows, values = [], torch.zeros(1, 1, *shape)
     with torch.inference_mode():
-        network.eval()(torch.zeros(1, *shape))
-    network.train(was_training)
-    for hook in hooks:
-        hook.remove()
+        for layer in copy.deepcopy(nn.Sequential(*network.convolutions, *network.classifier)).eval():
+            values = layer(values)
+            size = " x ".join(map(str, values.shape[1:]))
+            rows.append({"layer": str(layer), "output": size, "parameters": count_parameters(layer)})
     return pd.DataFrame(rows)
 
 
@@ -327,24 +288,11 @@ def scaled(channels: int, width: float) -> int:
     return max(1, round(channels * width))
 
 
-def _block(
-    channels_in: int, channels_out: int, kernel: int, padding: int, pool: nn.Module | None = None
-) -> list[nn.Module]:
-    layers = [nn.Conv2d(channels_in, channels_out, kernel, padding=padding), nn.ReLU(), nn.BatchNorm2d(channels_out)]
-    return [*layers, pool] if pool else layers
+def _block(channels_in: int, channels_out: int, kernel: int, *pool: nn.Module) -> list[nn.Module]:
+    return [nn.Conv2d(channels_in, channels_out, kernel, padding=1), nn.ReLU(), nn.BatchNorm2d(channels_out), *pool]
 
 
 def _classifier(width_in: int, hidden: int, classes: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(width_in, hidden),
-        nn.ReLU(),
-        nn.Dropout(0.5),
-        nn.Linear(hidden, classes),
-        nn.LogSoftmax(dim=-1),
-    )
-
-
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else value
+    first, last = nn.Linear(width_in, hidden), nn.Linear(hidden, classes)
+    pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*pooled, first, nn.ReLU(), nn.Dropout(0.5), last, nn.LogSoftmax(dim=-1))

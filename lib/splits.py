@@ -24,14 +24,10 @@ BLOCK = 2048  # windows whose embeddings are compared at once
 def split_windows(table: pd.DataFrame, protocol: str, target: str, seed: int, folds: int = 0) -> list[pd.Series]:
     """Give every window its part: `window_id` -> "train" | "validation" | "test", one Series a fold.
 
-    Parameters
-    ----------
-    table: one row a window, with `window_id, speaker_id, recording_id, corpus, language` and the column `target`.
-    protocol: "speaker" (unseen speakers), "language" (unseen languages, and unseen speakers) or "paper" (random windows).
-    target: column holding the class; a missing class is an error, because such a window cannot be trained on.
-    seed: the same seed gives the same split.
-    folds: 0 = one split, 68 / 12 / 20 %; 3 or more = so many, in which everyone is tested exactly once and 15 % of the rest
-        are validation. "paper" is always split once.
+    table: one row a window, with `window_id, speaker_id, recording_id, corpus, language` and `target`, its class.
+    protocol: "speaker" (unseen speakers), "language" (unseen languages and speakers) or "paper" (random windows).
+    folds: 0 = one split, 68 / 12 / 20 %; 3 or more = so many, in which everyone is tested exactly once and 15 % of the
+    rest are validation. "paper" is always split once.
 
     Under "language" the windows of somebody who also speaks a language of another part, where most of theirs lie, have no
     part: they are left out of the Series. ValueError names a class that has too few speakers for every part to hold it.
@@ -40,40 +36,36 @@ def split_windows(table: pd.DataFrame, protocol: str, target: str, seed: int, fo
         raise ValueError(f"unknown protocol {protocol!r}; choose one of {PROTOCOLS}")
     if folds in (1, 2) or folds < 0:
         raise ValueError(f"folds = {folds}: take 3 or more, or 0 for one fixed split")
-    for name in ("speaker_id", "recording_id", target):
-        for window in table.loc[table[name].isna(), "window_id"]:
-            raise ValueError(f"window {window} has no {name}; drop such windows before splitting")
-    for window in table.loc[table["window_id"].duplicated(), "window_id"]:
-        raise ValueError(f"window_id {window} occurs twice")
     if protocol == "paper":
         return [split_paper(table, seed)]
-    group, splits = link_groups(table).astype(str), []
+    links = link_groups(table)
+    group, held = links.astype(str), held_languages(table)
     if protocol == "language":
-        group = held_languages(table).fillna(group)
-        if held_languages(table).isna().all():
+        if held.isna().all():
             raise ValueError(
                 f"no corpus has {MANY} languages, so none can be held out; take 'language' out of protocols"
             )
+        group = held.fillna(group)
     if folds:
-        names = [f"fold-{number}" for number in range(folds)]
+        names, splits = [f"fold-{number}" for number in range(folds)], []
         fold = _deal(table, target, group, seed, dict.fromkeys(names, 1 / folds))
         for name in names:
             split, rest = fold.where(fold != name, "test"), (fold != name).to_numpy()
             split.update(_deal(table[rest], target, group[rest], seed, {"train": 0.85, "validation": 0.15}))
             splits.append(split)
     else:
-        splits.append(_deal(table, target, group, seed, PARTS))
-    splits = [_without_guests(table, split) for split in splits]
-    for split in splits:
-        _require_classes(table, target, split)
+        splits = [_deal(table, target, group, seed, PARTS)]
+    for number, split in enumerate(splits):  # guests of a part leave it: a group stays where most of its windows lie
+        home = pd.crosstab(links.to_numpy(), split.to_numpy()).idxmax(axis=1)
+        splits[number] = split[split.to_numpy() == home.loc[links].to_numpy()]
+        _require_classes(table, target, splits[number])
     return splits
 
 
 def split_paper(table: pd.DataFrame, seed: int) -> pd.Series:
-    """Split random windows 68 / 20 / 12 % (train / test / validation) as the paper's code does.
+    """Random windows as the paper's code splits them: 20 % are cut off for the test, 15 % of the rest for validation.
 
-    20 % are cut off for the test, then 15 % of the rest for validation; windows of one clip, which overlap by a second,
-    land on both sides. Only the seed is ours.
+    Windows of one clip, which overlap by a second, land on both sides. Only the seed is ours.
     """
     rest, test = train_test_split(np.arange(len(table)), test_size=0.20, random_state=seed)
     _, validation = train_test_split(rest, test_size=0.15, random_state=seed)
@@ -96,13 +88,6 @@ def held_languages(table: pd.DataFrame) -> pd.Series:
     """Corpus and language of each window, NaN in corpora of fewer than `MANY` languages."""
     languages = table["corpus"].astype(str) + ": " + table["language"].astype(str)
     return languages.where(table.groupby("corpus")["language"].transform("nunique") >= MANY)
-
-
-def _without_guests(table: pd.DataFrame, split: pd.Series) -> pd.Series:
-    """Leave out what a group of `link_groups` has in other parts than the one where most of its windows lie."""
-    group, part = link_groups(table).to_numpy(), split.to_numpy()
-    home = pd.crosstab(group, part).idxmax(axis=1)
-    return split[part == home.loc[group].to_numpy()]
 
 
 def _deal(table: pd.DataFrame, target: str, group: pd.Series, seed: int, parts: dict[str, float]) -> pd.Series:
@@ -151,21 +136,15 @@ def _require_classes(table: pd.DataFrame, target: str, split: pd.Series) -> None
         )
 
 
-# ------------------------------------------------------------------------------------------------------ the leakage gate
-
-
 def audit_leakage(
     table: pd.DataFrame, split: pd.Series, embeddings: Any = None, protocol: str = "speaker"
 ) -> pd.DataFrame:
     """Count what two parts share: speakers, recordings, clips, identical audio, languages, near-duplicate embeddings.
 
-    Parameters
-    ----------
     table: one row a window: `window_id, speaker_id, corpus, language` and, where known, the other columns of `KINDS`.
-    split: `window_id` -> part.
-    embeddings: (n, ...), a vector a window in the table's order, only ever indexed by rows, so that it may stay on disk;
-        None = near-duplicates are not looked for.
-    protocol: under "language" a language of a corpus of `MANY` must not be shared either; else it is only counted.
+    split: `window_id` -> part. embeddings: (n, ...), a vector a window in the table's order, only ever indexed by rows,
+    so that it may stay on disk; None = near-duplicates are not looked for. protocol: under "language" a language of a
+    corpus of `MANY` must not be shared either; else it is only counted.
 
     Returns kind, parts, hard (True = never allowed but under the paper's protocol), count, examples.
     """
@@ -185,13 +164,12 @@ def audit_leakage(
     return pd.DataFrame(rows, columns=["kind", "parts", "hard", "count", "examples"])
 
 
-def require_no_leakage(audit: pd.DataFrame) -> pd.DataFrame:
-    """Return the audit, or raise ValueError naming the shared ids when a hard kind of overlap is not zero."""
+def require_no_leakage(audit: pd.DataFrame, where: str = "") -> None:
+    """ValueError naming the shared ids, after `where`, when a hard kind of overlap is not zero."""
     shared = audit[audit["hard"] & (audit["count"] > 0)].to_dict("records")
     if shared:
         lines = [f"{row['count']} {row['kind']}(s) in both {row['parts']}: {row['examples']}" for row in shared]
-        raise ValueError("the parts of this split share what they must not: " + "; ".join(lines))
-    return audit
+        raise ValueError(f"{where}the parts of this split share what they must not: " + "; ".join(lines))
 
 
 def _near_duplicates(table: pd.DataFrame, embeddings: Any, one: pd.Series, other: pd.Series) -> list[str]:
@@ -210,4 +188,4 @@ def _near_duplicates(table: pd.DataFrame, embeddings: Any, one: pd.Series, other
 
 
 def _blocks(rows: np.ndarray) -> list[np.ndarray]:
-    return [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+    return np.split(rows, range(BLOCK, len(rows), BLOCK))

@@ -18,7 +18,6 @@ from lib import paths, tables
 DESCRIPTION, INDEX = "store.json", "index.parquet"
 LET_GO = 64_000_000  # bytes read before a map is opened anew: what it has read counts as this process's memory
 AGAIN = "delete the folder and run 03_embed again"
-TENSORS = ("frames", "statistics")
 
 
 class StoreWriter:
@@ -36,82 +35,74 @@ class StoreWriter:
             if not same or tables.load_table(index, "index")["window_id"].tolist() != list(window_ids):
                 raise ValueError(f"{self.folder} holds embeddings of another kind; delete it and run 03_embed again")
         else:
-            for name in self.names:
-                shape = (len(window_ids), *description["shapes"][name])
+            for name, shape in description["shapes"].items():
                 with paths.write_whole(self.folder / f"{name}.npy") as partial:
+                    shape = (len(window_ids), *shape)
                     np.lib.format.open_memmap(partial, mode="w+", dtype=description["dtype"], shape=shape).flush()
             (self.folder / "blocks").mkdir(exist_ok=True)
             rows = pd.DataFrame({"window_id": window_ids, "row": np.arange(len(window_ids))})
             tables.save_table(index, rows, "index")
             paths.save_json(begun, self.description)
 
-    @property
-    def names(self) -> list[str]:
-        """Tensors of this store."""
-        return [name for name in TENSORS if name in self.description["shapes"]]
-
     def missing(self) -> list[slice]:
         """Rows of the blocks that are still to be made."""
-        starts = range(0, len(self.window_ids), self.block)
-        return [
-            slice(start, min(start + self.block, len(self.window_ids)))
-            for start in starts
-            if not self._marker(start).exists()
-        ]
+        count = len(self.window_ids)
+        blocks = [slice(start, min(start + self.block, count)) for start in range(0, count, self.block)]
+        return [rows for rows in blocks if not self._marker(rows).exists()]
 
     def write(self, rows: slice, tensors: dict[str, np.ndarray]) -> None:
         """Write one block whole. ValueError naming the window when a value is no number or too large for the type."""
-        for name in self.names:
+        dtype = self.description["dtype"]
+        for name in self.description["shapes"]:
             with np.errstate(over="ignore"):
-                values = np.asarray(tensors[name]).astype(self.description["dtype"])
+                values = np.asarray(tensors[name]).astype(dtype)
             bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
             if bad.any():
                 window = self.window_ids[rows.start + int(bad.argmax())]
                 raise ValueError(
-                    f"window {window}: its {name} hold NaN, infinity or more than {self.description['dtype']} can; use "
-                    'another compute.precision, embed.dtype "float32", or look at the recording'
+                    f"window {window}: its {name} hold NaN, infinity or more than {dtype} can; use another "
+                    'compute.precision, embed.dtype "float32", or look at the recording'
                 )
             array = np.lib.format.open_memmap(self.folder / f"{name}.npy", mode="r+")
             array[rows] = values
             array.flush()
-        self._marker(rows.start).touch()
+        self._marker(rows).touch()
 
     def finish(self) -> None:
         """Write the description, once every block is there; ValueError when one is missing."""
-        if self.missing():
-            raise ValueError(f"{self.folder}: {len(self.missing())} blocks are missing; run 03_embed again")
+        if missing := self.missing():
+            raise ValueError(f"{self.folder}: {len(missing)} blocks are missing; run 03_embed again")
         paths.save_json(self.folder / DESCRIPTION, self.description)
 
-    def _marker(self, start: int) -> Path:
-        return self.folder / "blocks" / f"{start:08d}"
+    def _marker(self, rows: slice) -> Path:
+        return self.folder / "blocks" / f"{rows.start:08d}"
 
 
 class Store:
-    """A finished store, opened for reading."""
+    """A finished store, opened for reading.
+
+    `parts`: first and last column (exclusive) of every part of the statistics, {"layer:0": [0, 512], ...}.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         if not (self.folder / DESCRIPTION).exists():
             raise ValueError(f"{self.folder}: no finished store here; run notebooks/03_embed.ipynb first")
         self.description = paths.load_json(self.folder / DESCRIPTION)
+        self.parts: dict[str, list[int]] = self.description["parts"]
         index = tables.load_table(self.folder / INDEX, "index")
         self.rows = pd.Series(index["row"].to_numpy(), index=index["window_id"])
         for name, shape in self.description["shapes"].items():
-            path = self.folder / f"{name}.npy"
+            path, shape = self.folder / f"{name}.npy", (len(self), *shape)
             try:
                 there = np.load(path, mmap_mode="r").shape
             except (OSError, EOFError, ValueError) as error:
                 raise ValueError(f"{path}: not a whole array ({error}); {AGAIN}") from error
-            if there != (len(self), *shape):
-                raise ValueError(f"{path}: its shape is {there}, not {(len(self), *shape)}; {AGAIN}")
+            if there != shape:
+                raise ValueError(f"{path}: its shape is {there}, not {shape}; {AGAIN}")
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    @property
-    def parts(self) -> dict[str, list[int]]:
-        """First and last column (exclusive) of every part of the statistics: {"layer:0": [0, 512], ...}."""
-        return self.description["parts"]
 
     def width(self, parts: list[str]) -> int:
         """Numbers a window of these parts together."""
@@ -119,13 +110,11 @@ class Store:
 
     def describe(self) -> pd.DataFrame:
         """One row a part: name, numbers a window, what they are."""
-        rows = []
-        if "frames" in self.description["shapes"]:
-            size = " x ".join(map(str, self.description["shapes"]["frames"]))
-            rows.append({"part": f"frames of {self.description['feature']}", "numbers a window": size})
-        for name, (first, last) in self.parts.items():
-            rows.append({"part": name, "numbers a window": str(last - first)})
-        return pd.DataFrame(rows).assign(windows=len(self), type=self.description["dtype"])
+        sizes = {name: str(last - first) for name, (first, last) in self.parts.items()}
+        if frames := self.description["shapes"].get("frames"):
+            sizes = {f"frames of {self.description['feature']}": " x ".join(map(str, frames))} | sizes
+        table = pd.DataFrame({"part": sizes.keys(), "numbers a window": sizes.values()})
+        return table.assign(windows=len(self), type=self.description["dtype"])
 
     def frames(self, window_ids: pd.Series | list[str]) -> Features:
         """Frames (n, T, D) of these windows, in this order. ValueError when the store keeps none."""
@@ -134,10 +123,7 @@ class Store:
         return Features(self.folder / "frames.npy", self._find(window_ids), None)
 
     def statistics(self, window_ids: pd.Series | list[str], parts: list[str] | None = None) -> Features:
-        """Statistics (n, S) of these windows, in this order; parts: names, side by side, None = all.
-
-        ValueError names the parts that there are.
-        """
+        """Statistics (n, S) of these windows, in this order; parts: side by side, None = all, ValueError for others."""
         unknown = [name for name in parts or [] if name not in self.parts]
         if unknown:
             raise ValueError(f"{self.folder}: no part {unknown[0]!r} in this store, there are {', '.join(self.parts)}")
@@ -145,12 +131,11 @@ class Store:
         return Features(self.folder / "statistics.npy", self._find(window_ids), columns)
 
     def _find(self, window_ids: pd.Series | list[str]) -> np.ndarray:
-        ids = pd.Index(window_ids)
-        rows = self.rows.reindex(ids)
-        if rows.isna().any():
-            missing = ids[rows.isna()]
+        rows = self.rows.reindex(pd.Index(window_ids))
+        lost = rows.index[rows.isna()]
+        if len(lost):
             raise ValueError(
-                f"{self.folder}: {len(missing)} windows have no embedding, e.g. {missing[0]}; run 03_embed again"
+                f"{self.folder}: {len(lost)} windows have no embedding, e.g. {lost[0]}; run 03_embed again"
             )
         return rows.to_numpy(np.int64)
 
@@ -162,29 +147,27 @@ def open_stores(folder: Path) -> list[Store]:
 
 
 class Features:
-    """Rows of one array on disk: `features[rows]` gives float32 (len(rows), ...), in the order asked for."""
+    """Rows of one array on disk: `features[rows]` gives float32 (len(rows), ...), in the order asked for.
 
-    def __init__(self, path: Path, rows: np.ndarray, columns: np.ndarray | None, layers: int = 0) -> None:
-        self.path, self.rows, self.columns, self.layers = path, rows, columns, layers
+    columns: those that are read, (S,) or (layers, S / layers), None = all.
+    """
+
+    def __init__(self, path: Path, rows: np.ndarray, columns: np.ndarray | None) -> None:
+        self.path, self.rows, self.columns = path, rows, columns
         self._array, self._read = np.load(path, mmap_mode="r"), 0
+        self.shape = (len(rows), *(self._array.shape[1:] if columns is None else columns.shape))
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the whole, as one array would have."""
-        shape = self._array.shape[1:] if self.columns is None else (len(self.columns),)
-        return (len(self), self.layers, shape[0] // self.layers) if self.layers else (len(self), *shape)
-
     def as_layers(self, layers: int) -> Features:
-        """The same numbers as (n, layers, S / layers); ValueError when the layers are not of one width."""
+        """The same columns as (n, layers, S / layers); ValueError when the layers are not of one width."""
         width = self.shape[1]
         if width % layers:
             raise ValueError(
                 f"{layers} layers of {width} numbers in all are not of one width; use the network 'linear'"
             )
-        return Features(self.path, self.rows, self.columns, layers)
+        return Features(self.path, self.rows, self.columns.reshape(layers, -1))
 
     def __getitem__(self, rows: Any) -> np.ndarray:
         places = np.atleast_1d(self.rows[rows])
@@ -194,6 +177,4 @@ class Features:
         self._read += values.nbytes
         if self._read > LET_GO:
             self._array, self._read = np.load(self.path, mmap_mode="r"), 0
-        if self.columns is not None:
-            values = values[:, self.columns]
-        return values.reshape(len(values), *self.shape[1:])
+        return values if self.columns is None else values[:, self.columns]

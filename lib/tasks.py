@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pandas as pd
 
@@ -14,15 +15,9 @@ YEARS = "age_years"
 FORMS = {
     "age_four": "four_decades",
     "age_decades": "nine_decades",
-}  # further forms of age, and their schemes in lib.corpora.labels
+}  # further forms of age: schemes of lib.corpora.labels
 TASKS = ["gender", "age", *FORMS, YEARS]
-YEAR_BOUNDS = [
-    12,
-    20,
-    30,
-    40,
-    50,
-]  # first years of the classes of `age_years` after the first; the answer is the expected age
+YEAR_BOUNDS = [12, 20, 30, 40, 50]  # first years of the later classes of `age_years`; the answer is the expected age
 LEAST_SPEAKERS = 3  # a class with fewer could not stand in train, validation and test
 LEAST_OF_FORM = 5  # speakers of a class of a further form of age: of five folds each tests one
 FROM_CLIPS = ["corpus", "recording_id", "language", "gender", "age_years", "age_decade"]
@@ -46,8 +41,6 @@ def make_tasks(
 ) -> tuple[list[Task], list[str]]:
     """The tasks of a run, in order, and notes that name every class and every form of age that is left out, and why.
 
-    Parameters
-    ----------
     age_classes, age_bounds: of the task "age". clips: those that have windows.
 
     "gender" and "age" are what a run is about: without two classes of `LEAST_SPEAKERS` it stops with a ValueError. Classes of a
@@ -59,48 +52,48 @@ def make_tasks(
     plain = {"gender": Task("gender", tables.GENDERS), "age": Task("age", list(age_classes), list(age_bounds))}
     found, notes = [], []
     for name in names:
-        task, note = (plain[name], "") if name in plain else _make_form(name, clips, LEAST_OF_FORM)
-        notes += [note] * bool(note)
-        if task is not None:
-            _refuse_few(task, clips, LEAST_SPEAKERS if name in plain else 1)
-        found += [task] * (task is not None)
+        task, note = (plain[name], "") if name in plain else _make_form(name, clips)
+        if name in plain:
+            _refuse_few(task, clips)
+        found += [task] if task else []
+        notes += [note] if note else []
     return found, notes
 
 
-def _refuse_few(task: Task, clips: pd.DataFrame, least: int) -> None:
-    """ValueError, with who there is and the words not understood, unless there are two classes, each of `least` speakers."""
+def _refuse_few(task: Task, clips: pd.DataFrame) -> None:
+    """ValueError, with who there is and the words not understood, unless two classes have speakers enough."""
     names = assign_targets(clips, task).map(dict(enumerate(task.classes)))
     speakers = {name: list(rows["speaker_id"].unique()) for name, rows in clips.groupby(names)}
-    if len(speakers) > 1 and min(map(len, speakers.values())) >= least:
+    if len(speakers) > 1 and min(map(len, speakers.values())) >= LEAST_SPEAKERS:
         return
     has = [f"{name}: {len(ids)} speakers ({', '.join(ids[:3])})" for name, ids in speakers.items()]
-    kind = "gender" if task.name == "gender" else "age"
-    unknown = unknown_labels(clips[f"{kind}_raw"], kind) if f"{kind}_raw" in clips else {}
+    raw = f"{task.name}_raw"
+    unknown = unknown_labels(clips[raw], task.name) if raw in clips else {}
     raise ValueError(
-        f"task {task.name}: it takes two of the classes {task.classes}, each with {least} speakers or more; the {len(clips):,} "
-        f"clips ({', '.join(clips['path'][:2])} ...) have {'; '.join(has) or 'none'}. "
-        + (f"Not understood: {unknown}; write {ALLOWED[kind]}. " if unknown else "")
+        f"task {task.name}: it takes two of the classes {task.classes}, each with {LEAST_SPEAKERS} speakers or more; "
+        f"the {len(clips):,} clips ({', '.join(clips['path'][:2])} ...) have {'; '.join(has) or 'none'}. "
+        + (f"Not understood: {unknown}; write {ALLOWED[task.name]}. " if unknown else "")
         + f"Add recordings or labels (such as an age table), or take {task.name} out of train.tasks"
     )
 
 
-def _make_form(name: str, clips: pd.DataFrame, least: int) -> tuple[Task | None, str]:
+def _make_form(name: str, clips: pd.DataFrame) -> tuple[Task | None, str]:
     """A further form of age, or None, and a note on what is left out."""
+    least = LEAST_OF_FORM
     if name == YEARS:
         bounds = usable_bounds(clips, least)
         if not bounds:
             return None, f"age_years: skipped, no age in years parts the speakers into classes of {least} and more"
-        starts = [0, *bounds]
-        classes = [f"{first} to {last - 1}" for first, last in zip(starts, bounds)] + [f"{bounds[-1]} and over"]
+        classes = [f"{first} to {last - 1}" for first, last in pairwise([0, *bounds])] + [f"{bounds[-1]} and over"]
         return Task(name, classes, [float(bound) for bound in bounds]), ""
     scheme = SCHEMES[FORMS[name]]
-    ages = assign_age_class(clips, scheme.classes, scheme.bounds)
-    speakers = clips.groupby(ages)["speaker_id"].nunique().reindex(range(len(scheme.classes)), fill_value=0)
-    kept = [word for word, count in zip(scheme.classes, speakers) if count >= least]
-    left = [f"{word} ({count})" for word, count in zip(scheme.classes, speakers) if count < least]
+    speakers = clips.groupby(assign_age_class(clips, scheme.classes, scheme.bounds))["speaker_id"].nunique()
+    counts = dict(zip(scheme.classes, speakers.reindex(range(len(scheme.classes)), fill_value=0)))
+    kept = [word for word, count in counts.items() if count >= least]
+    left = ", ".join(f"{word} ({count})" for word, count in counts.items() if count < least)
     if len(kept) < 2:
-        return None, f"{name}: skipped, fewer than two of its classes have {least} speakers ({', '.join(left)})"
-    note = f"{name}: left out for having fewer than {least} speakers: {', '.join(left)}" if left else ""
+        return None, f"{name}: skipped, fewer than two of its classes have {least} speakers ({left})"
+    note = f"{name}: left out for having fewer than {least} speakers: {left}" if left else ""
     return Task(name, kept, list(scheme.bounds), scheme.classes), note
 
 
@@ -143,17 +136,10 @@ def load_tasks(stage: Stage) -> list[Task]:
 
 
 def task_table(windows: pd.DataFrame, clips: pd.DataFrame, task: Task) -> pd.DataFrame:
-    """One row a window that has a class for this task: the window's columns, its clip's, and `target` (class number).
-
-    Windows without a class are left out; `attrs["unlabelled"]` counts them.
-    """
+    """One row a window that has a class for this task: its columns, its clip's, and `target` (class number)."""
     known = clips[["clip_id", *FROM_CLIPS]].assign(target=assign_targets(clips, task))
     if task.name == YEARS:
         known["age_years"] = known_years(clips)
-    joined = windows.merge(
-        known,
-        on="clip_id", how="left", validate="many_to_one",
-    )  # fmt: skip
-    table = joined[joined["target"].notna()].astype({"target": "int64"}).reset_index(drop=True)
-    table.attrs["unlabelled"] = len(joined) - len(table)
-    return table
+    return windows.merge(
+        known.dropna(subset="target").astype({"target": "int64"}), on="clip_id", validate="many_to_one"
+    )

@@ -7,7 +7,6 @@ after its last whole epoch and ends with the same numbers as one that ran throug
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,9 +56,6 @@ class Fit:
         return checkpoint_path(self.folder, self.best_epoch)
 
 
-# ------------------------------------------------------------------------------------------------------------ one epoch
-
-
 def train_epoch(model, batches, criterion, optimizer, compute: Compute) -> tuple[float, np.ndarray]:
     """Train one epoch, dropout on: the mean loss of its batches, and targets and answers (windows, 2)."""
     model.train()
@@ -99,16 +95,6 @@ def balanced_weights(targets: np.ndarray, classes: list[str]) -> Tensor:
     return torch.tensor(weights, dtype=torch.float32)
 
 
-def read_batches(features: Any, targets: np.ndarray, rows: np.ndarray, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches (features, targets) of these rows, in this order."""
-    for start in range(0, len(rows), batch):
-        chunk = rows[start : start + batch]
-        yield torch.from_numpy(features[chunk]), torch.from_numpy(targets[chunk])
-
-
-# ------------------------------------------------------------------------------------------------------- a whole training
-
-
 def fit_network(
     model: Model,
     features: Any,
@@ -124,14 +110,9 @@ def fit_network(
 ) -> Fit:
     """Train with Adam and weighted negative log-likelihood; choose the epoch by UAR on validation; go on where a kill left off.
 
-    Parameters
-    ----------
-    model: changed in place; ends with the last epoch's weights (load `Fit.checkpoint` for the chosen ones).
-    features: `features[rows] -> float32 (B, ...)`, read batch by batch; a memory map stays on disk.
-    targets: (len(features),) class numbers; only those of the two parts are looked at.
-    rows_train, rows_validation: row numbers of the parts.
-    compute: device and arithmetic, from `lib.compute`.
-    every_epoch: keep a checkpoint of every epoch; False: of the best so far alone.
+    model: changed in place; ends with the last epoch's weights (load `Fit.checkpoint` for the chosen ones). features:
+    `features[rows] -> float32 (B, ...)`, read batch by batch; a memory map stays on disk. targets: (len(features),)
+    class numbers; only those of the two parts are looked at. every_epoch: False keeps the best checkpoint alone.
 
     Raises ValueError for an empty validation part, classes missing from training, and a folder that holds another training.
     """
@@ -156,11 +137,11 @@ def fit_network(
     while len(history) <= recipe.epochs:
         epoch = len(history)
         order = np.random.default_rng([seed, epoch]).permutation(rows_train)
-        with torch.random.fork_rng(devices=[]):
+        chunks = np.split(order, range(recipe.batch, len(order), recipe.batch))
+        batches = ((torch.from_numpy(features[chunk]), torch.from_numpy(targets[chunk])) for chunk in chunks)
+        with torch.random.fork_rng(devices=[]), torch_threads(threads):
             torch.manual_seed(seed * 100_003 + epoch)
-            batches = read_batches(features, targets, order, recipe.batch)
-            with torch_threads(threads):
-                trained = train_epoch(model, batches, criterion, optimizer, compute)
+            trained = train_epoch(model, batches, criterion, optimizer, compute)
         row = {"epoch": epoch} | scores_of("train", *trained, classes)
         history.append(row | scores_of("validation", *validate(model, *part), classes))
         save_epoch(folder, model, optimizer, settings, history, every_epoch)
@@ -176,8 +157,7 @@ def scores_of(part: str, loss: float, answers: np.ndarray, classes: list[str]) -
 
 def best_epoch(history: list[dict[str, Any]]) -> int:
     """The earliest trained epoch with the best validation UAR."""
-    values = [row["validation_uar"] for row in history[1:]]
-    return int(np.argmax(values)) + 1
+    return int(np.argmax([row["validation_uar"] for row in history[1:]])) + 1
 
 
 def fit_normaliser(normaliser: Normaliser, features: Any, rows: np.ndarray, batch: int = 256) -> None:
@@ -186,9 +166,9 @@ def fit_normaliser(normaliser: Normaliser, features: Any, rows: np.ndarray, batc
         return
     shape = normaliser.mean.shape
     total, squares, count = np.zeros(shape), np.zeros(shape), 0
-    rows = np.sort(rows)
-    for start in tqdm(range(0, len(rows), batch), desc="normaliser", disable=len(rows) < 20_000):
-        values = features[rows[start : start + batch]].astype(np.float64).reshape(-1, *shape)  # frames: (B * T, D)
+    chunks = np.split(np.sort(rows), range(batch, len(rows), batch))
+    for chunk in tqdm(chunks, desc="normaliser", disable=len(rows) < 20_000):
+        values = features[chunk].astype(np.float64).reshape(-1, *shape)  # frames: (B * T, D)
         total += values.sum(axis=0)
         squares += np.square(values).sum(axis=0)
         count += len(values)
@@ -198,33 +178,20 @@ def fit_normaliser(normaliser: Normaliser, features: Any, rows: np.ndarray, batc
     normaliser.scale.copy_(torch.from_numpy(np.where(deviation > 1e-6, deviation, 1.0)))
 
 
-def predict_log_probabilities(
-    model: nn.Module, features: Any, rows: np.ndarray | None = None, batch: int = 64
-) -> np.ndarray:
+def predict_log_probabilities(model: nn.Module, features: Any, rows: np.ndarray | None = None) -> np.ndarray:
     """Log-probabilities (len(rows), C), float32, of the model in evaluation mode; rows: None = all."""
     rows = np.arange(len(features)) if rows is None else rows
     device = next(model.parameters()).device
     model.eval()
     with torch.inference_mode():
-        chunks = [rows[start : start + batch] for start in range(0, len(rows), batch)]
-        parts = [model(torch.from_numpy(features[chunk]).to(device)).float().cpu().numpy() for chunk in chunks]
-    return np.concatenate(parts)
+        chunks = (torch.from_numpy(features[chunk]) for chunk in np.split(rows, range(64, len(rows), 64)))
+        return np.concatenate([model(chunk.to(device)).float().cpu().numpy() for chunk in chunks])
 
 
-# ------------------------------------------------------------------------------------------------------------ checkpoints
-
-
-def save_epoch(
-    folder: Path,
-    model: Model,
-    optimizer: torch.optim.Optimizer,
-    settings: dict[str, Any],
-    history: list[dict[str, Any]],
-    every_epoch: bool,
-) -> None:
+def save_epoch(folder: Path, model: Model, optimizer, settings: dict, history: list[dict], every_epoch: bool) -> None:
     """Write the epoch's checkpoint, the history table, and last the state to go on from."""
-    epoch = history[-1]["epoch"]
-    if every_epoch or best_epoch(history) == epoch:
+    epoch, best = history[-1]["epoch"], best_epoch(history)
+    if every_epoch or best == epoch:
         save_model(checkpoint_path(folder, epoch), model, {"epoch": epoch, "scores": history[-1]})
     with write_whole(folder / HISTORY) as partial:
         pd.DataFrame(history).to_csv(partial, index=False)
@@ -232,10 +199,9 @@ def save_epoch(
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{number}.{name}": value for name, value in state.items()}
     save_tensors(folder / STATE, tensors, {"settings": settings, "history": history})
-    if not every_epoch:
-        for number, path in list_checkpoints(folder).items():
-            if number != best_epoch(history):
-                path.unlink()
+    for number, path in list_checkpoints(folder).items():
+        if number != best and not every_epoch:
+            path.unlink()
 
 
 def resume(folder: Path, model: Model, settings: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[int, dict]]:
@@ -245,14 +211,16 @@ def resume(folder: Path, model: Model, settings: dict[str, Any]) -> tuple[list[d
     tensors, record = load_tensors(folder / STATE)
     if record["settings"] != json.loads(json.dumps(settings)):
         raise ValueError(f"{folder} holds a training with other settings or rows; delete it or choose another")
-    weights = {k.removeprefix("model."): value for k, value in tensors.items() if k.startswith("model.")}
-    model.load_state_dict(weights)
-    state: dict[int, dict[str, Tensor]] = {}
+    weights, adam = {}, {}
     for key, value in tensors.items():
-        if key.startswith("adam."):
-            _, number, name = key.split(".")
-            state.setdefault(int(number), {})[name] = value
-    return record["history"], state
+        kind, _, name = key.partition(".")
+        if kind == "model":
+            weights[name] = value
+        else:
+            number, _, name = name.partition(".")
+            adam.setdefault(int(number), {})[name] = value
+    model.load_state_dict(weights)
+    return record["history"], adam
 
 
 def checkpoint_path(folder: Path, epoch: int) -> Path:

@@ -13,19 +13,12 @@ from tqdm import tqdm
 from lib import paths
 from lib.compute import Compute
 from lib.linear import PENALTIES, fit_linear
-from lib.networks import Model, build_network, layer_names, split_name
+from lib.networks import Model, build_network, layer_names, parts_read, split_name
 from lib.splits import audit_leakage, require_no_leakage, split_windows
 from lib.stages import Stage, seed_everything
 from lib.store import Features, Store
 from lib.tasks import Task, task_table
-from lib.train import (
-    Fit,
-    Recipe,
-    balanced_weights,
-    fit_network,
-    load_model,
-    predict_log_probabilities,
-)
+from lib.train import HISTORY, Fit, Recipe, balanced_weights, fit_network, load_model, predict_log_probabilities
 
 KEYS = ["task", "protocol", "network", "fold", "seed"]  # what tells one training from another
 IN_MEMORY = 100_000_000  # numbers of the layers' averages up to which the audit holds them all at once
@@ -33,21 +26,16 @@ CONVEX = ("linear", "steps", "experts")  # kinds whose fit does not depend on a 
 CHILD_YEARS = 16  # younger speakers are children where rows are balanced
 
 
-# ------------------------------------------------------------------------------------------------------------- splits
-
-
 def split_tasks(
     windows: pd.DataFrame, clips: pd.DataFrame, tasks: list[Task], protocols: list[str], seed: int, folds: int = 0
 ) -> pd.DataFrame:
-    """Split every task's windows under every protocol: task, protocol, fold, window_id, split, target and more.
-
-    `folds`: 0 = one split a protocol; else so many, and everyone is tested once. See `lib.splits.split_windows`.
-    """
+    """Every task's windows under every protocol and fold (see `lib.splits.split_windows`): task, protocol, fold,
+    window_id, split, target and the columns of the window and its clip."""
     parts = []
     for task in tasks:
         table = task_table(windows, clips, task)
+        named = table.assign(**{task.name: [task.classes[target] for target in table["target"]]})
         for protocol in protocols:
-            named = table.assign(**{task.name: [task.classes[target] for target in table["target"]]})
             for fold, split in enumerate(split_windows(named, protocol, task.name, seed, folds)):
                 rows = table[table["window_id"].isin(split.index)]
                 facts = {"task": task.name, "protocol": protocol, "fold": fold}
@@ -73,13 +61,10 @@ def audit_splits(splits: pd.DataFrame, store: Store) -> pd.DataFrame:
 
 
 def stop_on_leakage(audit: pd.DataFrame) -> None:
-    """Raise ValueError naming the ids when parts of a split other than the paper's share what they must not."""
-    for (task, protocol, fold), rows in audit.groupby(["task", "protocol", "fold"]):
-        if protocol != "paper":
-            try:
-                require_no_leakage(rows)
-            except ValueError as error:
-                raise ValueError(f"task {task}, protocol {protocol}, fold {fold}: {error}") from error
+    """ValueError naming the ids when parts of a split other than the paper's share what they must not."""
+    honest = audit[audit["protocol"] != "paper"]
+    for (task, protocol, fold), rows in honest.groupby(["task", "protocol", "fold"]):
+        require_no_leakage(rows, f"task {task}, protocol {protocol}, fold {fold}: ")
 
 
 def summarise_audit(audit: pd.DataFrame) -> pd.DataFrame:
@@ -113,9 +98,6 @@ def load_splits(stage: Stage) -> pd.DataFrame:
     return pd.read_parquet(stage.path("splits.parquet"))
 
 
-# ----------------------------------------------------------------------------------------------------------- trainings
-
-
 def train_networks(
     stage: Stage,
     splits: pd.DataFrame,
@@ -131,101 +113,71 @@ def train_networks(
     stores: the windows' own embeddings, and after them those of altered copies, which linear models learn from as well.
     Returns one row a training: `KEYS`, best_epoch, epochs, its validation scores, minutes, folder (within the stage's).
     """
-    fits = []
-    task_of = {task.name: task for task in tasks}
+    fits, task_of = [], {task.name: task for task in tasks}
+    asked = [entry.rpartition("=") for entry in networks]  # "task=network": for that task alone
     groups = splits.groupby(["task", "protocol", "fold"], sort=False)
-    with tqdm(total=sum(len(networks_of(task, networks)) for task, _, _ in groups.groups), desc="networks") as bar:
-        for (task, protocol, fold), table in groups:
-            for network in networks_of(task, networks):
-                for seed in seeds if split_name(network)[0] not in CONVEX else seeds[:1]:
-                    begun = time.monotonic()
-                    folder = Path(task, protocol, folder_name(network), f"fold-{fold}", f"seed-{seed}")
-                    fit = train_network(
-                        stage.path(str(folder)), table, stores, task_of[task], network, seed, recipe, compute
-                    )
-                    chosen = fit.history.set_index("epoch").loc[fit.best_epoch]
-                    row = dict(zip(KEYS, (task, protocol, network, fold, seed)))
-                    row |= {"best_epoch": fit.best_epoch, "epochs": int(fit.history["epoch"].max())}
-                    row |= {name: chosen[name] for name in ("validation_uar", "validation_macro_f1")}
-                    minutes = (time.monotonic() - begun) / 60
-                    fits.append(row | {"minutes": round(minutes, 2), "folder": str(folder)})
-                bar.update()
+    jobs = [(*key, rows, name) for key, rows in groups for task, _, name in asked if task in ("", key[0])]
+    for task, protocol, fold, table, network in tqdm(jobs, desc="networks"):
+        for seed in seeds if split_name(network)[0] not in CONVEX else seeds[:1]:
+            begun = time.monotonic()
+            folder = str(Path(task, protocol, folder_name(network), f"fold-{fold}", f"seed-{seed}"))
+            fit = _train_network(stage.path(folder), table, stores, task_of[task], network, seed, recipe, compute)
+            chosen = fit.history.set_index("epoch").loc[fit.best_epoch]
+            row = dict(zip(KEYS, (task, protocol, network, fold, seed)))
+            row |= {"best_epoch": fit.best_epoch, "epochs": int(fit.history["epoch"].max())}
+            row |= {name: chosen[name] for name in ("validation_uar", "validation_macro_f1")}
+            fits.append(row | {"minutes": round((time.monotonic() - begun) / 60, 2), "folder": folder})
     table = pd.DataFrame(fits)
     with paths.write_whole(stage.path("fits.csv")) as partial:
         table.to_csv(partial, index=False)
     return table
 
 
-def networks_of(task: str, networks: list[str]) -> list[str]:
-    """The networks that a task is given: those without "task=" before their name, and those with its own."""
-    pairs = [entry.rpartition("=") for entry in networks]
-    return [network for wanted, _, network in pairs if wanted in ("", task)]
-
-
-def train_network(
-    folder: Path,
-    table: pd.DataFrame,
-    stores: list[Store],
-    task: Task,
-    network: str,
-    seed: int,
-    recipe: Recipe,
-    compute: Compute,
-) -> Fit:
+def _train_network(folder, table, stores, task, network, seed, recipe, compute) -> Fit:
     """Train one network on the table's training part; `folder` gets its history and its checkpoints."""
     seed_everything(seed)
-    part = table["split"].to_numpy()
+    rows_train, rows_validation = (np.flatnonzero(table["split"] == part) for part in ("train", "validation"))
     if split_name(network)[0] in CONVEX:
-        return _fit_linear(folder, table, stores, task, network, seed, np.flatnonzero(part == "validation"))
-    features = read_features(stores[0], network, table["window_id"])
+        return _fit_linear(folder, table, stores, task, network, seed, rows_validation)
+    features, targets = read_features(stores[0], network, table["window_id"]), table["target"].to_numpy()
     model = make_model(network, task, stores[0], features.shape[1:], recipe, seed)
-    rows_train, rows_validation = np.flatnonzero(part == "train"), np.flatnonzero(part == "validation")
-    first = bool((table["fold"] == 0).all()) and seed == 0
-    return fit_network(
-        model, features, table["target"].to_numpy(), rows_train, rows_validation, recipe, folder, seed=seed,
-        compute=compute, every_epoch=first,
-    )  # fmt: skip
+    parts, first = (rows_train, rows_validation), bool((table["fold"] == 0).all()) and seed == 0
+    return fit_network(model, features, targets, *parts, recipe, folder, seed=seed, compute=compute, every_epoch=first)
 
 
 def make_model(network: str, task: Task, store: Store, shape: tuple[int, ...], recipe: Recipe, seed: int) -> Model:
-    """An untrained model of this name for this task and the shape of one window's input."""
+    """An untrained model for this task and the shape of one window's input.
+
+    The normalisation "paper" is the paper's own: the p-norm for gender, nothing for age.
+    """
     kind, parts = split_name(network)
-    normalisation = normalisation_of(recipe.normalisation, task) if kind == "paper" else "standard"
+    normalisation = recipe.normalisation if kind == "paper" else "standard"
+    if normalisation == "paper":
+        normalisation = "p10" if task.name == "gender" else "none"
+    options = {"task": task.name, "width": recipe.width, "normalisation": normalisation, "seed": seed}
     widths = [store.width(step) for step in parts] if kind in ("steps", "experts") else []
-    return build_network(
-        network, task.classes, shape, task=task.name, width=recipe.width, normalisation=normalisation, widths=widths,
-        seed=seed,
-    )  # fmt: skip
+    return build_network(network, task.classes, shape, widths=widths, **options)
 
 
 def read_features(store: Store, network: str, window_ids: pd.Series) -> Features:
     """What a network reads of these windows: frames (n, T, D), layers (n, L, D) or parts of the statistics (n, S)."""
-    kind, parts = split_name(network)
+    kind, names = split_name(network)[0], parts_read(network, store.parts)
     if kind == "paper":
         return store.frames(window_ids)
-    if kind == "layer_mix":
-        layers = parts[0] if parts else layer_names(store.parts)
-        return store.statistics(window_ids, layers).as_layers(len(layers))
-    return store.statistics(window_ids, [name for step in parts for name in step] or None)
+    features = store.statistics(window_ids, names or None)
+    return features.as_layers(len(names)) if kind == "layer_mix" else features
 
 
 class Stacked:
-    """Several features of equal shape, one below the other."""
+    """Several features of equal shape, one below the other, read by ascending rows."""
 
     def __init__(self, features: list[Features]) -> None:
-        self.features, self.count = features, len(features[0])
-
-    def __len__(self) -> int:
-        return self.count * len(self.features)
+        self.features = features
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        rows = np.arange(len(self))[rows]
-        values = np.empty((len(rows), *self.features[0].shape[1:]), np.float32)
-        for number, features in enumerate(self.features):
-            here = rows // self.count == number
-            if here.any():
-                values[here] = features[rows[here] - number * self.count]
-        return values
+        count = len(self.features[0])
+        parts = np.split(rows, np.searchsorted(rows, np.arange(1, len(self.features)) * count))
+        return np.concatenate([one[part - k * count] for k, (one, part) in enumerate(zip(self.features, parts))])
 
 
 def balance_rows(table: pd.DataFrame) -> np.ndarray:
@@ -245,13 +197,11 @@ def balance_rows(table: pd.DataFrame) -> np.ndarray:
 
 
 def refit_linear(
-    folder: Path, table: pd.DataFrame, stores: list[Store], task: Task, network: str,
-    penalties: list[float], seed: int,
-) -> Path:  # fmt: skip
-    """A linear model that learns from every row of the table, one penalty for all its regressions or one for each; its checkpoint."""
+    folder: Path, table: pd.DataFrame, stores: list[Store], task: Task, network: str, penalties: list[float], seed: int
+) -> Path:
+    """Checkpoint of a linear model that learns from every row, at one penalty for all regressions or one for each."""
     everyone = table.assign(split="train")
-    rows = np.arange(len(everyone))
-    return _fit_linear(folder, everyone, stores, task, network, seed, rows, [penalties]).checkpoint
+    return _fit_linear(folder, everyone, stores, task, network, seed, np.arange(len(table)), [penalties]).checkpoint
 
 
 def _fit_linear(folder, table, stores, task, network, seed, rows_validation, penalties=PENALTIES) -> Fit:
@@ -261,18 +211,8 @@ def _fit_linear(folder, table, stores, task, network, seed, rows_validation, pen
     rows = np.flatnonzero(table["split"] == "train")
     rows = np.concatenate([rows + len(table) * number for number in range(len(stores))])
     columns = (table["target"], balance_rows(table), table["age_years"].lt(CHILD_YEARS), table["speaker_id"])
-    targets, weights, children, voices = (np.tile(column, len(stores)) for column in columns)
-    return fit_linear(
-        model, Stacked(features), targets, rows, rows_validation, folder, seed=seed, sample_weights=weights, children=children, voices=voices,
-        penalties=penalties,
-    )  # fmt: skip
-
-
-def normalisation_of(name: str, task: Task) -> str:
-    """The normalisation of a task: "paper" is the paper's own, p-norm for gender and nothing for age."""
-    if name == "paper":
-        return "p10" if task.name == "gender" else "none"
-    return name
+    targets, *facts = (np.tile(column, len(stores)) for column in columns)
+    return fit_linear(model, Stacked(features), targets, rows, rows_validation, folder, *facts, seed, penalties)
 
 
 def folder_name(network: str) -> str:
@@ -289,7 +229,7 @@ def load_history(stage: Stage, fits: pd.DataFrame) -> pd.DataFrame:
     """The histories of all trainings as one table, one row an epoch, with `KEYS` and whether the epoch was chosen."""
     parts = []
     for fit in fits.itertuples(index=False):
-        history = pd.read_csv(stage.path(fit.folder) / "history.csv")
+        history = pd.read_csv(stage.path(fit.folder) / HISTORY)
         facts = {key: getattr(fit, key) for key in KEYS}
         parts.append(history.assign(**facts, chosen=history["epoch"] == fit.best_epoch))
     return pd.concat(parts, ignore_index=True)
@@ -315,18 +255,14 @@ def ask_checkpoint(path: Path, store: Store, window_ids: pd.Series, network: str
     return np.exp(predict_log_probabilities(model, read_features(store, network, window_ids)).astype(np.float64))
 
 
-# ------------------------------------------------------------------------------------------------------------ for a page
-
-
 def tell_overlap(splits: pd.DataFrame, protocols: list[str]) -> str:
     """How many of the tested speakers are heard in training too, by protocol, of the first task and fold."""
-    rows = splits[(splits["task"] == splits["task"].iloc[0]) & (splits["fold"] == 0)]
-    sentences = []
+    task, sentences = splits["task"].iloc[0], []
     for protocol in protocols:
-        parts = rows[rows["protocol"] == protocol].groupby("split")["speaker_id"].unique()
-        both = set(parts["train"]) & set(parts["test"])
-        text = f"Under '{protocol}' {len(both):,} of {len(parts['test']):,} tested speakers are heard in training too"
-        sentences.append(f"{text} ({rows['task'].iloc[0]}).")
+        rows = splits[(splits["task"] == task) & (splits["fold"] == 0) & (splits["protocol"] == protocol)]
+        heard, tested = (set(rows.loc[rows["split"] == part, "speaker_id"]) for part in ("train", "test"))
+        both = f"{len(heard & tested):,} of {len(tested):,} tested speakers"
+        sentences.append(f"Under '{protocol}' {both} are heard in training too ({task}).")
     return " ".join(sentences)
 
 
@@ -341,10 +277,9 @@ def tabulate_weights(splits: pd.DataFrame, tasks: list[Task], protocol: str) -> 
     parts = []
     for task in tasks:
         targets = rows.loc[rows["task"] == task.name, "target"].to_numpy()
-        counts = np.bincount(targets, minlength=len(task.classes))
-        weights = balanced_weights(targets, task.classes).numpy()
-        columns = {"task": task.name, "class": task.classes, "training windows": counts, "weight": weights}
-        parts.append(pd.DataFrame(columns))
+        table = pd.DataFrame({"task": task.name, "class": task.classes})
+        table["training windows"] = np.bincount(targets, minlength=len(task.classes))
+        parts.append(table.assign(weight=balanced_weights(targets, task.classes).numpy()))
     return pd.concat(parts, ignore_index=True)
 
 

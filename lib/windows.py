@@ -12,7 +12,7 @@ import functools
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -160,9 +160,8 @@ def cut_windows(stage: Stage, clips: pd.DataFrame, roots: dict[str, Path], windo
 def _cut_part(files: list, roots: dict[str, Path], windowing: Windowing, store: Any, bar: tqdm) -> dict:
     """The tables of some files, `row` counted from 0; the windows' samples are appended to `store`."""
     windows, acoustics, ledger = [], [], []
-    cut_file = functools.partial(_cut_file, roots=roots, windowing=windowing)
     with ThreadPoolExecutor(3) as pool:  # two decode ahead, one measures while this thread listens for speech
-        pieces = _cut_ahead(pool, cut_file, files, ledger, bar)
+        pieces = _cut_ahead(pool, files, roots, windowing, ledger, bar)
         while batch := list(islice(pieces, VAD_BATCH)):
             heard = [as_heard(stored, len(stored)) for _, _, stored in batch]
             padded = np.stack([np.pad(piece, (0, windowing.samples - len(piece))) for piece in heard])
@@ -186,15 +185,17 @@ def _cut_part(files: list, roots: dict[str, Path], windowing: Windowing, store: 
     }
 
 
-def _cut_ahead(pool: ThreadPoolExecutor, cut_file: Callable, files: list, ledger: list, bar: tqdm) -> Iterator[tuple]:
+def _cut_ahead(
+    pool, files: list, roots: dict[str, Path], windowing: Windowing, ledger: list, bar: tqdm
+) -> Iterator[tuple]:
     """(clip, first sample, samples as stored) of every window, in the order of the clips; the rest goes to `ledger`."""
-    left = iter(files)
-    under_way = deque(pool.submit(cut_file, group) for group in islice(left, 3))
+    waiting = (pool.submit(_cut_file, group, roots, windowing) for group in files)  # submitted when it is asked for
+    under_way = deque(islice(waiting, 3))
     while under_way:
         for clip, pieces, problem in under_way.popleft().result():
             ledger += [(clip.corpus, clip.clip_id, *problem)] if problem else []
             yield from ((clip, start, stored) for start, stored in pieces)
-        under_way.extend(pool.submit(cut_file, group) for group in islice(left, 1))
+        under_way.extend(islice(waiting, 1))
         bar.update()
 
 
@@ -202,15 +203,15 @@ def _cut_file(group: pd.DataFrame, roots: dict[str, Path], windowing: Windowing)
     """For each clip of one file: the clip, its (first sample, samples as stored), and (reason, detail) for the ledger or ()."""
     clips, cuts = list(group.itertuples(index=False)), []
     first_s, last_s = group["start_s"].min(), group["end_s"].max(skipna=False)
-    recording = Recording(roots[clips[0].corpus] / clips[0].path, None, first_s, last_s)
+    recording, alone = Recording(roots[clips[0].corpus] / clips[0].path, None, first_s, last_s), len(clips) == 1
     try:  # decoded once: a lone clip block by block, several from the whole
-        whole = np.concatenate([*recording]) if len(clips) > 1 else np.zeros(0)
+        whole = np.zeros(0) if alone else np.concatenate([*recording])
         for clip in clips:
             begin, end = (clip.start_s - first_s) * RATE_HZ, (clip.end_s - first_s) * RATE_HZ
             part = whole[round(begin) : None if np.isnan(end) else round(end)]
-            blocks = [part] if len(clips) > 1 else recording
+            blocks = recording if alone else [part]
             pieces = [(start, as_stored(piece)) for start, piece in slide_windows(blocks, windowing)]
-            length_s = (len(part) if len(clips) > 1 else recording.samples) / RATE_HZ
+            length_s = (recording.samples if alone else len(part)) / RATE_HZ
             details = [*([] if pieces else [f"{length_s:.2f} s"]), *recording.warnings]
             reason = "used with a warning" if pieces else "shorter than a window"
             cuts.append((clip, pieces, (reason, "; ".join(details)) if details else ()))

@@ -7,16 +7,7 @@ import torch
 import torchaudio
 
 from lib.corpora import fetch
-from lib.encoders import (
-    TINY,
-    UNTRAINED,
-    bundle_names,
-    bundle_weights_path,
-    check_weights,
-    inner_model,
-    load_encoder,
-    normalize_windows,
-)
+from lib.encoders import TINY, UNTRAINED, bundle_names, check_weights, load_encoder, locate_bundle
 
 KINDS = ["WAV2VEC2_ASR_BASE_960H", "HUBERT_BASE", "WAVLM_BASE", "WAV2VEC2_ASR_LARGE_LV60K_960H"]  # the last normalises
 
@@ -42,7 +33,7 @@ def place_weights(name, seed=0):
     state = {key: torch.empty(shape).uniform_(-1, 1, generator=drawn) for key, shape in shapes.items()}
     for value in state.values():
         value /= max(1, value[0].numel()) ** 0.5  # so that the signal neither dies nor explodes
-    path = bundle_weights_path(name)
+    path = locate_bundle(name)[1]
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(state, path)
     return path
@@ -59,10 +50,9 @@ def test_a_bundle_of_every_kind_gives_torchaudios_own_emission_to_the_bit(name, 
     place_weights(name)
     encoder, waveforms = load_encoder(name), noise(1)  # of a batch torchaudio would take one mean
     model, stages = bundle.get_model(dl_kwargs={"progress": False}), encoder.encode(waveforms)
-    normal = waveforms if "LARGE" not in name else normalize_windows(waveforms)
     with torch.inference_mode():
         assert torch.equal(stages["emission"], model(waveforms)[0])
-        layers, _ = inner_model(model).extract_features(normal)
+        layers, _ = model.extract_features(waveforms)
     assert torch.equal(stages["layer:1"], layers[0])
     assert torch.equal(stages["layer:2"], layers[1])
     assert 0.01 < stages["emission"].std() < 100
@@ -91,8 +81,6 @@ def test_each_window_is_normalised_by_itself():
     both = encoder.encode(torch.cat([quiet, loud]))["emission"]
     assert (both[:1] - encoder.encode(quiet)["emission"]).abs().max() < 1e-4
     assert (both[1:] - encoder.encode((loud - 3) / 50)["emission"]).abs().max() < 1e-3
-    normal = normalize_windows(loud)
-    assert (normal.mean().abs() < 1e-4, normal.std().sub(1).abs() < 1e-3) == (True, True)
 
 
 def test_an_unknown_encoder_is_refused_with_the_choices():
@@ -106,12 +94,10 @@ def test_without_a_network_the_message_says_what_to_fetch_and_where_to_put_it(ca
         raise requests.ConnectionError("no route to host")
 
     monkeypatch.setattr(fetch, "_fetch_rest", refuse)
-    with pytest.raises(
-        ValueError, match=r"HUBERT_BASE: https://.*hubert_fairseq_base_ls960.pth could not be"
-    ) as caught:
+    file = r"hubert_fairseq_base_ls960.pth"
+    advice = rf"HUBERT_BASE: https://.*{file} could not be.*{cache}/hub/checkpoints/{file}, or use .*wav2vec2-tiny"
+    with pytest.raises(ValueError, match=advice):
         load_encoder("HUBERT_BASE")
-    assert str(cache / "hub" / "checkpoints" / "hubert_fairseq_base_ls960.pth") in str(caught.value)
-    assert "wav2vec2-tiny" in str(caught.value)
 
 
 def test_weights_that_change_after_their_first_use_are_refused(tmp_path):
@@ -133,15 +119,13 @@ class Hostile:
 @pytest.mark.parametrize("content", ["cut", "hostile", "another model"])
 def test_a_file_that_does_not_hold_the_weights_is_named_and_runs_nothing(cache, content, monkeypatch):
     monkeypatch.chdir(cache)
-    path = bundle_weights_path("HUBERT_BASE")
+    path = locate_bundle("HUBERT_BASE")[1]
     path.parent.mkdir(parents=True)
     if content == "cut":
         path.write_bytes(b"PK\x03\x04 and then nothing")
     else:
         torch.save({"x": torch.zeros(3)} if content == "another model" else Hostile(), path)
-    with pytest.raises(
-        ValueError, match=r"(?s)encoder HUBERT_BASE: .*does not hold its weights .*delete it and run again"
-    ):
+    with pytest.raises(ValueError, match=r"(?s)encoder HUBERT_BASE: .*does not hold its weights .*delete it and run"):
         load_encoder("HUBERT_BASE")
     assert not (cache / "hostile-was-here").exists()
     assert not path.with_name(path.name + ".sha256").exists()  # so that the right file is taken when it comes

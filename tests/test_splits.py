@@ -110,11 +110,7 @@ def test_languages_held_out_are_not_heard_and_guests_are_left_out(folds):
         assert sorted(lost["window_id"]) == sorted(away["window_id"])
     with pytest.raises(ValueError, match="no corpus has 3 languages"):
         split_once(make_table(), "language")
-
-
-def test_a_shared_language_is_a_leak_only_where_languages_are_held_out():
-    table = make_languages()
-    split = split_once(table)  # by speaker: languages are shared
+    split = split_once(table)  # by speaker: languages are shared, which is a leak only where they are held out
     require_no_leakage(audit_leakage(table, split))
     with pytest.raises(ValueError, match=r"language\(s\) in both train, validation: many: "):
         require_no_leakage(audit_leakage(table, split, protocol="language"))
@@ -160,11 +156,5 @@ def test_windows_that_cannot_be_split_are_refused_by_id():
     table = make_table()
     with pytest.raises(ValueError, match="unknown protocol 'random'"):
         split_once(table, "random")
-    twice = table.assign(window_id="w0")
-    with pytest.raises(ValueError, match="window_id w0 occurs twice"):
-        split_once(twice)
     with pytest.raises(ValueError, match=f"window {table['window_id'][0]} has no part"):
         audit_leakage(table, split_once(table).iloc[1:])
-    table.loc[4, "label"] = None
-    with pytest.raises(ValueError, match=f"window {table['window_id'][4]} has no label"):
-        split_once(table)

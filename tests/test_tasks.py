@@ -4,14 +4,7 @@ import numpy as np
 import pytest
 from learning_fixture import make_corpus
 
-from lib.tasks import (
-    TASKS,
-    Task,
-    assign_targets,
-    make_tasks,
-    task_table,
-    usable_bounds,
-)
+from lib.tasks import TASKS, Task, assign_targets, make_tasks, task_table, usable_bounds
 
 CLIPS, WINDOWS = make_corpus()  # 30 speakers of 6 to 45 years
 AGES = ["child", "teen", "adult"], [14, 20]
@@ -32,13 +25,10 @@ def test_all_tasks_are_made_in_order_with_their_classes():
 
 def test_years_have_classes_with_speakers_enough_on_both_sides_of_every_bound():
     (task,), notes = make_tasks(["age_years"], [], [], CLIPS)
-    assert task.bounds == sorted(task.bounds)
+    assert (task.bounds, notes) == (sorted(task.bounds), [])
     assert len(task.classes) == len(task.bounds) + 1
-    assert task.classes[0].startswith("0 to ")
-    assert task.classes[-1].endswith(" and over")
-    targets = assign_targets(CLIPS, task)
-    assert CLIPS.groupby(targets)["speaker_id"].nunique().min() >= 3
-    assert notes == []
+    assert (task.classes[0][:5], task.classes[-1][-9:]) == ("0 to ", " and over")
+    assert CLIPS.groupby(assign_targets(CLIPS, task))["speaker_id"].nunique().min() >= 3
     years = CLIPS.groupby("speaker_id")["age_years"].median()
     for first, last in zip([0, *usable_bounds(CLIPS, 9)], [*usable_bounds(CLIPS, 9), 99]):
         assert years.between(first, last, inclusive="left").sum() >= 9
@@ -64,18 +54,16 @@ def test_too_few_speakers_of_a_class_are_refused_with_their_names():
     few = CLIPS[(CLIPS["gender"] == "male") | CLIPS["speaker_id"].isin(["a:02", "b:03"])]
     with pytest.raises(ValueError, match=r"task age: .*have none\. .* take age out of train.tasks"):
         make_tasks(["age"], *AGES, CLIPS.assign(age_years=np.nan))
-    with pytest.raises(
-        ValueError, match=r"task gender: .* with 3 speakers or more; .* female: 2 speakers \(a:02, b:03\)"
-    ):
+    with pytest.raises(ValueError, match=r"gender: .* 3 speakers or more; .* female: 2 speakers \(a:02, b:03\)"):
         make_tasks(["gender"], [], [], few)
     for names in (["agee"], []):
         with pytest.raises(ValueError, match=r"tasks: .* not known; choose from \['gender', 'age'"):
             make_tasks(names, [], [], CLIPS)
 
 
-def test_windows_are_joined_by_id_and_those_without_a_class_are_counted():
+def test_windows_are_joined_by_id_and_those_without_a_class_are_left_out():
     some = CLIPS.assign(gender=CLIPS["gender"].where(CLIPS["speaker_id"] != "a:00")).sample(frac=1, random_state=0)
     table = task_table(WINDOWS, some, Task("gender", ["male", "female"]))
-    assert (table.attrs["unlabelled"], len(table)) == (6, len(WINDOWS) - 6)
+    assert len(table) == len(WINDOWS) - 6
     genders = CLIPS.set_index("clip_id")["gender"]
     assert (table["target"] == (genders.loc[table["clip_id"]] == "female").to_numpy()).all()

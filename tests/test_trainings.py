@@ -10,18 +10,7 @@ from lib.compute import Compute, torch_threads
 from lib.store import Store
 from lib.tasks import Task
 from lib.train import Recipe, checkpoint_path, load_model
-from lib.trainings import (
-    ask_checkpoint,
-    audit_splits,
-    balance_rows,
-    load_fits,
-    load_history,
-    refit_linear,
-    split_tasks,
-    stop_on_leakage,
-    summarise_fits,
-    train_networks,
-)
+from lib.trainings import audit_splits, load_fits, split_tasks, stop_on_leakage, train_networks
 
 CLIPS, WINDOWS = make_corpus()
 GENDER = Task("gender", ["male", "female"])
@@ -78,10 +67,9 @@ def test_every_network_is_trained_and_what_tells_is_told(trained):
     assert scores["age", "linear"] > 0.5
     for fit in fits.itertuples():
         assert checkpoint_path(stage.path(fit.folder), fit.best_epoch).exists()
-    table = summarise_fits(fits).set_index(["task", "network"])
-    assert table.loc[("gender", "paper"), "trainings"] == 2
-    history = load_history(stage, fits)
-    assert history.groupby(trainings.KEYS)["chosen"].sum().eq(1).all()
+    summary = trainings.summarise_fits(fits).set_index(["task", "network"])
+    assert summary.loc[("gender", "paper"), "trainings"] == 2
+    assert trainings.load_history(stage, fits).groupby(trainings.KEYS)["chosen"].sum().eq(1).all()
 
 
 def test_a_checkpoint_can_be_asked_about_windows_in_any_order(trained, stores):
@@ -90,9 +78,11 @@ def test_a_checkpoint_can_be_asked_about_windows_in_any_order(trained, stores):
         fit = fits[(fits["task"] == "gender") & (fits["network"] == network)].iloc[0]
         path = checkpoint_path(stage.path(fit["folder"]), fit["best_epoch"])
         ids = WINDOWS["window_id"].iloc[[7, 3, 50]]
-        probabilities = ask_checkpoint(path, stores[0], ids, network)
+        probabilities = trainings.ask_checkpoint(path, stores[0], ids, network)
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
-        np.testing.assert_allclose(ask_checkpoint(path, stores[0], ids[::-1], network)[::-1], probabilities, atol=1e-6)
+        np.testing.assert_allclose(
+            trainings.ask_checkpoint(path, stores[0], ids[::-1], network)[::-1], probabilities, atol=1e-6
+        )
 
 
 def test_a_finished_training_is_not_trained_again(trained, stores, splits, monkeypatch):
@@ -109,7 +99,7 @@ def test_linear_models_learn_from_altered_copies_too(stores, splits, tmp_path):
     rows = splits[(splits["protocol"] == "speaker") & (splits["task"] == "gender")]
     models = []
     for name, given in (("one", stores[:1]), ("two", stores)):
-        fit = trainings.train_network(tmp_path / name, rows, given, GENDER, "linear", 0, RECIPE, EXACT)
+        fit = trainings._train_network(tmp_path / name, rows, given, GENDER, "linear", 0, RECIPE, EXACT)
         models.append(load_model(fit.checkpoint)[0])
     one, two = (model.normaliser.mean for model in models)
     here = WINDOWS["window_id"].isin(rows.loc[rows["split"] == "train", "window_id"])
@@ -125,7 +115,7 @@ def test_rows_weigh_alike_by_class_and_by_the_root_of_their_number_within():
     })  # fmt: skip
     table = speakers.loc[speakers.index.repeat(speakers["windows"])].reset_index(drop=True)
     table = table.assign(window_id=table.index).sample(frac=1, random_state=0)
-    weights = pd.Series(balance_rows(table), index=table.index)
+    weights = pd.Series(trainings.balance_rows(table), index=table.index)
     by_speaker = weights.groupby(table["speaker_id"]).sum()
     assert weights.groupby(table["target"]).sum().tolist() == pytest.approx([1, 1])
     assert by_speaker["t"] == 0
@@ -136,7 +126,7 @@ def test_rows_weigh_alike_by_class_and_by_the_root_of_their_number_within():
 
 def test_a_model_refitted_on_everyone_learns_from_every_row(stores, splits, tmp_path):
     table = splits[(splits["protocol"] == "speaker") & (splits["task"] == "age")]
-    path = refit_linear(tmp_path, table, stores[:1], AGE, "linear", [1e-3], 0)
+    path = trainings.refit_linear(tmp_path, table, stores[:1], AGE, "linear", [1e-3], 0)
     model, _ = load_model(path)
     everything = Store(stores[0].folder).statistics(table["window_id"])[:]
     np.testing.assert_allclose(model.normaliser.mean, everything.mean(axis=0), atol=1e-4)

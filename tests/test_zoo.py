@@ -58,8 +58,6 @@ class Animal:
 
 
 EITHER, LEFT_OUT = Animal("either", share=None), Animal("left out", share=None)
-
-
 speak = cache(make_speech)
 
 
@@ -229,9 +227,8 @@ def test_what_decodes_is_the_sound_that_was_written_and_ffmpegs_to_the_sample(zo
         if not len(reference):  # ffmpeg knows no such form
             return 0
         reference = soxr.resample(reference, animal.rate_hz, RATE_HZ)
-        assert (common := min(len(reference), len(waveform)) - 400) > 40_000, (
-            name
-        )  # the program ends some a frame earlier
+        common = min(len(reference), len(waveform)) - 400  # the program ends some a frame earlier
+        assert common > 40_000, name
         assert np.abs(reference[:common] - waveform[:common]).max() < 1e-4 * max(1, np.abs(reference).max()), name
         return 1
 

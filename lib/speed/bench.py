@@ -57,7 +57,7 @@ def load_full_size() -> Encoder:
     """The paper's encoder; its weights are random where the published ones are not in the cache."""
     from torchaudio import pipelines
 
-    if encoders.bundle_weights_path(FULL_SIZE).exists():
+    if encoders.locate_bundle(FULL_SIZE)[1].exists():
         return load_encoder(FULL_SIZE)
     model = encoders.build_wav2vec2(getattr(pipelines, FULL_SIZE)._params)
     stages = encoders.Wav2Vec2Stages(model, normalize=False)
