@@ -1,7 +1,6 @@
-"""The classifiers on top of embeddings: the paper's two networks, a learned mix of layers, and the linear models.
+"""The classifiers on top of embeddings: the paper's two networks and the linear models.
 
-The paper's networks read frames (B, T, D), the others time statistics: (B, L, D) of the layers or one vector (B, D) a
-window. All give log-probabilities (B, C). Normalisation is part of the model, so training, evaluation and inference cannot
+The paper's networks read frames (B, T, D), the others time statistics, one vector (B, D) a window. All give log-probabilities (B, C). Normalisation is part of the model, so training, evaluation and inference cannot
 disagree about it.
 """
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-KINDS = ["paper", "layer_mix", "linear", "steps", "experts"]
+KINDS = ["paper", "linear", "steps", "experts"]
 NORMALISATIONS = ["none", "standard", "p10"]
 
 
@@ -78,19 +77,6 @@ class GenderNet(PaperNet):
             nn.Dropout(0.5),
         )
         self.classifier = _classifier(c32, c1024, classes)
-
-
-class LayerMixNet(nn.Module):
-    """A learned mix of layers (as in SUPERB, arXiv 2105.01051) and one hidden layer, for layer statistics (B, L, D)."""
-
-    def __init__(self, layers: int, width_in: int, classes: int = 2, hidden: int = 128) -> None:
-        super().__init__()
-        self.mix = nn.Parameter(torch.zeros(layers))
-        first, last = nn.Linear(width_in, hidden), nn.Linear(hidden, classes)
-        self.classifier = nn.Sequential(nn.Dropout(0.2), first, nn.GELU(), nn.Dropout(0.5), last, nn.LogSoftmax(dim=-1))
-
-    def forward(self, statistics: Tensor) -> Tensor:
-        return self.classifier(torch.einsum("l,bld->bd", self.mix.softmax(dim=0), statistics))
 
 
 class LinearNet(nn.Module):
@@ -180,42 +166,33 @@ def split_name(network: str) -> tuple[str, list[list[str]]]:
     """Kind of a network and the parts of the store that it reads: a list for each of "steps", for gate and experts of "experts".
 
     "linear:layer:3+bank" -> ("linear", [["layer:3", "bank"]]); "steps:block:1|embedding" -> ("steps", [["block:1"], ["embedding"]]).
-    An empty list means frames for "paper", every layer for "layer_mix", everything for "linear". ValueError for an unknown name.
+    An empty list means frames for "paper", everything for "linear". ValueError for an unknown name.
     """
     kind, _, parts = network.partition(":")
     steps = [step.split("+") for step in parts.split("|") if step]
     fits = {"paper": not parts, "steps": bool(parts), "experts": len(steps) == 2}
     if kind not in KINDS or not fits.get(kind, True):
         raise ValueError(
-            f"unknown network {network!r}; choose 'paper', 'layer_mix', 'linear', 'linear:part+part' with the parts that 03_embed "
+            f"unknown network {network!r}; choose 'paper', 'linear', 'linear:part+part' with the parts that 03_embed "
             "lists, 'steps:part+part|part' for ordered classes, or 'experts:parts|parts' for children's voices and others'"
         )
     return kind, steps
 
 
-def parts_read(network: str, parts: dict[str, list[int]]) -> list[str]:
+def parts_read(network: str) -> list[str]:
     """Parts of a store that a network reads side by side; [] = frames for "paper", all statistics for the others."""
-    kind, steps = split_name(network)
-    return [name for step in steps for name in step] or (layer_names(parts) if kind == "layer_mix" else [])
+    return [name for step in split_name(network)[1] for name in step]
 
 
 def select_input(network: str, tensors: dict[str, np.ndarray], parts: dict[str, list[int]]) -> np.ndarray:
-    """What a network reads of windows' tensors: frames (n, T, D), layers (n, L, D) or columns of the statistics (n, S).
+    """What a network reads of windows' tensors: frames (n, T, D) or columns of the statistics (n, S).
 
     tensors: `frames` and `statistics`, arrays or torch's; parts: first and last column (exclusive) of each part of the latter.
     """
-    kind, names = split_name(network)[0], parts_read(network, parts)
-    if kind == "paper":
+    if network == "paper":
         return tensors["frames"]
-    values = tensors["statistics"]
-    if names:
-        values = values[:, [column for name in names for column in range(*parts[name])]]
-    return values.reshape(values.shape[0], len(names), -1) if kind == "layer_mix" else values
-
-
-def layer_names(parts: dict[str, list[int]]) -> list[str]:
-    """Names of the hidden layers among the parts of a store, from bottom to top."""
-    return [name for name in parts if name.partition(":")[0] in ("layer", "block")]
+    columns = [column for name in parts_read(network) for column in range(*parts[name])]
+    return tensors["statistics"][:, columns] if columns else tensors["statistics"]
 
 
 def build_network(
@@ -232,7 +209,7 @@ def build_network(
     """A model with seeded weights. ValueError for an unknown name and for an input too small for the network's pooling.
 
     name: see `split_name`; "paper" is the age network for tasks that begin with "age", else the gender network. shape:
-    of one window's input, (T, D) of frames, (L, D) of layers, (D,) of one vector. width: factor on the hidden sizes of
+    of one window's input, (T, D) of frames, (D,) of one vector. width: factor on the hidden sizes of
     the paper's networks. widths: of the columns of each of the name's lists, for "steps" and "experts" alone.
     """
     if len(classes) < 2 or len(set(classes)) != len(classes):
@@ -248,14 +225,12 @@ def build_network(
     if kind == "paper" and (shape[0] < paper.least[0] or shape[1] < paper.least[1]):
         raise ValueError(
             f"frames of {list(shape)} are too small for the paper's {paper.__name__}, which needs T >= {paper.least[0]} "
-            f"and D >= {paper.least[1]}; take longer windows, a wider embed.feature, or the networks 'linear' and "
-            "'layer_mix'"
+            f"and D >= {paper.least[1]}; take longer windows, a wider embed.feature, or the network 'linear'"
         )
     made = {
         "linear": (LinearNet, shape[0], len(classes)),
         "steps": (StepsNet, widths),
         "experts": (ExpertsNet, widths, len(classes)),
-        "layer_mix": (LayerMixNet, *shape, len(classes)),
         "paper": (paper, len(classes), width),
     }
     with torch.random.fork_rng(devices=[]):

@@ -28,7 +28,7 @@ METRICS = {
 }  # fmt: skip
 MODELS = {
     "paper": "the paper's network", "linear": "linear model", "steps": "step by step", "mean F0": "mean pitch",
-    "experts": "experts for children and others", "layer_mix": "learned mix of all layers", "MFCC": "MFCC statistics",
+    "experts": "experts for children and others", "MFCC": "MFCC statistics",
     "majority": "a guess (majority)", "constant age": "always the median age",
 }  # fmt: skip
 ERRORS = {"mae_years": "years", "mace": "classes"}  # metrics of which less is better, and their unit

@@ -149,25 +149,16 @@ def open_stores(folder: Path) -> list[Store]:
 class Features:
     """Rows of one array on disk: `features[rows]` gives float32 (len(rows), ...), in the order asked for.
 
-    columns: those that are read, (S,) or (layers, S / layers), None = all.
+    columns: those that are read, None = all.
     """
 
     def __init__(self, path: Path, rows: np.ndarray, columns: np.ndarray | None) -> None:
         self.path, self.rows, self.columns = path, rows, columns
         self._array, self._read = np.load(path, mmap_mode="r"), 0
-        self.shape = (len(rows), *(self._array.shape[1:] if columns is None else columns.shape))
+        self.shape = (len(rows), *(self._array.shape[1:] if columns is None else [len(columns)]))
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    def as_layers(self, layers: int) -> Features:
-        """The same columns as (n, layers, S / layers); ValueError when the layers are not of one width."""
-        width = self.shape[1]
-        if width % layers:
-            raise ValueError(
-                f"{layers} layers of {width} numbers in all are not of one width; use the network 'linear'"
-            )
-        return Features(self.path, self.rows, self.columns.reshape(layers, -1))
 
     def __getitem__(self, rows: Any) -> np.ndarray:
         places = np.atleast_1d(self.rows[rows])

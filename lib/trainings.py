@@ -13,7 +13,7 @@ from tqdm import tqdm
 from lib import paths
 from lib.compute import Compute
 from lib.linear import PENALTIES, fit_linear
-from lib.networks import Model, build_network, layer_names, parts_read, split_name
+from lib.networks import Model, build_network, parts_read, split_name
 from lib.splits import audit_leakage, require_no_leakage, split_windows
 from lib.stages import Stage, seed_everything
 from lib.store import Features, Store
@@ -52,7 +52,8 @@ def audit_splits(splits: pd.DataFrame, store: Store) -> pd.DataFrame:
     """What the parts of every split share; see `lib.splits.audit_leakage`."""
     audits = []
     for (task, protocol, fold), table in splits.groupby(["task", "protocol", "fold"], sort=False):
-        averages = store.statistics(table["window_id"], layer_names(store.parts) or None)
+        hidden = [name for name in store.parts if name.startswith(("layer:", "block:"))]
+        averages = store.statistics(table["window_id"], hidden or None)
         if math.prod(averages.shape) < IN_MEMORY:
             averages = averages[np.arange(len(averages))]
         audit = audit_leakage(table, table.set_index("window_id")["split"], averages, protocol)
@@ -160,12 +161,8 @@ def make_model(network: str, task: Task, store: Store, shape: tuple[int, ...], r
 
 
 def read_features(store: Store, network: str, window_ids: pd.Series) -> Features:
-    """What a network reads of these windows: frames (n, T, D), layers (n, L, D) or parts of the statistics (n, S)."""
-    kind, names = split_name(network)[0], parts_read(network, store.parts)
-    if kind == "paper":
-        return store.frames(window_ids)
-    features = store.statistics(window_ids, names or None)
-    return features.as_layers(len(names)) if kind == "layer_mix" else features
+    """What a network reads of these windows: frames (n, T, D) or parts of the statistics (n, S)."""
+    return store.frames(window_ids) if network == "paper" else store.statistics(window_ids, parts_read(network) or None)
 
 
 class Stacked:

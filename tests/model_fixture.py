@@ -7,7 +7,7 @@ import numpy as np
 
 from lib.encoders import UNTRAINED, load_encoder
 from lib.model_folder import load_model_folder, save_model_folder
-from lib.networks import build_network, layer_names, split_name
+from lib.networks import build_network, split_name
 from lib.train import fit_normaliser, save_model
 from lib.windows import Windowing
 
@@ -24,8 +24,7 @@ def make_checkpoint(path, task="gender", network="linear", seed=0):
     parts = untrained().parts()
     names = [name for step in steps for name in step] or list(parts)
     width = sum(last - first for first, last in (parts[name] for name in names))
-    layer = parts["layer:0"][1] - parts["layer:0"][0]
-    shape = {"paper": (149, 32), "layer_mix": (len(layer_names(parts)), layer)}.get(kind, (width,))
+    shape = (149, 32) if kind == "paper" else (width,)
     model = build_network(network, (CLASSES | YEAR_CLASSES)[task], shape, task=task, width=0.125, seed=seed)
     features = np.random.default_rng(seed).normal(0, 0.5, (8, *shape)).astype(np.float32)
     fit_normaliser(model.normaliser, features, np.arange(8))

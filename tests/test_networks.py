@@ -39,7 +39,6 @@ def test_parameters_equal_the_published_table(network, convolutions, width, tota
         ("paper", (149, 32), {"task": "gender", "width": 0.05}),
         ("paper", (199, 64), {"task": "gender", "width": 0.05}),
         ("paper", (149, 29), {"task": "age_years", "width": 0.05}),
-        ("layer_mix", (6, 40), {}),
         ("linear", (70,), {}),
         ("steps:bank|conv", (70,), {"widths": (30, 40)}),
         ("experts:bank|conv", (70,), {"widths": (30, 40)}),
@@ -93,7 +92,7 @@ def test_normalisations_do_what_they_say():
 
 def test_unknown_names_and_single_classes_are_refused():
     for name in ("resnet", "paper:conv", "steps", "experts:bank"):
-        with pytest.raises(ValueError, match=rf"unknown network '{name}'; choose 'paper', 'layer_mix', 'linear'"):
+        with pytest.raises(ValueError, match=rf"unknown network '{name}'; choose 'paper', 'linear'"):
             build_network(name, ["a", "b"], (9,))
     with pytest.raises(ValueError, match="unknown normalisation 'minmax'"):
         build_network("linear", ["a", "b"], (9,), normalisation="minmax")
@@ -110,4 +109,3 @@ def test_a_network_is_given_the_columns_of_its_parts_in_its_order():
     assert select_input("linear", tensors, PARTS) is tensors["statistics"]
     assert select_input("linear:bank+conv", tensors, PARTS)[0].tolist() == [12, 13, 0, 1, 2, 3]
     assert select_input("steps:emission|bank", tensors, PARTS)[1].tolist() == [24, 25, 26, 27]
-    assert select_input("layer_mix", tensors, PARTS)[0].tolist() == [[4, 5, 6], [7, 8, 9]]  # the hidden layers alone

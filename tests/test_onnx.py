@@ -24,12 +24,12 @@ CENTRES = [9.0, 21.0, 44.0]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A model folder of random weights: the paper's network on frames, a mix of layers, and years from two parts."""
+    """A model folder of random weights: the paper's network on frames, a linear model, and years from two parts."""
     folder, encoder, checkpoints = tmp_path_factory.mktemp("models"), load_encoder(UNTRAINED), {}
     tensors, parts = encode_batch(load_engine(encoder, "emission"), np.zeros((1, 48_000), np.float32)), encoder.parts()
     for task, network, classes in (
         ("gender", "paper", ["male", "female"]),
-        ("age", "layer_mix", ["teen", "adult"]),
+        ("age", "linear", ["teen", "adult"]),
         ("age_years", "linear:layer:2+bank", ["6 to 12", "13 to 30", "31 to 60"]),
     ):
         shape = select_input(network, tensors, parts).shape[1:]

@@ -28,7 +28,7 @@ from lib.trainings import ask_checkpoint
 from lib.trust.calibration import Calibration, Years, disagreement
 from lib.windows import cut_windows, open_windows
 
-NETWORKS = {"gender": "paper", "age": "layer_mix"}
+NETWORKS = {"gender": "paper", "age": "linear"}
 
 
 @pytest.fixture(scope="module")

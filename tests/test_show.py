@@ -39,12 +39,12 @@ def test_a_figure_without_words_or_with_a_name_that_is_a_path_is_refused():
 
 
 def test_a_table_is_escaped_names_models_and_keeps_a_number_whole():
-    frame = pd.DataFrame({EVIL: [[EVIL], None], "model": ["layer_mix", None], "UAR": ["77 % (71 to 83)", np.nan],
+    frame = pd.DataFrame({EVIL: [[EVIL], None], "model": ["linear", None], "UAR": ["77 % (71 to 83)", np.nan],
                           "n": [12345, 7], "share": [0.12345, np.nan], "right": [True, False]})  # fmt: skip
     table = html_of(show.show_table, frame, EVIL)
     assert EVIL not in table
     assert table.count("&lt;script&gt;") == 3
-    assert ">learned mix of all layers<" in table
+    assert ">linear model<" in table
     assert ">77\xa0% (71\xa0to\xa083)<" in table
     for cell in ("12,345", "0.123", "yes", "no"):
         assert f">{cell}</td>" in table

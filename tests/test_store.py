@@ -46,11 +46,6 @@ def test_parts_are_columns_side_by_side_in_the_order_asked(tmp_path):
     statistics = store.statistics([IDS[1], IDS[0]], ["bank", "conv"])
     assert statistics[:].tolist() == [[108, 100, 101], [8, 0, 1]]
     assert (statistics.shape, store.width(["bank", "conv"]), store.statistics(IDS).shape) == ((2, 3), 3, (10, 9))
-    layers = store.statistics(IDS, ["layer:0", "layer:1"]).as_layers(2)
-    assert layers.shape == (10, 2, 3)
-    assert layers[np.array([3])].tolist() == [[[302, 303, 304], [305, 306, 307]]]
-    with pytest.raises(ValueError, match="2 layers of 5 numbers in all are not of one width"):
-        store.statistics(IDS, ["conv", "layer:0"]).as_layers(2)
 
 
 def test_reading_from_disk_equals_slices_of_the_array_itself(tmp_path, monkeypatch):
