@@ -1,7 +1,4 @@
-"""Fetching: one file over https, resumed and checked; archives of which only the wanted plain files are unpacked.
-
-Below every reader, so that encoders can use it too; `download_<corpus>` stands beside the reader of each corpus.
-"""
+"""Fetching: one file over https, resumed and checked; archives of which only the wanted plain files are unpacked."""
 
 from __future__ import annotations
 
@@ -40,15 +37,13 @@ def check_url(url: str) -> str:
 def download_file(url: str, target: Path, known_hash: str = "", attempts: int = 5, pause_s: float = 1.0) -> Path:
     """Fetch `url` to `target`, going on where an earlier attempt stopped; return `target`.
 
-    Bytes gather in `<target>.part`, renamed only when size and hash are right. A file that is there (and has the hash)
-    is not fetched again. `known_hash` is "sha256:..." or "md5:...", "" = nobody publishes one: the server's size
-    decides; `attempts` are tries in a row that bring nothing new, waits double from `pause_s` seconds. ValueError when
-    the URL is not https, the server refuses, the disk is too small, tries run out, or it is not the file expected.
+    Bytes gather in `<target>.part`, renamed only when size and hash are right. A file that is there (and has the hash) is
+    not fetched again. `known_hash`: "sha256:..." or "md5:...", "" = the server's size decides; `attempts`: tries in a row
+    that bring nothing new, waits double from `pause_s` seconds. ValueError when that gives no right file.
     """
     import requests
 
-    target, shown, failures = Path(target), _without_query(check_url(url)), 0
-    part = target.with_name(target.name + ".part")
+    shown, part, failures = _without_query(check_url(url)), target.with_name(target.name + ".part"), 0
     if target.exists() and _has_hash(target, known_hash):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -62,8 +57,8 @@ def download_file(url: str, target: Path, known_hash: str = "", attempts: int = 
             failures = 1 if part.exists() and part.stat().st_size > before else failures + 1
             if status in REFUSALS or failures >= attempts:
                 advice = REFUSALS.get(status, f"{attempts} tries; run again later, it goes on")
-                advice += f". Or fetch it by hand to {target}"
-                raise ValueError(f"{shown}: {_without_query(str(error))[:300]}; {advice}") from error
+                said = f"{_without_query(str(error))[:300]}; {advice}. Or fetch it by hand to {target}"
+                raise ValueError(f"{shown}: {said}") from error
             time.sleep(min(pause_s * 2 ** (failures - 1), 60))
     part.with_suffix(".json").unlink(missing_ok=True)
     if not _has_hash(part, known_hash):

@@ -61,14 +61,10 @@ def read_frame_file(path: Path) -> tuple[str, str, int, int]:
 
     The official cut ends on the last frame's sample. ValueError, naming the file, when it tells no stretch of time.
     """
-    head: dict[str, str] = {}
-    frames: list[int] = []
-    for line in Path(path).read_bytes().decode("utf-8-sig", errors="replace").split("\n"):
-        field = re.match(r"\s*([A-Za-z][\w ]*?)\s*:\s*(.*?)\s*$", line)
-        if field and not frames:
-            head[field[1].casefold()] = field[2]
-        elif match := re.match(r"\s*(\d+)(\s|$)", line):
-            frames.append(int(match[1]))
+    lines = Path(path).read_bytes().decode("utf-8-sig", errors="replace").split("\n")
+    fields = [re.match(r"\s*([A-Za-z][\w ]*?)\s*:\s*(.*?)\s*$", line) for line in lines]
+    head = {field[1].casefold(): field[2] for field in fields if field}
+    frames = [int(match[1]) for line in lines if (match := re.match(r"\s*(\d+)(\s|$)", line))]
     if not frames:
         raise ValueError(f"{path}: no frame rows")
     if frames[-1] <= frames[0]:
@@ -120,27 +116,25 @@ def read_ages(path: Path) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such age table; relative paths count from the repository")
-    first, column = path.open("rb").readline().decode("utf-8-sig", errors="replace"), "years"
+    first = path.open("rb").readline().decode("utf-8-sig", errors="replace")
     if re.match(r"\s*id\d+/\S+/\S+[ \t]+\S+", first):  # AgeVoxCeleb: "id00042/34f5sBShxSo/00001 70"
-        cells = [line.split()[:2] for line in path.read_text(errors="replace").split("\n") if len(line.split()) > 1]
-        table = pd.DataFrame(cells, columns=["key", "age_raw"], dtype="str")
-        table["key"] = table["key"].str.replace(r"\.\w+$", "", regex=True)
+        rows = [line.split()[:2] for line in path.read_text(errors="replace").split("\n") if len(line.split()) > 1]
+        cells = pd.DataFrame(rows, columns=["speaker", "age years"], dtype="str")
     else:
         is_bare = re.match(r"\s*id\d+\s*[,;\t]", first)  # a hand table without a header
         cells = _read_cells(path, **({"header": None, "names": ["speaker", "age"]} if is_bare else {}))
-        speaker, video, column = (_pick_column(cells, names) for names in (SPEAKER_COLUMNS, VIDEO_COLUMNS, AGE_COLUMNS))
-        if speaker is None or column is None:
-            needed = f"the speaker ({', '.join(SPEAKER_COLUMNS)}) and one for the age ({', '.join(AGE_COLUMNS)})"
-            raise ValueError(f"{path}: needs a column for {needed}, has {list(cells.columns)}")
-        key = cells[speaker].str.removeprefix(f"{CORPUS}:")
-        key = key.where(cells[video] == "", key + "/" + cells[video]) if video else key
-        table = pd.DataFrame({"key": key, "age_raw": cells[column]})
-    raw = table["age_raw"].mask(table["age_raw"].str.casefold().isin(["nan", "none", "na"]), "").astype("str")
+    speaker, video, column = (_pick_column(cells, names) for names in (SPEAKER_COLUMNS, VIDEO_COLUMNS, AGE_COLUMNS))
+    if speaker is None or column is None:
+        needed = f"the speaker ({', '.join(SPEAKER_COLUMNS)}) and one for the age ({', '.join(AGE_COLUMNS)})"
+        raise ValueError(f"{path}: needs a column for {needed}, has {list(cells.columns)}")
+    key = cells[speaker].str.removeprefix(f"{CORPUS}:").str.replace(r"\.\w+$", "", regex=True)
+    key = key.where(cells[video] == "", key + "/" + cells[video]) if video else key
+    raw = cells[column].mask(cells[column].str.casefold().isin(["nan", "none", "na"]), "").astype("str")
     numbers = {float(value) for value in raw.unique() if re.fullmatch(r"\d+(\.\d+)?", value)}
     only_tens = bool(numbers) and numbers <= set(map(float, DECADES))
     is_decade = "decade" in column or (column in ("age", "age class", "age group") and only_tens)
     unit = "decade" if is_decade else "years"
-    ages = table.assign(age_raw=raw, **ages_of(raw, unit))
+    ages = pd.DataFrame({"key": key, "age_raw": raw}).assign(**ages_of(raw, unit))
     ages = ages[(ages["age_years"].notna() | ages["age_decade"].notna()) & ~ages["key"].str.match("$|/")]
     if ages.empty:
         raise ValueError(f"{path}: holds no ages; delete it, or fetch it again")
@@ -180,27 +174,27 @@ def read_voxceleb(root: Path, ages: Path | None = None) -> tuple[pd.DataFrame, p
     if not cuts and not (frame_files and videos):
         lacking = "frame files but no audio" if frame_files else "no <speaker>/<video>/<n>.wav (m4a, txt)"
         raise ValueError(f"{root}: {lacking} below it; unzip VoxCeleb's archives there")
-    if not tables.keys() & set(META_FILES):
-        raise ValueError(
-            f'{root}: no vox1_meta.csv or vox2_meta.csv, so no genders; download.fetch: ["open"] fetches them'
-        )
+    metas = [name for name in META_FILES if name in tables]
+    if not metas:
+        text = 'no vox1_meta.csv or vox2_meta.csv, so no genders; download.fetch: ["open"] fetches them'
+        raise ValueError(f"{root}: {text}")
     keys = sorted(cuts.keys() | frame_files.keys())
     sieve = Sieve(CORPUS, pd.DataFrame([_describe(root, key, cuts, frame_files, videos) for key in keys]))
     again = [path for files in (*cuts.values(), *frame_files.values()) for path in files[1:]]
     sieve.note([(path, "listed twice", "another file of the same utterance") for path in again])
     sieve.note([(path, "name is not UTF-8", "rename the file") for path in strange])
-    meta = pd.concat([read_meta(tables[name]) for name in META_FILES if name in tables])
+    meta = pd.concat([read_meta(tables[name]) for name in metas])
     meta = meta[~meta.index.duplicated()].reindex(sieve.rows["speaker"])  # it lists more speakers than have audio
-    age_paths = [ages] if ages else [tables[name] for name in AGE_FILES if name in tables]
-    age_tables = [read_ages(path) for path in age_paths]
+    age_tables = [read_ages(path) for path in ([ages] if ages else [tables[n] for n in AGE_FILES if n in tables])]
     joined, disagreeing = join_ages(sieve.rows, age_tables)
     sieve.rows = sieve.rows.assign(
         **joined, gender_raw=meta["gender_raw"].fillna("").to_numpy(), official_split=meta["official_split"].to_numpy()
     )
+    words = {name: words for table in age_tables for name, words in table.attrs.items()}
     sieve.facts = {
-        "meta files that were read": [name for name in META_FILES if name in tables],
-        "age tables that were read": [name for table in age_tables for name in table.attrs],
-        "words in them that are no age": {name: words for table in age_tables for name, words in table.attrs.items()},
+        "meta files that were read": metas,
+        "age tables that were read": list(words),
+        "words in them that are no age": words,
         "ages left out because their tables disagree": disagreeing,
         "speakers in no meta file": meta.index[meta["gender_raw"].isna()].nunique(),
         "long recordings without a frame file": len(videos.keys() - {key.split("/")[1] for key in frame_files}),
@@ -220,7 +214,9 @@ Files = dict[str, list[str]]  # a key, and paths below the root, the best first
 
 def _list_files(root: Path) -> tuple[Files, Files, Files, dict[str, Path], list[str]]:
     """(cuts by key, frame files by key, long audio by video, tables by name, names that are not UTF-8)."""
-    cuts, frame_files, media, below, strange = {}, {}, [], {}, []
+    cuts, frame_files, media, videos, strange = {}, {}, [], {}, []
+    beside = [folder / name for folder in root.absolute().parents[1::-1] for name in META_FILES + AGE_FILES]
+    tables, below = {path.name: path for path in beside if path.is_file()}, {}
     for path in walk_files(root):
         suffix, relative = path.suffix.casefold(), path.relative_to(root).as_posix()
         speaker, video = path.absolute().parts[-3:-1]
@@ -236,7 +232,7 @@ def _list_files(root: Path) -> tuple[Files, Files, Files, dict[str, Path], list[
             files.setdefault(f"{speaker}/{video}/{stem}", []).append(relative)
         else:
             media.append(relative)
-    wanted, videos = {key.split("/")[1] for key in frame_files}, {}
+    wanted = {key.split("/")[1] for key in frame_files}
     for relative in media:
         videos.setdefault(_video_of(relative, wanted), []).append(relative)
 
@@ -246,16 +242,14 @@ def _list_files(root: Path) -> tuple[Files, Files, Files, dict[str, Path], list[
     for files in (*cuts.values(), *videos.values()):
         if len(files) > 1:
             files.sort(key=best_first)
-    beside = [folder / name for folder in root.absolute().parents[1::-1] for name in META_FILES + AGE_FILES]
-    above = {path.name: path for path in beside if path.is_file()}
-    return cuts, frame_files, videos, above | below, strange
+    return cuts, frame_files, videos, tables | below, strange
 
 
 def _video_of(path: str, wanted: set[str]) -> str:
     """The video that a file is of: "<id>.m4a", "<id>.f140.m4a", "Title [<id>].webm" (yt-dlp), "Title-<id>.m4a"."""
     stem = re.sub(r"\.f\d+$", "", audio_stem(path))
     names = [stem, *re.findall(r"\[([\w-]{11})\]$", stem), *re.findall(r"-([\w-]{11})$", stem)]
-    return next((name for name in names if name in wanted), names[0])
+    return next((name for name in names if name in wanted), stem)
 
 
 def _describe(root: Path, key: str, cuts: Files, frame_files: Files, videos: Files) -> dict[str, Any]:
