@@ -193,4 +193,6 @@ def test_real_corpora_lie_side_by_side_and_add_up():
     clips, ledger, checksum = corpora.read_clips(names, root, max_clips_per_speaker=20)
     assert corpora.read_clips(names, root, max_clips_per_speaker=20)[2] == checksum
     assert clips.groupby("corpus")["speaker_id"].nunique().to_dict() == {"common_voice": 1646, "speechocean762": 125}
+    ages = clips[clips["corpus"] == "speechocean762"].drop_duplicates("speaker_id")["age_years"]
+    assert (ages < 16).sum() == 58
     assert set(ledger["reason"]) == {"Benchmark segment", "over the cap of clips a speaker"}
