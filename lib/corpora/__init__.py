@@ -33,14 +33,14 @@ CORPORA = {  # reader, and what to do to have the corpus, step by step, with the
     "voxceleb": (voxceleb.read_voxceleb, [
         "there is no open download of the audio: join and unzip your own copy of the official archives (cat "
         "vox1_dev_wav_parta* > vox1_dev_wav.zip) so that {folder} holds wav/ (or aac/) and vox1_meta.csv",
-        "or fetch it from YouTube: read LEGAL_NOTE in lib/corpora/youtube.py, then set download.fetch: [\"youtube\"]; meta "
-        "and frame files and an age table come along ([\"open\"] fetches those alone)",
+        "or fetch it from YouTube: read LEGAL_NOTE in lib/corpora/youtube.py, then set download.fetch: [\"youtube\"]; "
+        "meta and frame files and an age table come along ([\"open\"] fetches those alone)",
         "ages are in neither: put labels of your own into {folder}/ages.csv (columns speaker and decade, or speaker "
         "and age), or name a table in download.age_labels",
     ]),
     "speechocean762": (speechocean762.read_speechocean762, [
-        "set download.fetch: [\"open\"] (open, no account, about 520 MB), or unpack https://www.openslr.org/101/ so that "
-        "{folder} holds train/, test/ and WAVE/, or name its folder in download.root",
+        "set download.fetch: [\"open\"] (open, no account, about 520 MB), or unpack https://www.openslr.org/101/ so "
+        "that {folder} holds train/, test/ and WAVE/, or name its folder in download.root",
     ]),
     "own_data": (own_data.read_own_data, [
         "write {folder}/own_data.csv with a column path (and speaker, gender, age where you know them), paths relative "
@@ -139,10 +139,10 @@ def obtain_corpora(
 ) -> Path:  # fmt: skip
     """Folder that holds the corpora; rendered first in a synthetic run, fetched first where the run says so.
 
-    `root` "": `data/corpora`, and there a folder of its own for each size and seed of the synthetic ones. `fetch`: `OPEN` for
-    what is open and missing, speechocean762, VoxCeleb's meta, frame files and an age table; `YOUTUBE` for VoxCeleb's audio
-    too, see `lib.corpora.youtube.LEGAL_NOTE`; anything else is Common Voice, an id at Mozilla Data Collective (needs
-    MDC_API_KEY) or an archive that is here already. ValueError when what is asked for cannot be fetched.
+    `root` "": `data/corpora`, and there a folder of its own for each size and seed of the synthetic ones. `fetch`:
+    `OPEN` for what is open and missing, speechocean762, VoxCeleb's meta, frame files and an age table; `YOUTUBE` for
+    VoxCeleb's audio too, see `lib.corpora.youtube.LEGAL_NOTE`; anything else is Common Voice, an id at Mozilla Data
+    Collective (needs MDC_API_KEY) or an archive that is here already. ValueError when that cannot be had.
     """
     folder = resolve_root(root)
     if synthetic:
@@ -180,9 +180,8 @@ def read_clips(
     """Read the corpora of a run into (clips, ledger, checksum of both tables and of every byte of the clips' sound).
 
     `max_clips_per_speaker` is of Common Voice, drawn by `seed`, 0 = no cap; `age_labels` a table of ages for VoxCeleb,
-    "" = those in its folder. `clips.attrs` holds what each reader noticed, by corpus. The very same sound of two speakers is
-    dropped. ValueError, with reasons and what to do, when nothing is left of a corpus or one's own table gives one sound to
-    two speakers.
+    "" = those in its folder. `clips.attrs` holds what each reader noticed, by corpus. The very same sound of two
+    speakers is dropped. ValueError, with what to do, when nothing is left of a corpus, or when one's own table does so.
     """
     options = {
         "common_voice": {"max_clips_per_speaker": max_clips_per_speaker or None, "seed": seed},

@@ -37,8 +37,8 @@ CORPUS = "pickles"
 BIGGEST = 200_000_000  # bytes of a file; the published ones are of 1 to 2 MB
 INSTRUCTIONS = 100_000  # of a file at most, about 50 an entry; twice as many could be nested too deep for the processor
 NOTE = (
-    "embeddings as the paper's authors published them, without their sound: baselines that listen, sounds of errors, model "
-    "folders and 06_predict are left out; without speakers' names: a file counts as a speaker"
+    "embeddings as the paper's authors published them, without their sound: baselines that listen, sounds of errors, "
+    "model folders and 06_predict are left out; without speakers' names: a file counts as a speaker"
 )
 ALLOWED = {
     "PROTO", "FRAME", "STOP", "MARK", "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_SET", "ADDITEMS", "FROZENSET",
@@ -145,9 +145,8 @@ def _read_all(files: list[Path], doing: str) -> Iterator[tuple[str, str, dict[st
 def import_pickles(files: Iterable[Path], run: str) -> dict[str, int]:
     """Turn the authors' pickles into the finished stages 01 to 03 of `run`, so that 04_train can go on; return counts.
 
-    There is no sound in them, and nobody says who speaks. Entries of one file count as one speaker and one recording,
-    since neighbours were cut from neighbouring audio; a person may still be in several, so "unseen speaker" cannot be
-    promised. The store holds the frames and their time mean and deviation; baselines have nothing to hear.
+    Nobody says who speaks: entries of one file count as one speaker and recording, since neighbours were cut from
+    neighbouring audio. A person may still be in several. The store holds the frames and their time mean and deviation.
     """
     files = sorted(Path(file) for file in files)
     if len({file.name for file in files}) < len(files) or not files:
@@ -181,7 +180,7 @@ def import_pickles(files: Iterable[Path], run: str) -> dict[str, int]:
 
 
 def _list_entries(files: list[Path]) -> tuple[pd.DataFrame, list[tuple[str, str, str]], tuple[int, ...]]:
-    """What can be used of the files (item, path, age_raw, gender_raw), what was left out and why, and the frames' shape.
+    """What can be used of the files (item, path, age_raw, gender_raw), what was left out and why, the frames' shape.
 
     Equal values count once, since they could land on both sides of a split.
     """
@@ -205,7 +204,7 @@ def _list_entries(files: list[Path]) -> tuple[pd.DataFrame, list[tuple[str, str,
 
 
 def _save_frames(files: list[Path], folder: Path, window_ids: list[str], shape: tuple[int, ...]) -> None:
-    """Write the windows' frames as a store. Files are read once more: all frames at once may be more than memory holds."""
+    """Write the windows' frames as a store. Files are read once more: all frames may be more than memory holds."""
     width = 2 * shape[1]
     about = {"encoder": "", "feature": "emission", "dtype": "float32", "parts": {"emission": [0, width]}}
     writer = StoreWriter(folder, window_ids, about | {"shapes": {"statistics": [width], "frames": list(shape)}})

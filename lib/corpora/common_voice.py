@@ -1,6 +1,6 @@
 """Mozilla Common Voice (Scripted Speech), releases 1 to 25, as the archives unpack.
 
-Layouts, headers and words: github.com/common-voice/cv-dataset; common-voice/CorporaCreator writes tables without quoting.
+Layouts, headers and words: github.com/common-voice/cv-dataset; CorporaCreator there writes the tables unquoted.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def check_mdc_key() -> str:
 def download_common_voice(dataset_id: str, folder: Path) -> Path:
     """Fetch one locale of one release from Mozilla Data Collective and check it; return the archive's path.
 
-    The dataset's terms forbid passing the archive on. Its id or short name stands on its page. ValueError with what to do
-    when key, consent or archive is at fault.
+    The dataset's terms forbid passing the archive on. Its id or short name stands on its page. ValueError with what to
+    do when key, consent or archive is at fault.
     """
     import requests
 
@@ -56,7 +56,7 @@ def download_common_voice(dataset_id: str, folder: Path) -> Path:
     name, checksum = str(facts.get("filename")), str(facts.get("checksum") or "")
     if Path(name).name != name or name.startswith("."):
         raise ValueError(f"Common Voice {dataset_id}: the file name {name!r} is no plain name")
-    known_hash = checksum if ":" in checksum or not checksum else f"sha256:{checksum}"
+    known_hash = f"sha256:{checksum}" if checksum and ":" not in checksum else checksum
     return download_file(facts["downloadUrl"], Path(folder) / name, known_hash)
 
 
@@ -77,10 +77,9 @@ def read_common_voice(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read the validated clips of every locale of every release at or below `root` into (clips, ledger).
 
-    Without the single words (digits, yes, no) of the segment "Benchmark". Where validated.tsv is not there, train, dev
-    and test are read, which are parts of it. A `client_id` is one speaker in all of them, a clip that several releases
-    hold is read once, and at most `max_clips_per_speaker` (None = all) are kept of each, chosen by `seed`. Paths are
-    relative to `root`. Raises ValueError when there is no table, or one lacks `client_id` or `path`.
+    Without the single words of the segment "Benchmark"; train, dev and test where validated.tsv is not there. A
+    `client_id` is one speaker in all of them, a clip of several releases is read once, and at most
+    `max_clips_per_speaker` (None = all) are kept of each, chosen by `seed`. ValueError when there is no right table.
     """
     sieve = _gather_rows(Path(root))
     sieve.rows["fault"] = sieve.rows["path"].map(lambda path: file_fault(f"{root}/{path}")).astype("str")
@@ -148,8 +147,8 @@ def folder_locale(folder: Path) -> str:
 def read_table(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]]]:
     """Read one clip table: (rows with the text columns of `COLUMNS`, malformed lines as (item, reason, detail)).
 
-    Rows end at line feeds only and nothing is quoted, since a sentence may hold quotes and every other line separator. A
-    column that is not there is blank. ValueError when the header lacks client_id or path; a file of no bytes has no rows.
+    Rows end at line feeds only and nothing is quoted, since a sentence may hold quotes and every other line separator.
+    A column that is not there is blank. ValueError when the header lacks client_id or path; an empty file has no rows.
     """
     with open(path, "rb") as stream:
         names = [name.strip().casefold() for name in stream.readline().decode("utf-8-sig", "replace").split("\t")]

@@ -37,9 +37,9 @@ def check_url(url: str) -> str:
 def download_file(url: str, target: Path, known_hash: str = "", attempts: int = 5, pause_s: float = 1.0) -> Path:
     """Fetch `url` to `target`, going on where an earlier attempt stopped; return `target`.
 
-    Bytes gather in `<target>.part`, renamed only when size and hash are right. A file that is there (and has the hash) is
-    not fetched again. `known_hash`: "sha256:..." or "md5:...", "" = the server's size decides; `attempts`: tries in a row
-    that bring nothing new, waits double from `pause_s` seconds. ValueError when that gives no right file.
+    Bytes gather in `<target>.part`, renamed only when size and hash are right. A file that is there (and has the hash)
+    is not fetched again. `known_hash`: "sha256:..." or "md5:...", "" = the server's size decides; `attempts`: tries in
+    a row that bring nothing new, waits double from `pause_s` seconds. ValueError when that gives no right file.
     """
     import requests
 
@@ -107,18 +107,14 @@ def _fetch_rest(url: str, part: Path, shown: str) -> None:
 
 def check_disk(folder: Path, needed_bytes: int) -> None:
     """Raise ValueError, naming both sizes, unless so many bytes fit on the folder's disk with some to spare."""
-    free, needed = shutil.disk_usage(folder).free, needed_bytes + SPARE_BYTES
+    free, needed = shutil.disk_usage(folder).free / 1e9, (needed_bytes + SPARE_BYTES) / 1e9
     if needed > free:
-        sizes = f"{free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB needed"
-        raise ValueError(f"{folder}: {sizes}; make room, or choose another folder")
+        raise ValueError(f"{folder}: {free:.1f} GB free, {needed:.1f} GB needed; make room, or choose another folder")
 
 
 @contextlib.contextmanager
 def unpacking(folder: Path) -> Iterator[Path]:
-    """Yield a hidden neighbour to unpack into, which takes the place of `folder` when the block ends without an error.
-
-    Killed, it stays and the next call goes on; what a damaged archive left is removed.
-    """
+    """Yield a hidden neighbour to unpack into, which becomes `folder` in the end. Killed, the next call goes on."""
     partial = folder.with_name(f".{folder.name}-partial")
     try:
         yield partial
@@ -131,9 +127,8 @@ def unpacking(folder: Path) -> Iterator[Path]:
 def extract_members(archive: Path, folder: Path, wanted: Callable[[str], bool] = lambda _: True) -> list[Path]:
     """Unpack the members of a tar (gz, bz2, xz) for which `wanted(name)` is true; return their paths.
 
-    Files that are there with the right size are left alone. Raises ValueError when the archive is missing, damaged or
-    cut short, when a wanted member is a link or a device or would land outside `folder`, and when its files are more
-    than `MOST_EXPANSION` times its size.
+    Files that are there with the right size are left alone. ValueError when the archive is missing, damaged or cut
+    short, a wanted member is a link, a device or would land outside, or they are over `MOST_EXPANSION` times its size.
     """
     if not archive.is_file():
         raise ValueError(f"{archive}: no such archive")
@@ -144,10 +139,9 @@ def extract_members(archive: Path, folder: Path, wanted: Callable[[str], bool] =
             for member in tqdm(tar, unit="file", desc=archive.name):
                 if member.isdir() or not wanted(member.name):
                     continue
-                path = (folder / member.name).resolve()
+                path, told = (folder / member.name).resolve(), " is a link, a device or leads out of "
                 if not member.isreg() or ".." in member.name.split("/") or not path.is_relative_to(folder.resolve()):
-                    text = f"{archive}: {member.name!r} is a link, a device or leads out of {folder}"
-                    raise ValueError(f"{text}; do not trust it")
+                    raise ValueError(f"{archive}: {member.name!r}{told}{folder}; do not trust it")
                 left -= member.size
                 if left < 0:
                     raise ValueError(f"{archive}: unpacks to over {MOST_EXPANSION} times its size; do not trust it")

@@ -40,7 +40,7 @@ TEENS_FROM = 16  # years: Common Voice asks who is younger for a parent's consen
 
 
 class AgeScheme(NamedTuple):
-    """Classes of age, the first from 0 on. With as many bounds as classes, those who are older than all are left out."""
+    """Classes of age, the first from 0 on. With as many bounds as classes, those who are older are left out."""
 
     classes: list[str]
     bounds: list[int]  # the first age (years) that no longer belongs to the class; the last class may have none
@@ -117,20 +117,18 @@ def check_scheme(classes: Sequence[str], bounds: Sequence[float]) -> None:
 
 
 def assign_age_class(clips: pd.DataFrame, classes: Sequence[str], bounds: Sequence[float]) -> pd.Series:
-    """The class of every clip's age (Int16, index into `classes`, NA = none), by its `age_years`, else its `age_decade`.
+    """The class of every clip's age (Int16, index into `classes`, NA = none), by `age_years`, else `age_decade`.
 
-    A decade stands for all ages up to the next one (teens: from 0, since Common Voice says "< 19"; nineties: without end),
-    which must all lie in one class. Where classes part at `TEENS_FROM`, teens are from there on: an assumption.
+    A decade stands for all ages up to the next one (teens: from 0, since Common Voice says "< 19"; nineties: without
+    end), which must all lie in one class. Where classes part at `TEENS_FROM`, teens are from there on: an assumption.
     """
     check_scheme(classes, bounds)
-    years = clips["age_years"].to_numpy("float64", na_value=np.nan)
-    decade = clips["age_decade"].to_numpy("float64", na_value=np.nan)
-    oldest_of_decade = np.where(decade == DECADES[-1], np.finfo(float).max, np.nextafter(decade + 10, 0))
-    teens_from = TEENS_FROM if TEENS_FROM in bounds else 0
-    youngest = np.where(np.isnan(years), np.where(decade == DECADES[0], teens_from, decade), years)
-    oldest = np.where(np.isnan(years), oldest_of_decade, years)
+    years, decade = (clips[name].to_numpy("float64", na_value=np.nan) for name in ("age_years", "age_decade"))
+    youngest = np.where(decade == DECADES[0], TEENS_FROM if TEENS_FROM in bounds else 0, decade)
+    oldest = np.where(decade == DECADES[-1], np.finfo(float).max, np.nextafter(decade + 10, 0))
+    youngest, oldest = (np.where(np.isnan(years), edge, years) for edge in (youngest, oldest))
     ends = np.array([*bounds, np.inf][: len(classes)])
-    first, last = np.searchsorted(ends, youngest, side="right"), np.searchsorted(ends, oldest, side="right")
+    first, last = (np.searchsorted(ends, edge, side="right") for edge in (youngest, oldest))
     is_known = ~np.isnan(youngest) & (first == last) & (first < len(ends))
     return pd.Series(first, index=clips.index, dtype="Int16", name="age_class").where(is_known)
 
@@ -155,11 +153,11 @@ def find_confounds(
         corpus, share = row.idxmax(), row.max() / row.sum()
         if share == 1 or (share >= 0.95 and mix[corpus] < 0.95):
             speakers, part = clips.loc[names == name, "speaker_id"].nunique(), f"{share:.1%} of the"
-            sentences.append(
-                f"CONFOUNDED: {'ALL' if share == 1 else part} {row.sum():,} clips ({speakers:,} speakers) of {target} "
-                f"class '{name}' come from {corpus}. A model can tell '{name}' by recognising the corpus: believe only "
-                "scores within one corpus."
+            text = (
+                f"CONFOUNDED: {'ALL' if share == 1 else part} {row.sum():,} clips ({speakers:,} speakers) of {target}"
             )
+            text += f" class '{name}' come from {corpus}. A model can tell '{name}' by recognising the corpus: believe"
+            sentences.append(text + " only scores within one corpus.")
     return sentences
 
 

@@ -29,10 +29,9 @@ def read_own_data(root_or_csv: Path, for_training: bool = True) -> tuple[pd.Data
     """Read a CSV, or a folder's `own_data.csv` or only CSV, into (clips, ledger); paths count from the CSV's folder.
 
     Optional columns (`COLUMNS` has their other names): speaker, gender (any word of `lib.corpora.labels`), age (years,
-    or a decade's word), language, start_s and end_s (seconds). A file without a speaker is its own speaker. Every line
-    is a clip or a row of the ledger. Raises ValueError when there is no such CSV, or none with a column `path`; and,
-    unless `for_training` is False (who only asks a model needs no labels), when columns are not understood and none
-    names the speaker, or when two lines contradict each other about a recording or about a speaker's gender.
+    or a decade's word), language, start_s and end_s (seconds). A file without a speaker is its own speaker. ValueError
+    when there is no such CSV, or none with a column `path`; and, unless `for_training` is False, when columns are not
+    understood and none names the speaker, or two lines contradict each other about a recording or a speaker's gender.
     """
     path, usual = Path(root_or_csv), Path(root_or_csv, "own_data.csv")
     if not path.is_file():
@@ -42,17 +41,14 @@ def read_own_data(root_or_csv: Path, for_training: bool = True) -> tuple[pd.Data
         path = tables[0]
     rows, malformed, strange = _read_csv(path)
     if strange and "speaker" not in rows and for_training:
-        raise ValueError(
-            f"{path}: no column 'speaker', and these are not understood: {strange}. Rename the one that names the "
-            "speaker (a person on both sides of a split would spoil every score), or add an empty column 'speaker'"
-        )
-    rows = rows.assign(**{column: "" for column in COLUMNS if column not in rows})
-    sieve = Sieve(CORPUS, rows)
+        text = f"{path}: no column 'speaker', and these are not understood: {strange}. Rename the one that names the "
+        text += "speaker (a person on both sides of a split would spoil every score), or add an empty column 'speaker'"
+        raise ValueError(text)
+    sieve = Sieve(CORPUS, rows.assign(**{column: "" for column in COLUMNS if column not in rows}))
     sieve.note(malformed)
     sieve.drop(sieve.rows["path"] == "", "no path")
-    sieve.rows["path"] = (
-        sieve.rows["path"].map(lambda name: find_spelling(path.parent, name, path.parent)).astype("str")
-    )
+    names = [find_spelling(path.parent, name, path.parent) for name in sieve.rows["path"]]
+    sieve.rows["path"] = pd.Series(names, dtype="str")
     sieve.drop_faults(path.parent)
     start_text, end_text = sieve.rows["start"], sieve.rows["end"]
     start, end = (pd.to_numeric(text.str.replace(",", "."), errors="coerce") for text in (start_text, end_text))

@@ -1,10 +1,8 @@
 """VoxCeleb1 and 2: official cuts (`wav/`, `aac/`), or whole videos' audio cut by the official frame files (`txt/`).
 
-Layout and meta files: https://www.robots.ox.ac.uk/~vgg/data/voxceleb/. An utterance's key is `<speaker>/<video>/<n>`.
-Ages are in neither. The tables that are read: Hechmann, Mackenroth et al. 2021 (arXiv 2109.13510, github.com/hechmik/
-voxceleb_enrichment_age_gender, MIT), by speaker and video, recording year minus birth year, so one year off at best;
-AgeVoxCeleb (github.com/nttcslab-sp/agevoxceleb), by utterance, whose licence forbids passing it on: users fetch it; a
-CSV of one's own, speaker -> year or decade, as in the paper.
+Layout: https://www.robots.ox.ac.uk/~vgg/data/voxceleb/. Ages are in other tables: Hechmann, Mackenroth et al. 2021
+(arXiv 2109.13510, github.com/hechmik/voxceleb_enrichment_age_gender, MIT), by speaker and video, a year off at best;
+AgeVoxCeleb (github.com/nttcslab-sp/agevoxceleb), by utterance, not to be passed on; or a CSV of one's own.
 """
 
 from __future__ import annotations
@@ -108,10 +106,9 @@ def read_meta(path: Path) -> pd.DataFrame:
 def read_ages(path: Path) -> pd.DataFrame:
     """Read a table of ages: one row a speaker, a speaker in a video, or an utterance.
 
-    Columns: key ("<speaker>", "<speaker>/<video>" or "<speaker>/<video>/<n>"), age_raw, age_years (float, NaN),
-    age_decade (Int16, NA). Bare numbers are decades where the column says so, or where it is just called "age" and
-    holds only 10, 20 ... 90; else years. Rows without a usable age are left out; `attrs` counts words and numbers that
-    are no age, by the file's name. ValueError when the file is missing, or has no column for speaker or age, or no age.
+    Columns: key ("<speaker>[/<video>[/<n>]]"), age_raw, age_years (float, NaN), age_decade (Int16, NA). Bare numbers
+    are decades where the column says so, or is just called "age" and holds only 10, 20 ... 90; else years. Rows without
+    a usable age are left out; `attrs` counts what is no age, by the file's name. ValueError when none is left.
     """
     path = Path(path)
     if not path.is_file():
@@ -143,11 +140,10 @@ def read_ages(path: Path) -> pd.DataFrame:
 
 
 def join_ages(rows: pd.DataFrame, tables: list[pd.DataFrame]) -> tuple[pd.DataFrame, int]:
-    """Ages for rows with columns speaker, video and item (the utterance key).
+    """Ages for rows with columns speaker, video, item: of the utterance, else speaker in this video, else speaker.
 
-    The most exact label wins: of the utterance, else of the speaker in this video (a video can hold several speakers),
-    else of the speaker. Labels of one key that disagree give no age. Returns (frame of age_raw, age_years, age_decade
-    on the rows' index, number of keys whose labels disagree).
+    Labels of one key that disagree give no age. Returns (frame of age_raw, age_years, age_decade on the rows' index,
+    number of keys whose labels disagree).
     """
     columns = {"age_raw": "object", "age_years": "float64", "age_decade": "float64"}
     labels = pd.concat([pd.DataFrame({name: [] for name in ("key", *columns)}), *tables], ignore_index=True)
@@ -165,10 +161,9 @@ def read_voxceleb(root: Path, ages: Path | None = None) -> tuple[pd.DataFrame, p
     """Read every utterance at or below `root` into (clips, ledger).
 
     An utterance is a cut, `.../<speaker>/<video>/<n>.wav` (m4a, flac ...), or a frame file of the same name (txt) with
-    the whole video's audio anywhere below `root`, as `audio/<video>.m4a` or under one of the names that yt-dlp gives
-    (`Title [<video>].webm`); the clip then carries start_s and end_s from the frame file. Meta and age tables are those
-    in `root` or up to two folders above it, or the one table `ages`. No sound is decoded. Raises ValueError when `root`
-    holds neither cuts nor frame files with audio, or no meta file is near.
+    the whole video's audio anywhere below `root`, as `<video>.m4a` or as yt-dlp names it (`Title [<video>].webm`), from
+    start_s to end_s. Meta and age tables are those at or below `root` or up to two folders above, or the one table
+    `ages`. ValueError when there are neither cuts nor frame files with audio, or no meta file is near.
     """
     cuts, frame_files, videos, tables, strange = _list_files(root)
     if not cuts and not (frame_files and videos):
@@ -176,8 +171,8 @@ def read_voxceleb(root: Path, ages: Path | None = None) -> tuple[pd.DataFrame, p
         raise ValueError(f"{root}: {lacking} below it; unzip VoxCeleb's archives there")
     metas = [name for name in META_FILES if name in tables]
     if not metas:
-        text = 'no vox1_meta.csv or vox2_meta.csv, so no genders; download.fetch: ["open"] fetches them'
-        raise ValueError(f"{root}: {text}")
+        text = ': no vox1_meta.csv or vox2_meta.csv, so no genders; download.fetch: ["open"] fetches them'
+        raise ValueError(f"{root}{text}")
     keys = sorted(cuts.keys() | frame_files.keys())
     sieve = Sieve(CORPUS, pd.DataFrame([_describe(root, key, cuts, frame_files, videos) for key in keys]))
     again = [path for files in (*cuts.values(), *frame_files.values()) for path in files[1:]]

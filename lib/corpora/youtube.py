@@ -76,9 +76,9 @@ def download_videos(
 ) -> str:
     """Fetch the audio of each video once, to `folder`/audio/<video>.<suffix>; return why the run stopped early, or "".
 
-    Videos (ids of 11 characters) that are there, that failed for good, or `MOST_TRIES` times are passed over. A failure is
-    noted (`load_status`) and passed, but a bot check or a rate limit stops the run. `options` of yt-dlp go over `OPTIONS`,
-    such as {"cookiesfrombrowser": ("firefox",)}; `url` is the address's pattern. ValueError unless `allowed`.
+    Videos (ids of 11 characters) that are there, that failed for good, or `MOST_TRIES` times are passed over. A failure
+    is noted (`load_status`) and passed, but a bot check or a rate limit stops the run. `options` of yt-dlp go over
+    `OPTIONS`, e.g. {"cookiesfrombrowser": ("firefox",)}; `url` is the address's pattern. ValueError unless `allowed`.
     """
     if not allowed:
         raise ValueError(f"downloading from YouTube is switched off. {LEGAL_NOTE} To switch it on, set allowed=True")

@@ -1,4 +1,4 @@
-"""A synthetic Common Voice release: tables, names and habits of releases 17 and later, with one row of each usual fault.
+"""A synthetic Common Voice release: tables, names and habits of releases from 17 on, with one row of each usual fault.
 
 Layout and values: github.com/common-voice/cv-dataset and CorporaCreator's columns. All clips are validated.
 """
@@ -16,7 +16,8 @@ from lib.corpora.demo.speakers import Speaker
 RELEASE = "cv-corpus-99.0-synthetic"
 AGE_WORDS = {10: "teens", 20: "twenties", 30: "thirties", 40: "fourties", 50: "fifties", 60: "sixties", 70: "seventies"}
 GENDER_WORDS = {"male": "male_masculine", "female": "female_feminine"}
-FAULTS = ["no such file", "empty file", "cannot be decoded", "shorter than a window", "Benchmark segment"]  # ledgers' words
+# In the ledgers' words.
+FAULTS = ["no such file", "empty file", "cannot be decoded", "shorter than a window", "Benchmark segment"]
 EXTRAS = [*FAULTS, "silent"]  # each planted as one more clip of some speaker
 UNLABELLED = [{"age": "", "gender": ""}, {"gender": "do_not_wish_to_say"}, {"gender": "non-binary"}, {"age": ""}]
 LEAST_S = 3.4  # of a clip, so that a window of 3 s is left whatever a codec adds or takes

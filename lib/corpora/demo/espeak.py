@@ -1,7 +1,7 @@
 """espeak-ng, called in-process: text and a voice in, samples out.
 
-The library (wheel `espeakng-loader`) keeps hidden state from one utterance to the next, such as noise and flutter phase.
-A `Synthesizer` therefore loads a private copy of it: what it says depends only on its seed and on what it said before.
+The library (wheel `espeakng-loader`) keeps hidden state from one utterance to the next, such as noise. A `Synthesizer`
+therefore loads a private copy of it: what it says depends only on its seed and on what it said before.
 """
 
 import ctypes
