@@ -25,13 +25,13 @@ COLUMNS = {  # what a header may call each column: lower case, `_`, `-`, bracket
 }  # fmt: skip
 
 
-def read_own_data(root_or_csv: Path, for_training: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_own_data(root_or_csv: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read a CSV, or a folder's `own_data.csv` or only CSV, into (clips, ledger); paths count from the CSV's folder.
 
     Optional columns (`COLUMNS` has their other names): speaker, gender (any word of `lib.corpora.labels`), age (years,
     or a decade's word), language, start_s and end_s (seconds). A file without a speaker is its own speaker. ValueError
-    when there is no such CSV, or none with a column `path`; and, unless `for_training` is False, when columns are not
-    understood and none names the speaker, or two lines contradict each other about a recording or a speaker's gender.
+    when there is no such CSV, none with a column `path`, when columns are not understood and none names the speaker, or
+    when two lines contradict each other about a recording or about a speaker's gender.
     """
     path, usual = Path(root_or_csv), Path(root_or_csv, "own_data.csv")
     if not path.is_file():
@@ -40,7 +40,7 @@ def read_own_data(root_or_csv: Path, for_training: bool = True) -> tuple[pd.Data
             raise ValueError(f"{path}: holds {len(tables)} CSV; write own_data.csv there: path, speaker, gender, age")
         path = tables[0]
     rows, malformed, strange = _read_csv(path)
-    if strange and "speaker" not in rows and for_training:
+    if strange and "speaker" not in rows:
         text = f"{path}: no column 'speaker', and these are not understood: {strange}. Rename the one that names the "
         text += "speaker (a person on both sides of a split would spoil every score), or add an empty column 'speaker'"
         raise ValueError(text)
@@ -57,8 +57,7 @@ def read_own_data(root_or_csv: Path, for_training: bool = True) -> tuple[pd.Data
     broken = ~np.isfinite(start) | (start < 0) | (end <= start) | (end.isna() & (end_text != ""))
     sieve.drop(broken, "no stretch of time", "start " + start_text + ", end " + end_text)
     _name_rows(sieve, strange)
-    if for_training:
-        _refuse_contradictions(path, sieve.rows)
+    _refuse_contradictions(path, sieve.rows)
     sieve.drop(sieve.rows["clip_id"].duplicated(), "listed twice", "the same file and start stand in an earlier row")
     return sieve.finish()
 

@@ -230,13 +230,10 @@ def _list_files(root: Path) -> tuple[Files, Files, Files, dict[str, Path], list[
     wanted = {key.split("/")[1] for key in frame_files}
     for relative in media:
         videos.setdefault(_video_of(relative, wanted), []).append(relative)
-
-    def best_first(path: str) -> tuple[bool, int, str]:
-        return file_fault(root / path) != "", AUDIO_SUFFIXES.index(Path(path).suffix.casefold()), path
-
     for files in (*cuts.values(), *videos.values()):
-        if len(files) > 1:
-            files.sort(key=best_first)
+        if len(files) > 1:  # the first is read
+            files.sort(key=lambda path: (AUDIO_SUFFIXES.index(Path(path).suffix.casefold()), path))
+            files.sort(key=lambda path: file_fault(root / path) != "")
     return cuts, frame_files, videos, tables | below, strange
 
 

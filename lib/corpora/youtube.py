@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,6 @@ def _fetch(video: str, folder: Path, url: str, options: dict[str, Any]) -> tuple
 
 def count_downloads(folder: Path) -> pd.DataFrame:
     """Videos asked for by kind of failure ("done" = none), with what to do: columns kind, videos, to_do."""
-    kinds = pd.Series([record["kind"] for record in load_status(folder).values()], dtype="str")
-    counts = kinds.value_counts().rename_axis("kind").rename("videos").reset_index()
-    return counts.assign(to_do=[FAILURES.get(kind, ("", ""))[1] for kind in counts["kind"]])
+    kinds = Counter(record["kind"] for record in load_status(folder).values())
+    rows = [(kind, videos, FAILURES.get(kind, ("", ""))[1]) for kind, videos in kinds.most_common()]
+    return pd.DataFrame(rows, columns=["kind", "videos", "to_do"])
