@@ -3,8 +3,6 @@
 A new corpus is one file with a `read_*` function and one entry in `CORPORA`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

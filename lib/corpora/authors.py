@@ -7,8 +7,6 @@ names may be called, of which one builds a tensor from bytes in the file (torch.
     python -m lib.corpora.authors FOLDER        then: make reports RUN=authors
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import io

@@ -3,8 +3,6 @@
 Layouts, headers and words: github.com/common-voice/cv-dataset; CorporaCreator there writes the tables unquoted.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import re

@@ -1,7 +1,5 @@
 """Fetching: one file over https, resumed and checked; archives of which only the wanted plain files are unpacked."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import lzma

@@ -4,8 +4,6 @@ Nobody is folded into a sex who did not say it. A class of age is given only whe
 a speaker's age lies within the class.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """A folder of one's own: a CSV with `path, speaker, gender, age` (path is a must) beside the sound is a corpus too."""
 
-from __future__ import annotations
-
 import csv
 import os
 import re

@@ -1,7 +1,5 @@
 """From a corpus' rows to clips and ledger: whatever a reader drops is named, reasoned and counted."""
 
-from __future__ import annotations
-
 import os
 import re
 import stat

@@ -3,8 +3,6 @@
 Kaldi files: two columns divided by blanks or tabs; ids look like numbers but are text.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

@@ -5,8 +5,6 @@ Layout: https://www.robots.ox.ac.uk/~vgg/data/voxceleb/. Ages are in other table
 AgeVoxCeleb (github.com/nttcslab-sp/agevoxceleb), by utterance, not to be passed on; or a CSV of one's own.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import zipfile

@@ -3,8 +3,6 @@
 Failure texts and options: github.com/yt-dlp/yt-dlp (read at 2026.08.19).
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import time
