@@ -110,10 +110,7 @@ def _is_there(name: str, folder: Path) -> bool:
 
 
 def check_run(download: dict[str, Any], synthetic: bool) -> None:
-    """Raise ValueError with what the user must do first when the corpora of a run are not there and cannot be fetched.
-
-    `download` is the run file's section of that name. Tables and names of files are read, no sound.
-    """
+    """ValueError with what to do first when corpora of a run (`download`) are not there and not to be fetched."""
     if synthetic:
         return
     folder, ages, fetch = resolve_root(download["root"]), download["age_labels"], download["fetch"]

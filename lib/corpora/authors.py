@@ -178,16 +178,13 @@ def import_pickles(files: Iterable[Path], run: str) -> dict[str, int]:
 
 
 def _list_entries(files: list[Path]) -> tuple[pd.DataFrame, list[tuple[str, str, str]], tuple[int, ...]]:
-    """What can be used of the files (item, path, age_raw, gender_raw), what was left out and why, the frames' shape.
-
-    Equal values count once, since they could land on both sides of a split.
-    """
+    """What can be used (item, path, age_raw, gender_raw), what was left out and why, and the frames' shape."""
     rows, dropped, shape, known = [], [], (), set()  # shape of the first window, hashes of the values so far
     for name, path, item in _read_all(files, "reading pickles"):
         if isinstance(item, dict):
             frames = item.pop("frames")
             shape, digest = shape or frames.shape, hashlib.sha256(frames.tobytes()).digest()
-            if digest in known:
+            if digest in known:  # it could land on both sides of a split
                 item = "the same values again"
             elif frames.shape != shape:
                 item = f"tensor of another shape: {list(frames.shape)}"

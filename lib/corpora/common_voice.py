@@ -87,10 +87,7 @@ def read_common_voice(
 
 
 def find_locales(root: Path) -> list[Path]:
-    """Folders at or below `root` (four levels at most) that hold a clip table, the newest release first.
-
-    A table inside `clips/` belongs to the folder above. Raises ValueError, saying what to do, when there is none.
-    """
+    """Folders up to four levels below `root` with a clip table (or in clips/), the newest first; ValueError if none."""
     root, advice = Path(root), "unpack a Common Voice archive there: a folder with validated.tsv and clips/"
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder; {advice}, or name the archive in download.fetch")

@@ -160,10 +160,7 @@ def find_confounds(
 
 
 def label_table() -> pd.DataFrame:
-    """The whole contract as a table: every raw value, its meaning, and its class in each scheme ("" = none).
-
-    Columns: label, corpus, releases, raw, gender, age_decade, and one column a scheme of `SCHEMES`.
-    """
+    """Every raw value of the contract, its meaning, and its class in each of `SCHEMES` ("" = none), one a row."""
     rows = []
     for label, column, contract in (("gender", "gender", GENDER_WORDS), ("age", "age_decade", AGE_WORDS)):
         for (corpus, releases), words in contract.items():

@@ -126,10 +126,7 @@ def _refuse_contradictions(path: Path, rows: pd.DataFrame) -> None:
 
 
 def list_unlabelled(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Every audio file below `folder` as a clip without labels and without a known speaker, for training an encoder.
-
-    Returns (clips, ledger); each file counts as a speaker of its own, which it may not be: never score on these.
-    """
+    """(clips, ledger) of every audio file below `folder`, without labels, each its own speaker: never to score on."""
     files = [path for path in walk_files(Path(folder)) if path.suffix.casefold() in AUDIO_SUFFIXES]
     names = [path.relative_to(folder).as_posix() for path in files]
     rows = pd.DataFrame({"path": [name for name in names if printable(name) == name]}, dtype="str")

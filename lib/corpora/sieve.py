@@ -112,10 +112,7 @@ class Sieve:
         self.rows_in += len(items)
 
     def finish(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Validated clips and ledger; `clips.attrs` holds rows_in, warnings and facts.
-
-        Genders and ages are read from the raw columns unless the reader gave its own.
-        """
+        """Validated clips (attrs: rows_in, warnings, facts) and ledger; labels come from raw columns unless given."""
         rows = self.rows.assign(**{name: value for name, value in DEFAULTS.items() if name not in self.rows})
         if "gender" not in rows:
             rows["gender"] = genders_of(rows["gender_raw"])

@@ -25,10 +25,7 @@ def download_speechocean762(folder: Path, url: str = URL) -> Path:
 
 
 def read_kaldi(path: Path) -> dict[str, str]:
-    """A Kaldi text file as key -> value; a missing file is empty, a key without value gives "".
-
-    ValueError, naming the file, when a key stands there twice with different values.
-    """
+    """A Kaldi text file as key -> value ("" = none); a missing file is empty. ValueError when a key has two values."""
     values: dict[str, str] = {}
     text = path.read_bytes().decode("utf-8-sig", errors="replace") if path.is_file() else ""
     for line in text.split("\n"):
@@ -49,10 +46,7 @@ def find_speechocean762(root: Path) -> Path:
 
 
 def read_speechocean762(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read the halves that are there into (clips, ledger); `official_split` is "train" or "test" as published.
-
-    Raises ValueError when there is neither half, or when its tables contradict themselves.
-    """
+    """Read the halves that are there into (clips, ledger). ValueError for neither, or where tables contradict."""
     folder = find_speechocean762(root)
     halves = [half for half in HALVES if (folder / half / "wav.scp").is_file()]
     sieve = Sieve(CORPUS, pd.concat([_read_half(folder, root, half) for half in halves], ignore_index=True))

@@ -19,7 +19,9 @@ from lib.corpora.sieve import AUDIO_SUFFIXES, Sieve, audio_stem, file_fault, pri
 from lib.tables import DECADES
 
 CORPUS = "voxceleb"
-FRAMES_PER_S = 25  # frame numbers are time stamps x 25, whatever the video's own rate
+FRAMES_PER_S = (
+    25  # frame numbers are time stamps x 25, whatever the video's rate; a cut ends on its last frame's sample
+)
 META_FILES = ["vox1_meta.csv", "vox2_meta.csv"]
 HECHMIK = "final_dataframe_extended.csv"
 AGE_FILES = ["utt2age.train", "utt2age.test", HECHMIK, "age-train.txt", "age-test.txt", "ages.csv"]  # ages.csv: by hand
@@ -35,10 +37,7 @@ AGE_TABLE_URL = "https://raw.githubusercontent.com/hechmik/voxceleb_enrichment_a
 
 
 def download_voxceleb(folder: Path, url: str = URL, age_url: str = AGE_TABLE_URL) -> None:
-    """Fetch VoxCeleb1's meta and frame files (CC BY 4.0, no password) and an age table (MIT), each where it is missing.
-
-    What the user put there is left alone. ValueError when one of them cannot be fetched or is not what it should be.
-    """
+    """Fetch VoxCeleb1's meta and frame files (CC BY 4.0) and an age table (MIT), where missing; else ValueError."""
     folder = Path(folder)
     if not list(folder.glob("vox*_meta.csv")):
         for name in META_FILES:
@@ -53,10 +52,7 @@ def download_voxceleb(folder: Path, url: str = URL, age_url: str = AGE_TABLE_URL
 
 
 def read_frame_file(path: Path) -> tuple[str, str, int, int]:
-    """(speaker, video, first frame, last frame) of a `txt` file of the frame archives: where somebody is seen to talk.
-
-    The official cut ends on the last frame's sample. ValueError, naming the file, when it tells no stretch of time.
-    """
+    """(speaker, video, first frame, last frame) of a frame file; ValueError names it when it tells no stretch."""
     lines = Path(path).read_bytes().decode("utf-8-sig", errors="replace").split("\n")
     fields = [re.match(r"\s*([A-Za-z][\w ]*?)\s*:\s*(.*?)\s*$", line) for line in lines]
     head = {field[1].casefold(): field[2] for field in fields if field}

@@ -1,7 +1,4 @@
-"""A synthetic Common Voice release: tables, names and habits of releases from 17 on, with one row of each usual fault.
-
-Layout and values: github.com/common-voice/cv-dataset and CorporaCreator's columns. All clips are validated.
-"""
+"""A synthetic Common Voice in the form of releases from 17 on, with one row of each usual fault; all validated."""
 
 import csv
 import hashlib
