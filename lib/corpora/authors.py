@@ -98,10 +98,7 @@ def read_pickle(content: bytes) -> Any:
 
 
 def read_items(path: Path) -> list[dict[str, Any] | str]:
-    """Every entry of one file: frames [T, D], age_raw and gender_raw ("" = none), or the reason why it cannot be used.
-
-    Raises ValueError naming the file when the file as a whole is none of the authors' kind.
-    """
+    """Every entry of a file: frames [T, D], age_raw, gender_raw ("" = none), or why not; ValueError if another kind."""
     try:
         if path.stat().st_size > BIGGEST:
             raise ValueError(f"{path.stat().st_size:,} bytes, at most {BIGGEST:,} are read")

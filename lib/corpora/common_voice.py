@@ -111,10 +111,7 @@ def _list_tables(folder: Path) -> dict[str, Path]:
 
 
 def _list_clips(folder: Path) -> dict[str, str]:
-    """A locale's files with sound by stem, from its folder on: below `clips/`, `<locale>/clips/`, or beside the table.
-
-    Of several with one stem, such as x.mp3 and x.wav, the one whose suffix is the best.
-    """
+    """Files with sound by stem: below `clips/` or `<locale>/clips/`, or beside; of several the best suffix."""
     by_suffix: dict[str, list[str]] = {suffix: [] for suffix in AUDIO_SUFFIXES[::-1]}
     for place in [folder / "clips", *sorted(folder.glob("*/clips")), folder]:
         for below, folders, names in os.walk(place):

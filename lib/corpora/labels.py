@@ -66,10 +66,7 @@ ALLOWED = {  # in words, for messages
 
 
 def read_age(raw: str, unit: str = "years") -> tuple[float | None, int | None]:
-    """The meaning of one raw age value as (years, decade); (None, None) when it says neither.
-
-    `unit` says what a bare number is: "years" of age, or "decade" (10, 20 ... 90). Words are always decades.
-    """
+    """(years, decade) of a raw age, (None, None) for neither; a bare number is in `unit`: "years" or "decade"."""
     word = normalize_label(raw)
     if word in AGE_MEANINGS:
         return None, AGE_MEANINGS[word]

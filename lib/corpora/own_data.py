@@ -61,10 +61,7 @@ def read_own_data(root_or_csv: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _read_csv(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]], list[str]]:
-    """Rows with the columns of `COLUMNS` that are there, lines that are no row, headers that are not understood.
-
-    Line by line, since a quote that does not close must not swallow the lines behind it.
-    """
+    """Rows of `COLUMNS`, lines that are no row, headers not understood; an open quote costs its line only."""
     try:
         lines = re.sub(r"\r\n?", "\n", path.read_bytes().decode("utf-8-sig")).split("\n")
     except UnicodeDecodeError as error:

@@ -33,10 +33,7 @@ def printable(name: str) -> str:
 def walk_files(
     root: Path, hidden: tuple[str, ...] = (".", SYNTHETIC), onerror: Callable[[OSError], Any] | None = None
 ) -> Iterator[Path]:
-    """Every file below `root` in the order of names, through links but never in circles.
-
-    Hidden files, folders that begin with one of `hidden`, and those that cannot be listed (`onerror`) are passed over.
-    """
+    """Every file below `root`, sorted, through links but in no circle; not what is hidden or in folders `hidden`."""
     seen = set()
     for folder, folders, names in os.walk(root, followlinks=True, onerror=onerror):
         if os.path.realpath(folder) in seen:
@@ -53,10 +50,7 @@ def audio_stem(path: str) -> str:
 
 
 def find_spelling(folder: Path, name: str, root: Path) -> str:
-    """`folder`/`name` from `root` on, with forward slashes, in the spelling that is on disk.
-
-    Tried are Windows' backslashes, composed and decomposed accents (NFC, NFD), and the suffix in either case.
-    """
+    """`folder`/`name` from `root` on as spelled on disk: Windows' slashes, NFC or NFD, the suffix in either case."""
     plain = name.replace("\\", "/")
     stem, suffix = os.path.splitext(plain)
     spellings = [name, plain, unicodedata.normalize("NFC", plain), unicodedata.normalize("NFD", plain)]

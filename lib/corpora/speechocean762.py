@@ -1,7 +1,4 @@
-"""speechocean762 (OpenSLR 101, CC BY 4.0): Mandarin speakers reading English, children and adults, with years of age.
-
-Kaldi files: two columns divided by blanks or tabs; ids look like numbers but are text.
-"""
+"""speechocean762 (OpenSLR 101, CC BY 4.0): Mandarin speakers reading English, children and adults, with ages."""
 
 from pathlib import Path
 
