@@ -1,7 +1,5 @@
 """A web server on this machine for the tests of downloads: ranges, dropped connections, scripted answers."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Iterator
@@ -36,8 +34,7 @@ class Handler(BaseHTTPRequestHandler):
         if site.length:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body[: site.drop_after.pop(0) if site.drop_after and path in site.files else len(body)])
+        self.wfile.write(body[: site.drop_after.pop(0) if site.drop_after and path in site.files else None])
 
     def _handle(self) -> None:
         site, path = self.server.site, self.path.split("?")[0]
@@ -57,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
             return self._answer(206, body[start:], Content_Range=f"bytes {start}-{len(body) - 1}/{len(body)}", **tag)
         return self._answer(200, body, **tag)
 
-    do_GET = do_HEAD = do_POST = _handle
+    do_GET = do_POST = _handle
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from chain_runner import places_of
 
 from lib import paths, stages
 from lib.corpora.authors import import_pickles, read_items, read_pickle
-from lib.store import Store
+from lib.store import Store, StoreWriter
 from lib.tables import load_table
 from lib.tasks import load_tasks
 
@@ -134,9 +134,9 @@ def test_imported_pickles_stand_where_training_finds_them(tmp_path, monkeypatch)
     entries = published(3, seed=2)[0]
     write(tmp_path / "odd.pkl", [{torch.zeros(1, 7, 32), "male", "teens"}, "nothing", *entries, *entries])
     assert import_pickles(tmp_path.glob("*.pkl"), "authors") == {"files": 4, "windows": 15, "dropped": 8}
-    downloaded, segmented, embedded = (
+    downloaded, segmented, embedded = [
         stages.find_stage(n, "authors") for n in ("01_download", "02_segment", "03_embed")
-    )
+    ]
     clips = load_table(downloaded.path("clips.parquet"), "clips")
     assert clips["speaker_id"].nunique() == 3
     assert clips["gender"].value_counts().to_dict() == {"male": 9, "female": 6}
@@ -151,6 +151,25 @@ def test_imported_pickles_stand_where_training_finds_them(tmp_path, monkeypatch)
     assert load_table(downloaded.path("ledger.parquet"), "ledger")["reason"].value_counts().to_dict() == {
         "the same values again": 6, "tensor of another shape": 1, "not one tensor and words": 1,
     }  # fmt: skip
+
+
+def test_an_import_that_was_killed_goes_on_with_the_right_frames(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "DATA", tmp_path / "data")
+    files = [write(tmp_path / f"{number}.pkl", published(200, seed=number)[0]) for number in range(3)]
+    write_block = StoreWriter.write
+
+    def killed(self, rows, tensors):
+        if rows.start:
+            raise KeyboardInterrupt
+        write_block(self, rows, tensors)
+
+    monkeypatch.setattr(StoreWriter, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        import_pickles(files, "authors")
+    monkeypatch.setattr(StoreWriter, "write", write_block)
+    import_pickles(files, "authors")
+    frames = np.load(stages.find_stage("03_embed", "authors").path("frames.npy"), mmap_mode="r")
+    assert np.array_equal(frames[-200:], torch.cat(published(200, seed=2)[1]).numpy())
 
 
 def write_pickles(folder):

@@ -1,13 +1,11 @@
 """Common Voice as it ships: releases, headers, odd characters, blanks, drops."""
 
-import os
-import random
 from pathlib import Path
 
 import pytest
 
 from lib.corpora import common_voice
-from lib.corpora.common_voice import find_locales, folder_release, read_common_voice, read_table
+from lib.corpora.common_voice import find_locales, folder_release, read_common_voice
 from lib.tables import validate_table
 
 V1 = ["client_id", "path", "sentence", "up_votes", "down_votes", "age", "gender", "accent"]
@@ -50,20 +48,26 @@ def check_sum(clips, ledger, rows_in) -> dict[str, int]:
 HEADERS = [V1, V6, V9, V13, V17, V6[::-1], ["\ufeffclient_id", *V6[1:]]]
 
 
+ODD = ["\r", '"', "'", "\\", "\u2028", "\x85", "\x0b", "\x1c", "\x00", "é", "𝄞", ",", "#", "null"]
+
+
 @pytest.mark.parametrize("header", HEADERS)
-def test_every_header_generation_gives_the_same_labels(tmp_path, header):
+def test_every_header_generation_gives_the_same_labels(tmp_path, header, monkeypatch):
+    monkeypatch.setattr(common_voice, "BLOCK_LINES", 2)
     rows = [row("NA", 1, gender="male", age="fourties"), row("012", 2, gender="female_feminine", age="teens")]
+    rows += [row("c", n, sentence=f"{odd} {odd}x{odd}") for n, odd in enumerate(ODD, 3)]
     rows = [r | {"\ufeffclient_id": r["client_id"]} for r in rows]
     table = make_locale(tmp_path / "cv-corpus-9.0-2022-04-27" / "en", header, rows) / "validated.tsv"
     table.write_bytes(table.read_bytes().replace(b"\n", b"\r\n") + b"cut\toff\n\n")
     clips, ledger = read_common_voice(tmp_path)
-    assert check_sum(clips, ledger, 3) == {"wrong number of columns": 1}
-    assert ledger["item"].tolist() == ["cv-corpus-9.0-2022-04-27/en/validated.tsv:4"]
+    assert check_sum(clips, ledger, 17) == {"wrong number of columns": 1}
+    assert ledger["item"].tolist() == ["cv-corpus-9.0-2022-04-27/en/validated.tsv:18"]
+    assert clips["clip_id"].tolist() == [f"common_voice:common_voice_en_{n}" for n in range(1, 17)]
+    clips = clips[:2]
     assert clips["gender"].tolist() == ["male", "female"]
     assert clips["age_decade"].tolist() == [40, 10]
     assert clips["speaker_id"].tolist() == ["common_voice:NA", "common_voice:012"]
     assert clips["language"].tolist() == ["en", "en"]
-    assert clips["clip_id"][0] == "common_voice:common_voice_en_1"
     assert clips["path"][0] == "cv-corpus-9.0-2022-04-27/en/clips/common_voice_en_1.mp3"
 
 
@@ -84,37 +88,16 @@ def test_release_and_locale_are_found_by_looking(tmp_path, place, start, locale,
     assert all((tmp_path / start / path).is_file() for path in clips["path"])
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_any_bytes_are_read_as_a_plain_split_by_line_feed_and_tab_reads_them(tmp_path, seed, monkeypatch):
-    rng = random.Random(seed)
-    odd = ["\r", '"', "'", "\\", "\u2028", "\x85", "\x0b", "\x1c", "\x00", "é", "𝄞", ",", "#", " "]
-    lines = ["\t".join(V6)]
-    for n in range(200):
-        sentence = "".join(rng.choices(["\t", "\n", *odd], weights=[1, 1] + [12] * len(odd), k=rng.randint(0, 12)))
-        lines.append("\t".join(row(f"c{n}", n, sentence=sentence).get(name, "") for name in V6))
-    data = "\n".join(lines).encode() + rng.choice([b"", b"\n", b"\r\n"])
-    (tmp_path / "validated.tsv").write_bytes(data)
-    monkeypatch.setattr(common_voice, "BLOCK_LINES", rng.choice([1, 7, 10**6]))
-    rows, malformed = read_table(tmp_path / "validated.tsv")
-    plain = [line.split(b"\t") for line in data.split(b"\n")[1:]]
-    good = [[cell.decode().strip() for cell in cells] for cells in plain if len(cells) == len(V6)]
-    assert rows[["client_id", "path"]].to_numpy().tolist() == [cells[:2] for cells in good]
-    numbers = [n for n, cells in enumerate(plain, 2) if len(cells) != len(V6) and cells not in ([b""], [b"\r"])]
-    assert [item for item, _, _ in malformed] == [f"validated.tsv:{n}" for n in numbers]
-
-
-def test_missing_empty_and_extra_clips_are_counted(tmp_path):
-    rows = [row("a", n) for n in range(1, 5)]
+def test_missing_empty_and_extra_clips_and_blank_fields_are_counted(tmp_path):
+    rows = [*(row("a", n) for n in range(1, 5)), row("", 5), row("a", 6, path="")]
     folder = make_locale(tmp_path / "en", V17, rows, other=[row("z", 9)])
     clips = folder / "clips"
     (clips / rows[0]["path"]).unlink()
     (clips / rows[1]["path"]).write_bytes(b"")
-    (clips / rows[2]["path"]).unlink()
-    (clips / rows[2]["path"]).symlink_to(folder / "nowhere.mp3")
     for name in ("common_voice_en_9.mp3", "common_voice_en_77.mp3", "notes.txt"):
         (clips / name).write_bytes(b"ID3")
     read, ledger = read_common_voice(folder)
-    assert check_sum(read, ledger, 4) == {"no such file": 2, "empty file": 1}
+    assert check_sum(read, ledger, 6) == {"no such file": 1, "empty file": 1, "no speaker": 1, "no path": 1}
     assert read.attrs["facts"]["files on disk that no table names"] == 1
 
 
@@ -147,24 +130,27 @@ def test_blank_labels_come_from_the_same_clients_agreeing_rows_in_any_bucket(tmp
     assert facts["blank labels filled from the same speaker's other, agreeing rows"] == {"gender": 2, "age": 3}
 
 
-def test_a_refusal_to_say_is_never_overwritten_and_no_label_crosses_releases(tmp_path):
+def test_a_refusal_to_say_is_never_overwritten_no_label_crosses_releases_and_six_zero_gives_no_gender(tmp_path):
     rows = [row("a", 1, gender="male_masculine"), row("a", 2, gender="do_not_wish_to_say"), row("a", 3)]
     make_locale(tmp_path / "cv-corpus-17.0-x" / "en", V17, rows)
     make_locale(tmp_path / "cv-corpus-7.0-2021-07-21" / "en", V6, [row("b", 4)])
     make_locale(tmp_path / "cv-corpus-6.1-2020-12-11" / "en", V6, [row("b", 5, gender="male")])
+    broken = [row("c", 6, gender="female", age="teens"), row("d", 7)]
+    make_locale(tmp_path / "cv-corpus-6.0-2020-12-11" / "en", V6, broken)
     clips, _ = read_common_voice(tmp_path)
-    assert clips["gender"].fillna("-").tolist() == ["male", "-", "-", "-", "male"]
+    assert clips["gender"].fillna("-").tolist() == ["male", "-", "-", "-", "male", "-", "-"]
+    assert clips[["gender_raw", "age_decade"]].fillna(0).to_numpy().tolist()[5:] == [["female", 10], ["", 0]]
+    assert "release 6.0 lost every 'male'" in clips.attrs["warnings"][0]
 
 
 def test_locales_and_releases_keep_unique_ids_share_their_speakers_and_each_clip_is_read_once(tmp_path):
-    new, old = tmp_path / "cv-corpus-17.0-2024-03-15", tmp_path / "cv-corpus-16.1-2023-12-06"
+    new, old = tmp_path / "cv-corpus-17.0-x", tmp_path / "cv-corpus-16.1-x"
     make_locale(new / "en", V17, [row("a", 1), row("a", 2), row("a", 3, path="odd.mp3")])
     make_locale(new / "de", V17, [row("a", 1, "de"), row("a", 3, "de", path="odd.mp3")])
     make_locale(old / "en", V13)
     (new / "en" / "clips" / "common_voice_en_2.mp3").unlink()
     clips, ledger = read_common_voice(tmp_path)
     assert check_sum(clips, ledger, 7) == {"listed twice": 2}
-    assert clips["clip_id"].is_unique
     assert clips["speaker_id"].nunique() == 1
     assert clips["language"].value_counts().to_dict() == {"en": 3, "de": 2}
     where = clips.set_index("clip_id")["path"].str.split("/").str[0]
@@ -205,27 +191,6 @@ def test_parts_of_validated_stand_in_for_it_and_empty_tables_stop_nothing(tmp_pa
     assert len(read_common_voice(folder)[0]) == 0
 
 
-def test_release_six_zero_gives_no_gender_and_says_so(tmp_path):
-    rows = [row("a", 1, gender="female", age="teens"), row("b", 2)]
-    make_locale(tmp_path / "cv-corpus-6.0-2020-12-11" / "en", V6, rows)
-    clips, _ = read_common_voice(tmp_path)
-    assert clips["gender"].isna().all()
-    assert clips[["gender_raw", "age_decade"]].fillna(0).to_numpy().tolist() == [["female", 10], ["", 0]]
-    assert "6.1 or later" in clips.attrs["warnings"][0]
-
-
-def test_blank_fields_and_unknown_words_are_named(tmp_path):
-    rows = [row("", 1), row("a", 2, path=""), row("a", 3, gender="robot", age="ancient"),
-            row("b", 4, gender="Female", age="Forties ")]  # fmt: skip
-    clips, ledger = read_common_voice(make_locale(tmp_path / "tw", V17, rows, dev=[], test=[]))
-    assert check_sum(clips, ledger, 4) == {"no speaker": 1, "no path": 1}
-    assert [text.partition(";")[0] for text in clips.attrs["warnings"]] == [
-        "gender values that give no label: {'robot': 1}", "age values that give no label: {'ancient': 1}",
-    ]  # fmt: skip
-    assert clips["gender"].fillna("-").tolist() == ["-", "female"]
-    assert clips["age_decade"].fillna(0).tolist() == [0, 40]
-
-
 def test_wrong_roots_are_told_what_to_do(tmp_path):
     make_locale(tmp_path / "synthetic-3x3" / "en")  # rendered corpora never pass for real ones
     (tmp_path / "cv.tar.gz").write_bytes(b"x")
@@ -236,15 +201,3 @@ def test_wrong_roots_are_told_what_to_do(tmp_path):
     write_table(tmp_path / "en" / "validated.tsv", ["client", "file"], [])
     with pytest.raises(ValueError, match=r"validated\.tsv: no column client_id or path"):
         read_common_voice(tmp_path)
-
-
-@pytest.mark.corpora
-@pytest.mark.parametrize(("name", "clients"), [("common_voice", 0), ("common_voice_many", 15)])
-def test_real_releases_add_up(name, clients):
-    root = Path(os.environ.get("CORPORA") or pytest.skip("set CORPORA to the folder of real samples")) / name
-    clips, ledger = read_common_voice(root)
-    tables = clips.attrs["facts"]["tables that were read"]
-    check_sum(clips, ledger, sum((root / table).read_bytes().count(b"\n") - 1 for table in tables))
-    assert all((root / path).stat().st_size for path in clips["path"])
-    assert not [text for text in clips.attrs["warnings"] if "no label" in text]
-    assert (clips.groupby("speaker_id")["language"].nunique() > 1).sum() == clients

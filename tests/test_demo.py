@@ -1,8 +1,8 @@
 """The demo's corpora: voices that are what was asked for, labels that can be heard, tables in the real form, faults counted."""
 
+import contextlib
 import dataclasses
 import hashlib
-import re
 import signal
 import subprocess
 import sys
@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-import soxr
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import cross_val_predict
@@ -25,14 +24,13 @@ from lib import baselines, paths
 from lib.corpora.common_voice import read_common_voice
 from lib.corpora.demo import common_voice_layout, render
 from lib.corpora.demo.espeak import Synthesizer, Voice
-from lib.corpora.demo.recording import Session, tilt_spectrum
+from lib.corpora.demo.recording import Session
 from lib.corpora.demo.render import render_synthetic_corpora, render_unseen
-from lib.corpora.demo.speakers import LANGUAGES, draw_people, draw_speaker
+from lib.corpora.demo.speakers import draw_people, draw_speaker
 from lib.corpora.voxceleb import read_voxceleb
 
 SPEAKERS, CLIPS, SEED = 24, 2, 5
 TEXT = "The old lighthouse keeper painted the northern door green before the winter storms arrived."
-LATER = ["cannot be decoded", "shorter than a window"]  # found out only when a clip is decoded
 
 
 @pytest.fixture(scope="module")
@@ -86,31 +84,6 @@ def test_shorter_vocal_tract_moves_the_spectrum_up_in_proportion_and_leaves_pitc
     assert measure_f0(*short) == pytest.approx(measure_f0(*long), rel=0.03)
 
 
-def test_breath_and_tilt_move_the_spectrum_and_rate_shortens_speech():
-    plain, breathy, fast = (speak(voice) for voice in (Voice(150), Voice(150, breath=20), Voice(150, rate_wpm=220)))
-    assert centroid_hz(*breathy) > 1.02 * centroid_hz(*plain)
-    assert centroid_hz(tilt_spectrum(*plain, tilt_db=-9, from_hz=500), plain[1]) < 0.9 * centroid_hz(*plain)
-    assert len(fast[0]) < 0.85 * len(plain[0])
-
-
-def test_same_seed_gives_the_same_samples_whatever_was_said_before():
-    first, _ = speak(Voice(150, breath=10))
-    speak(Voice(90), seed=3)
-    assert np.array_equal(first, speak(Voice(150, breath=10))[0])
-
-
-def test_unknown_language_is_named():
-    with pytest.raises(ValueError, match="'xx'"):
-        Synthesizer().say(TEXT, Voice(150), "xx")
-
-
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_every_language_has_sentences_that_espeak_reads(language):
-    session = Session(dataclasses.replace(draw_speaker(0, "female", 40, SEED), language=language), SEED)
-    assert min(len(session.words[part]) for part in ("who", "did", "when")) >= 10
-    assert 2.5 < len(session.say(session.write_sentence())) / session.rate_hz < 9
-
-
 def test_a_recording_has_the_noise_and_level_of_its_room_and_device():
     session = Session(draw_speaker(0, "male", 40, SEED), SEED)
     session.snr_db, session.level_db = 20.0, -30.0
@@ -136,7 +109,7 @@ def test_duration_and_level_tell_neither_gender_nor_age():
     people = draw_people(160, SEED, first=0)
     measured = joblib.Parallel(n_jobs=-1)(joblib.delayed(duration_and_level)(person) for person in people)
     for labels in ([person.gender for person in people], [person.age_years >= 20 for person in people]):
-        assert 0.4 < score_uar([measured], np.array(labels), degree=1) < 0.6
+        assert 0.4 < score_uar([measured], labels, degree=1) < 0.6
 
 
 def duration_and_level(speaker):
@@ -149,48 +122,31 @@ def duration_and_level(speaker):
 def test_readers_count_exactly_what_was_planted(corpora, corpus, read):
     folder, manifest = corpora
     clips, ledger = read(folder / corpus)
-    planted = manifest[corpus]["ledger"]
-    assert ledger["reason"].value_counts().to_dict() == {k: v for k, v in planted.items() if k not in LATER}
-    assert len(clips) + len(ledger) == manifest[corpus]["rows"]
-    later = Counter()
+    reasons = ledger["reason"].tolist()
     for clip in clips.itertuples():
         try:
             length_s = soundfile.info(folder / corpus / clip.path).duration
+            reasons += ["shorter than a window"] * bool(np.nanmin([clip.end_s - clip.start_s, length_s]) < 3)
         except soundfile.LibsndfileError:
-            later["cannot be decoded"] += 1
-        else:
-            later["shorter than a window"] += np.nanmin([clip.end_s - clip.start_s, length_s]) < 3
-    assert later == {reason: planted[reason] for reason in LATER if reason in planted}
+            reasons.append("cannot be decoded")
+    assert Counter(reasons) == manifest[corpus]["ledger"]
+    assert len(clips) + len(ledger) == manifest[corpus]["rows"]
 
 
 def test_cuts_hold_the_speaker_and_before_them_is_noise(corpora):
-    folder, _ = corpora
-    cuts, _ = read_voxceleb(folder / "voxceleb", ages=[])
-    drawn = {f"id{19_001 + person.number}": person for person in draw_people(SPEAKERS // 2, SEED, first=1_000)}
+    cuts, _ = read_voxceleb(corpora[0] / "voxceleb")
+    drawn = {f"voxceleb:id{19_001 + person.number}": person for person in draw_people(SPEAKERS // 2, SEED, first=1_000)}
     asked, heard, before = [], [], []
-    for cut in cuts.itertuples():
-        name = cut.speaker_id.split(":")[1]
-        if name in drawn:
-            try:
-                waveform = soxr.resample(*soundfile.read(folder / "voxceleb" / cut.path), 16_000)
-            except soundfile.LibsndfileError:  # one of the faults that are planted
-                continue
-            first, last = (int(16_000 * second) for second in (cut.start_s, cut.end_s))
-            asked.append(drawn[name].voice.f0_hz)
-            heard.append(measure_f0(waveform[first:last], 16_000))
-            before.append(measure_f0(waveform[first - 9_000 : first], 16_000))
+    for cut in cuts[cuts["speaker_id"].isin(drawn) & cuts["path"].str.endswith(".ogg")].itertuples():
+        with contextlib.suppress(soundfile.LibsndfileError):  # one of the faults that are planted
+            waveform, rate_hz = soundfile.read(corpora[0] / "voxceleb" / cut.path)
+            first, last = (int(rate_hz * second) for second in (cut.start_s, cut.end_s))
+            heard.append(measure_f0(waveform[first:last], rate_hz))
+            before.append(measure_f0(waveform[first - rate_hz // 2 : first], rate_hz))
+            asked.append(drawn[cut.speaker_id].voice.f0_hz)
     assert len(asked) >= 8
     assert np.corrcoef(np.log(asked), np.log(heard))[0, 1] > 0.9
     assert np.isnan(before).mean() > 0.8
-
-
-def test_frame_files_have_the_bytes_of_the_real_ones(corpora):
-    folder, _ = corpora
-    path = next(p for p in sorted((folder / "voxceleb" / "txt").rglob("*.txt")) if p.stat().st_size > 500)
-    head, rows = path.read_bytes().split(b"\n\n")
-    scores = rb"FV Conf   : \t\d+\.\d{3}\nASD Conf  : \t\d+\.\d{3}"
-    assert re.fullmatch(rb"Identity  : \tid\d{5}\nReference : \t[\w-]{11}\nOffset    : \t-?\d\n" + scores, head)
-    assert re.fullmatch(rb"FRAME \tX \tY \tW \tH \n(\d{6} \t\d+ \t\d+ \t\d+ \t\d+ \n)+", rows)
 
 
 def test_same_seed_renders_the_same_bytes_and_samples_in_one_process_or_many(corpora, tmp_path):
@@ -212,14 +168,6 @@ def test_a_killed_rendering_leaves_nothing_that_is_read(tmp_path):
     assert not (tmp_path / "corpora").exists()
 
 
-def test_an_error_in_a_worker_reaches_the_caller_and_leaves_nothing(tmp_path, monkeypatch):
-    abroad = [dataclasses.replace(person, language="en-xx") for person in draw_people(4, SEED, first=0)]
-    monkeypatch.setattr(render, "draw_people", lambda *_: abroad)
-    with pytest.raises(KeyError, match="en-xx"):
-        render_unseen(tmp_path / "unseen", SEED, count=4)
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_folder_of_another_rendering_and_too_few_speakers_are_refused(corpora, tmp_path):
     with pytest.raises(ValueError, match="name another"):
         render_synthetic_corpora(corpora[0], SEED + 1, SPEAKERS, CLIPS)
@@ -232,11 +180,9 @@ def test_unseen_recordings_are_new_speakers_in_varied_formats_with_faulty_files_
     labels = pd.read_csv(tmp_path / "unseen" / "labels.csv", dtype=str, keep_default_na=False)
     assert list(labels.columns) == ["path", "speaker", "gender", "age"]
     assert len(labels) == 10 + len(manifest["faulty"])
-    good = [tmp_path / "unseen" / path for path in labels["path"][:10]]
     assert labels["speaker"][:10].is_unique
-    facts = [soundfile.info(path) for path in good]
-    written = {(fact.format.lower(), fact.samplerate, fact.channels) for fact in facts}
-    assert written == set(render.UNSEEN_FORMATS)
+    facts = [soundfile.info(tmp_path / "unseen" / path) for path in labels["path"][:10]]
+    assert {(fact.format.lower(), fact.samplerate, fact.channels) for fact in facts} == set(render.UNSEEN_FORMATS)
     for name in ("empty.wav", "notes.wav"):
         with pytest.raises(soundfile.LibsndfileError):
             soundfile.read(tmp_path / "unseen" / "recordings" / name)

@@ -93,10 +93,10 @@ def test_busy_servers_are_tried_again_and_refusals_are_not(tmp_path, monkeypatch
     assert names_in(tmp_path) == ["f"]
 
 
-@pytest.mark.parametrize("url", ["http://example.org/x", "ftp://example.org/x", "file:///etc/passwd", "//x"])
-def test_only_https_is_fetched_also_after_a_redirect(tmp_path, url, monkeypatch):
-    with pytest.raises(ValueError, match="only https"):
-        download_file(url, tmp_path / "f")
+def test_only_https_is_fetched_also_after_a_redirect(tmp_path, monkeypatch):
+    for url in ("http://example.org/x", "ftp://example.org/x", "file:///etc/passwd", "//x"):
+        with pytest.raises(ValueError, match="only https"):
+            download_file(url, tmp_path / "f")
     with serve(redirects={"/file.bin": "/other.bin"}, files={"/other.bin": CONTENT}) as site:
         check = fetch.check_url
         monkeypatch.setattr(fetch, "check_url", lambda hop: check(hop.replace(f"{site.url}/other", "http://other.org")))
@@ -120,7 +120,7 @@ def make_tar(path, files=FILES, mode="w:gz", kind=tarfile.REGTYPE):
 @pytest.mark.parametrize("mode", ["w:gz", "w", "w:bz2", "w:xz"])
 def test_wanted_members_are_unpacked_and_an_interrupted_unpacking_goes_on(tmp_path, mode):
     path, out = make_tar(tmp_path / "x", mode=mode), tmp_path / "out"
-    assert len(extract_members(path, out, lambda name: not name.endswith("y.mp3"))) == 3
+    extract_members(path, out, lambda name: not name.endswith("y.mp3"))
     files = {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
     assert files == {"a/one.tsv": b"1", "a/clips/x.mp3": FILES["a/clips/x.mp3"], "b/z": b""}
     (out / "a/one.tsv").write_bytes(b"2")
@@ -144,26 +144,24 @@ def test_members_that_lead_out_of_the_folder_and_links_and_devices_are_refused(t
 
 
 def test_links_that_wait_in_the_folder_and_archives_that_grow_without_end_are_refused(tmp_path, monkeypatch):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "elsewhere").mkdir()
+    for name in ("out", "elsewhere"):
+        (tmp_path / name).mkdir()
     (tmp_path / "out" / "a").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match="leads out"):
         extract_members(make_tar(tmp_path / "x"), tmp_path / "out")
     assert names_in(tmp_path / "elsewhere") == []
     monkeypatch.setattr(fetch, "SMALL_BYTES", 0)
     path = make_tar(tmp_path / "bomb", {f"{n}.tsv": bytes(10**7) for n in range(4)})
-    assert path.stat().st_size < 50_000
     with pytest.raises(ValueError, match="times its size; do not trust it"), unpacking(tmp_path / "bombed") as partial:
         extract_members(path, partial)
     assert names_in(tmp_path) == ["bomb", "elsewhere", "out", "x"]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.95])
+@pytest.mark.parametrize("count", [0, 20_000, 48_000])
 @pytest.mark.parametrize("mode", ["w:gz", "w"])
-def test_archives_cut_short_are_named_and_nothing_of_them_is_read(tmp_path, share, mode):
+def test_archives_cut_short_are_named_and_nothing_of_them_is_read(tmp_path, count, mode):
     path = make_tar(tmp_path / "x", mode=mode)
-    whole = path.read_bytes() if mode != "w" else path.read_bytes()[:52_000]
-    path.write_bytes(whole[: int(len(whole) * share)])
+    path.write_bytes(path.read_bytes()[:count])
     with pytest.raises(ValueError, match="x: damaged or cut short"), unpacking(tmp_path / "out") as partial:
         extract_members(path, partial)
     assert names_in(tmp_path) == ["x"]
@@ -215,8 +213,8 @@ def test_the_key_is_in_no_message_log_or_file(tmp_path, platform, monkeypatch, c
     platform.files["/af.tar.gz"] = b"damaged"
     with pytest.raises(ValueError, match="not the file expected") as caught:
         download_common_voice("cv-af", tmp_path / "down")
-    files = b"".join(path.read_bytes() for path in (tmp_path / "down").rglob("*") if path.is_file())
-    everything = "".join([*messages, str(caught.value), *capfd.readouterr()]) + files.decode("latin-1")
+    files = [path.read_text("latin-1") for path in (tmp_path / "down").rglob("*") if path.is_file()]
+    everything = "".join([*messages, str(caught.value), *capfd.readouterr(), *files])
     assert "k3y-of-mine" not in everything + caplog.text
     assert "s3cret" not in everything
     monkeypatch.delenv("MDC_API_KEY")
@@ -225,8 +223,7 @@ def test_the_key_is_in_no_message_log_or_file(tmp_path, platform, monkeypatch, c
 
 
 def test_speechocean762_is_fetched_and_unpacked_whole(tmp_path):
-    for half, speaker in (("train", "0001"), ("test", "0003")):
-        make_half(tmp_path / "made" / "speechocean762", half, {speaker: ("m", "6")})
+    make_half(tmp_path / "made" / "speechocean762", "train", {"0001": ("m", "6"), "0003": ("m", "6")})
     files = {str(p.relative_to(tmp_path / "made")): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     with serve(files={"/s.tar.gz": make_tar(tmp_path / "s", files).read_bytes(), "/page": b"<html>"}) as site:
         with pytest.raises(ValueError, match="damaged or cut short"):

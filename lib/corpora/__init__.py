@@ -3,8 +3,6 @@
 A new corpus is one file with a `read_*` function and one entry in `CORPORA`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re
@@ -33,14 +31,14 @@ CORPORA = {  # reader, and what to do to have the corpus, step by step, with the
     "voxceleb": (voxceleb.read_voxceleb, [
         "there is no open download of the audio: join and unzip your own copy of the official archives (cat "
         "vox1_dev_wav_parta* > vox1_dev_wav.zip) so that {folder} holds wav/ (or aac/) and vox1_meta.csv",
-        "or fetch it from YouTube: read LEGAL_NOTE in lib/corpora/youtube.py, then set download.fetch: [\"youtube\"]; meta "
-        "and frame files and an age table come along ([\"open\"] fetches those alone)",
+        "or fetch it from YouTube: read LEGAL_NOTE in lib/corpora/youtube.py, then set download.fetch: [\"youtube\"]; "
+        "meta and frame files and an age table come along ([\"open\"] fetches those alone)",
         "ages are in neither: put labels of your own into {folder}/ages.csv (columns speaker and decade, or speaker "
         "and age), or name a table in download.age_labels",
     ]),
     "speechocean762": (speechocean762.read_speechocean762, [
-        "set download.fetch: [\"open\"] (open, no account, about 520 MB), or unpack https://www.openslr.org/101/ so that "
-        "{folder} holds train/, test/ and WAVE/, or name its folder in download.root",
+        "set download.fetch: [\"open\"] (open, no account, about 520 MB), or unpack https://www.openslr.org/101/ so "
+        "that {folder} holds train/, test/ and WAVE/, or name its folder in download.root",
     ]),
     "own_data": (own_data.read_own_data, [
         "write {folder}/own_data.csv with a column path (and speaker, gender, age where you know them), paths relative "
@@ -86,8 +84,12 @@ def _read_corpora(
     for name, source in _find_sources(corpora, folder).items():
         try:
             clips, ledger = CORPORA[name][0](source, **options.get(name, {}))
-            if clips.empty:
-                raise ValueError(_nothing_left(source, ledger, clips.attrs["warnings"]))
+            if clips.empty:  # say why: counts by reason, and the first names of each
+                by_reason = ledger.groupby("reason", sort=False)["item"].agg(list).items()
+                told = [f"{len(few):,} {why} ({', '.join(few[:3])}{' ...' * (len(few) > 3)})" for why, few in by_reason]
+                told = "; ".join(told + clips.attrs["warnings"]) or "it has no rows"
+                rows = f"0 of {len(ledger):,} rows of {source} can be used"
+                raise ValueError(f"{rows}: {told}. Paths count from that folder")
             clips.attrs["facts"] = {"folder that was read": ["/".join(source.parts[-2:])], **clips.attrs["facts"]}
             tables[name] = clips, ledger
         except ValueError as error:
@@ -107,36 +109,21 @@ def _is_there(name: str, folder: Path) -> bool:
         return False
 
 
-def _nothing_left(source: Path, ledger: pd.DataFrame, noticed: Sequence[str]) -> str:
-    """The message when a corpus holds nothing that can be used: counts by reason, and the first names of each."""
-    reasons = []
-    for reason, items in ledger.groupby("reason", sort=False)["item"].agg(list).items():
-        reasons.append(f"{len(items):,} {reason} ({', '.join(items[:3])}{' ...' if len(items) > 3 else ''})")
-    why = "; ".join([*reasons, *noticed]) or "it has no rows"
-    return f"0 of {len(ledger):,} rows of {source} can be used: {why}. Paths count from that folder"
-
-
 def check_run(download: dict[str, Any], synthetic: bool) -> None:
-    """Raise ValueError with what the user must do first when the corpora of a run are not there and cannot be fetched.
-
-    `download` is the run file's section of that name. Tables and names of files are read, no sound.
-    """
+    """ValueError with what to do first when corpora of a run (`download`) are not there and not to be fetched."""
     if synthetic:
         return
-    folder, ages = resolve_root(download["root"]), download["age_labels"]
-    names = _find_sources(download["corpora"], folder)
-    datasets = [entry for entry in download["fetch"] if entry not in (OPEN, YOUTUBE)]
-    coming = {"speechocean762", "voxceleb"} if OPEN in download["fetch"] else set()
-    coming |= {"voxceleb"} if YOUTUBE in download["fetch"] else set()
-    coming |= {"common_voice"} if datasets else set()
-    if "common_voice" in names and not _is_there("common_voice", folder):
+    folder, ages, fetch = resolve_root(download["root"]), download["age_labels"], download["fetch"]
+    names, datasets = _find_sources(download["corpora"], folder), [one for one in fetch if one not in (OPEN, YOUTUBE)]
+    if datasets and "common_voice" in names and not _is_there("common_voice", folder):
         for dataset in [dataset for dataset in datasets if not resolve_root(dataset).is_file()]:
             if "/" in dataset or dataset.endswith((".tar", ".gz", ".tgz", ".bz2", ".xz")):
                 raise ValueError(f"download.fetch: {dataset}: no such archive; paths count from the repository")
             common_voice.check_mdc_key()
     if "voxceleb" in names and ages and not resolve_root(ages).is_file():
         raise ValueError(f"download.age_labels: {ages}: no such file; relative paths count from the repository")
-    left = [entry for entry in download["corpora"] if entry.partition(":")[0] not in coming]
+    coming = {"common_voice": datasets, "speechocean762": OPEN in fetch, "voxceleb": {OPEN, YOUTUBE} & {*fetch}}
+    left = [entry for entry in download["corpora"] if not coming.get(entry.partition(":")[0])]
     if left:
         _read_corpora(left, folder, {})
 
@@ -147,11 +134,10 @@ def obtain_corpora(
 ) -> Path:  # fmt: skip
     """Folder that holds the corpora; rendered first in a synthetic run, fetched first where the run says so.
 
-    `root` "" is `data/corpora`, or a folder of its own for the synthetic ones, whose size `speakers` and
-    `clips_per_speaker` give. `fetch`: `OPEN` for what is open and missing, speechocean762, VoxCeleb's meta, frame files and
-    an age table; `YOUTUBE` for VoxCeleb's audio too, see `lib.corpora.youtube.LEGAL_NOTE`; anything else is Common Voice,
-    an id at Mozilla Data Collective (needs MDC_API_KEY) or an archive that is here already. ValueError when what is asked
-    for cannot be fetched.
+    `root` "": `data/corpora`, and there a folder of its own for each size and seed of the synthetic ones. `fetch`:
+    `OPEN` for what is open and missing, speechocean762, VoxCeleb's meta, frame files and an age table; `YOUTUBE` for
+    VoxCeleb's audio too, see `lib.corpora.youtube.LEGAL_NOTE`; anything else is Common Voice, an id at Mozilla Data
+    Collective (needs MDC_API_KEY) or an archive that is here already. ValueError when that cannot be had.
     """
     folder = resolve_root(root)
     if synthetic:
@@ -159,8 +145,9 @@ def obtain_corpora(
         render_synthetic_corpora(folder, seed, speakers=speakers, clips_per_speaker=clips_per_speaker)
         return folder
     names = _find_sources(corpora, folder)
-    for dataset in [entry for entry in fetch if entry not in (OPEN, YOUTUBE)] if "common_voice" in names else ():
-        _fetch_common_voice(folder / "common_voice", dataset, max_clips_per_speaker or None, seed)
+    for dataset in fetch:
+        if "common_voice" in names and dataset not in (OPEN, YOUTUBE):
+            _fetch_common_voice(folder / "common_voice", dataset, max_clips_per_speaker or None, seed)
     if OPEN in fetch and "speechocean762" in names and not _is_there("speechocean762", folder):
         speechocean762.download_speechocean762(folder)
     if "voxceleb" in names and {OPEN, YOUTUBE} & {*fetch}:
@@ -188,9 +175,8 @@ def read_clips(
     """Read the corpora of a run into (clips, ledger, checksum of both tables and of every byte of the clips' sound).
 
     `max_clips_per_speaker` is of Common Voice, drawn by `seed`, 0 = no cap; `age_labels` a table of ages for VoxCeleb,
-    "" = those in its folder. `clips.attrs` holds what each reader left there, by corpus, for `describe_reading`. Sound
-    that stands there for two speakers is dropped. Raises ValueError when a corpus holds nothing that can be used, with
-    the reasons counted and what to do, and when the user's own table gives one sound to two speakers.
+    "" = those in its folder. `clips.attrs` holds what each reader noticed, by corpus. The very same sound of two
+    speakers is dropped. ValueError, with what to do, when nothing is left of a corpus, or when one's own table does so.
     """
     options = {
         "common_voice": {"max_clips_per_speaker": max_clips_per_speaker or None, "seed": seed},
@@ -214,9 +200,9 @@ def read_clips(
     checksum = hashlib.sha256()
     for table in (clips, ledger):
         checksum.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
-    clips, ledger = validate_table(clips.drop(columns="sound"), "clips"), validate_table(ledger, "ledger")
+    clips = validate_table(clips.drop(columns="sound"), "clips")
     clips.attrs = noticed
-    return clips, ledger, checksum.hexdigest()
+    return clips, validate_table(ledger, "ledger"), checksum.hexdigest()
 
 
 def describe_reading(clips: pd.DataFrame) -> list[dict[str, str]]:

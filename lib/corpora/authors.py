@@ -7,16 +7,15 @@ names may be called, of which one builds a tensor from bytes in the file (torch.
     python -m lib.corpora.authors FOLDER        then: make reports RUN=authors
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import io
+import itertools
 import math
 import pickle
 import pickletools
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,10 @@ from lib.tasks import make_tasks, save_tasks
 CORPUS = "pickles"
 BIGGEST = 200_000_000  # bytes of a file; the published ones are of 1 to 2 MB
 INSTRUCTIONS = 100_000  # of a file at most, about 50 an entry; twice as many could be nested too deep for the processor
+NOTE = (
+    "embeddings as the paper's authors published them, without their sound: baselines that listen, sounds of errors, "
+    "model folders and 06_predict are left out; without speakers' names: a file counts as a speaker"
+)
 ALLOWED = {
     "PROTO", "FRAME", "STOP", "MARK", "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_SET", "ADDITEMS", "FROZENSET",
     "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1",
@@ -95,10 +98,7 @@ def read_pickle(content: bytes) -> Any:
 
 
 def read_items(path: Path) -> list[dict[str, Any] | str]:
-    """Every entry of one file: frames [T, D], age_raw and gender_raw ("" = none), or the reason why it cannot be used.
-
-    Raises ValueError naming the file when the file as a whole is none of the authors' kind.
-    """
+    """Every entry of a file: frames [T, D], age_raw, gender_raw ("" = none), or why not; ValueError if another kind."""
     try:
         if path.stat().st_size > BIGGEST:
             raise ValueError(f"{path.stat().st_size:,} bytes, at most {BIGGEST:,} are read")
@@ -130,12 +130,18 @@ def _read_entry(entry: Any) -> dict[str, Any] | str:
     return {"frames": frames, "age_raw": "".join(ages), "gender_raw": "".join(genders)}
 
 
+def _read_all(files: list[Path], doing: str) -> Iterator[tuple[str, str, dict[str, Any] | str]]:
+    """(name, file's name, item) of every entry of `files`, see `read_items`."""
+    for file in tqdm(files, desc=doing, unit="file"):
+        for number, item in enumerate(read_items(file)):
+            yield f"{CORPUS}:{file.name}#{number}", file.name, item
+
+
 def import_pickles(files: Iterable[Path], run: str) -> dict[str, int]:
     """Turn the authors' pickles into the finished stages 01 to 03 of `run`, so that 04_train can go on; return counts.
 
-    There is no sound in them, and nobody says who speaks. Entries of one file count as one speaker and one recording,
-    since neighbours were cut from neighbouring audio; a person may still be in several, so "unseen speaker" cannot be
-    promised. The store holds the frames and their time mean and deviation; baselines have nothing to hear.
+    Nobody says who speaks: entries of one file count as one speaker and recording, since neighbours were cut from
+    neighbouring audio. A person may still be in several. The store holds the frames and their time mean and deviation.
     """
     files = sorted(Path(file) for file in files)
     if len({file.name for file in files}) < len(files) or not files:
@@ -144,34 +150,23 @@ def import_pickles(files: Iterable[Path], run: str) -> dict[str, int]:
     downloaded = stages.open_stage("01_download", run, {"pickles": checksums}, 2)
     segmented = stages.open_stage("02_segment", run, {"window_s": 3.0, "step_s": 2.0}, 2, [downloaded])
     embedded = stages.open_stage("03_embed", run, {"encoder": "", "feature": "emission"}, 2, [downloaded, segmented])
-    rows, dropped = list_entries(files)
+    rows, dropped, shape = _list_entries(files)
     rows = rows.assign(speaker_id=CORPUS + ":" + rows["path"], **ages_of(rows["age_raw"], "decade"))
     sieve = Sieve(CORPUS, rows.assign(recording_id=rows["speaker_id"], clip_id=rows["item"]))
     sieve.note(dropped)
     clips, ledger = sieve.finish()
-    ids, unknown = clips["clip_id"], np.nan
-    windows = clips[["clip_id", "speaker_id", "start_s"]].assign(
-        window_id=ids + "@0",
-        duration_s=3.0,
-        speech_ratio=unknown,
-        level_db=unknown,
-        content_hash=ids,
-        row=range(len(ids)),
-    )[list(WINDOWS.columns)]
+    ids, unknown = clips["clip_id"], {"speech_ratio": np.nan, "level_db": np.nan}
+    windows = clips[["clip_id", "speaker_id", "start_s"]].assign(window_id=ids + "@0", duration_s=3.0, **unknown)
+    windows = windows.assign(content_hash=ids, row=range(len(ids)))[list(WINDOWS.columns)]
     save_table(downloaded.path("clips.parquet"), clips, "clips")
     save_table(downloaded.path("ledger.parquet"), ledger, "ledger")
     paths.save_json(downloaded.path("roots.json"), {CORPUS: ""})
-    tasks, notes = make_tasks(["gender", "age"], ["teen", "adult"], [20], clips)
-    save_tasks(downloaded, tasks, notes)
+    save_tasks(downloaded, *make_tasks(["gender", "age"], ["teen", "adult"], [20], clips))
     save_table(segmented.path("windows.parquet"), windows, "windows")
     for name in ("ledger", "acoustics"):
         save_table(segmented.path(f"{name}.parquet"), empty_table(name), name)
-    save_frames(files, embedded.folder, list(windows["window_id"]))
-    note = (
-        "embeddings as the paper's authors published them, without their sound: baselines that listen, sounds of errors, model "
-        "folders and 06_predict are left out; without speakers' names: a file counts as a speaker"
-    )
-    embedded.facts["encoder"] = {"name": "WAV2VEC2_ASR_BASE_960H", "note": note, "weights_sha256": ""}
+    _save_frames(files, embedded.folder, list(windows["window_id"]), shape)
+    embedded.facts["encoder"] = {"name": "WAV2VEC2_ASR_BASE_960H", "note": NOTE, "weights_sha256": ""}
     downloaded.facts |= {"corpora": [CORPUS], "data_checksum": stages.fingerprint_of(checksums), "confounds": []}
     counts = {"files": len(files), "windows": len(windows), "dropped": len(dropped)}
     for stage in (downloaded, segmented, embedded):
@@ -179,52 +174,40 @@ def import_pickles(files: Iterable[Path], run: str) -> dict[str, int]:
     return counts
 
 
-def list_entries(files: list[Path]) -> tuple[pd.DataFrame, list[tuple[str, str, str]]]:
-    """What can be used of the files, one row an entry: item, path, age_raw, gender_raw; and what was left out, and why.
-
-    Equal values count once, since they could land on both sides of a split.
-    """
-    rows, dropped, shape, known = [], [], None, set()  # shape of the first window, hashes of the values so far
-    for file in tqdm(files, desc="reading pickles", unit="file"):
-        for number, item in enumerate(read_items(file)):
-            name = f"{CORPUS}:{file.name}#{number}"
-            if isinstance(item, dict):
-                frames = item.pop("frames")
-                shape, digest = shape or frames.shape, hashlib.sha256(frames.tobytes()).digest()
-                if digest in known:
-                    item = "the same values again"
-                elif frames.shape != shape:
-                    item = f"tensor of another shape: {list(frames.shape)}"
-            if isinstance(item, str):
-                dropped.append((name, item.split(":")[0], item))
-            else:
-                known.add(digest)
-                rows.append({"item": name, "path": file.name, **item})
+def _list_entries(files: list[Path]) -> tuple[pd.DataFrame, list[tuple[str, str, str]], tuple[int, ...]]:
+    """What can be used (item, path, age_raw, gender_raw), what was left out and why, and the frames' shape."""
+    rows, dropped, shape, known = [], [], (), set()  # shape of the first window, hashes of the values so far
+    for name, path, item in _read_all(files, "reading pickles"):
+        if isinstance(item, dict):
+            frames = item.pop("frames")
+            shape, digest = shape or frames.shape, hashlib.sha256(frames.tobytes()).digest()
+            if digest in known:  # it could land on both sides of a split
+                item = "the same values again"
+            elif frames.shape != shape:
+                item = f"tensor of another shape: {list(frames.shape)}"
+        if isinstance(item, str):
+            dropped.append((name, item.split(":")[0], item))
+        else:
+            known.add(digest)
+            rows.append({"item": name, "path": path, **item})
     if not rows:
         raise ValueError(f"none of {len(dropped)} entries can be used, e.g. {dropped[:1]}")
-    return pd.DataFrame(rows), dropped
+    return pd.DataFrame(rows), dropped, shape
 
 
-def save_frames(files: list[Path], folder: Path, window_ids: list[str]) -> None:
-    """Write the frames of these windows (ids of `list_entries`, "@0" after them) as a store; files are read once more."""
-    row_of, block = {name: row for row, name in enumerate(window_ids)}, []
-    writer = None
-    for file in tqdm(files, desc="storing frames", unit="file"):
-        for number, item in enumerate(read_items(file)):
-            if f"{CORPUS}:{file.name}#{number}@0" not in row_of:
-                continue
-            block.append(item["frames"])
-            if writer is None:
-                shapes = {"statistics": [2 * block[0].shape[1]], "frames": list(block[0].shape)}
-                about = {"encoder": "", "feature": "emission", "dtype": "float32", "shapes": shapes}
-                writer = StoreWriter(folder, window_ids, about | {"parts": {"emission": [0, shapes["statistics"][0]]}})
-                missing = iter(writer.missing() or [slice(0, 0)])
-                rows = next(missing)
-            if len(block) == rows.stop - rows.start:
-                frames = np.stack(block)
-                statistics = np.concatenate([frames.mean(axis=1), frames.std(axis=1)], axis=1)
-                writer.write(rows, {"frames": frames, "statistics": statistics})
-                block, rows = [], next(missing, slice(0, 0))
+def _save_frames(files: list[Path], folder: Path, window_ids: list[str], shape: tuple[int, ...]) -> None:
+    """Write the windows' frames as a store. Files are read once more: all frames may be more than memory holds."""
+    width = 2 * shape[1]
+    about = {"encoder": "", "feature": "emission", "dtype": "float32", "parts": {"emission": [0, width]}}
+    writer = StoreWriter(folder, window_ids, about | {"shapes": {"statistics": [width], "frames": list(shape)}})
+    frames, kept = _read_all(files, "storing frames"), set(window_ids)
+    frames = (item["frames"] for name, _, item in frames if f"{name}@0" in kept)
+    for start in range(0, len(window_ids), writer.block):
+        block = np.stack(list(itertools.islice(frames, writer.block)))
+        rows = slice(start, start + len(block))
+        if rows in writer.missing():
+            statistics = np.concatenate([block.mean(axis=1), block.std(axis=1)], axis=1)
+            writer.write(rows, {"frames": block, "statistics": statistics})
     writer.finish()
 
 

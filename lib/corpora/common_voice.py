@@ -1,10 +1,7 @@
 """Mozilla Common Voice (Scripted Speech), releases 1 to 25, as the archives unpack.
 
-Layouts, headers and vocabularies: github.com/common-voice/cv-dataset (changelog and per-release statistics) and
-common-voice/CorporaCreator, which writes the tables without any quoting.
+Layouts, headers and words: github.com/common-voice/cv-dataset; CorporaCreator there writes the tables unquoted.
 """
-
-from __future__ import annotations
 
 import itertools
 import os
@@ -40,8 +37,8 @@ def check_mdc_key() -> str:
 def download_common_voice(dataset_id: str, folder: Path) -> Path:
     """Fetch one locale of one release from Mozilla Data Collective and check it; return the archive's path.
 
-    Needs MDC_API_KEY, and the dataset's terms agreed to in the browser, which forbid passing the archive on. The id or
-    short name stands on the dataset's page. ValueError with what to do when key, consent or archive is at fault.
+    The dataset's terms forbid passing the archive on. Its id or short name stands on its page. ValueError with what to
+    do when key, consent or archive is at fault.
     """
     import requests
 
@@ -57,20 +54,17 @@ def download_common_voice(dataset_id: str, folder: Path) -> Path:
     name, checksum = str(facts.get("filename")), str(facts.get("checksum") or "")
     if Path(name).name != name or name.startswith("."):
         raise ValueError(f"Common Voice {dataset_id}: the file name {name!r} is no plain name")
-    known_hash = checksum if ":" in checksum or not checksum else f"sha256:{checksum}"
+    known_hash = f"sha256:{checksum}" if checksum and ":" not in checksum else checksum
     return download_file(facts["downloadUrl"], Path(folder) / name, known_hash)
 
 
 def extract_common_voice(archive: Path, folder: Path, max_clips_per_speaker: int | None = None, seed: int = 0) -> None:
-    """Unpack a Common Voice archive's tables, then only the clips that `read_common_voice` would take, to `folder`.
-
-    Two passes over the archive: its tables may come after its clips.
-    """
+    """Unpack a Common Voice archive's tables, then only the clips that `read_common_voice` would take, to `folder`."""
     with unpacking(folder) as partial:
         tables = extract_members(archive, partial, lambda name: name.endswith(".tsv"))
         if not any(path.stem in TABLES for path in tables):
             raise ValueError(f"{archive}: holds no validated.tsv; is it a Common Voice archive?")
-        sieve = _gather_rows(partial, check_files=False)
+        sieve = _gather_rows(partial)
         _drop_rows(sieve, max_clips_per_speaker, seed)
         wanted = set(sieve.rows["stem"])
         extract_members(archive, partial, lambda name: audio_stem(name) in wanted and not name.endswith(".tsv"))
@@ -81,35 +75,33 @@ def read_common_voice(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read the validated clips of every locale of every release at or below `root` into (clips, ledger).
 
-    Without the single words (digits, yes, no) of the segment "Benchmark". Where validated.tsv is not there, train, dev
-    and test are read, which are parts of it. A `client_id` is one speaker in all of them, a clip that several releases
-    hold is read once, and at most `max_clips_per_speaker` (None = all) are kept of each, chosen by `seed`. Paths are
-    relative to `root`. Raises ValueError when there is no table, or one lacks `client_id` or `path`.
+    Without the single words of the segment "Benchmark"; train, dev and test where validated.tsv is not there. A
+    `client_id` is one speaker in all of them, a clip of several releases is read once, and at most
+    `max_clips_per_speaker` (None = all) are kept of each, chosen by `seed`. ValueError when there is no right table.
     """
-    sieve = _gather_rows(Path(root), check_files=True)
+    sieve = _gather_rows(Path(root))
+    sieve.rows["fault"] = sieve.rows["path"].map(lambda path: file_fault(f"{root}/{path}")).astype("str")
     _drop_rows(sieve, max_clips_per_speaker, seed)
+    sieve.drop(sieve.rows["fault"] != "", sieve.rows["fault"], sieve.rows["path"])
     return sieve.finish()
 
 
 def find_locales(root: Path) -> list[Path]:
-    """Folders at or below `root` (four levels at most) that hold a clip table, the newest release first.
-
-    A table inside `clips/` belongs to the folder above. Raises ValueError, saying what to do, when there is none.
-    """
+    """Folders up to four levels below `root` with a clip table (or in clips/), the newest first; ValueError if none."""
     root, advice = Path(root), "unpack a Common Voice archive there: a folder with validated.tsv and clips/"
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder; {advice}, or name the archive in download.fetch")
     folders = []
     for name, below, _ in os.walk(root, followlinks=True):
         folder = Path(name)
-        if _list_tables(folder):
-            folders.append(folder)
-        is_end = folder in folders[-1:] or len(folder.relative_to(root).parts) == 4
+        found = [folder] if _list_tables(folder) else []
+        folders += found
+        is_end = found or len(folder.relative_to(root).parts) == 4
         below[:] = [name for name in below if not is_end and not name.startswith((".", SYNTHETIC))]
     if not folders:
         raise ValueError(f"{root}: no validated.tsv within four levels; {advice}")
-    numbers = {folder: re.match(r"\d+(\.\d+)?", folder_release(folder)) for folder in folders}
-    return sorted(folders, key=lambda folder: (-float(numbers[folder][0] if numbers[folder] else 0), str(folder)))
+    numbers = {folder: float(folder_release(folder).partition("-")[0] or 0) for folder in folders}
+    return sorted(folders, key=lambda folder: (-numbers[folder], str(folder)))
 
 
 def _list_tables(folder: Path) -> dict[str, Path]:
@@ -119,10 +111,7 @@ def _list_tables(folder: Path) -> dict[str, Path]:
 
 
 def _list_clips(folder: Path) -> dict[str, str]:
-    """A locale's files with sound by stem, from its folder on: below `clips/`, `<locale>/clips/`, or beside the table.
-
-    Of several with one stem, such as x.mp3 and x.wav, the one whose suffix is the best.
-    """
+    """Files with sound by stem: below `clips/` or `<locale>/clips/`, or beside; of several the best suffix."""
     by_suffix: dict[str, list[str]] = {suffix: [] for suffix in AUDIO_SUFFIXES[::-1]}
     for place in [folder / "clips", *sorted(folder.glob("*/clips")), folder]:
         for below, folders, names in os.walk(place):
@@ -135,11 +124,9 @@ def _list_clips(folder: Path) -> dict[str, str]:
 
 def folder_release(folder: Path) -> str:
     """Release number that the folder's path names, such as "6.1" or "5-singleword"; "" when it names none."""
-    for part in [*Path(folder).absolute().parts[::-1], *Path(folder).resolve().parts[::-1]]:
-        match = re.match(r"cv-corpus-(\d+(?:\.\d+)?(?:-delta|-singleword)?)", part)
-        if match:
-            return match[1]
-    return ""
+    parts = [*Path(folder).absolute().parts[::-1], *Path(folder).resolve().parts[::-1]]
+    found = (re.match(r"cv-corpus-(\d+(?:\.\d+)?(?:-delta|-singleword)?)", part) for part in parts)
+    return next((match[1] for match in found if match), "")
 
 
 def folder_locale(folder: Path) -> str:
@@ -152,9 +139,8 @@ def folder_locale(folder: Path) -> str:
 def read_table(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]]]:
     """Read one clip table: (rows with the text columns of `COLUMNS`, malformed lines as (item, reason, detail)).
 
-    Rows end at line feeds only, and nothing is quoted: a sentence may hold quotes, carriage returns and every Unicode
-    line separator. A column that is not there is blank; a line with more or fewer columns than the header is malformed.
-    Raises ValueError when the header lacks client_id or path; a file of no bytes has no rows.
+    Rows end at line feeds only and nothing is quoted, since a sentence may hold quotes and every other line separator.
+    A column that is not there is blank. ValueError when the header lacks client_id or path; an empty file has no rows.
     """
     with open(path, "rb") as stream:
         names = [name.strip().casefold() for name in stream.readline().decode("utf-8-sig", "replace").split("\t")]
@@ -175,11 +161,8 @@ def read_table(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]]]:
     return pd.concat(blocks, ignore_index=True).fillna(""), malformed
 
 
-def _gather_rows(root: Path, check_files: bool) -> Sieve:
-    """All rows asked for from every locale below `root`, their blanks filled.
-
-    Column `fault` says why a clip's file cannot be used, "" = it can; without `check_files` nobody looks.
-    """
+def _gather_rows(root: Path) -> Sieve:
+    """All rows asked for from every locale below `root`, their blanks filled; column `fault` is blank."""
     frames, notes, alarms, asked, extra = [], [], [], [], 0
     for folder in find_locales(root):
         where, release, tables = folder.relative_to(root).as_posix(), folder_release(folder), _list_tables(folder)
@@ -188,45 +171,35 @@ def _gather_rows(root: Path, check_files: bool) -> Sieve:
             alarms.append(f"{where}: no validated.tsv; {', '.join(chosen) or 'nothing'} is read instead")
         if release == BROKEN_GENDER:
             alarms.append(f"{where}: release 6.0 lost every 'male'; its gender is not used. Take release 6.1 or later")
+        asked += [f"{where}/{name}.tsv" for name in chosen]
         parts = []
         for name in dict.fromkeys(chosen + [name for name in TABLES[:3] if name in tables]):
             rows, malformed = read_table(tables[name])
             parts.append(rows.assign(chosen=name in chosen))  # the others' rows tell of their speakers
             notes += [(f"{where}/{item}", *why) for item, *why in malformed if name in chosen]
         rows = pd.concat(parts, ignore_index=True)
-        rows["stem"] = pd.Series([audio_stem(path) for path in rows["path"]], dtype="str")
-        files = _list_clips(folder) if check_files else {}
-        if check_files and not files:
+        rows["stem"] = rows["path"].map(audio_stem).astype("str")
+        files = _list_clips(folder)
+        if not files:
             alarms.append(f"{where}: no audio in {where}/clips")
-        asked += [f"{where}/{name}.tsv" for name in chosen]
         extra += len(files.keys() - set(rows["stem"]))
-        prefix = f"{where}/".removeprefix("./")
-        named = [f"clips/{path.rsplit('/', 1)[-1]}" for path in rows["path"]]
-        names = [prefix + files.get(stem, name) for stem, name in zip(rows["stem"], named)]
-        item = rows["path"].where(rows["path"] != "", f"{where}: a row without path")
-        rows = rows.assign(path=pd.Series(names, dtype="str"), item=item, release=release)
-        frames.append(rows.assign(locale=_row_languages(rows, folder)))
+        named = "clips/" + rows["path"].str.replace(r"^.*/", "", regex=True)
+        rows["item"] = rows["path"].where(rows["path"] != "", f"{where}: a row without path")
+        rows["path"] = f"{where}/".removeprefix("./") + rows["stem"].map(files).fillna(named)
+        told = rows["stem"].str.extract(r"^common_voice_([A-Za-z]+(?:-[A-Za-z0-9]+)*)_\d", expand=False)
+        language = rows["locale"].where(rows["locale"] != "", told.fillna(folder_locale(folder)))
+        frames.append(rows.assign(release=release, language=language.astype("str")))
     rows, filled, conflicting = _fill_blanks(pd.concat(frames, ignore_index=True))
-    sieve = Sieve(CORPUS, rows[rows["chosen"]].rename(columns={"locale": "language"}))
-    faults = [file_fault(f"{root}/{path}") if check_files else "" for path in sieve.rows["path"]]
-    sieve.rows["fault"] = pd.Series(faults, dtype="str")
+    sieve = Sieve(CORPUS, rows[rows["chosen"]].assign(fault=""))
     sieve.note(notes)
+    sieve.warnings += alarms
     sieve.facts = {
         "tables that were read": asked,
         "blank labels filled from the same speaker's other, agreeing rows": filled,
         "speakers whose own rows disagree (their blanks stay blank)": conflicting,
         "files on disk that no table names": extra,
     }
-    for text in alarms:
-        sieve.warn(text)
     return sieve
-
-
-def _row_languages(rows: pd.DataFrame, folder: Path) -> pd.Series:
-    """Locale of every row: its own column, else the clip's file name, else the folder's name, else blank."""
-    blank = rows["locale"] == ""
-    named = rows.loc[blank, "stem"].str.extract(r"^common_voice_([A-Za-z]+(?:-[A-Za-z0-9]+)*)_\d", expand=False)
-    return rows["locale"].where(~blank, named.fillna(folder_locale(folder))).astype("str")
 
 
 def _fill_blanks(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int], dict[str, int]]:
@@ -234,7 +207,7 @@ def _fill_blanks(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int], dict
 
     Returns the rows, the number of chosen rows filled, and the number of clients whose own rows disagree.
     """
-    filled, conflicts, meanings = {}, {}, {}
+    filled, conflicts, values = {}, {}, {}
     speakers = rows["release"] + "/" + rows["client_id"]
     for column, known in (("gender", GENDER_MEANINGS), ("age", AGE_MEANINGS)):
         raw = rows[column].where((rows["release"] != BROKEN_GENDER) | (column == "age"), "")
@@ -244,15 +217,15 @@ def _fill_blanks(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int], dict
         given = given[(meant != "") & (rows["client_id"] != "")].drop_duplicates(["speaker", "meant"])
         several = given["speaker"].duplicated(keep=False)
         agreed = given[~several].set_index("speaker")["raw"]
-        meanings[column] = raw.where(meant != "", speakers.map(agreed)).fillna("").astype("str")
-        filled[column] = int(((meant == "") & (meanings[column] != "") & rows["chosen"]).sum())
+        values[column] = raw.where(meant != "", speakers.map(agreed)).fillna("").astype("str")
+        filled[column] = int(((meant == "") & (values[column] != "") & rows["chosen"]).sum())
         conflicts[column] = int(given.loc[several, "speaker"].nunique())
     rows = rows.rename(columns={"gender": "gender_raw", "age": "age_raw"})
-    return rows.assign(gender=genders_of(meanings["gender"]), **ages_of(meanings["age"])), filled, conflicts
+    return rows.assign(gender=genders_of(values["gender"]), **ages_of(values["age"])), filled, conflicts
 
 
 def _drop_rows(sieve: Sieve, cap: int | None, seed: int) -> None:
-    """Give rows their ids, and send to the ledger what cannot or shall not be used."""
+    """Give rows their ids, and send to the ledger what is no clip, stands there twice or is over the cap."""
     if cap is not None and cap < 1:
         raise ValueError(f"max_clips_per_speaker {cap}: give 1 or more, or null for no cap")
     sieve.drop(sieve.rows["stem"] == "", "no path")
@@ -261,8 +234,7 @@ def _drop_rows(sieve: Sieve, cap: int | None, seed: int) -> None:
     stems, languages = sieve.rows["stem"], sieve.rows["language"]
     own = [stem.startswith(f"common_voice_{language}_") for stem, language in zip(stems, languages)]
     ids = f"{CORPUS}:" + stems.where(own, languages + "/" + stems)
-    speakers = f"{CORPUS}:" + sieve.rows["client_id"]
-    sieve.rows = sieve.rows.assign(clip_id=ids, recording_id=ids, speaker_id=speakers)
+    sieve.rows = sieve.rows.assign(clip_id=ids, recording_id=ids, speaker_id=f"{CORPUS}:" + sieve.rows["client_id"])
     present_first = (sieve.rows["fault"] != "").argsort(kind="stable")
     again = sieve.rows["clip_id"].iloc[present_first].duplicated().sort_index()
     sieve.drop(again, "listed twice", "in another row, bucket or release")
@@ -273,4 +245,3 @@ def _drop_rows(sieve: Sieve, cap: int | None, seed: int) -> None:
         on_disk = (~ranked["absent"]).groupby(ranked["speaker_id"]).transform("sum")
         over = (rank >= cap) & (on_disk >= cap)  # with fewer on disk, what lacks is no matter of the cap
         sieve.drop(over, "over the cap of clips a speaker", f"more than {cap}")
-    sieve.drop(sieve.rows["fault"] != "", sieve.rows["fault"], sieve.rows["path"])

@@ -1,9 +1,4 @@
-"""Fetching: one file over https, resumed and checked; archives of which only the wanted plain files are unpacked.
-
-Below every reader, so that encoders can use it too; `download_<corpus>` stands beside the reader of each corpus.
-"""
-
-from __future__ import annotations
+"""Fetching: one file over https, resumed and checked; archives of which only the wanted plain files are unpacked."""
 
 import contextlib
 import hashlib
@@ -41,14 +36,12 @@ def download_file(url: str, target: Path, known_hash: str = "", attempts: int = 
     """Fetch `url` to `target`, going on where an earlier attempt stopped; return `target`.
 
     Bytes gather in `<target>.part`, renamed only when size and hash are right. A file that is there (and has the hash)
-    is not fetched again. `known_hash` is "sha256:..." or "md5:...", "" = nobody publishes one: the server's size
-    decides; `attempts` are tries in a row that bring nothing new, waits double from `pause_s` seconds. ValueError when
-    the URL is not https, the server refuses, the disk is too small, tries run out, or it is not the file expected.
+    is not fetched again. `known_hash`: "sha256:..." or "md5:...", "" = the server's size decides; `attempts`: tries in
+    a row that bring nothing new, waits double from `pause_s` seconds. ValueError when that gives no right file.
     """
     import requests
 
-    target, shown, failures = Path(target), _without_query(check_url(url)), 0
-    part = target.with_name(target.name + ".part")
+    shown, part, failures = _without_query(check_url(url)), target.with_name(target.name + ".part"), 0
     if target.exists() and _has_hash(target, known_hash):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -62,8 +55,8 @@ def download_file(url: str, target: Path, known_hash: str = "", attempts: int = 
             failures = 1 if part.exists() and part.stat().st_size > before else failures + 1
             if status in REFUSALS or failures >= attempts:
                 advice = REFUSALS.get(status, f"{attempts} tries; run again later, it goes on")
-                advice += f". Or fetch it by hand to {target}"
-                raise ValueError(f"{shown}: {_without_query(str(error))[:300]}; {advice}") from error
+                said = f"{_without_query(str(error))[:300]}; {advice}. Or fetch it by hand to {target}"
+                raise ValueError(f"{shown}: {said}") from error
             time.sleep(min(pause_s * 2 ** (failures - 1), 60))
     part.with_suffix(".json").unlink(missing_ok=True)
     if not _has_hash(part, known_hash):
@@ -112,18 +105,14 @@ def _fetch_rest(url: str, part: Path, shown: str) -> None:
 
 def check_disk(folder: Path, needed_bytes: int) -> None:
     """Raise ValueError, naming both sizes, unless so many bytes fit on the folder's disk with some to spare."""
-    free, needed = shutil.disk_usage(folder).free, needed_bytes + SPARE_BYTES
+    free, needed = shutil.disk_usage(folder).free / 1e9, (needed_bytes + SPARE_BYTES) / 1e9
     if needed > free:
-        sizes = f"{free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB needed"
-        raise ValueError(f"{folder}: {sizes}; make room, or choose another folder")
+        raise ValueError(f"{folder}: {free:.1f} GB free, {needed:.1f} GB needed; make room, or choose another folder")
 
 
 @contextlib.contextmanager
 def unpacking(folder: Path) -> Iterator[Path]:
-    """Yield a hidden neighbour to unpack into, which takes the place of `folder` when the block ends without an error.
-
-    Killed, it stays and the next call goes on; what a damaged archive left is removed.
-    """
+    """Yield a hidden neighbour to unpack into, which becomes `folder` in the end. Killed, the next call goes on."""
     partial = folder.with_name(f".{folder.name}-partial")
     try:
         yield partial
@@ -136,9 +125,8 @@ def unpacking(folder: Path) -> Iterator[Path]:
 def extract_members(archive: Path, folder: Path, wanted: Callable[[str], bool] = lambda _: True) -> list[Path]:
     """Unpack the members of a tar (gz, bz2, xz) for which `wanted(name)` is true; return their paths.
 
-    Files that are there with the right size are left alone. Raises ValueError when the archive is missing, damaged or
-    cut short, when a wanted member is a link or a device or would land outside `folder`, and when its files are more
-    than `MOST_EXPANSION` times its size.
+    Files that are there with the right size are left alone. ValueError when the archive is missing, damaged or cut
+    short, a wanted member is a link, a device or would land outside, or they are over `MOST_EXPANSION` times its size.
     """
     if not archive.is_file():
         raise ValueError(f"{archive}: no such archive")
@@ -149,10 +137,9 @@ def extract_members(archive: Path, folder: Path, wanted: Callable[[str], bool] =
             for member in tqdm(tar, unit="file", desc=archive.name):
                 if member.isdir() or not wanted(member.name):
                     continue
-                path = (folder / member.name).resolve()
+                path, told = (folder / member.name).resolve(), " is a link, a device or leads out of "
                 if not member.isreg() or ".." in member.name.split("/") or not path.is_relative_to(folder.resolve()):
-                    text = f"{archive}: {member.name!r} is a link, a device or leads out of {folder}"
-                    raise ValueError(f"{text}; do not trust it")
+                    raise ValueError(f"{archive}: {member.name!r}{told}{folder}; do not trust it")
                 left -= member.size
                 if left < 0:
                     raise ValueError(f"{archive}: unpacks to over {MOST_EXPANSION} times its size; do not trust it")

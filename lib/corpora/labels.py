@@ -4,8 +4,6 @@ Nobody is folded into a sex who did not say it. A class of age is given only whe
 a speaker's age lies within the class.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -36,18 +34,14 @@ AGE_WORDS: dict[tuple[str, str], dict[str, int | None]] = {
     ("common_voice", "(by hand)"): {"forties": 40},
 }
 OLDEST_YEARS = 110  # years given as 0 or less, or as this or more, are taken for mistakes
-
-
 TEENS_FROM = 16  # years: Common Voice asks who is younger for a parent's consent
 
 
 class AgeScheme(NamedTuple):
-    """Classes of age. `bounds[i]` is the first age (years) that no longer belongs to `classes[i]`; the first class
-    starts at 0. With one bound fewer than classes the last class has no end; with as many, older speakers are left out.
-    """
+    """Classes of age, the first from 0 on. With as many bounds as classes, those who are older are left out."""
 
     classes: list[str]
-    bounds: list[int]
+    bounds: list[int]  # the first age (years) that no longer belongs to the class; the last class may have none
 
 
 SCHEMES = {
@@ -72,10 +66,7 @@ ALLOWED = {  # in words, for messages
 
 
 def read_age(raw: str, unit: str = "years") -> tuple[float | None, int | None]:
-    """The meaning of one raw age value as (years, decade); (None, None) when it says neither.
-
-    `unit` says what a bare number is: "years" of age, or "decade" (10, 20 ... 90). Words are always decades.
-    """
+    """(years, decade) of a raw age, (None, None) for neither; a bare number is in `unit`: "years" or "decade"."""
     word = normalize_label(raw)
     if word in AGE_MEANINGS:
         return None, AGE_MEANINGS[word]
@@ -91,9 +82,8 @@ def read_age(raw: str, unit: str = "years") -> tuple[float | None, int | None]:
 
 def is_known(raw: str, kind: str, unit: str = "years") -> bool:
     """Whether the contract lists this raw value of `kind` "gender" or "age"; so it does blank and a credible number."""
-    if kind == "gender":
-        return normalize_label(raw) in GENDER_MEANINGS
-    return normalize_label(raw) == "" or read_age(raw, unit) != (None, None)
+    word = normalize_label(raw)
+    return word in GENDER_MEANINGS if kind == "gender" else word == "" or read_age(raw, unit) != (None, None)
 
 
 def unknown_labels(raw: pd.Series, kind: str, unit: str = "years") -> dict[str, int]:
@@ -108,37 +98,32 @@ def genders_of(raw: pd.Series) -> pd.Series:
 
 def ages_of(raw: pd.Series, unit: str = "years") -> pd.DataFrame:
     """Vectorised `read_age`: text in, columns `age_years` (float, NaN) and `age_decade` (Int16, NA) out, same index."""
-    known = {value: read_age(value, unit) for value in raw.unique()}
-    years = raw.map({value: years for value, (years, _) in known.items()}).astype("float64")
-    decade = raw.map({value: decade for value, (_, decade) in known.items()}).astype("float64").astype("Int16")
-    return pd.DataFrame({"age_years": years, "age_decade": decade}, index=raw.index)
+    known = [(value, *read_age(value, unit)) for value in raw.unique()]
+    table = pd.DataFrame(known, columns=["raw", "age_years", "age_decade"]).set_index("raw").astype("float64")
+    return table.reindex(raw).set_axis(raw.index).astype({"age_decade": "Int16"})
 
 
 def check_scheme(classes: Sequence[str], bounds: Sequence[float]) -> None:
     """Raise ValueError unless classes are distinct and bounds rising, positive, and as many as classes or one fewer."""
-    are_classes = len(classes) > 1 and len(set(classes)) == len(classes)
-    are_rising = all(low < high for low, high in zip([0, *bounds], bounds))
-    if not are_classes or not are_rising or len(bounds) not in (len(classes) - 1, len(classes)):
+    are_classes = len(set(classes)) == len(classes) > 1 and len(classes) - len(bounds) in (0, 1)
+    if not are_classes or not all(low < high for low, high in zip([0, *bounds], bounds)):
         text = "give at least two different classes, and as many rising ages above 0, or one fewer"
         raise ValueError(f"age_classes {list(classes)}, age_bounds {list(bounds)}: {text}")
 
 
 def assign_age_class(clips: pd.DataFrame, classes: Sequence[str], bounds: Sequence[float]) -> pd.Series:
-    """The class of every clip's age (Int16, index into `classes`, NA = none), by its `age_years` and `age_decade`.
+    """The class of every clip's age (Int16, index into `classes`, NA = none), by `age_years`, else `age_decade`.
 
-    Years, where known, decide; a decade stands for all ages from its first year to the next decade (teens: from 0,
-    since Common Voice says "< 19"; nineties: without end), which must all lie in one class. Where classes part the teens at
-    `TEENS_FROM`, such as child, teen and adult, the word stands for those years alone: an assumption.
+    A decade stands for all ages up to the next one (teens: from 0, since Common Voice says "< 19"; nineties: without
+    end), which must all lie in one class. Where classes part at `TEENS_FROM`, teens are from there on: an assumption.
     """
     check_scheme(classes, bounds)
-    years = clips["age_years"].to_numpy("float64", na_value=np.nan)
-    decade = clips["age_decade"].to_numpy("float64", na_value=np.nan)
-    oldest_of_decade = np.where(decade == DECADES[-1], np.finfo(float).max, np.nextafter(decade + 10, 0))
-    teens_from = TEENS_FROM if TEENS_FROM in bounds else 0
-    youngest = np.where(np.isnan(years), np.where(decade == DECADES[0], teens_from, decade), years)
-    oldest = np.where(np.isnan(years), oldest_of_decade, years)
+    years, decade = (clips[name].to_numpy("float64", na_value=np.nan) for name in ("age_years", "age_decade"))
+    youngest = np.where(decade == DECADES[0], TEENS_FROM if TEENS_FROM in bounds else 0, decade)
+    oldest = np.where(decade == DECADES[-1], np.finfo(float).max, np.nextafter(decade + 10, 0))
+    youngest, oldest = (np.where(np.isnan(years), edge, years) for edge in (youngest, oldest))
     ends = np.array([*bounds, np.inf][: len(classes)])
-    first, last = np.searchsorted(ends, youngest, side="right"), np.searchsorted(ends, oldest, side="right")
+    first, last = (np.searchsorted(ends, edge, side="right") for edge in (youngest, oldest))
     is_known = ~np.isnan(youngest) & (first == last) & (first < len(ends))
     return pd.Series(first, index=clips.index, dtype="Int16", name="age_class").where(is_known)
 
@@ -147,18 +132,14 @@ def class_names(
     clips: pd.DataFrame, target: str, classes: Sequence[str] = (), bounds: Sequence[float] = ()
 ) -> pd.Series:
     """The class name of every clip for `target` "gender" or "age"; missing where there is none."""
-    if target == "gender":
-        return clips["gender"]
-    return assign_age_class(clips, classes, bounds).map(dict(enumerate(classes))).astype("str")
+    names = dict(enumerate(classes))
+    return clips["gender"] if target == "gender" else assign_age_class(clips, classes, bounds).map(names).astype("str")
 
 
 def find_confounds(
     clips: pd.DataFrame, target: str, classes: Sequence[str] = (), bounds: Sequence[float] = ()
 ) -> list[str]:
-    """Sentences that say where a class of `target` comes from one of several corpora, wholly or to at least 95 %.
-
-    A model can then score by recognising the corpus. Empty when there is one corpus only, or nothing to warn of.
-    """
+    """Sentences that say where a class of `target` comes from one of several corpora, wholly or to at least 95 %."""
     names = class_names(clips, target, classes, bounds)
     counts = pd.crosstab(names, clips["corpus"])
     mix = counts.sum() / counts.to_numpy().sum()  # what each corpus would hold if class and corpus were unrelated
@@ -167,27 +148,22 @@ def find_confounds(
         corpus, share = row.idxmax(), row.max() / row.sum()
         if share == 1 or (share >= 0.95 and mix[corpus] < 0.95):
             speakers, part = clips.loc[names == name, "speaker_id"].nunique(), f"{share:.1%} of the"
-            sentences.append(
-                f"CONFOUNDED: {'ALL' if share == 1 else part} {row.sum():,} clips ({speakers:,} speakers) of {target} "
-                f"class '{name}' come from {corpus}. A model can tell '{name}' by recognising the corpus: believe only "
-                "scores within one corpus."
+            text = (
+                f"CONFOUNDED: {'ALL' if share == 1 else part} {row.sum():,} clips ({speakers:,} speakers) of {target}"
             )
+            text += f" class '{name}' come from {corpus}. A model can tell '{name}' by recognising the corpus: believe"
+            sentences.append(text + " only scores within one corpus.")
     return sentences
 
 
 def label_table() -> pd.DataFrame:
-    """The whole contract as a table: every raw value, its meaning, and its class in each scheme ("" = none).
-
-    Columns: label, corpus, releases, raw, gender, age_decade, and one column a scheme of `SCHEMES`.
-    """
+    """Every raw value of the contract, its meaning, and its class in each of `SCHEMES` ("" = none), one a row."""
     rows = []
-    for label, contract in (("gender", GENDER_WORDS), ("age_decade", AGE_WORDS)):
+    for label, column, contract in (("gender", "gender", GENDER_WORDS), ("age", "age_decade", AGE_WORDS)):
         for (corpus, releases), words in contract.items():
-            for raw, meaning in words.items():
-                row = {"label": label.partition("_")[0], "corpus": corpus, "releases": releases, "raw": raw}
-                rows.append(row | {label: meaning})
+            source = {"label": label, "corpus": corpus, "releases": releases}
+            rows += [source | {"raw": raw, column: meaning} for raw, meaning in words.items()]
     table = pd.DataFrame(rows).astype({"age_decade": "Int16"})
-    ages = table.assign(age_years=np.nan)
     for name, scheme in SCHEMES.items():
-        table[name] = class_names(ages, "age", scheme.classes, scheme.bounds)
+        table[name] = class_names(table.assign(age_years=np.nan), "age", *scheme)
     return table.fillna(dict.fromkeys(["gender", *SCHEMES], ""))

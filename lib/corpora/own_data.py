@@ -1,7 +1,5 @@
 """A folder of one's own: a CSV with `path, speaker, gender, age` (path is a must) beside the sound is a corpus too."""
 
-from __future__ import annotations
-
 import csv
 import os
 import re
@@ -10,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib.audio import shown_name
 from lib.corpora.labels import ages_of, genders_of, normalize_label
 from lib.corpora.sieve import AUDIO_SUFFIXES, Sieve, find_spelling, printable, walk_files
 
@@ -26,59 +23,45 @@ COLUMNS = {  # what a header may call each column: lower case, `_`, `-`, bracket
 }  # fmt: skip
 
 
-def find_own_table(root: Path) -> Path:
-    """The CSV itself, or `own_data.csv` in the folder, or its only CSV; ValueError when that does not say which."""
-    root = Path(root)
-    if root.is_file():
-        return root
-    tables = [root / "own_data.csv"] if (root / "own_data.csv").is_file() else sorted(root.glob("*.csv"))
-    if len(tables) != 1:
-        raise ValueError(f"{root}: holds {len(tables)} CSV; write own_data.csv there: path, speaker, gender, age")
-    return tables[0]
-
-
-def read_own_data(root_or_csv: Path, for_training: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read a folder's CSV into (clips, ledger). Paths are relative to the CSV's folder.
+def read_own_data(root_or_csv: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read a CSV, or a folder's `own_data.csv` or only CSV, into (clips, ledger); paths count from the CSV's folder.
 
     Optional columns (`COLUMNS` has their other names): speaker, gender (any word of `lib.corpora.labels`), age (years,
-    or a decade's word), language, start_s and end_s (seconds). A file without a speaker is its own speaker. Every line
-    is a clip or a row of the ledger. Raises ValueError when there is no such CSV, or none with a column `path`; and,
-    unless `for_training` is False (who only asks a model needs no labels), when columns are not understood and none
-    names the speaker, or when two lines contradict each other about a recording or about a speaker's gender.
+    or a decade's word), language, start_s and end_s (seconds). A file without a speaker is its own speaker. ValueError
+    when there is no such CSV, none with a column `path`, when columns are not understood and none names the speaker, or
+    when two lines contradict each other about a recording or about a speaker's gender.
     """
-    path = find_own_table(root_or_csv)
+    path, usual = Path(root_or_csv), Path(root_or_csv, "own_data.csv")
+    if not path.is_file():
+        tables = [usual] if usual.is_file() else sorted(path.glob("*.csv"))
+        if len(tables) != 1:
+            raise ValueError(f"{path}: holds {len(tables)} CSV; write own_data.csv there: path, speaker, gender, age")
+        path = tables[0]
     rows, malformed, strange = _read_csv(path)
-    if strange and "speaker" not in rows and for_training:
-        raise ValueError(
-            f"{path}: no column 'speaker', and these are not understood: {strange}. Rename the one that names the "
-            "speaker (a person on both sides of a split would spoil every score), or add an empty column 'speaker'"
-        )
-    rows = rows.assign(**{column: "" for column in COLUMNS if column not in rows})
-    sieve = Sieve(CORPUS, rows)
+    if strange and "speaker" not in rows:
+        text = f"{path}: no column 'speaker', and these are not understood: {strange}. Rename the one that names the "
+        text += "speaker (a person on both sides of a split would spoil every score), or add an empty column 'speaker'"
+        raise ValueError(text)
+    sieve = Sieve(CORPUS, rows.assign(**{column: "" for column in COLUMNS if column not in rows}))
     sieve.note(malformed)
     sieve.drop(sieve.rows["path"] == "", "no path")
     names = [find_spelling(path.parent, name, path.parent) for name in sieve.rows["path"]]
     sieve.rows["path"] = pd.Series(names, dtype="str")
     sieve.drop_faults(path.parent)
-    for side in ("start", "end"):
-        sieve.rows[f"{side}_s"] = pd.to_numeric(sieve.rows[side].str.replace(",", "."), errors="coerce").astype(float)
-    given = sieve.rows[["start", "end"]] != ""
-    sieve.rows["start_s"] = sieve.rows["start_s"].where(given["start"], 0.0)
-    start, end = sieve.rows["start_s"], sieve.rows["end_s"]
-    broken = start.isna() | (start < 0) | (end <= start) | (end.isna() & given["end"])
-    sieve.drop(broken, "no stretch of time", "start " + sieve.rows["start"] + ", end " + sieve.rows["end"])
+    start_text, end_text = sieve.rows["start"], sieve.rows["end"]
+    start, end = (pd.to_numeric(text.str.replace(",", "."), errors="coerce") for text in (start_text, end_text))
+    start = start.astype(float).where(start_text != "", 0.0)
+    sieve.rows = sieve.rows.assign(start_s=start, end_s=end.astype(float))
+    broken = ~np.isfinite(start) | (start < 0) | (end <= start) | (end.isna() & (end_text != ""))
+    sieve.drop(broken, "no stretch of time", "start " + start_text + ", end " + end_text)
     _name_rows(sieve, strange)
-    if for_training:
-        _refuse_contradictions(path, sieve.rows)
+    _refuse_contradictions(path, sieve.rows)
     sieve.drop(sieve.rows["clip_id"].duplicated(), "listed twice", "the same file and start stand in an earlier row")
     return sieve.finish()
 
 
 def _read_csv(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]], list[str]]:
-    """Rows with the columns of `COLUMNS` that are there, lines that are no row, headers that are not understood.
-
-    Line by line, since a quote that does not close must not swallow the lines behind it.
-    """
+    """Rows of `COLUMNS`, lines that are no row, headers not understood; an open quote costs its line only."""
     try:
         lines = re.sub(r"\r\n?", "\n", path.read_bytes().decode("utf-8-sig")).split("\n")
     except UnicodeDecodeError as error:
@@ -103,12 +86,10 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]], lis
         elif line.strip(f"{separator} "):
             malformed.append((f"{path.name} line {number}", reason, line[:80]))
     frame = pd.DataFrame(rows, columns=["line", *places], dtype="str")
-    if "age_raw" in frame:
-        unit = "decade" if "decade" in header[places["age_raw"]] else "years"
-        frame = frame.assign(**ages_of(frame["age_raw"], unit))
-    strange = [name for at, name in enumerate(names) if name.strip() and at not in places.values()]
     frame["item"] = frame["path"].where(frame["path"] != "", f"{path.name} " + frame["line"])
-    return frame, malformed, strange
+    if "age_raw" in frame:
+        frame = frame.assign(**ages_of(frame["age_raw"], "decade" if "decade" in known["age_raw"] else "years"))
+    return frame, malformed, [name for at, name in enumerate(names) if name.strip() and at not in places.values()]
 
 
 def _name_rows(sieve: Sieve, strange: list[str]) -> None:
@@ -122,9 +103,10 @@ def _name_rows(sieve: Sieve, strange: list[str]) -> None:
     )  # fmt: skip
     sieve.facts["files that count as a speaker of their own"] = rows.loc[alone, "path"].nunique()
     if strange:
-        sieve.warn(f"columns that are not understood, and left out: {strange}")
+        sieve.warnings.append(f"columns that are not understood, and left out: {strange}")
     if alone.any():
-        sieve.warn(f"rows without a speaker: {alone.sum()}; each file counts as its own: a split may divide a person")
+        text = f"rows without a speaker: {alone.sum()}; each file counts as its own: a split may divide a person"
+        sieve.warnings.append(text)
 
 
 def _refuse_contradictions(path: Path, rows: pd.DataFrame) -> None:
@@ -141,12 +123,9 @@ def _refuse_contradictions(path: Path, rows: pd.DataFrame) -> None:
 
 
 def list_unlabelled(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Every audio file below `folder` as a clip without labels and without a known speaker, for training an encoder.
-
-    Returns (clips, ledger); each file counts as a speaker of its own, which it may not be: never score on these.
-    """
-    names = [path.relative_to(folder).as_posix() for path in walk_files(Path(folder))]
-    names = [name for name in names if Path(name).suffix.casefold() in AUDIO_SUFFIXES]
+    """(clips, ledger) of every audio file below `folder`, without labels, each its own speaker: never to score on."""
+    files = [path for path in walk_files(Path(folder)) if path.suffix.casefold() in AUDIO_SUFFIXES]
+    names = [path.relative_to(folder).as_posix() for path in files]
     rows = pd.DataFrame({"path": [name for name in names if printable(name) == name]}, dtype="str")
     ids = "unlabelled:" + rows["path"]
     sieve = Sieve("unlabelled", rows.assign(item=rows["path"], clip_id=ids, recording_id=ids, speaker_id=ids))
@@ -159,7 +138,7 @@ def list_recordings(source: Path | str) -> pd.DataFrame:
     """What to ask about: name, path, start_s, end_s, fault, and labels where a list gives them.
 
     `source`: a file; a folder with its subfolders and what links lead to, hidden names left out; or a CSV as
-    `lib.corpora.own_data` describes it. What cannot be used stays as a row with its `fault`. ValueError when there is nothing.
+    `read_own_data` describes it. What cannot be used stays as a row with its `fault`. ValueError when there is nothing.
     """
     if "://" in str(source) or str(source) == "-":
         raise ValueError(f"{source}: nothing is fetched and standard input is not read; save the sound as a file first")
@@ -169,22 +148,14 @@ def list_recordings(source: Path | str) -> pd.DataFrame:
     if source.suffix.lower() == ".csv" and not source.is_dir():
         clips, ledger = read_own_data(source)
         names, paths = clips["clip_id"].str.removeprefix(f"{CORPUS}:"), [source.parent / path for path in clips["path"]]
+        clips = clips.assign(name=names, path=paths, fault="")
         lost = pd.DataFrame({"name": ledger["item"], "fault": ledger["item"] + ": " + ledger["reason"], "start_s": 0.0})
-        return pd.concat(
-            [clips.assign(name=names, path=paths, fault=""), *([lost] if len(lost) else [])], ignore_index=True
-        )
-    rows = _list_folder(source) if source.is_dir() else [(source, shown_name(source), "")]
-    if not rows:
+        return pd.concat([clips, lost], ignore_index=True) if len(lost) else clips
+    folder, files, errors = source.parent, [(source, "")], []
+    if source.is_dir():
+        folder, files = source, [(path, "") for path in walk_files(source, (".",), errors.append)]
+        files = sorted(files + [(Path(error.filename), f"cannot be read ({error.strerror})") for error in errors])
+    if not files:
         raise ValueError(f"{source}: no files in this folder")
-    return pd.DataFrame(rows, columns=["path", "name", "fault"]).assign(start_s=0.0, end_s=np.nan)
-
-
-def _list_folder(folder: Path) -> list[tuple[Path, str, str]]:
-    seen, errors, files = set(), [], []
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=errors.append):
-        known = os.path.realpath(root) in seen  # links in a circle
-        seen.add(os.path.realpath(root))
-        folders[:] = [name for name in folders if not (known or name.startswith("."))]
-        files += [(Path(root, name), "") for name in names if not (known or name.startswith("."))]
-    files += [(Path(error.filename), f"cannot be read ({error.strerror})") for error in errors]
-    return [(path, "/".join(map(shown_name, path.relative_to(folder).parts)), fault) for path, fault in sorted(files)]
+    names = [printable(path.relative_to(folder).as_posix()) for path, _ in files]
+    return pd.DataFrame(files, columns=["path", "fault"]).assign(name=names, start_s=0.0, end_s=np.nan)

@@ -1,12 +1,10 @@
 """From a corpus' rows to clips and ledger: whatever a reader drops is named, reasoned and counted."""
 
-from __future__ import annotations
-
 import os
 import re
 import stat
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +14,15 @@ import pandas as pd
 from lib.corpora.labels import ALLOWED, ages_of, genders_of, unknown_labels
 from lib.tables import CLIPS, empty_table, validate_table
 
-DEFAULTS = {
-    "language": "", "start_s": 0.0, "end_s": np.nan, "gender_raw": "", "age_raw": "", "official_split": None,
-}  # fmt: skip
+SYNTHETIC = "synthetic-"  # folders of rendered corpora, never taken for real ones below a folder of the user's
 AUDIO_SUFFIXES = [  # of two files of one name the first is read
     ".wav", ".flac", ".m4a", ".ogg", ".opus", ".mp3", ".aac", ".mp4", ".webm", ".mka", ".mkv", ".oga", ".aiff", ".aif",
     ".au", ".caf", ".w64", ".sph", ".amr", ".wma", ".3gp",
 ]  # fmt: skip
 ENDINGS = re.compile(rf"(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})+$", re.IGNORECASE)
-SYNTHETIC = "synthetic-"  # folders of rendered corpora, never taken for real ones below a folder of the user's
+DEFAULTS = {
+    "language": "", "start_s": 0.0, "end_s": np.nan, "gender_raw": "", "age_raw": "", "official_split": None,
+}  # fmt: skip
 
 
 def printable(name: str) -> str:
@@ -32,17 +30,18 @@ def printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def walk_files(root: Path) -> Iterator[Path]:
-    """Every file below `root` in the order of names, through links but never in circles.
-
-    Hidden files, rendered corpora and folders that cannot be listed are passed over.
-    """
+def walk_files(
+    root: Path, hidden: tuple[str, ...] = (".", SYNTHETIC), onerror: Callable[[OSError], Any] | None = None
+) -> Iterator[Path]:
+    """Every file below `root`, sorted, through links but in no circle; not what is hidden or in folders `hidden`."""
     seen = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        is_new = os.path.realpath(folder) not in seen
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=onerror):
+        if os.path.realpath(folder) in seen:
+            folders.clear()
+            continue
         seen.add(os.path.realpath(folder))
-        folders[:] = sorted(name for name in folders if is_new and not name.startswith((".", SYNTHETIC)))
-        yield from (Path(folder, name) for name in sorted(names) if is_new and not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith(hidden))
+        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
 
 
 def audio_stem(path: str) -> str:
@@ -51,10 +50,7 @@ def audio_stem(path: str) -> str:
 
 
 def find_spelling(folder: Path, name: str, root: Path) -> str:
-    """`folder`/`name` from `root` on, with forward slashes, in the spelling that is on disk.
-
-    Tried are Windows' backslashes, composed and decomposed accents (NFC, NFD), and the suffix in either case.
-    """
+    """`folder`/`name` from `root` on as spelled on disk: Windows' slashes, NFC or NFD, the suffix in either case."""
     plain = name.replace("\\", "/")
     stem, suffix = os.path.splitext(plain)
     spellings = [name, plain, unicodedata.normalize("NFC", plain), unicodedata.normalize("NFD", plain)]
@@ -69,10 +65,8 @@ def file_fault(path: Path | str) -> str:
         state = os.stat(path)
         if not stat.S_ISREG(state.st_mode):
             return "a folder, not a file" if stat.S_ISDIR(state.st_mode) else "no plain file"
-        if state.st_size < 200:
-            with open(path, "rb") as stream:
-                if stream.read().startswith(b"version https://git-lfs"):
-                    return "Git LFS pointer (run: git lfs pull)"
+        if state.st_size < 200 and Path(path).read_bytes().startswith(b"version https://git-lfs"):
+            return "Git LFS pointer (run: git lfs pull)"
     except (FileNotFoundError, NotADirectoryError):
         return "no such file"
     except (OSError, ValueError):  # too long a name, a link to itself, no permission, a zero byte in the name
@@ -83,13 +77,11 @@ def file_fault(path: Path | str) -> str:
 class Sieve:
     """Rows of one corpus on their way to clips. `rows` needs a text column `item`, the row's name in the corpus.
 
-    `facts` are what the reader noticed, in words -> a count, names, or counts by name.
+    `facts` are what the reader noticed, in words -> a count, names, or counts by name; `warnings` are sentences.
     """
 
     def __init__(self, corpus: str, rows: pd.DataFrame):
-        self.corpus = corpus
-        self.rows = rows.reset_index(drop=True)
-        self.rows_in = len(rows)
+        self.corpus, self.rows, self.rows_in = corpus, rows.reset_index(drop=True), len(rows)
         self.dropped = [empty_table("ledger")]
         self.warnings: list[str] = []
         self.facts: dict[str, Any] = {}
@@ -113,15 +105,8 @@ class Sieve:
         self.dropped.append(pd.DataFrame(rows, columns=["corpus", "item", "reason", "detail"], dtype="str"))
         self.rows_in += len(items)
 
-    def warn(self, text: str) -> None:
-        """Keep a sentence for `clips.attrs["warnings"]`."""
-        self.warnings.append(text)
-
     def finish(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Validated clips and ledger; `clips.attrs` holds rows_in, warnings and facts.
-
-        Genders and ages are read from the raw columns unless the reader gave its own.
-        """
+        """Validated clips (attrs: rows_in, warnings, facts) and ledger; labels come from raw columns unless given."""
         rows = self.rows.assign(**{name: value for name, value in DEFAULTS.items() if name not in self.rows})
         if "gender" not in rows:
             rows["gender"] = genders_of(rows["gender_raw"])
@@ -133,8 +118,7 @@ class Sieve:
             counts = f"{self.rows_in} rows in, but {len(clips)} clips and {len(ledger)} dropped"
             raise RuntimeError(f"{self.corpus}: {counts}")
         for kind in ("gender", "age"):
-            unknown = unknown_labels(clips[f"{kind}_raw"], kind)
-            if unknown:
-                self.warn(f"{kind} values that give no label: {unknown}; write {ALLOWED[kind]}")
+            if unknown := unknown_labels(clips[f"{kind}_raw"], kind):
+                self.warnings.append(f"{kind} values that give no label: {unknown}; write {ALLOWED[kind]}")
         clips.attrs = {"rows_in": self.rows_in, "warnings": self.warnings, "facts": self.facts}
         return clips, ledger

@@ -1,9 +1,4 @@
-"""speechocean762 (OpenSLR 101, CC BY 4.0): Mandarin speakers reading English, children and adults, with years of age.
-
-Kaldi files: two columns divided by blanks or tabs; ids look like numbers but are text.
-"""
-
-from __future__ import annotations
+"""speechocean762 (OpenSLR 101, CC BY 4.0): Mandarin speakers reading English, children and adults, with ages."""
 
 from pathlib import Path
 
@@ -19,20 +14,17 @@ URL = "https://www.openslr.org/resources/101/speechocean762.tar.gz"  # its page,
 
 def download_speechocean762(folder: Path, url: str = URL) -> Path:
     """Fetch the archive (about 520 MB, no account, no published checksum) and unpack it to `folder`/speechocean762."""
-    archive = download_file(url, Path(folder) / "speechocean762.tar.gz")
-    with unpacking(Path(folder) / CORPUS) as partial:
+    archive = download_file(url, folder / "speechocean762.tar.gz")
+    with unpacking(folder / CORPUS) as partial:
         extract_members(archive, partial)
         find_speechocean762(partial)
-    return Path(folder) / CORPUS
+    return folder / CORPUS
 
 
 def read_kaldi(path: Path) -> dict[str, str]:
-    """A Kaldi text file as key -> value; a missing file is empty, a key without value gives "".
-
-    ValueError, naming the file, when a key stands there twice with different values.
-    """
+    """A Kaldi text file as key -> value ("" = none); a missing file is empty. ValueError when a key has two values."""
     values: dict[str, str] = {}
-    text = Path(path).read_bytes().decode("utf-8-sig", errors="replace") if Path(path).is_file() else ""
+    text = path.read_bytes().decode("utf-8-sig", errors="replace") if path.is_file() else ""
     for line in text.split("\n"):
         key, value = [*line.split(maxsplit=1), "", ""][:2]
         value = value.strip()
@@ -43,26 +35,20 @@ def read_kaldi(path: Path) -> dict[str, str]:
 
 def find_speechocean762(root: Path) -> Path:
     """Folder at or up to two levels below `root` with train/wav.scp or test/wav.scp. ValueError when there is none."""
-    root = Path(root)
-    folders = [root, *sorted(root.glob("*/")), *sorted(root.glob("*/*/"))]
-    for folder in [root.absolute().parent, *folders] if root.absolute().name in HALVES else folders:
+    places = [root.absolute().parent] if root.absolute().name in HALVES else []
+    for folder in [*places, root, *sorted(root.glob("*/")), *sorted(root.glob("*/*/"))]:
         if any((folder / half / "wav.scp").is_file() for half in HALVES):
             return folder
     raise ValueError(f"{root}: no train/wav.scp or test/wav.scp; unpack https://www.openslr.org/101/ there")
 
 
 def read_speechocean762(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read the halves that are there into (clips, ledger); `official_split` is "train" or "test" as published.
-
-    Raises ValueError when there is neither half, or when its tables contradict themselves.
-    """
-    root = Path(root)
+    """Read the halves that are there into (clips, ledger). ValueError for neither, or where tables contradict."""
     folder = find_speechocean762(root)
     halves = [half for half in HALVES if (folder / half / "wav.scp").is_file()]
     sieve = Sieve(CORPUS, pd.concat([_read_half(folder, root, half) for half in halves], ignore_index=True))
     sieve.facts = {"halves that were read": halves}
-    for half in sorted(set(HALVES) - set(halves)):
-        sieve.warn(f"the {half} half is not there")
+    sieve.warnings += [f"the {half} half is not there" for half in HALVES if half not in halves]
     sieve.drop(sieve.rows["speaker"] == "", "no speaker", "not in utt2spk")
     sieve.drop_faults(root)
     sieve.drop(sieve.rows["item"].duplicated(), "listed twice", "in another row or half")
@@ -71,10 +57,10 @@ def read_speechocean762(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _read_half(folder: Path, root: Path, half: str) -> pd.DataFrame:
     """One row per entry of the half's wav.scp."""
-    names, speakers = read_kaldi(folder / half / "wav.scp"), read_kaldi(folder / half / "utt2spk")
-    genders, ages = read_kaldi(folder / half / "spk2gender"), read_kaldi(folder / half / "spk2age")
-    for speaker, utterances in read_kaldi(folder / half / "spk2utt").items():  # says the same the other way round
-        speakers = dict.fromkeys(utterances.split(), speaker) | speakers
+    tables = ("wav.scp", "utt2spk", "spk2utt", "spk2gender", "spk2age")
+    names, speakers, utterances, genders, ages = (read_kaldi(folder / half / name) for name in tables)
+    for speaker, spoken in utterances.items():  # says the same as utt2spk the other way round
+        speakers = dict.fromkeys(spoken.split(), speaker) | speakers
     rows = pd.DataFrame({"item": list(names)}, dtype="str")
     clip_id = f"{CORPUS}:" + rows["item"]
     speaker = rows["item"].map(speakers).fillna("").astype("str")

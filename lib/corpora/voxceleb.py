@@ -1,13 +1,9 @@
 """VoxCeleb1 and 2: official cuts (`wav/`, `aac/`), or whole videos' audio cut by the official frame files (`txt/`).
 
-Layout and meta files: https://www.robots.ox.ac.uk/~vgg/data/voxceleb/. An utterance's key is `<speaker>/<video>/<n>`.
-Ages are in neither. The tables that are read: Hechmann, Mackenroth et al. 2021 (arXiv 2109.13510, github.com/hechmik/
-voxceleb_enrichment_age_gender, MIT), by speaker and video, recording year minus birth year, so one year off at best;
-AgeVoxCeleb (github.com/nttcslab-sp/agevoxceleb), by utterance, whose licence forbids passing it on: users fetch it; a
-CSV of one's own, speaker -> year or decade, as in the paper.
+Layout: https://www.robots.ox.ac.uk/~vgg/data/voxceleb/. Ages are in other tables: Hechmann, Mackenroth et al. 2021
+(arXiv 2109.13510, github.com/hechmik/voxceleb_enrichment_age_gender, MIT), by speaker and video, a year off at best;
+AgeVoxCeleb (github.com/nttcslab-sp/agevoxceleb), by utterance, not to be passed on; or a CSV of one's own.
 """
-
-from __future__ import annotations
 
 import io
 import re
@@ -23,7 +19,9 @@ from lib.corpora.sieve import AUDIO_SUFFIXES, Sieve, audio_stem, file_fault, pri
 from lib.tables import DECADES
 
 CORPUS = "voxceleb"
-FRAMES_PER_S = 25  # frame numbers are time stamps x 25, whatever the video's own rate
+FRAMES_PER_S = (
+    25  # frame numbers are time stamps x 25, whatever the video's rate; a cut ends on its last frame's sample
+)
 META_FILES = ["vox1_meta.csv", "vox2_meta.csv"]
 HECHMIK = "final_dataframe_extended.csv"
 AGE_FILES = ["utt2age.train", "utt2age.test", HECHMIK, "age-train.txt", "age-test.txt", "ages.csv"]  # ages.csv: by hand
@@ -39,10 +37,7 @@ AGE_TABLE_URL = "https://raw.githubusercontent.com/hechmik/voxceleb_enrichment_a
 
 
 def download_voxceleb(folder: Path, url: str = URL, age_url: str = AGE_TABLE_URL) -> None:
-    """Fetch VoxCeleb1's meta and frame files (CC BY 4.0, no password) and an age table (MIT), each where it is missing.
-
-    What the user put there is left alone. ValueError when one of them cannot be fetched or is not what it should be.
-    """
+    """Fetch VoxCeleb1's meta and frame files (CC BY 4.0) and an age table (MIT), where missing; else ValueError."""
     folder = Path(folder)
     if not list(folder.glob("vox*_meta.csv")):
         for name in META_FILES:
@@ -57,18 +52,11 @@ def download_voxceleb(folder: Path, url: str = URL, age_url: str = AGE_TABLE_URL
 
 
 def read_frame_file(path: Path) -> tuple[str, str, int, int]:
-    """(speaker, video, first frame, last frame) of a `txt` file of the frame archives: where somebody is seen to talk.
-
-    The official cut ends on the last frame's sample. ValueError, naming the file, when it tells no stretch of time.
-    """
-    head: dict[str, str] = {}
-    frames: list[int] = []
-    for line in Path(path).read_bytes().decode("utf-8-sig", errors="replace").split("\n"):
-        field = re.match(r"\s*([A-Za-z][\w ]*?)\s*:\s*(.*?)\s*$", line)
-        if field and not frames:
-            head[field[1].casefold()] = field[2]
-        elif match := re.match(r"\s*(\d+)(\s|$)", line):
-            frames.append(int(match[1]))
+    """(speaker, video, first frame, last frame) of a frame file; ValueError names it when it tells no stretch."""
+    lines = Path(path).read_bytes().decode("utf-8-sig", errors="replace").split("\n")
+    fields = [re.match(r"\s*([A-Za-z][\w ]*?)\s*:\s*(.*?)\s*$", line) for line in lines]
+    head = {field[1].casefold(): field[2] for field in fields if field}
+    frames = [int(match[1]) for line in lines if (match := re.match(r"\s*(\d+)(\s|$)", line))]
     if not frames:
         raise ValueError(f"{path}: no frame rows")
     if frames[-1] <= frames[0]:
@@ -112,35 +100,32 @@ def read_meta(path: Path) -> pd.DataFrame:
 def read_ages(path: Path) -> pd.DataFrame:
     """Read a table of ages: one row a speaker, a speaker in a video, or an utterance.
 
-    Columns: key ("<speaker>", "<speaker>/<video>" or "<speaker>/<video>/<n>"), age_raw, age_years (float, NaN),
-    age_decade (Int16, NA). Bare numbers are decades where the column says so, or where it is just called "age" and
-    holds only 10, 20 ... 90; else years. Rows without a usable age are left out; `attrs` counts words and numbers that
-    are no age, by the file's name. ValueError when the file is missing, or has no column for speaker or age, or no age.
+    Columns: key ("<speaker>[/<video>[/<n>]]"), age_raw, age_years (float, NaN), age_decade (Int16, NA). Bare numbers
+    are decades where the column says so, or is just called "age" and holds only 10, 20 ... 90; else years. Rows without
+    a usable age are left out; `attrs` counts what is no age, by the file's name. ValueError when none is left.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such age table; relative paths count from the repository")
-    first, column = path.open("rb").readline().decode("utf-8-sig", errors="replace"), "years"
+    first = path.open("rb").readline().decode("utf-8-sig", errors="replace")
     if re.match(r"\s*id\d+/\S+/\S+[ \t]+\S+", first):  # AgeVoxCeleb: "id00042/34f5sBShxSo/00001 70"
-        cells = [line.split()[:2] for line in path.read_text(errors="replace").split("\n") if len(line.split()) > 1]
-        table = pd.DataFrame(cells, columns=["key", "age_raw"], dtype="str")
-        table["key"] = table["key"].str.replace(r"\.\w+$", "", regex=True)
+        rows = [line.split()[:2] for line in path.read_text(errors="replace").split("\n") if len(line.split()) > 1]
+        cells = pd.DataFrame(rows, columns=["speaker", "age years"], dtype="str")
     else:
         is_bare = re.match(r"\s*id\d+\s*[,;\t]", first)  # a hand table without a header
         cells = _read_cells(path, **({"header": None, "names": ["speaker", "age"]} if is_bare else {}))
-        speaker, video, column = (_pick_column(cells, names) for names in (SPEAKER_COLUMNS, VIDEO_COLUMNS, AGE_COLUMNS))
-        if speaker is None or column is None:
-            needed = f"the speaker ({', '.join(SPEAKER_COLUMNS)}) and one for the age ({', '.join(AGE_COLUMNS)})"
-            raise ValueError(f"{path}: needs a column for {needed}, has {list(cells.columns)}")
-        key = cells[speaker].str.removeprefix(f"{CORPUS}:")
-        key = key.where(cells[video] == "", key + "/" + cells[video]) if video else key
-        table = pd.DataFrame({"key": key, "age_raw": cells[column]})
-    raw = table["age_raw"].mask(table["age_raw"].str.casefold().isin(["nan", "none", "na"]), "").astype("str")
+    speaker, video, column = (_pick_column(cells, names) for names in (SPEAKER_COLUMNS, VIDEO_COLUMNS, AGE_COLUMNS))
+    if speaker is None or column is None:
+        needed = f"the speaker ({', '.join(SPEAKER_COLUMNS)}) and one for the age ({', '.join(AGE_COLUMNS)})"
+        raise ValueError(f"{path}: needs a column for {needed}, has {list(cells.columns)}")
+    key = cells[speaker].str.removeprefix(f"{CORPUS}:").str.replace(r"\.\w+$", "", regex=True)
+    key = key.where(cells[video] == "", key + "/" + cells[video]) if video else key
+    raw = cells[column].mask(cells[column].str.casefold().isin(["nan", "none", "na"]), "").astype("str")
     numbers = {float(value) for value in raw.unique() if re.fullmatch(r"\d+(\.\d+)?", value)}
     only_tens = bool(numbers) and numbers <= set(map(float, DECADES))
     is_decade = "decade" in column or (column in ("age", "age class", "age group") and only_tens)
     unit = "decade" if is_decade else "years"
-    ages = table.assign(age_raw=raw, **ages_of(raw, unit))
+    ages = pd.DataFrame({"key": key, "age_raw": raw}).assign(**ages_of(raw, unit))
     ages = ages[(ages["age_years"].notna() | ages["age_decade"].notna()) & ~ages["key"].str.match("$|/")]
     if ages.empty:
         raise ValueError(f"{path}: holds no ages; delete it, or fetch it again")
@@ -149,11 +134,10 @@ def read_ages(path: Path) -> pd.DataFrame:
 
 
 def join_ages(rows: pd.DataFrame, tables: list[pd.DataFrame]) -> tuple[pd.DataFrame, int]:
-    """Ages for rows with columns speaker, video and item (the utterance key).
+    """Ages for rows with columns speaker, video, item: of the utterance, else speaker in this video, else speaker.
 
-    The most exact label wins: of the utterance, else of the speaker in this video (a video can hold several speakers),
-    else of the speaker. Labels of one key that disagree give no age. Returns (frame of age_raw, age_years, age_decade
-    on the rows' index, number of keys whose labels disagree).
+    Labels of one key that disagree give no age. Returns (frame of age_raw, age_years, age_decade on the rows' index,
+    number of keys whose labels disagree).
     """
     columns = {"age_raw": "object", "age_years": "float64", "age_decade": "float64"}
     labels = pd.concat([pd.DataFrame({name: [] for name in ("key", *columns)}), *tables], ignore_index=True)
@@ -171,36 +155,35 @@ def read_voxceleb(root: Path, ages: Path | None = None) -> tuple[pd.DataFrame, p
     """Read every utterance at or below `root` into (clips, ledger).
 
     An utterance is a cut, `.../<speaker>/<video>/<n>.wav` (m4a, flac ...), or a frame file of the same name (txt) with
-    the whole video's audio anywhere below `root`, as `audio/<video>.m4a` or under one of the names that yt-dlp gives
-    (`Title [<video>].webm`); the clip then carries start_s and end_s from the frame file. Meta and age tables are those
-    in `root` or up to two folders above it, or the one table `ages`. No sound is decoded. Raises ValueError when `root`
-    holds neither cuts nor frame files with audio, or no meta file is near.
+    the whole video's audio anywhere below `root`, as `<video>.m4a` or as yt-dlp names it (`Title [<video>].webm`), from
+    start_s to end_s. Meta and age tables are those at or below `root` or up to two folders above, or the one table
+    `ages`. ValueError when there are neither cuts nor frame files with audio, or no meta file is near.
     """
     cuts, frame_files, videos, tables, strange = _list_files(root)
     if not cuts and not (frame_files and videos):
         lacking = "frame files but no audio" if frame_files else "no <speaker>/<video>/<n>.wav (m4a, txt)"
         raise ValueError(f"{root}: {lacking} below it; unzip VoxCeleb's archives there")
-    if not tables.keys() & set(META_FILES):
-        raise ValueError(
-            f'{root}: no vox1_meta.csv or vox2_meta.csv, so no genders; download.fetch: ["open"] fetches them'
-        )
+    metas = [name for name in META_FILES if name in tables]
+    if not metas:
+        text = ': no vox1_meta.csv or vox2_meta.csv, so no genders; download.fetch: ["open"] fetches them'
+        raise ValueError(f"{root}{text}")
     keys = sorted(cuts.keys() | frame_files.keys())
     sieve = Sieve(CORPUS, pd.DataFrame([_describe(root, key, cuts, frame_files, videos) for key in keys]))
     again = [path for files in (*cuts.values(), *frame_files.values()) for path in files[1:]]
     sieve.note([(path, "listed twice", "another file of the same utterance") for path in again])
     sieve.note([(path, "name is not UTF-8", "rename the file") for path in strange])
-    meta = pd.concat([read_meta(tables[name]) for name in META_FILES if name in tables])
+    meta = pd.concat([read_meta(tables[name]) for name in metas])
     meta = meta[~meta.index.duplicated()].reindex(sieve.rows["speaker"])  # it lists more speakers than have audio
-    age_paths = [ages] if ages else [tables[name] for name in AGE_FILES if name in tables]
-    age_tables = [read_ages(path) for path in age_paths]
+    age_tables = [read_ages(path) for path in ([ages] if ages else [tables[n] for n in AGE_FILES if n in tables])]
     joined, disagreeing = join_ages(sieve.rows, age_tables)
     sieve.rows = sieve.rows.assign(
         **joined, gender_raw=meta["gender_raw"].fillna("").to_numpy(), official_split=meta["official_split"].to_numpy()
     )
+    words = {name: words for table in age_tables for name, words in table.attrs.items()}
     sieve.facts = {
-        "meta files that were read": [name for name in META_FILES if name in tables],
-        "age tables that were read": [name for table in age_tables for name in table.attrs],
-        "words in them that are no age": {name: words for table in age_tables for name, words in table.attrs.items()},
+        "meta files that were read": metas,
+        "age tables that were read": list(words),
+        "words in them that are no age": words,
         "ages left out because their tables disagree": disagreeing,
         "speakers in no meta file": meta.index[meta["gender_raw"].isna()].nunique(),
         "long recordings without a frame file": len(videos.keys() - {key.split("/")[1] for key in frame_files}),
@@ -220,7 +203,9 @@ Files = dict[str, list[str]]  # a key, and paths below the root, the best first
 
 def _list_files(root: Path) -> tuple[Files, Files, Files, dict[str, Path], list[str]]:
     """(cuts by key, frame files by key, long audio by video, tables by name, names that are not UTF-8)."""
-    cuts, frame_files, media, below, strange = {}, {}, [], {}, []
+    cuts, frame_files, media, videos, strange = {}, {}, [], {}, []
+    beside = [folder / name for folder in root.absolute().parents[1::-1] for name in META_FILES + AGE_FILES]
+    tables, below = {path.name: path for path in beside if path.is_file()}, {}
     for path in walk_files(root):
         suffix, relative = path.suffix.casefold(), path.relative_to(root).as_posix()
         speaker, video = path.absolute().parts[-3:-1]
@@ -236,26 +221,21 @@ def _list_files(root: Path) -> tuple[Files, Files, Files, dict[str, Path], list[
             files.setdefault(f"{speaker}/{video}/{stem}", []).append(relative)
         else:
             media.append(relative)
-    wanted, videos = {key.split("/")[1] for key in frame_files}, {}
+    wanted = {key.split("/")[1] for key in frame_files}
     for relative in media:
         videos.setdefault(_video_of(relative, wanted), []).append(relative)
-
-    def best_first(path: str) -> tuple[bool, int, str]:
-        return file_fault(root / path) != "", AUDIO_SUFFIXES.index(Path(path).suffix.casefold()), path
-
     for files in (*cuts.values(), *videos.values()):
-        if len(files) > 1:
-            files.sort(key=best_first)
-    beside = [folder / name for folder in root.absolute().parents[1::-1] for name in META_FILES + AGE_FILES]
-    above = {path.name: path for path in beside if path.is_file()}
-    return cuts, frame_files, videos, above | below, strange
+        if len(files) > 1:  # the first is read
+            files.sort(key=lambda path: (AUDIO_SUFFIXES.index(Path(path).suffix.casefold()), path))
+            files.sort(key=lambda path: file_fault(root / path) != "")
+    return cuts, frame_files, videos, tables | below, strange
 
 
 def _video_of(path: str, wanted: set[str]) -> str:
     """The video that a file is of: "<id>.m4a", "<id>.f140.m4a", "Title [<id>].webm" (yt-dlp), "Title-<id>.m4a"."""
     stem = re.sub(r"\.f\d+$", "", audio_stem(path))
     names = [stem, *re.findall(r"\[([\w-]{11})\]$", stem), *re.findall(r"-([\w-]{11})$", stem)]
-    return next((name for name in names if name in wanted), names[0])
+    return next((name for name in names if name in wanted), stem)
 
 
 def _describe(root: Path, key: str, cuts: Files, frame_files: Files, videos: Files) -> dict[str, Any]:

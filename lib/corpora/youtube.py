@@ -3,11 +3,10 @@
 Failure texts and options: github.com/yt-dlp/yt-dlp (read at 2026.08.19).
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,10 +75,9 @@ def download_videos(
 ) -> str:
     """Fetch the audio of each video once, to `folder`/audio/<video>.<suffix>; return why the run stopped early, or "".
 
-    Resumes: videos (ids of 11 characters) that are there, that failed for good, or that failed `MOST_TRIES` times are
-    passed over. A failure is noted (`load_status`) and passed, but a bot check or a rate limit stops the run. `options`
-    of yt-dlp go over those of `OPTIONS`, such as {"cookiesfrombrowser": ("firefox",)}; `url` is the address's pattern.
-    ValueError with the legal note unless `allowed`.
+    Videos (ids of 11 characters) that are there, that failed for good, or `MOST_TRIES` times are passed over. A failure
+    is noted (`load_status`) and passed, but a bot check or a rate limit stops the run. `options` of yt-dlp go over
+    `OPTIONS`, e.g. {"cookiesfrombrowser": ("firefox",)}; `url` is the address's pattern. ValueError unless `allowed`.
     """
     if not allowed:
         raise ValueError(f"downloading from YouTube is switched off. {LEGAL_NOTE} To switch it on, set allowed=True")
@@ -119,10 +117,11 @@ def _fetch(video: str, folder: Path, url: str, options: dict[str, Any]) -> tuple
             facts = downloader.extract_info(url, download=True)
         files = [Path(some["filepath"]) for some in facts.get("requested_downloads", []) if "filepath" in some]
         path = next((file for file in files if file.is_file()), None)
-        length_s, stated_s = duration_s(path) if path else 0.0, float(facts.get("duration") or 0)
-        if path and length_s >= 0.98 * stated_s - 1:
-            return "done", "", path.relative_to(folder.absolute()).as_posix()
-        text = f"connection: only {length_s:.1f} of {stated_s:.1f} s came" if path else text
+        if path:
+            length_s, stated_s = duration_s(path), float(facts.get("duration") or 0)
+            if length_s >= 0.98 * stated_s - 1:
+                return "done", "", path.relative_to(folder.absolute()).as_posix()
+            text = f"connection: only {length_s:.1f} of {stated_s:.1f} s came"
     except yt_dlp.utils.DownloadError as error:
         text, cause = str(error), error.exc_info[1] if error.exc_info else None
     except (OSError, ValueError) as error:
@@ -134,6 +133,6 @@ def _fetch(video: str, folder: Path, url: str, options: dict[str, Any]) -> tuple
 
 def count_downloads(folder: Path) -> pd.DataFrame:
     """Videos asked for by kind of failure ("done" = none), with what to do: columns kind, videos, to_do."""
-    kinds = pd.Series([record["kind"] for record in load_status(folder).values()], dtype="str")
-    counts = kinds.value_counts().rename_axis("kind").rename("videos").reset_index()
-    return counts.assign(to_do=[FAILURES.get(kind, ("", ""))[1] for kind in counts["kind"]])
+    kinds = Counter(record["kind"] for record in load_status(folder).values())
+    rows = [(kind, videos, FAILURES.get(kind, ("", ""))[1]) for kind, videos in kinds.most_common()]
+    return pd.DataFrame(rows, columns=["kind", "videos", "to_do"])

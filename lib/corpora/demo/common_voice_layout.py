@@ -1,7 +1,4 @@
-"""A synthetic Common Voice release: tables, names and habits of releases 17 and later, with one row of each usual fault.
-
-Layout and values: github.com/common-voice/cv-dataset and CorporaCreator's columns. All clips are validated.
-"""
+"""A synthetic Common Voice in the form of releases from 17 on, with one row of each usual fault; all validated."""
 
 import csv
 import hashlib
@@ -16,13 +13,8 @@ from lib.corpora.demo.speakers import Speaker
 RELEASE = "cv-corpus-99.0-synthetic"
 AGE_WORDS = {10: "teens", 20: "twenties", 30: "thirties", 40: "fourties", 50: "fifties", 60: "sixties", 70: "seventies"}
 GENDER_WORDS = {"male": "male_masculine", "female": "female_feminine"}
-FAULTS = [
-    "no such file",
-    "empty file",
-    "cannot be decoded",
-    "shorter than a window",
-    "Benchmark segment",
-]  # ledgers' words
+# In the ledgers' words.
+FAULTS = ["no such file", "empty file", "cannot be decoded", "shorter than a window", "Benchmark segment"]
 EXTRAS = [*FAULTS, "silent"]  # each planted as one more clip of some speaker
 UNLABELLED = [{"age": "", "gender": ""}, {"gender": "do_not_wish_to_say"}, {"gender": "non-binary"}, {"age": ""}]
 LEAST_S = 3.4  # of a clip, so that a window of 3 s is left whatever a codec adds or takes
@@ -31,12 +23,10 @@ LEAST_S = 3.4  # of a clip, so that a window of 3 s is left whatever a codec add
 def record_speaker(folder: Path, speaker: Speaker, seed: int, clips: int, extra: str, labels: dict) -> list[dict]:
     """Record one speaker's clips, and one more for `extra`; return the tables' rows. `labels` replace the true ones."""
     session = Session(speaker, seed)
-    kinds = [""] * clips + [extra] * bool(extra)
-    return [_record_clip(folder, session, index, kind, labels) for index, kind in enumerate(kinds)]
+    return [_record_clip(folder, session, k, "" if k < clips else extra, labels) for k in range(clips + bool(extra))]
 
 
 def _record_clip(folder: Path, session: Session, index: int, extra: str, labels: dict) -> dict:
-    """Write one clip and return its row."""
     speaker, sentence, least_s = session.speaker, session.write_sentence(), LEAST_S
     if extra in ("Benchmark segment", "shorter than a window"):
         sentence, least_s = str(session.rng.choice(session.words["words"])), 0.0
@@ -48,21 +38,12 @@ def _record_clip(folder: Path, session: Session, index: int, extra: str, labels:
     elif extra != "no such file":
         rate_hz = 48_000 if speaker.number % 10 == 9 else 32_000  # old clips: 48 kHz
         write_audio(path, np.zeros_like(sound) if extra == "silent" else sound, session.rate_hz, rate_hz)
-    return {
-        "client_id": hashlib.sha512(str(speaker.number).encode()).hexdigest(),
-        "path": name,
-        "sentence_id": hashlib.sha256(sentence.encode()).hexdigest(),
-        "sentence": sentence,
-        "sentence_domain": ["", "general", "general,finance"][speaker.number % 3],
-        "up_votes": 2,
-        "down_votes": 0,
-        "age": labels.get("age", AGE_WORDS[speaker.age_years // 10 * 10]),
-        "gender": labels.get("gender", GENDER_WORDS[speaker.gender]),
-        "accents": ["", "Synthetic accent", "Synthetic accent,Second accent"][speaker.number % 3],
-        "variant": "",
-        "locale": speaker.language,
-        "segment": "Benchmark" if extra == "Benchmark segment" else "",
-    }
+    row = {"client_id": hashlib.sha512(str(speaker.number).encode()).hexdigest(), "path": name}
+    row |= {"sentence_id": hashlib.sha256(sentence.encode()).hexdigest(), "sentence": sentence}
+    row |= {"sentence_domain": ["", "general", "general,finance"][speaker.number % 3], "up_votes": 2, "down_votes": 0}
+    row |= {"age": AGE_WORDS[speaker.age_years // 10 * 10], "gender": GENDER_WORDS[speaker.gender]} | labels
+    row |= {"accents": ["", "Synthetic accent", "Synthetic accent,Second accent"][speaker.number % 3], "variant": ""}
+    return row | {"locale": speaker.language, "segment": "Benchmark" if extra == "Benchmark segment" else ""}
 
 
 def write_tables(folder: Path, rows: list[dict]) -> int:

@@ -1,7 +1,7 @@
 """espeak-ng, called in-process: text and a voice in, samples out.
 
-The library (wheel `espeakng-loader`) keeps hidden state from one utterance to the next, such as noise and flutter phase.
-A `Synthesizer` therefore loads a private copy of it: what it says depends only on its seed and on what it said before.
+The library (wheel `espeakng-loader`) keeps hidden state from one utterance to the next, such as noise. A `Synthesizer`
+therefore loads a private copy of it: what it says depends only on its seed and on what it said before.
 """
 
 import ctypes
@@ -27,12 +27,7 @@ class Voice:
 
     f0_hz: float  # median F0 while reading, 50 to 400
     f0_sd_st: float = 2.8  # spread of F0 while reading, semitones
-    formants: tuple[float, ...] = (
-        1.0,
-        1.0,
-        1.0,
-        1.0,
-    )  # F1 to F4 over the default's, 0.7 to 1.5; above 1: a shorter tract
+    formants: tuple[float, ...] = (1.0,) * 4  # F1 to F4 over the default's, 0.7 to 1.5; above 1: a shorter tract
     tilt_db: float = 0.0  # spectral tilt beside the default's, dB an octave; laid on by `Session.say`
     rate_wpm: int = 170  # words a minute, 80 to 400
     breath: int = 0  # aspiration noise, 0 to about 30
@@ -47,8 +42,8 @@ class Voice:
         scales = [*self.formants, *self.formants[3:] * 4]  # F5 to F8 as F4
         lines += [f"formant {number} {100 * scale:.0f} 100 100" for number, scale in enumerate(scales, start=1)]
         breath = [str(round(self.breath * share)) for share in (0.2, 1, 1, 0.8, 0.6)]  # of the formants
-        lines += [f"flutter {self.flutter}", f"roughness {self.roughness}", f"breath {' '.join(breath)}"]
-        return "\n".join(lines) + "\n"
+        lines += [f"flutter {self.flutter}", f"roughness {self.roughness}", f"breath {' '.join(breath)}", ""]
+        return "\n".join(lines)
 
 
 class Synthesizer:

@@ -20,7 +20,7 @@ PAUSE_S = (0.1, 0.4)  # before and after a sentence
 
 
 class Session:
-    """A speaker in a room, before a device; every draw and sample depends on the speaker's number and the seed alone."""
+    """A speaker in a room, before a device; all depends on the speaker's number and the seed alone."""
 
     def __init__(self, speaker: Speaker, seed: int) -> None:
         self.speaker = speaker
@@ -83,7 +83,7 @@ def tilt_spectrum(
 
 
 def write_audio(path: Path, waveform: np.ndarray, from_hz: int, to_hz: int) -> None:
-    """Resample [samples] or [samples, channels] and write them in the format of the path's suffix; ".opus": Opus in Ogg."""
+    """Resample [samples] or [samples, channels] and write them as the path's suffix says; ".opus": Opus in Ogg."""
     waveform = np.clip(soxr.resample(waveform, from_hz, to_hz), -1, 1)
     kind = {"format": "OGG", "subtype": "OPUS"} if path.suffix == ".opus" else {}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Renders the synthetic corpora, and recordings of invented speakers that no stage has seen. One seed draws everything."""
+"""Renders the synthetic corpora, and recordings of invented speakers that no stage has seen; one seed draws it all."""
 
 import tempfile
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def render_synthetic_corpora(folder: Path, seed: int, speakers: int = 340, clips
 
 
 def render_unseen(folder: Path, seed: int, count: int = 110) -> dict:
-    """Write `count` recordings of as many new invented speakers, the `FAULTY` files, and `labels.csv`, as the corpora."""
+    """Write `count` recordings of as many new invented speakers, the `FAULTY` files, and `labels.csv`; likewise."""
 
     def write(target: Path) -> dict:
         tasks = [(person, seed) for person in draw_people(count, seed, UNSEEN_NUMBER)]
@@ -97,9 +97,8 @@ def _write_folder(folder: Path, settings: dict, write: Callable[[Path], dict]) -
     if path.exists() and load_json(path)["settings"] == manifest["settings"]:
         return load_json(path)
     if folder.exists() and any(folder.iterdir()):
-        raise ValueError(
-            f"{folder}: holds something else, not {manifest['settings']}; delete it or name another folder"
-        )
+        text = f"holds something else, not {manifest['settings']}; delete it or name another folder"
+        raise ValueError(f"{folder}: {text}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as partial:
         whole = Path(partial) / "whole"

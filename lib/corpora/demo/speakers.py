@@ -1,7 +1,7 @@
 """Invented speakers: pitch, vocal tract, voice source and manner drawn by age and sex from what is published of people.
 
-Nobody here is real. The groups overlap, and pitch alone tells neither gender nor age: a boy whose voice has broken has a
-man's pitch in a shorter tract.
+Nobody here is real. The groups overlap, and pitch alone tells neither gender nor age: a boy whose voice has broken
+has a man's pitch in a shorter tract.
 """
 
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ MALE_SHARE = 0.6  # of the adults; 0.65 of the paper's windows
 TEEN_AGES = {"male": range(15, 18), "female": range(11, 16)}  # years; before their voice breaks boys sound like girls
 ADULT_DECADES = {20: 0.30, 30: 0.27, 40: 0.18, 50: 0.13, 60: 0.08, 70: 0.04}  # first year of the decade: share
 AGES = [11, 12, 13, 14, 15, 16, 17, 18, 20, 35, 50, 55, 65, 70, 85]  # years: the columns of the next two tables
-# Median F0 in Hz. Adults: Traunmüller & Eriksson (1995, The frequency range of the voice fundamental in the speech of male
-# and female adults): about 120 Hz for men, rising again after 55, 210 Hz for women, falling with age. Teens: Lee,
+# Median F0 in Hz. Adults: Traunmüller & Eriksson (1995, The frequency range of the voice fundamental in the speech of
+# male and female adults): about 120 Hz for men, rising again after 55, 210 Hz for women, falling with age. Teens: Lee,
 # Potamianos & Narayanan (1999, JASA 105, 1455-1468).
 F0_HZ = {
     "male": [230, 222, 190, 163, 145, 135, 128, 125, 121, 116, 116, 116, 124, 128, 140],
     "female": [250, 245, 240, 235, 230, 225, 220, 217, 212, 203, 190, 187, 180, 178, 175],
 }
-# How far the tract has grown from a child's to an adult's. Boys' grow later and longer than girls', and on after the voice
-# has broken (Fitch & Giedd 1999, JASA 106, 1511-1522); here both take until 20, so that a few seconds can tell.
+# How far the tract has grown from a child's to an adult's. Boys' grow later and longer than girls', and on after the
+# voice has broken (Fitch & Giedd 1999, JASA 106, 1511-1522); here both take until 20, so that a few seconds can tell.
 GROWTH = {
     "male": [0, 0, 0, 0.05, 0.1, 0.25, 0.45, 0.75, 1, 1, 1, 1, 1, 1, 1],
     "female": [0, 0.05, 0.1, 0.25, 0.4, 0.55, 0.75, 0.9, 1, 1, 1, 1, 1, 1, 1],
