@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -191,15 +190,13 @@ def read_batches(folder: Path, step: int, recipe: Recipe) -> Iterator[dict[str, 
         part = 0
 
 
-def save_state(
-    folder: Path, step: int, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer, queue: Tensor
-) -> None:
+def save_state(folder: Path, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer, queue: Tensor) -> None:
     """Write everything that the next step needs as one safetensors file, whole or not at all."""
     tensors = modules.state_dict() | {"queue": queue}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{key}": value for key, value in state.items()}
     with write_whole(folder / "checkpoint.safetensors") as partial:
-        save_file({key: value.contiguous() for key, value in tensors.items()}, partial, {"step": str(step)})
+        save_file({key: value.contiguous() for key, value in tensors.items()}, partial)
 
 
 def load_state(folder: Path, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer) -> tuple[int, Tensor]:
@@ -209,14 +206,10 @@ def load_state(folder: Path, modules: nn.ModuleDict, optimizer: torch.optim.Opti
         return 0, torch.zeros(0, 192)
     tensors = load_file(path)
     modules.load_state_dict({key: tensors[key] for key in modules.state_dict()})
-    states = defaultdict(dict)
-    for key, value in tensors.items():
-        if key.startswith("adam."):
-            _, index, name = key.split(".")
-            states[int(index)][name] = value
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": states})
-    with safe_open(path, "pt") as file:
-        return int(file.metadata()["step"]), tensors["queue"]
+    names, count = ("step", "exp_avg", "exp_avg_sq"), len(optimizer.param_groups[0]["params"])
+    state = {index: {name: tensors[f"adam.{index}.{name}"] for name in names} for index in range(count)}
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    return int(tensors["adam.0.step"]), tensors["queue"]
 
 
 def distill(views: Path, folder: Path, recipe: Recipe) -> None:
@@ -254,4 +247,4 @@ def distill(views: Path, folder: Path, recipe: Recipe) -> None:
             with write_whole(folder / "history.csv") as partial:
                 pd.DataFrame(history).to_csv(partial, index=False)
         if (step + 1) % CHECKPOINT == 0 or step + 1 == recipe.steps:
-            save_state(folder, step + 1, modules, optimizer, queue)
+            save_state(folder, modules, optimizer, queue)

@@ -184,7 +184,8 @@ class Resemblyzer(nn.Module):
     raised to -30 dB of full scale, as its authors do.
     """
 
-    PART, STEP, BANDS, LEVEL_DB = 160, 77, 40, -30.0  # frames, frames, mel bands, dB
+    PART, STEP, LEAST = 160, 77, 120  # frames of a part, between two parts, and of sound in the last part
+    BANDS, LEVEL_DB = 40, -30.0  # mel bands, dB
 
     def __init__(self) -> None:
         super().__init__()
@@ -201,11 +202,8 @@ class Resemblyzer(nn.Module):
         power = waveforms.square().mean(-1, keepdim=True).clamp(min=1e-12)
         waveforms = waveforms * (10 ** (self.LEVEL_DB / 10) / power).sqrt().clamp(min=1.0)
         mels = transform.to(waveforms.device)(waveforms).transpose(1, 2)
-        frames = mels.shape[1]
-        parts = max(1, 1 + -(-(frames - self.PART) // self.STEP))
-        if parts > 1 and frames - (parts - 1) * self.STEP < 0.75 * self.PART:
-            parts -= 1
-        mels = F.pad(mels, (0, 0, 0, max(0, (parts - 1) * self.STEP + self.PART - frames)))
+        parts = 1 + max(0, (mels.shape[1] - self.LEAST) // self.STEP)
+        mels = F.pad(mels, (0, 0, 0, max(0, (parts - 1) * self.STEP + self.PART - mels.shape[1])))
         cuts = mels.unfold(1, self.PART, self.STEP)[:, :parts].transpose(2, 3)
         _, (hidden, _) = self.lstm(cuts.flatten(0, 1))
         vectors = F.normalize(F.relu(self.linear(hidden[-1])), dim=-1).unflatten(0, (-1, parts))
