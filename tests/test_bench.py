@@ -9,8 +9,6 @@ def test_every_part_is_measured_against_its_reference_and_written(tmp_path, monk
     monkeypatch.delenv("CORPORA", raising=False)
     options = ["--windows", "2", "--tries", "1", "--width", "0.05", "--memory", "20", "--out", str(tmp_path / "b.json")]
     bench.main(options)
-    loop = bench.paper_loop(load_encoder(UNTRAINED), bench.find_files(None, tmp_path, 2))
-    assert [emission.shape for emission in loop] == [(1, 149, 32)] * 2
     record = json.loads((tmp_path / "b.json").read_text())
     for part in ("full-size encoder", "small encoder"):
         rows = {row["engine"]: row for row in record[part]}
