@@ -95,8 +95,7 @@ class Heads(nn.Module):
 
     def __init__(self):
         super().__init__()
-        width, layers = CONFIG["encoder_embed_dim"], CONFIG["encoder_num_layers"]
-        emission = CONFIG["aux_num_out"]
+        width, layers, emission = (CONFIG[key] for key in ("encoder_embed_dim", "encoder_num_layers", "aux_num_out"))
         self.frames = nn.ModuleList(nn.Linear(width, kept) for kept in COMPONENTS)
         self.norms = nn.ModuleList(nn.BatchNorm1d(2 * width, affine=False, momentum=0.02) for _ in range(layers + 1))
         self.pooled = nn.ModuleList(nn.Linear(2 * width, KEPT) for _ in COMPONENTS)

