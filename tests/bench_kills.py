@@ -23,29 +23,32 @@ import pandas as pd
 import psutil
 from chain_runner import run_chain, start_chain
 
-TABLES = [
-    "01_download-*/ledger",
-    "02_segment-*/ledger",
-    "02_segment-*/windows",
-    "04_train-*/splits",
-    "05_evaluate-*/predictions",
-]
+TABLES = ["01_download-*/ledger", "02_segment-*/ledger", "02_segment-*/windows", "04_train-*/splits"]
+TABLES += ["05_evaluate-*/predictions"]
+
+
+def finish(folders: Path) -> dict:
+    """Run to the end; what came of it."""
+    done = run_chain(folders)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return results_of(folders)
 
 
 def results_of(folders: Path) -> dict:
     """What must be equal: the scores that are reported, and the tables that they come from."""
-    scores = json.loads((folders / "reports" / "demo" / "metrics.json").read_text(encoding="utf-8"))["scores"]
-    found = {name: sorted((folders / "data" / "demo").glob(f"{name}.parquet")) for name in TABLES}
-    tables = {name: [pd.read_parquet(path).to_csv(index=False) for path in paths] for name, paths in found.items()}
-    assert all(len(one) == 1 for one in tables.values()), found
-    return {"scores": scores} | tables
+    found = {
+        "scores": json.loads((folders / "reports" / "demo" / "metrics.json").read_text(encoding="utf-8"))["scores"]
+    }
+    for name in TABLES:
+        (path,) = (folders / "data" / "demo").glob(f"{name}.parquet")
+        found[name] = pd.read_parquet(path).to_csv(index=False)
+    return found
 
 
 def kill(process: subprocess.Popen) -> str:
     """SIGKILL the run and all that it started; the notebook that it was in."""
     running = psutil.Process(process.pid)
-    family = [running, *running.children(recursive=True)]
-    for one in family:
+    for one in [running, *running.children(recursive=True)]:
         if one.is_running():
             one.kill()
     _, told = process.communicate()
@@ -55,14 +58,13 @@ def kill(process: subprocess.Popen) -> str:
 def disturb(folders: Path, wanted: dict, seconds: float, kills: int, draw: random.Random) -> dict:
     """Kill at random moments until there were `kills`; compare every run that came to its end between them."""
     places, ended, differing = Counter(), 0, 0
-    while sum(places.values()) < kills or ended == 0 or (folders / "data").exists():
+    while (left := kills - places.total()) or ended == 0 or (folders / "data").exists():
         process = start_chain(folders)
         try:
-            left = kills - sum(places.values())
             process.wait(timeout=draw.uniform(0.5, seconds) if left else None)
         except subprocess.TimeoutExpired:
             places[kill(process)] += 1
-            told = f"killed {sum(places.values())} times, {ended} runs ended, {differing} of them differ"
+            told = f"killed {places.total()} times, {ended} runs ended, {differing} of them differ"
             print(told, file=sys.stderr, flush=True)
             continue
         _, told = process.communicate()
@@ -71,32 +73,25 @@ def disturb(folders: Path, wanted: dict, seconds: float, kills: int, draw: rando
         differing += results_of(folders) != wanted
         shutil.rmtree(folders)
         folders.mkdir()
-    return {"kills": sum(places.values()), "killed in": dict(places), "runs ended": ended, "differing": differing}
+    return {"kills": places.total(), "killed in": dict(places), "runs ended": ended, "differing": differing}
 
 
 def fill_disk(folders: Path, wanted: dict, size: int) -> dict:
     """Run on a disk of half the size that the data take, then give it room."""
     disk = folders / "data"
     disk.mkdir(parents=True)
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size // 2}", "tmpfs", disk], capture_output=True, text=True
-    )
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size // 2}", "tmpfs", disk]
+    mounted = subprocess.run(mount, capture_output=True, text=True)
     if mounted.returncode:
         return {"full disk": f"not tried: {mounted.stderr.strip()}"}
     try:
         refused = run_chain(folders)
-        lines = [line for line in refused.stderr.splitlines() if "No space left" in line]
+        lines = [line.strip() for line in refused.stderr.splitlines() if "No space left" in line]
         subprocess.run(["mount", "-o", f"remount,size={4 * size}", disk], check=True)
-        again = run_chain(folders)
-        assert again.returncode == 0, again.stderr[-3000:]
-        equal = results_of(folders) == wanted
+        told = {"full disk": (lines or [refused.stderr[-300:]])[-1], "exit": refused.returncode}
+        return told | {"equal after": finish(folders) == wanted}
     finally:
         subprocess.run(["umount", "-l", disk], check=False)
-    return {
-        "full disk": (lines or [refused.stderr[-300:]])[-1].strip(),
-        "exit": refused.returncode,
-        "equal after": equal,
-    }
 
 
 def main() -> int:
@@ -108,12 +103,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         calm, disturbed, small = (Path(scratch, name) for name in ("calm", "disturbed", "small"))
         calm.mkdir()
-        started = time.monotonic()
-        done = run_chain(calm)
-        assert done.returncode == 0, done.stderr[-3000:]
-        seconds, wanted = time.monotonic() - started, results_of(calm)
-        size = sum(path.stat().st_size for path in (calm / "data").rglob("*") if path.is_file())
         disturbed.mkdir()
+        started, wanted = time.monotonic(), finish(calm)
+        seconds = time.monotonic() - started
+        size = sum(path.stat().st_size for path in (calm / "data").rglob("*") if path.is_file())
         told = {"undisturbed s": round(seconds, 1), "MB": round(size / 1e6, 1)}
         told |= disturb(disturbed, wanted, seconds, options.kills, random.Random(options.seed))
         told |= fill_disk(small, wanted, size)

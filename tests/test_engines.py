@@ -13,8 +13,6 @@ SAMPLES = 16_000  # one second: converting and running is faster than with three
 LARGE = SimpleNamespace(parameters=95_000_000, stages=None)  # passes for a full-size encoder
 SPEAKERS = SimpleNamespace(parameters=7_000_000, stages=SpeakerStages(torch.nn.Identity()))
 FIND = importlib.util.find_spec
-MISSING = [name for name in ("openvino", "nncf") if FIND(name) is None]
-NEEDS = f"{MISSING} not installed: pip install -r requirements-speed.txt"
 PLAIN, BF16 = {"avx2": True}, {"amx_bf16": True}
 
 
@@ -74,8 +72,9 @@ def test_what_is_not_there_or_unknown_is_refused_before_a_notebook_begins(monkey
     + [("openvino", "bfloat16", 0.02), ("openvino", "int8", 0.02)],  # rms; int8 with the convolutions: 0.04 and more
 )
 def test_every_engine_gives_what_the_encoder_gives(library, precision, tolerance, feature, tmp_path, monkeypatch):
-    if library == "openvino" and MISSING:
-        pytest.skip(NEEDS)
+    if library == "openvino":
+        for package in ("openvino", "nncf"):
+            pytest.importorskip(package, reason="not installed: pip install -r requirements-speed.txt")
     monkeypatch.setenv("VOICE_CACHE", str(tmp_path))
     encoder, waveforms = load_encoder(TINY), buzz(3)
     expected = {"statistics": encoder.summary("")(torch.from_numpy(waveforms))}

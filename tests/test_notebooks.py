@@ -1,6 +1,7 @@
 """Notebooks as a reader wants them: prose above every code cell, nothing defined in them, committed without outputs."""
 
 import ast
+import itertools
 import subprocess
 import sys
 
@@ -13,62 +14,50 @@ NOTEBOOKS = sorted([*paths.NOTEBOOKS.glob("*.ipynb"), *(paths.NOTEBOOKS / "extra
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
-def notebook(request):
+def cells(request):
     found = nbformat.read(request.param, as_version=4)
     nbformat.validate(found)
-    return found
+    return found.cells
+
+
+@pytest.fixture
+def code(cells):
+    return [cell for cell in cells if cell.cell_type == "code"]
 
 
 def test_the_six_notebooks_are_there_in_reading_order():
     assert [path.stem for path in sorted(paths.NOTEBOOKS.glob("*.ipynb"))] == ["00_start", *config.NOTEBOOKS]
 
 
-def test_first_cell_tells_what_is_read_written_and_asked(notebook):
-    first = notebook.cells[0]
-    assert first.cell_type == "markdown"
-    assert first.source.startswith("# ")
-    for label in ["**Reads**", "**Writes**", "**Question**"]:
-        assert label in first.source
+def test_first_cell_tells_what_is_read_written_and_asked(cells):
+    assert cells[0].cell_type == "markdown"
+    assert cells[0].source.startswith("# ")
+    assert all(label in cells[0].source for label in ["**Reads**", "**Writes**", "**Question**"])
 
 
-def test_prose_stands_above_every_code_cell(notebook):
-    for above, cell in zip(notebook.cells, notebook.cells[1:]):
+def test_prose_stands_above_every_code_cell(cells):
+    for above, cell in itertools.pairwise(cells):
         if cell.cell_type == "code":
             assert above.cell_type == "markdown", cell.source
             assert above.source.rstrip().endswith((":", ".", "?", "!")), above.source
 
 
-def test_one_cell_is_tagged_parameters_and_comes_first_of_the_code(notebook):
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+def test_one_cell_is_tagged_parameters_and_comes_first_of_the_code(code):
     assert ["parameters" in cell.metadata.get("tags", []) for cell in code] == [True] + [False] * (len(code) - 1)
 
 
-def test_nothing_is_defined_or_trained_in_a_notebook(notebook):
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            for node in ast.walk(ast.parse(cell.source)):
-                assert not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.While), cell.source
+def test_nothing_is_defined_or_trained_in_a_notebook_and_no_path_written_into_it(code):
+    for number, cell in enumerate(code):
+        for node in ast.walk(ast.parse(cell.source)):
+            assert not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.While), cell.source
+            if number and isinstance(node, ast.Constant) and isinstance(node.value, str):  # the first: parameters
+                assert not node.value.startswith(("/", "./", "../", "~", "data/", "reports/")), cell.source
 
 
-def test_no_path_is_written_into_a_notebook(notebook):
-    for cell in notebook.cells:
-        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
-            for node in ast.walk(ast.parse(cell.source)):
-                if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    assert not node.value.startswith(("/", "./", "../", "~", "data/", "reports/")), cell.source
-
-
-def test_code_cells_are_short(notebook):
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            assert len([line for line in cell.source.splitlines() if line.strip()]) <= 20, cell.source
-
-
-def test_committed_without_outputs(notebook):
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            assert cell.outputs == []
-            assert cell.execution_count is None
+def test_code_cells_are_short_and_committed_without_outputs(code):
+    for cell in code:
+        assert len([line for line in cell.source.splitlines() if line.strip()]) <= 20, cell.source
+        assert (cell.outputs, cell.execution_count) == ([], None)
 
 
 def test_nbstripout_finds_nothing_to_strip():

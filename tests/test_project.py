@@ -14,60 +14,48 @@ PROSE = [paths.ROOT / name for name in ("README.md", "CONTRIBUTING.md", "lib/ass
 PROSE += sorted((paths.ROOT / "docs").glob("*.md"))
 
 
-def pins(lines):
-    return sorted(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+def read(name):
+    return (paths.ROOT / name).read_text(encoding="utf-8")
 
 
-def test_conda_and_pip_get_the_same_pins():
-    environment = yaml.safe_load((paths.ROOT / "environment.yml").read_text(encoding="utf-8"))
+def find_names(pattern):
+    """(file, name) of everything in the prose that the pattern's first group matches."""
+    return [(path.name, name) for path in PROSE for name in re.findall(pattern, read(path))]
+
+
+def test_conda_and_pip_get_the_same_pins_and_everything_asked_for_is_pinned_exactly():
+    environment = yaml.safe_load(read("environment.yml"))
     conda = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    assert pins(conda) == pins((paths.ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines())
+    pinned = [line.strip() for line in read("requirements.txt").splitlines() if line.strip() and line[0] != "#"]
+    assert sorted(conda) == sorted(pinned)
     assert "python=3.11" in environment["dependencies"]
-
-
-def test_everything_asked_for_is_pinned_exactly():
-    project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    locked = (paths.ROOT / "requirements.txt").read_text(encoding="utf-8").lower()
-    for wanted in project["dependencies"]:
-        name = re.split(r"[\[=<>~ ]", wanted)[0].lower()
-        assert re.search(rf"^{re.escape(name)}==\S+", locked, re.MULTILINE), name
-    assert "torch==2.14.1" in locked
-    assert "torchaudio==2.11.0" in locked
+    for wanted in tomllib.loads(read("pyproject.toml"))["project"]["dependencies"]:
+        name = re.split(r"[\[=<>~ ]", wanted)[0]
+        assert re.search(rf"^{re.escape(name)}==\S+", "\n".join(pinned), re.MULTILINE | re.IGNORECASE), name
+    assert {"torch==2.14.1", "torchaudio==2.11.0"} <= {*pinned}
 
 
 def test_git_tracks_the_package_and_ignores_what_runs_write():
-    def ignored(*names):
-        call = ["git", "check-ignore", "--no-index", *names]
-        done = subprocess.run(call, cwd=paths.ROOT, capture_output=True, text=True, check=False)
-        return set(done.stdout.split())
-
-    assert ignored("lib/audio.py", "lib/assets/wav2vec2-tiny.json", "reports/demo/index.html") == set()
-    assert ignored("data/demo/x.parquet", ".venv/bin/python") == {"data/demo/x.parquet", ".venv/bin/python"}
+    tracked = ["lib/audio.py", "lib/assets/wav2vec2-tiny.json", "reports/demo/index.html"]
+    ignored = ["data/demo/x.parquet", ".venv/bin/python"]
+    call = ["git", "check-ignore", "--no-index", *tracked, *ignored]
+    done = subprocess.run(call, cwd=paths.ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ignored
 
 
 def test_no_pickle_is_written_or_read_by_the_package():
     for path in paths.ROOT.glob("lib/**/*.py"):
         if path.stem != "authors":  # the importer of published pickles, which runs none of their code
-            text = path.read_text(encoding="utf-8")
-            assert not re.search(r"\bimport pickle\b|\bpickle\.load|joblib\.(dump|load)|torch\.save\(", text), path
-            loads = re.findall(r"torch\.load\(.*", text)
-            assert all("weights_only=True" in call for call in loads), path
+            assert not re.search(r"\bimport pickle\b|\bpickle\.load|joblib\.(dump|load)|torch\.save\(", read(path)), (
+                path
+            )
+            assert all("weights_only=True" in call for call in re.findall(r"torch\.load\(.*", read(path))), path
 
 
-def test_make_alone_lists_the_targets():
+def test_make_alone_lists_the_targets_and_checks_run_the_readme_s_test_command():
     done = subprocess.run(["make"], cwd=paths.ROOT, capture_output=True, text=True, check=True)
-    for target in ["reports", "test", "lab", "hooks", "bench"]:
-        assert f"make {target}" in done.stdout
-
-
-def test_checks_run_the_readme_s_test_command():
-    assert "make test" in (paths.ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    assert "make test" in (paths.ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def find_names(pattern):
-    """(file, name) of everything in the prose that the pattern's first group matches."""
-    return [(path.name, name) for path in PROSE for name in re.findall(pattern, path.read_text(encoding="utf-8"))]
+    assert all(f"make {target}" in done.stdout for target in ["reports", "test", "lab", "hooks", "bench"])
+    assert all("make test" in read(name) for name in (".ci/run", "README.md"))
 
 
 def test_files_that_the_prose_names_are_there():
@@ -92,31 +80,26 @@ def test_modules_and_what_they_hold_are_there():
 
 def test_run_file_keys_runs_and_targets_are_there():
     sections = config.load_run(paths.PARAMS / "demo.yaml")
-    known = {f"{section}.{key}" for section, keys in sections.items() for key in keys}
+    known = {f"{section}.{key}" for section, keys in sections.items() for key in keys} | {"section.key"}
     keys = find_names(rf"(?<![\w/.])((?:{'|'.join(sections)})\.(?!json\b|yaml\b|py\b)[a-z]\w*)")
     assert len(keys) > 10
-    assert [pair for pair in keys if pair[1] not in known and pair[1] != "section.key"] == []
+    assert [pair for pair in keys if pair[1] not in known] == []
     runs, targets = find_names(r"RUN=(\w+)"), find_names(r"(?:`|\n)make ([a-z]+)")
     assert [pair for pair in runs if not (paths.PARAMS / f"{pair[1]}.yaml").exists()] == []
-    makefile = (paths.ROOT / "Makefile").read_text(encoding="utf-8")
-    assert [pair for pair in targets if not re.search(rf"^{pair[1]}:", makefile, re.MULTILINE)] == []
+    assert [pair for pair in targets if not re.search(rf"^{pair[1]}:", read("Makefile"), re.MULTILINE)] == []
 
 
 def test_tests_that_prove_a_promise_are_there():
-    names = find_names(r"`(test_\w+\.py::test_\w+)`")
+    names = find_names(r"`(test_\w+\.py)::(test_\w+)`")
     assert len(names) > 100
-    for _, name in names:
-        file, _, function = name.partition("::")
-        assert f"def {function}(" in (paths.ROOT / "tests" / file).read_text(encoding="utf-8"), name
+    assert [name for _, (file, name) in names if f"def {name}(" not in read(f"tests/{file}")] == []
 
 
 def test_refusals_are_said_where_the_table_says():
-    table = (paths.ROOT / "docs" / "refusals.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (.*) \| `(lib/\S+)` \| `", table, re.MULTILINE)
+    rows = re.findall(r"^\| (.*) \| `(lib/\S+)` \| `", read("docs/refusals.md"), re.MULTILINE)
     assert len(rows) >= 60
     for message, where in rows:
-        nodes = ast.walk(ast.parse((paths.ROOT / where).read_text(encoding="utf-8")))
-        said = "\n".join(str(node.value) for node in nodes if isinstance(node, ast.Constant))
+        said = "\n".join(str(node.value) for node in ast.walk(ast.parse(read(where))) if isinstance(node, ast.Constant))
         assert [part for part in message.split("...") if part not in said] == [], (message, where)
 
 

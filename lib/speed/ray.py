@@ -31,8 +31,7 @@ def start_ray(address: str = "") -> Any:
         raise ValueError(f"{RAY_ADVICE} ({error})") from error
     own = {} if address else {"num_cpus": cores(), "include_dashboard": False}
     try:
-        if not ray.is_initialized():
-            ray.init(address or "local", log_to_driver=False, **own)
+        ray.init(address or "local", log_to_driver=False, ignore_reinit_error=True, **own)
     except Exception as error:
         ray.shutdown()
         where, advice = address or "this machine", "Set compute.engine to local to do without"

@@ -67,10 +67,8 @@ def add_scaled(spectrum: np.ndarray, other: np.ndarray, snr_db: float) -> np.nda
 
 def draw_noise(bins: int, rng: np.random.Generator) -> np.ndarray:
     """Spectrum of stationary noise between white and brown."""
-    noise = rng.standard_normal((2, bins), dtype=np.float32)
-    return (noise[0] + 1j * noise[1]) * np.maximum(np.arange(bins, dtype=np.float32), 50) ** -np.float32(
-        rng.uniform(0, 1)
-    )
+    noise, slope = rng.standard_normal((2, bins), dtype=np.float32), np.float32(rng.uniform(0, 1))
+    return (noise[0] + 1j * noise[1]) * np.maximum(np.arange(bins, dtype=np.float32), 50) ** -slope
 
 
 def draw_channel(samples: int, rng: np.random.Generator) -> np.ndarray:
@@ -84,10 +82,8 @@ def draw_channel(samples: int, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.3:  # the lower edge
         response = response / (1 + (rng.uniform(60, 400) / np.maximum(axis_hz, 1)) ** 4)
     if rng.random() < 0.5:  # a room: a direct path and a tail that decays by 60 dB in `decay_s`
-        decay_s, length = rng.uniform(0.1, 0.8), RATE_HZ // 2
-        tail = rng.standard_normal(length, dtype=np.float32) * 10 ** (
-            -3 * np.arange(length, dtype=np.float32) / RATE_HZ / decay_s
-        )
+        decay_s, time = rng.uniform(0.1, 0.8), np.arange(RATE_HZ // 2, dtype=np.float32)  # time in samples
+        tail = rng.standard_normal(len(time), dtype=np.float32) * 10 ** (-3 * time / RATE_HZ / decay_s)
         tail *= 10 ** (rng.uniform(-18, 2) / 20) / np.sqrt(np.sum(tail**2))
         tail[0] += 1
         response = response * fft.rfft(tail.astype(np.float32), samples)
@@ -104,10 +100,7 @@ def through_codec(waveform: np.ndarray, container: str, subtype: str, rate_hz: i
     buffer = io.BytesIO()
     soundfile.write(buffer, waveform.astype(np.float32), rate_hz, format=container, subtype=subtype, **options)
     buffer.seek(0)
-    decoded, heard_hz = soundfile.read(buffer, dtype="float32")
-    if heard_hz != rate_hz:
-        raise ValueError(f"{subtype} came back at {heard_hz} Hz, not at {rate_hz} Hz")
-    decoded = np.pad(decoded, (0, max(0, len(waveform) - len(decoded))))[: len(waveform)]
+    decoded = soundfile.read(buffer, dtype="float32", frames=len(waveform), fill_value=0)[0]
     if rate_hz == RATE_HZ:
         return decoded
     spectrum = np.zeros(count // 2 + 1, dtype=np.complex64)

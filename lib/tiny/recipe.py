@@ -1,7 +1,8 @@
 """The whole recipe of wav2vec2-tiny: `python -m lib.tiny.recipe --root FOLDER --out FOLDER`.
 
-Speech is decoded once, speakers and languages of `LEFT_OUT` are kept apart, views and the teachers' answers about them are made,
-the student learns, and its averaged weights are written as the encoder that ships. Every step goes on where a kill left off.
+Speech is decoded once, without the speakers and languages that the encoder's card leaves out; views and the teachers' answers
+about them are made, the student learns, and its averaged weights are written as the encoder that ships. Every step goes on where
+a kill left off.
 """
 
 from __future__ import annotations
@@ -23,12 +24,11 @@ from lib.corpora import find_roots, read_clips
 from lib.corpora.own_data import list_unlabelled
 from lib.encoders import TINY
 from lib.stages import file_checksum
-from lib.tiny.distill import CONFIG, Recipe, distill
-from lib.tiny.teacher import Teacher, load_basis, make_shard
+from lib.tiny.distill import CARD, Recipe, distill
+from lib.tiny.teacher import Teacher, make_shard
 from lib.tiny.views import SCALE, Speech
 
-CORPORA = ["common_voice:common_voice_many", "speechocean762"]
-HEARD = ["common_voice", "speechocean762"]  # corpora whose pages say that the encoder has heard their speakers
+CORPORA = ["common_voice:common_voice_many", "speechocean762"]  # the card's `heard` names them to readers
 UNLABELLED = "unlabelled_en"  # a folder of sounds about which nothing is known
 PREFIX = 12  # characters of a speaker's own id that the list of those left out holds
 
@@ -62,30 +62,20 @@ def decode_speech(root: Path, corpora: list[str], left_out: dict[str, Any], fold
         whole = pd.concat([ledger, unusable, undecoded], ignore_index=True)
         tables.save_table(folder / "ledger.parquet", whole, "ledger")
         print(f"{len(rows):,} clips are heard, {len(whole):,} left out as {folder / 'ledger.parquet'} says")
-        with paths.write_whole(samples) as partial, open(partial, "wb") as stream:
-            np.save(stream, np.concatenate(parts))
+        with paths.write_whole(samples) as partial:
+            np.save(partial, np.concatenate(parts))
         with paths.write_whole(listed) as partial:
             pd.DataFrame(rows).to_parquet(partial, index=False)
     return Speech(np.load(samples, mmap_mode="r"), pd.read_parquet(listed))
 
 
-def export(folder: Path, target: Path, note: str, left_out: dict[str, Any]) -> Path:
-    """Write the averaged weights of the training in `folder` as the encoder: float16 safetensors, and the card's JSON beside them."""
-    tensors = load_file(folder / "checkpoint.safetensors")
-    weights = {name.removeprefix("ema."): value for name, value in tensors.items() if name.startswith("ema.")}
-    path = target / f"{TINY}.safetensors"
+def export(folder: Path, target: Path) -> Path:
+    """Write the averaged weights of the training in `folder` as the encoder: float16 safetensors, the card and the loss curve."""
+    weights, path = load_file(folder / "checkpoint.safetensors"), target / f"{TINY}.safetensors"
+    ema = {key[4:]: value.half().contiguous() for key, value in weights.items() if key.startswith("ema.")}
     with paths.write_whole(path) as partial:
-        save_file({name: value.half().contiguous() for name, value in weights.items()}, partial)
-    card = {
-        "name": TINY,
-        "note": note,
-        "heard": HEARD,
-        "left_out": left_out,
-        "sample_rate_hz": 16000,
-        "normalize": True,
-    }
-    card |= {"model": CONFIG, "weights": path.name, "sha256": file_checksum(path)}
-    paths.save_json(target / f"{TINY}.json", card)
+        save_file(ema, partial)
+    paths.save_json(target / f"{TINY}.json", CARD | {"sha256": file_checksum(path)})
     with paths.write_whole(target / f"{TINY}-history.csv") as partial:
         partial.write_bytes((folder / "history.csv").read_bytes())
     return path
@@ -101,17 +91,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(cores())
-    known = paths.load_json(paths.ASSETS / f"{TINY}.json")
-    options.out.mkdir(parents=True, exist_ok=True)
-    speech = decode_speech(options.root, CORPORA, known["left_out"], options.out)
-    views, teacher = options.out / "views", Teacher()
-    views.mkdir(exist_ok=True)
-    teacher.basis = load_basis(teacher, speech, views, options.seed)
+    speech, views = decode_speech(options.root, CORPORA, CARD["left_out"], options.out), options.out / "views"
+    teacher = Teacher(speech, views, options.seed)
     for number in tqdm(range(options.shards), desc="views and answers", unit="shard"):
         make_shard(teacher, speech, views, number, options.seed)
     recipe = Recipe(steps=options.steps, shards=options.shards, seed=options.seed)
     distill(views, options.out / "training", recipe)
-    print(export(options.out / "training", options.out, known["note"], known["left_out"]))
+    print(export(options.out / "training", options.out))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Views of speech for the encoder's training: random cuts at another speed, altered as recordings of the world are.
 
-What is drawn for a view depends on the seed and the view's number alone, so any view can be made again, anywhere.
+What is drawn for a view depends on its generator alone, so any view can be made again, anywhere.
 """
 
 from __future__ import annotations
@@ -11,13 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy import fft
 
-from lib.audio import RATE_HZ
 from lib.tiny.augment import alter_spectrum
 
 SCALE = 32767.0
-LENGTHS_S = (1.0, 1.5, 2.0, 3.0, 4.0)
-LENGTH_SHARES = (0.1, 0.1, 0.2, 0.45, 0.15)
-SPEEDS = (0.8, 1.25)  # pitch, formants and tempo together
 
 
 @dataclass(frozen=True)
@@ -31,16 +27,6 @@ class Speech:
         """Float32 samples of one clip."""
         start, count = self.rows["start"].iat[row], self.rows["samples"].iat[row]
         return self.samples[start : start + count].astype(np.float32) / SCALE
-
-
-def draw_length(rng: np.random.Generator) -> int:
-    """Samples of a batch's views: 1 to 4 s."""
-    return round(rng.choice(LENGTHS_S, p=LENGTH_SHARES) * RATE_HZ)
-
-
-def draw_speed(rng: np.random.Generator) -> float:
-    """Factor of pitch, formants and tempo; a third of the views keep their own."""
-    return 1.0 if rng.random() < 0.35 else float(np.exp(rng.uniform(*np.log(SPEEDS))))
 
 
 def draw_view(speech: Speech, row: int, speed: float, samples: int, rng: np.random.Generator) -> np.ndarray:
@@ -61,8 +47,7 @@ def cut_spectrum(clip: np.ndarray, speed: float, samples: int, rng: np.random.Ge
     begins = rng.integers(len(clip) - needed + 1, size=3)
     begin = max(begins, key=lambda b: float(np.square(clip[b : b + needed]).sum()))
     spectrum = np.zeros(samples // 2 + 1, dtype=np.complex64)
-    heard = fft.rfft(clip[begin : begin + needed])
-    kept = min(len(spectrum), len(heard))
-    spectrum[:kept] = heard[:kept]  # resampling by a longer or shorter inverse transform
+    heard = fft.rfft(clip[begin : begin + needed])[: len(spectrum)]
+    spectrum[: len(heard)] = heard  # resampling by a longer or shorter inverse transform
     spectrum[0] = 0
     return spectrum * np.float32(1 / (np.sqrt(2 * np.sum(np.abs(spectrum) ** 2)) + 1e-6))
