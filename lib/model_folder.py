@@ -129,7 +129,7 @@ def save_model_folder(
         for task, checkpoint in checkpoints.items():
             facts = (settings or {}).get(task, {})
             head = _copy_head(partial, task, Path(checkpoint)) | {"training": (trainings or {}).get(task)}
-            head["calibration"] = Calibration(facts.get("temperature", 1.0), facts.get("cap", 1.0)).as_json()
+            head["calibration"] = vars(Calibration(facts.get("temperature", 1.0), facts.get("cap", 1.0)))
             head["years"] = asdict(years[task]) if task in (years or {}) else None
             classed = (
                 {} if head["years"] else facts

@@ -80,28 +80,25 @@ def label_recordings(recordings: pd.DataFrame, tasks: list[Task], splits: pd.Dat
     `splits`: given where the recordings are a run's own clips; a clip that a task's head learned from gets no label for
     it, since every task has its own split.
     """
-    targets = pd.DataFrame({"name": recordings["name"]})
+    labels = dict.fromkeys([*recordings.columns, "gender", "age_years", "age_decade"])
+    known = recordings.reindex(columns=list(labels)).astype({"age_decade": "Int16"})
+    targets = recordings[["name"]].copy()
     for task in tasks:
-        if "gender" not in recordings:
-            targets[task.name] = pd.array([pd.NA] * len(recordings), dtype="Int64")
-        else:
-            known = recordings.assign(age_decade=recordings["age_decade"].astype("Int16"))
-            targets[task.name] = assign_targets(known, task)
+        targets[task.name] = assign_targets(known, task)
         if splits is not None and "clip_id" in recordings:
             tested = tested_clips(splits[splits["task"] == task.name])["clip_id"]
-            targets[task.name] = targets[task.name].where(recordings["clip_id"].isin(tested).to_numpy())
+            targets[task.name] = targets[task.name].where(recordings["clip_id"].isin(tested))
     return targets
 
 
 def fingerprint_recordings(recordings: pd.DataFrame) -> str:
     """Changes when the list, a file's size or time, or a label changes."""
-    stamps = []
-    for row in recordings.itertuples(index=False):
-        stat = (
-            Path(row.path).stat() if not row.fault and Path(row.path).exists() else None
-        )  # a link may lead to nothing
-        stamps.append([stat.st_size, stat.st_mtime_ns] if stat else [])
-    return fingerprint_of(recordings.drop(columns=["path"]).astype(str).to_dict("split")["data"], stamps)
+    files = zip(map(Path, recordings["path"].fillna("")), recordings["fault"])
+    stats = [
+        path.stat() if not fault and path.exists() else None for path, fault in files
+    ]  # a link may lead to nothing
+    stamps = [[stat.st_size, stat.st_mtime_ns] if stat else [] for stat in stats]
+    return fingerprint_of(recordings.drop(columns="path").astype(str).to_dict("split")["data"], stamps)
 
 
 def save_answers(stage: Stage, answers: pd.DataFrame, epochs: pd.DataFrame) -> None:
@@ -132,8 +129,8 @@ def compare_answers(answers: pd.DataFrame, targets: pd.DataFrame, task: Task) ->
 
     `answers`: the table of `lib.predict.predictions_table`; "unsure" and no answer are left out.
     """
-    labels = targets["name"].map(answers.set_index("name")[task.name]) if task.name in answers else pd.Series(dtype=str)
-    numbers = labels.map({name: number for number, name in enumerate(task.classes)})
+    labels = answers.reindex(columns=["name", task.name]).set_index("name")[task.name]
+    numbers = targets["name"].map(labels).map({name: number for number, name in enumerate(task.classes)})
     known = numbers.notna() & targets[task.name].notna()
     truth = targets.loc[known, task.name].to_numpy(np.int64)
     return confusion_counts(truth, numbers[known].to_numpy(np.int64), len(task.classes))
@@ -147,8 +144,8 @@ def score_recordings(answers: pd.DataFrame, targets: pd.DataFrame, tasks: list[T
         row = {"task": task.name, "labelled": int(targets[task.name].notna().sum()), "answered": int(counts.sum())}
         if row["answered"]:
             scores = confusion_metrics(counts, task.classes)
-            row |= {"right": int(np.trace(counts)), "accuracy": float(scores["accuracy"]), "UAR": float(scores["uar"])}
-            row |= {"macro F1": float(scores["macro_f1"])}
+            row["right"] = int(np.trace(counts))
+            row |= {"accuracy": scores["accuracy"], "UAR": scores["uar"], "macro F1": scores["macro_f1"]}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -159,21 +156,17 @@ def score_ages(answers: pd.DataFrame, recordings: pd.DataFrame, targets: pd.Data
     `recordings`: with age_years where they are known; `targets`: of `label_recordings`, which has no class of years for
     what the head learned from.
     """
-    columns = [name for name in (YEARS, f"{YEARS}_low", f"{YEARS}_high") if name in answers]
     truth = recordings[["name"]].assign(truth=recordings.get(YEARS, np.nan))
     truth = truth[truth["name"].isin(targets.loc[targets[YEARS].notna(), "name"])]
-    both = answers[["name", *columns]].merge(truth, on="name").dropna()
-    both[columns] = both[columns].astype(float)
-    row: dict[str, float] = {"answered and known": len(both)}
+    told = answers.filter(["name", YEARS, f"{YEARS}_low", f"{YEARS}_high"]).set_index("name").astype(float)
+    both = told.join(truth.set_index("name"), how="inner").dropna()
+    row = {"answered and known": len(both)}
     if len(both):
-        row["mean absolute error, years"] = float((both[YEARS] - both["truth"]).abs().mean())
+        row["mean absolute error, years"] = (both[YEARS] - both["truth"]).abs().mean()
     if len(both) and f"{YEARS}_low" in both:
-        row["inside the interval"] = float(both["truth"].between(both[f"{YEARS}_low"], both[f"{YEARS}_high"]).mean())
-        row["mean width, years"] = float((both[f"{YEARS}_high"] - both[f"{YEARS}_low"]).mean())
+        row["inside the interval"] = both["truth"].between(both[f"{YEARS}_low"], both[f"{YEARS}_high"]).mean()
+        row["mean width, years"] = (both[f"{YEARS}_high"] - both[f"{YEARS}_low"]).mean()
     return pd.DataFrame([row])
-
-
-# ------------------------------------------------------------------------------------------------------ every epoch
 
 
 def embed_recordings(recordings: pd.DataFrame, model: ModelFolder) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -183,17 +176,15 @@ def embed_recordings(recordings: pd.DataFrame, model: ModelFolder) -> tuple[np.n
     """
     owners, parts = [], []
     for number, row in enumerate(tqdm(list(recordings.itertuples(index=False)), desc="embedding", unit="file")):
-        if row.fault:
-            continue
         try:
-            pieces = list(embed_recording(Recording(row.path, None, row.start_s, row.end_s), model))
+            recording = Recording(row.path, None, row.start_s, row.end_s)
+            pieces = [] if row.fault else list(embed_recording(recording, model))
         except UnreadableAudio:
             continue
         if has_speech([ratio for windows, _ in pieces for ratio in windows["speech_ratio"]], model):
-            for _, tensors in pieces:
-                if tensors:
-                    parts.append(tensors)
-                    owners += [number] * len(tensors["statistics"])
+            tensors = [tensors for _, tensors in pieces if tensors]
+            owners += [number] * sum(len(one["statistics"]) for one in tensors)
+            parts += tensors
     if not parts:
         raise ValueError(f"none of {len(recordings)} recordings holds speech that could be embedded")
     return np.array(owners), {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -207,15 +198,13 @@ def score_epochs(recordings: pd.DataFrame, targets: pd.DataFrame, model: ModelFo
     Tasks without two labelled classes give no rows, nor does a head that is none of the saved epochs, such as a refit one.
     """
     rows, tasks = [], [task for task in model.heads if task in targets and task != YEARS]
-    known = targets[tasks].notna().any(axis=1).to_numpy()
+    known = targets[tasks].notna().any(axis=1)
     if not known.any():
         return pd.DataFrame(columns=EPOCHS)
-    owners, tensors = embed_recordings(recordings[known].reset_index(drop=True), model)
+    owners, tensors = embed_recordings(recordings[known.to_numpy()].reset_index(drop=True), model)
     for task in tasks:
-        head, facts = model.heads[task], model.description["heads"][task]
-        labels = targets.loc[known, task].reset_index(drop=True)
-        labelled = labels.notna().to_numpy()[owners]
-        folder = trained.path(facts["training"])
+        facts, labels = model.description["heads"][task], targets.loc[known, task].reset_index(drop=True)
+        folder, labelled = trained.path(facts["training"]), labels.notna().to_numpy()[owners]
         checkpoints = list_checkpoints(folder)
         chosen = [epoch for epoch, path in checkpoints.items() if file_checksum(path) == facts["sha256"]]
         if labels[np.unique(owners[labelled])].nunique() < 2 or not chosen:
@@ -223,13 +212,11 @@ def score_epochs(recordings: pd.DataFrame, targets: pd.DataFrame, model: ModelFo
         history = pd.read_csv(folder / "history.csv").set_index("epoch")
         features = select_input(facts["network"], tensors, model.parts)[labelled]
         for epoch, path in checkpoints.items():
-            checkpoint, _ = load_model(path)
-            answers = (
-                pd.DataFrame(np.exp(predict_log_probabilities(checkpoint, features))).groupby(owners[labelled]).mean()
-            )
-            truth = labels[answers.index].to_numpy(np.int64)
-            counts = confusion_counts(truth, answers.to_numpy().argmax(axis=1), len(head.classes))
-            scores = confusion_metrics(counts, head.classes)
+            answers = np.exp(predict_log_probabilities(load_model(path)[0], features))
+            answers = pd.DataFrame(answers).groupby(owners[labelled]).mean()
+            truth, classes = labels[answers.index].to_numpy(np.int64), facts["classes"]
+            counts = confusion_counts(truth, answers.to_numpy().argmax(axis=1), len(classes))
+            scores = confusion_metrics(counts, classes)
             row = {"task": task, "epoch": epoch, "validation_uar": history.loc[epoch, "validation_uar"]}
             row |= {f"unseen_{name}": float(scores[name]) for name in ("uar", "accuracy", "macro_f1")}
             rows.append(row | {"recordings": len(answers), "chosen": epoch in chosen})
@@ -241,16 +228,9 @@ def judge_choice(epochs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for task, scores in epochs.groupby("task", sort=False):
         chosen, best = scores[scores["chosen"]].iloc[0], scores.loc[scores["unseen_uar"].idxmax()]
-        rows.append(
-            {
-                "task": task,
-                "epochs": len(scores),
-                "chosen on validation": int(chosen["epoch"]),
-                "its UAR here": chosen["unseen_uar"],
-                "best epoch here": int(best["epoch"]),
-                "best UAR here": best["unseen_uar"],
-                "lost by the choice": best["unseen_uar"] - chosen["unseen_uar"],
-                "recordings": int(chosen["recordings"]),
-            }
-        )
+        row = {"task": task, "epochs": len(scores)}
+        row |= {"chosen on validation": int(chosen["epoch"]), "its UAR here": chosen["unseen_uar"]}
+        row |= {"best epoch here": int(best["epoch"]), "best UAR here": best["unseen_uar"]}
+        row["lost by the choice"] = best["unseen_uar"] - chosen["unseen_uar"]
+        rows.append(row | {"recordings": int(chosen["recordings"])})
     return pd.DataFrame(rows)
