@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from tqdm import tqdm
 from lib import paths
 from lib.audio import Recording, UnreadableAudio
 from lib.corpora import resolve_root
-from lib.corpora.demo.render import VERSION, render_unseen
+from lib.corpora.demo import render
 from lib.corpora.own_data import list_recordings
 from lib.model_folder import ModelFolder
 from lib.networks import select_input
@@ -36,14 +37,8 @@ EPOCHS = ["task", "epoch", "validation_uar", "unseen_uar", "unseen_accuracy", "u
 
 
 def obtain_recordings(
-    unseen: str,
-    synthetic: bool,
-    seed: int,
-    count: int,
-    splits: pd.DataFrame,
-    clips: pd.DataFrame,
-    roots: dict[str, Path],
-) -> tuple[pd.DataFrame, str]:
+    unseen: str, synthetic: bool, seed: int, count: int, splits: pd.DataFrame, clips: pd.DataFrame, roots: dict[str, Path]
+) -> tuple[pd.DataFrame, str]:  # fmt: skip
     """The recordings to ask about, as `list_recordings` gives them, and a sentence that says what they are.
 
     unseen: a folder or a CSV list; "" = render `count` new ones when `synthetic`, else up to `count` test clips, drawn by
@@ -53,8 +48,8 @@ def obtain_recordings(
     if unseen:
         return list_recordings(resolve_root(unseen)), GIVEN
     if synthetic:
-        folder = paths.DATA / "corpora" / f"unseen-v{VERSION}-{count}-seed{seed}"
-        render_unseen(folder, seed, count)
+        folder = paths.DATA / "corpora" / f"unseen-v{render.VERSION}-{count}-seed{seed}"
+        render.render_unseen(folder, seed, count)
         return list_recordings(folder / "labels.csv"), RENDERED
     tested = tested_clips(splits)
     drawn = clips[clips["clip_id"].isin((tested if len(tested) else splits)["clip_id"])]
@@ -93,11 +88,10 @@ def label_recordings(recordings: pd.DataFrame, tasks: list[Task], splits: pd.Dat
 
 def fingerprint_recordings(recordings: pd.DataFrame) -> str:
     """Changes when the list, a file's size or time, or a label changes."""
-    files = zip(map(Path, recordings["path"].fillna("")), recordings["fault"])
-    stats = [
-        path.stat() if not fault and path.exists() else None for path, fault in files
-    ]  # a link may lead to nothing
-    stamps = [[stat.st_size, stat.st_mtime_ns] if stat else [] for stat in stats]
+    stamps = []
+    for row in recordings.itertuples(index=False):
+        there = not row.fault and Path(row.path).exists()  # a link may lead to nothing
+        stamps.append([os.stat(row.path).st_size, os.stat(row.path).st_mtime_ns] if there else [])
     return fingerprint_of(recordings.drop(columns="path").astype(str).to_dict("split")["data"], stamps)
 
 

@@ -7,19 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from lib import paths
+from lib import evaluate, paths
 from lib.encoders import load_encoder
-from lib.evaluate import (
-    CONSTANT,
-    SHIPPED,
-    choose_models,
-    compare_all,
-    count_confusions,
-    describe_data,
-    list_records,
-    score_all,
-    score_leaks,
-)
+from lib.evaluate import CONSTANT, SHIPPED, choose_models, list_records
 from lib.linear import middle_penalty
 from lib.model_folder import BY_CORPUS, save_model_folder
 from lib.networks import split_name
@@ -47,19 +37,19 @@ def score_run(
     corpora, lines = audit_corpora(splits, store, tasks, protocol, draws, seed)
     believed = score_reliability(predictions, settings, tasks, protocol, draws, seed)
     tables = {
-        "scores": pd.concat([score_all(predictions, splits, tasks, draws, seed), believed], ignore_index=True),
+        "scores": pd.concat([evaluate.score_all(predictions, splits, tasks, draws, seed), believed], ignore_index=True),
         "settings": settings,
         "choices": pd.concat(choices, ignore_index=True),
         "slices": slice_all(predictions, splits, tasks, models, protocol, draws, seed),
         "corpora": corpora,
         "lines": pd.DataFrame({"line": lines}),
-        "differences": compare_all(predictions, splits, tasks, protocol, draws, seed),
-        "leaks": score_leaks(predictions, tasks, protocol, draws, seed),
+        "differences": evaluate.compare_all(predictions, splits, tasks, protocol, draws, seed),
+        "leaks": evaluate.score_leaks(predictions, tasks, protocol, draws, seed),
     }
-    for name in TABLES:
+    for name, table in tables.items():
         with paths.write_whole(stage.path(f"{name}.parquet")) as partial:
-            tables[name].to_parquet(partial, index=False)
-    paths.save_json(stage.path("confusions.json"), count_confusions(predictions, tasks))
+            table.to_parquet(partial, index=False)
+    paths.save_json(stage.path("confusions.json"), evaluate.count_confusions(predictions, tasks))
 
 
 def load_scores(stage: Stage) -> dict[str, pd.DataFrame]:
@@ -103,7 +93,7 @@ def save_models(
     about = {"run": run, "synthetic": synthetic, "protocol": protocol, "refit on everybody": refit}
     for stage in stages.values():
         about |= stage.facts
-    about |= describe_data(clips, splits, protocol)
+    about |= evaluate.describe_data(clips, splits, protocol)
     fits = fits[(fits["protocol"] == protocol) & fits["task"].isin([task.name for task in tasks])]
     trained = fits.groupby("network", sort=False)["task"].unique()
     folders = {name: dict.fromkeys(of_network, name) for name, of_network in trained.items()}
