@@ -68,10 +68,10 @@ class Years:
 
 
 def fit_temperature(probabilities: np.ndarray, targets: np.ndarray, speakers: np.ndarray) -> Calibration:
-    """Fit the temperature (Guo et al. 2017, arXiv 1706.04599) to the validation part by negative log-likelihood.
+    """The temperature (Guo et al. 2017, arXiv 1706.04599) with the lowest negative log-likelihood on the validation part.
 
-    probabilities: (n, C). targets: (n,) class numbers. speakers: (n,) ids; every speaker weighs the same, and no class
-    gets more than (K + 1) / (K + 2) for K speakers, by the rule of succession: what so few voices can support.
+    probabilities: (n, C); targets, speakers: (n,). Every speaker weighs the same, and no class gets more than
+    (K + 1) / (K + 2) for K speakers, by the rule of succession: what so few voices can support.
     """
     log_p, targets = np.log(np.clip(probabilities, FLOOR, 1)), np.asarray(targets, np.int64)
     if len(targets) != len(log_p) or not len(targets):
@@ -135,9 +135,7 @@ def conformal_margin(errors: np.ndarray, speakers: np.ndarray, share: float) -> 
 
     Hierarchical split conformal prediction (Lee, Barber and Willett 2023, arXiv 2306.06342): each of K speakers weighs
     1 / (K + 1), dealt among that speaker's recordings, since recordings of one voice are not independent.
-
-    errors: (n,) predicted minus true, any sign. speakers: (n,) ids. None when K / (K + 1) is below `share`: 0.8 takes four
-    speakers, 0.9 nine.
+    errors: (n,) predicted minus true, any sign. speakers: (n,) ids. None when K / (K + 1) is below `share`: 0.8 takes four.
     """
     errors = np.abs(np.asarray(errors, np.float64))
     names, place, counts = np.unique(np.asarray(speakers, str), return_inverse=True, return_counts=True)
@@ -157,9 +155,6 @@ def disagreement(probabilities: np.ndarray) -> float:
 
 
 def most_disagreement(windows: pd.DataFrame, columns: list[str]) -> float:
-    """Disagreement that `ONE_VOICE` of the validation speakers' recordings stay within; each speaker's windows are one recording.
-
-    A recording beyond it holds, by this measure, more than one voice.
-    """
+    """Disagreement that `ONE_VOICE` of the validation speakers stay within, each taken as one recording; beyond it are more voices."""
     groups = [part[columns].to_numpy() for _, part in windows.groupby(["speaker_id", "target"]) if len(part) > 1]
     return float(np.quantile([disagreement(part) for part in groups], ONE_VOICE)) if groups else float("inf")

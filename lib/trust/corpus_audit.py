@@ -48,10 +48,7 @@ def audit_corpora(
 
 
 def score_corpus_only(table: pd.DataFrame, classes: list[str], context: dict[str, Any], **options: int) -> pd.DataFrame:
-    """UAR of an oracle that knows the corpus of a recording and nothing else: what a shortcut alone would earn.
-
-    table: corpus, split, target, speaker_id. Learned on "train", scored on "test"; a UAR at 1 / C means there is no shortcut.
-    """
+    """UAR of an oracle that knows the corpus and nothing else, learned on "train", scored on "test": what a shortcut earns."""
     train, test = (table[table["split"] == part] for part in ("train", "test"))
     counts = pd.crosstab(train["corpus"], train["target"]).reindex(columns=range(len(classes)), fill_value=0)
     balanced = counts / counts.sum().clip(lower=1)  # what balanced class weights would learn
@@ -74,10 +71,9 @@ def tell_shortcut(uar: float, chance: float) -> str:
 def score_across_corpora(
     table: pd.DataFrame, vectors: Any, classes: list[str], context: dict[str, Any], **options: int
 ) -> list[pd.DataFrame]:
-    """Train a probe on one corpus, test it on every other: records with `train_corpus`, `test_corpus` and `reason`.
+    """Train a probe on one corpus ("all": on every), test it on each: records with `train_corpus`, `test_corpus`, `reason`.
 
-    vectors: `vectors[rows] -> (len(rows), S)`, rows as in `table`. "all" as a training corpus is the pooled probe. A pair
-    that cannot be scored (a class missing on one side) keeps its row, with NaN and the reason.
+    vectors: `vectors[rows] -> (len(rows), S)`, rows as in `table`. A pair that lacks a class keeps its row, with NaN and why.
     """
     names, records = sorted(table["corpus"].unique()), []
     for train_corpus in [*names, "all"]:

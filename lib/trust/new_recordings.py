@@ -119,10 +119,7 @@ def longest_answered(answers: pd.DataFrame) -> str:
 
 
 def compare_answers(answers: pd.DataFrame, targets: pd.DataFrame, task: Task) -> np.ndarray:
-    """Confusion counts (C, C) of the recordings that have both a label and an answer; rows join on `name`.
-
-    `answers`: the table of `lib.predict.predictions_table`; "unsure" and no answer are left out.
-    """
+    """Confusion counts (C, C) of recordings with a label and an answer, "unsure" left out; `answers`: of `predictions_table`."""
     labels = answers.reindex(columns=["name", task.name]).set_index("name")[task.name]
     numbers = targets["name"].map(labels).map({name: number for number, name in enumerate(task.classes)})
     known = numbers.notna() & targets[task.name].notna()
@@ -147,8 +144,7 @@ def score_recordings(answers: pd.DataFrame, targets: pd.DataFrame, tasks: list[T
 def score_ages(answers: pd.DataFrame, recordings: pd.DataFrame, targets: pd.DataFrame) -> pd.DataFrame:
     """Ages in years against the truth, one row: recordings with both, mean absolute error, share inside the interval.
 
-    `recordings`: with age_years where they are known; `targets`: of `label_recordings`, which has no class of years for
-    what the head learned from.
+    recordings: with age_years where known; targets: of `label_recordings`, without a class for what the head learned from.
     """
     truth = recordings[["name"]].assign(truth=recordings.get(YEARS, np.nan))
     truth = truth[truth["name"].isin(targets.loc[targets[YEARS].notna(), "name"])]
@@ -164,10 +160,7 @@ def score_ages(answers: pd.DataFrame, recordings: pd.DataFrame, targets: pd.Data
 
 
 def embed_recordings(recordings: pd.DataFrame, model: ModelFolder) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Embed every recording that can be answered: row number of `recordings` for each window, and the windows' tensors.
-
-    Everything is kept in memory: some 10 kB a window.
-    """
+    """For each window of the recordings that can be answered its row number, and the windows' tensors: some 10 kB each."""
     owners, parts = [], []
     for number, row in enumerate(tqdm(list(recordings.itertuples(index=False)), desc="embedding", unit="file")):
         try:
@@ -189,7 +182,7 @@ def score_epochs(recordings: pd.DataFrame, targets: pd.DataFrame, model: ModelFo
 
     recordings, targets: of `list_recordings` and `label_recordings`. Returns one row a task and epoch: validation_uar (by
     which the epoch was chosen), unseen_uar, unseen_accuracy, unseen_macro_f1, recordings, chosen (the head's own weights).
-    Tasks without two labelled classes give no rows, nor does a head that is none of the saved epochs, such as a refit one.
+    No rows for tasks without two labelled classes, nor for a head that is none of the saved epochs, such as a refit one.
     """
     rows, tasks = [], [task for task in model.heads if task in targets and task != YEARS]
     known = targets[tasks].notna().any(axis=1)

@@ -66,9 +66,9 @@ def describe_windows(table: pd.DataFrame, age: Task | None) -> pd.DataFrame:
 def score_groups(table: pd.DataFrame, task: Task, groups: list[list[str]], draws: int, seed: int) -> list[pd.DataFrame]:
     """UAR of one model for every group that these columns make: records with `subset` such as "gender=female, age=teen".
 
-    table: predictions of one model, with the columns joined to them; rows blank in one of them are left out, and so is a
-    column that tells no windows apart or that the task itself asks for: the recall of one class is not a slice. Groups
-    below `LEAST` windows or `LEAST_SPEAKERS` keep their row and their n, but no value (NaN) and `enough` False.
+    table: predictions of one model, with the columns joined to them. Left out are blanks, and columns that tell no windows
+    apart or that the task itself asks for: the recall of one class is not a slice. Groups below `LEAST` windows or
+    `LEAST_SPEAKERS` keep their row and their n, but no value (NaN) and `enough` False.
     """
     own = "gender" if task.name == "gender" else "age group"
     telling = {name for name in SINGLE if name != own and table.loc[table[name] != "", name].nunique() > 1}
@@ -106,10 +106,7 @@ def list_errors(answers: pd.DataFrame, task: Task, count: int = 20) -> pd.DataFr
 
 
 def read_error(error: pd.Series, windows: pd.DataFrame, waveforms: np.ndarray) -> tuple[np.ndarray, str]:
-    """The sound of one row of `list_errors`, float32 (samples,) at 16 kHz, and a title.
-
-    windows: the table of 02_segment, waveforms: its `windows.npy`.
-    """
+    """The sound of a row of `list_errors`, float32 (samples,) at 16 kHz, and a title; windows, waveforms: of 02_segment."""
     row = int(windows.set_index("window_id").loc[error["window_id"], "row"])
     title = f"{error['task']}: {error['answer']}, is {error['truth']} ({100 * error['confidence']:.0f} % sure)"
     return read_waveforms(waveforms, [row])[0], title
