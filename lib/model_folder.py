@@ -143,7 +143,7 @@ def _describe_head(weights: Path, chosen: dict[str, Any], years: Years | None, t
         "normalisation": model.settings["normalisation"],
         "epoch": record.get("epoch"),
         "training": training,
-        "calibration": Calibration(chosen.get("temperature", 1.0), chosen.get("cap", 1.0)).as_json(),
+        "calibration": vars(Calibration(chosen.get("temperature", 1.0), chosen.get("cap", 1.0))),
         "years": asdict(years) if years else None,
         "threshold": float(classed.get("silence", 0.0)),
         "rare": None if np.isnan(threshold) else [classed["rare"], threshold],

@@ -15,13 +15,8 @@ from lib import paths
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed here")]
-ALONE = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+OFF = ("gpu", "background-networking", "component-update", "sync")
+ALONE = ["--no-sandbox", *(f"--disable-{name}" for name in OFF)]
 
 
 @contextlib.contextmanager

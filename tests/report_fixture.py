@@ -22,13 +22,7 @@ EVIL = "<script>window.broken = 1</script><img src=x onerror='window.broken = 1'
 
 def make_record(run="fixture", synthetic=True, **changes):
     """What `run.json` holds."""
-    stage = {
-        "stage": "05_evaluate",
-        "seconds": 1.0,
-        "peak_memory_mb": 300,
-        "recomputed": [],
-        "counts": {"windows": 1234},
-    }
+    stage = {"stage": "05_evaluate", "recomputed": [], "counts": {"windows": 1234}}
     return {
         "run": run, "title": f"Fixture run {run}", "question": "How well does a made-up model tell made-up voices apart?",
         "synthetic": synthetic, "encoder": {"name": "wav2vec2-tiny", "note": "untrained, random weights"}, "seed": 7,

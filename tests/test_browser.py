@@ -56,9 +56,8 @@ def test_a_figure_is_never_shrunk_and_two_share_a_row_only_where_both_fit(show):
     for width, rows in ((1280, 2), (360, 3)):
         page = show("fixture/05_evaluate.html", width)
         page.evaluate(BROKEN)
-        sizes = page.eval_on_selector_all(
-            ".figure img", "all => all.map((one) => [parseFloat(getComputedStyle(one).width), one.naturalWidth / 1.5])"
-        )
+        widths = "all => all.map((one) => [parseFloat(getComputedStyle(one).width), one.naturalWidth / 1.5])"
+        sizes = page.eval_on_selector_all(".figure img", widths)
         assert all(abs(shown - drawn) < 1 for shown, drawn in sizes)  # so text of 8.25 points and more is 11 px high
         tops = page.eval_on_selector_all(".figure", "all => all.map((one) => one.getBoundingClientRect().top)")
         assert len(set(tops)) == rows
@@ -67,9 +66,8 @@ def test_a_figure_is_never_shrunk_and_two_share_a_row_only_where_both_fit(show):
 def test_a_table_that_is_too_wide_scrolls_inside_its_box(show):
     for width in (360, 1280):
         page = show("fixture/05_evaluate.html", width)
-        boxes = page.eval_on_selector_all(
-            ".result:has(table)", "all => all.map((box) => [box.scrollWidth, box.clientWidth])"
-        )
+        widths = "all => all.map((box) => [box.scrollWidth, box.clientWidth])"
+        boxes = page.eval_on_selector_all(".result:has(table)", widths)
         assert any(inside > outside for inside, outside in boxes)
         assert all(outside <= width for _, outside in boxes)
 
@@ -116,7 +114,6 @@ def test_the_theme_follows_the_system_and_a_printed_page_is_light_and_clips_noth
     assert page.evaluate(background) == "rgb(20, 23, 27)"
     page.emulate_media(media="print")
     assert page.evaluate(background) == "rgb(251, 250, 247)"
-    overflows = page.eval_on_selector_all(
-        ".result:has(table)", "all => all.map((one) => getComputedStyle(one).overflowX)"
-    )
+    overflow = "all => all.map((one) => getComputedStyle(one).overflowX)"
+    overflows = page.eval_on_selector_all(".result:has(table)", overflow)
     assert set(overflows) == {"visible"}

@@ -97,9 +97,8 @@ def test_ages_in_years_are_scored_where_both_are_known():
     assert new_recordings.score_ages(answers, recordings[["name"]], targets)["answered and known"].tolist() == [0]
     heard = targets.assign(age_years=pd.array([None, 1, 0, None, 1], dtype="Int64"))  # the head learned from the first
     assert new_recordings.score_ages(answers, recordings, heard)["answered and known"].tolist() == [1]
-    assert new_recordings.score_ages(answers[["name", "age_years"]], recordings, targets).columns.tolist()[1:] == [
-        "mean absolute error, years"
-    ]
+    bare = new_recordings.score_ages(answers[["name", "age_years"]], recordings, targets)
+    assert bare.columns.tolist()[1:] == ["mean absolute error, years"]
 
 
 def test_the_choice_is_judged_against_the_best_epoch():
@@ -115,24 +114,15 @@ def test_without_new_recordings_test_clips_are_drawn_and_called_what_they_are(tm
     clips = pd.DataFrame(
         {"clip_id": [f"c:{n}" for n in range(6)], "corpus": "c", "path": [f"{n}.wav" for n in range(6)], "start_s": 0.0, "end_s": np.nan}
     )  # fmt: skip
-    splits = pd.DataFrame(
-        {
-            "clip_id": [f"c:{n}" for n in range(6)] * 2,
-            "fold": 0,
-            "protocol": ["paper"] * 6 + ["speaker"] * 6,
-            "split": ["test"] * 6 + ["test", "test", "test", "train", "train", "validation"],
-        }
-    )
+    splits = pd.DataFrame({"clip_id": [f"c:{n}" for n in range(6)] * 2, "protocol": ["paper"] * 6 + ["speaker"] * 6})
+    splits = splits.assign(fold=0, split=["test"] * 9 + ["train", "train", "validation"])
     drawn, origin = new_recordings.obtain_recordings("", False, 0, 2, splits, clips, {"c": tmp_path})
     assert len(drawn) == 2
     assert set(drawn["name"]) <= {"c:0", "c:1", "c:2"}
     assert drawn["path"].iloc[0].parent == tmp_path
-    assert "NOT new" in origin
-    assert "Training never heard them" in origin
-    about = {"refit on everybody": True}
-    heard = new_recordings.heard_splits(
-        splits.assign(task="gender"), make_model_folder(tmp_path / "refit", about=about)
-    )
+    assert "NOT new ones: they are clips of the test speakers" in origin
+    model = make_model_folder(tmp_path / "refit", about={"refit on everybody": True})
+    heard = new_recordings.heard_splits(splits.assign(task="gender"), model)
     drawn, origin = new_recordings.obtain_recordings("", False, 0, 6, heard, clips, {"c": tmp_path})
     assert len(drawn) == 6
     assert "learned from everybody" in origin

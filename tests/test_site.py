@@ -25,9 +25,8 @@ def build(tmp_path):
         notebook, path = make_notebook("01_download", root), tmp_path / "01_download.ipynb"
         notebook.cells.append(new_code_cell("show()", outputs=list(outputs)))
         nbformat.write(notebook, path)
-        return site_module.build_report(
-            "run", [path], make_metrics(), record or make_record(), tmp_path / "reports/run"
-        )
+        target = tmp_path / "reports/run"
+        return site_module.build_report("run", [path], make_metrics(), record or make_record(), target)
 
     return build_report
 
@@ -91,12 +90,12 @@ def test_the_run_s_page_tells_the_answer_the_leak_the_worst_group_and_how_it_was
 def test_a_notebook_s_page_folds_code_drops_progress_bars_and_has_contents_and_neighbours(site):
     text = (site / "fixture/04_train.html").read_text(encoding="utf-8")
     assert text.count('<details class="code">') >= 4
-    assert "Parameters that this run set" in text
-    assert "wrote 1234 rows" in text
     assert "00:01" not in text
-    assert '<li class="level3"><a href="#A-finer-point">A finer point</a></li>' in text
-    assert 'rel="prev" href="03_embed.html"' in text
-    assert 'rel="next" href="05_evaluate.html"' in text
+    for words in (
+        "Parameters that this run set", "wrote 1234 rows", 'rel="prev" href="03_embed.html"', 'rel="next" href="05_evaluate.html"',
+        '<li class="level3"><a href="#A-finer-point">A finer point</a></li>',
+    ):  # fmt: skip
+        assert words in text, words
 
 
 @pytest.mark.parametrize("alt", [None, " ", "No description has been provided for this image"])
@@ -175,12 +174,10 @@ def test_the_site_lists_runs_and_puts_them_side_by_side(site):
 
 
 def test_a_run_without_a_task_is_not_in_its_table_and_a_site_may_be_empty(tmp_path):
-    answers = compare.find_answers(make_metrics(), {})
-    runs = [
-        {"name": "a", "record": make_record(), "answers": answers},
-        {"name": "b", "record": make_record(), "answers": answers[1:]},
-    ]
-    tables = compare.tabulate_runs(runs)
+    answers, record = compare.find_answers(make_metrics(), {}), make_record()
+    tables = compare.tabulate_runs([
+        {"name": "a", "record": record, "answers": answers}, {"name": "b", "record": record, "answers": answers[1:]}
+    ])  # fmt: skip
     assert (tables["Gender"]["run"].tolist(), tables["Age"]["run"].tolist()) == (["a"], ["a", "b"])
     site_module.build_index(tmp_path)
     assert "No run has been finished yet" in (tmp_path / "index.html").read_text(encoding="utf-8")

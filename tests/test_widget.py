@@ -12,8 +12,6 @@ from lib.predict import Answer, Prediction
 from lib.report import widget
 from lib.trust.calibration import Years
 
-pytest.importorskip("anywidget", reason="anywidget is not installed")
-
 
 @pytest.fixture(scope="module")
 def voice(spoken, tmp_path_factory):

@@ -19,8 +19,7 @@ IN_ROW = ["speech", "task", "**this project** (UAR)", "a guess", *BESIDE, "test 
 def find_answers(metrics: dict[str, Any], record: dict[str, Any]) -> list[dict[str, Any]]:
     """The headline of every task that `metrics["headline"]` names, its classes, words and verdict for people."""
     scores, differences = (results.read_records(metrics.get(part)) for part in ("scores", "differences"))
-    settings = record.get("parameters", {}).get("run", {})
-    answers = []
+    settings, answers = record.get("parameters", {}).get("run", {}), []
     for task, view in (metrics.get("headline") or {}).items():
         answer = results.find_headline(scores, {"task": task, **view}, differences)
         if answer:
@@ -36,9 +35,9 @@ def tabulate_runs(runs: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
     rows: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         for answer in run["answers"]:
-            score, guess = answer["score"], answer["guess"]
-            beside = {results.model_name(one["model"]): one for one in answer["simple"]}
-            cells = {"a guess": guess, **{name: beside.get(name) for name in BESIDE}}
+            score = answer["score"]
+            beside = {results.model_name(one["model"]): one for one in answer["simple"]} | {"a guess": answer["guess"]}
+            cells = {name: beside.get(name) for name in ("a guess", *BESIDE)}
             rows.setdefault(results.task_name(score["task"]), []).append({
                 "run": run["name"],
                 "speech": "synthetic" if run["record"]["synthetic"] else "recorded",
@@ -60,26 +59,20 @@ def tabulate_parameters(runs: list[dict[str, Any]]) -> pd.DataFrame:
 
 def flatten(settings: dict[str, Any]) -> dict[str, str]:
     """Nested settings as {"section.key": text}."""
-    flat = pd.json_normalize([settings]).astype(object).to_dict("records")[0]
-    return {
-        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in flat.items()
-    }
+    flat = pd.json_normalize([settings]).astype(object).iloc[0].items()
+    return {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in flat}
 
 
 def headline_markdown(reports: Path) -> str:
     """README's table, one row a run and task, from the reports there are; below it what recorded speech shows, in words."""
     rows, words = [], []
-    for name in filter(lambda name: (Path(reports) / name / "metrics.json").exists(), IN_README):
-        metrics, record = (paths.load_json(Path(reports) / name / file) for file in ("metrics.json", "run.json"))
+    for name in (name for name in IN_README if (reports / name / "metrics.json").exists()):
+        metrics, record = (paths.load_json(reports / name / file) for file in ("metrics.json", "run.json"))
         run = {"name": name, "record": record, "answers": find_answers(metrics, record)}
         link = f"[{name}](reports/{name}/index.html)" + (" (synthetic)" if record["synthetic"] else "")
         for task, table in tabulate_runs([run]).items():
-            row = table.iloc[0].to_dict()
-            row |= {
-                "speech": link,
-                "task": f"{task}: {row['classes']}",
-                "**this project** (UAR)": f"**{row['score']}** {row['model']}",
-            }
+            row = table.iloc[0].to_dict() | {"speech": link}
+            row |= {"task": f"{task}: {row['classes']}", IN_ROW[2]: f"**{row['score']}** {row['model']}"}
             rows.append({column: row[column] for column in IN_ROW})
         if not record["synthetic"]:
             words += [f"- {answer['words']} {answer['verdict']}".rstrip() for answer in run["answers"]]

@@ -7,19 +7,17 @@ Classes come in the order that the caller gives, and keep their colours everywhe
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import matplotlib
 import matplotlib.pyplot as plt
 import matplotlib.style
 import numpy as np
 import pandas as pd
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from lib.results import is_baseline, metric_name, model_name
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Okabe and Ito, "Color Universal Design" (2008): eight colours that stay apart under every common colour blindness.
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#4D4D4D"]
@@ -63,18 +61,14 @@ def colours_for(names: Iterable[str]) -> dict[str, str]:
     return {name: COLOURS.get(name) or free[unknown.index(name) % len(free)] for name in names}
 
 
-# ------------------------------------------------------------------------------------------------------------- corpora
-
-
 def plot_label_counts(table: pd.DataFrame, label: str, classes: Sequence[str], title: str) -> Figure:
     """Bars of how many rows have each class of column `label`, split by corpus, in the order of `classes`."""
     figure, ax = plt.subplots()
-    corpora = sorted(table["corpus"].unique())
-    colours, width = colours_for(corpora), 0.8 / len(corpora)
-    for number, name in enumerate(corpora):
-        counts = table.loc[table["corpus"] == name, label].value_counts().reindex(classes, fill_value=0)
-        places = np.arange(len(classes)) + (number - (len(corpora) - 1) / 2) * width
-        bars = ax.bar(places, counts, width * 0.94, label=name, color=colours[name])
+    colours = colours_for(sorted(table["corpus"].unique()))
+    for number, (name, colour) in enumerate(colours.items()):
+        counts, width = table.loc[table["corpus"] == name, label].value_counts(), 0.8 / len(colours)
+        places = np.arange(len(classes)) + (number - (len(colours) - 1) / 2) * width
+        bars = ax.bar(places, counts.reindex(classes, fill_value=0), width * 0.94, label=name, color=colour)
         ax.bar_label(bars, fmt="{:,.0f}", padding=2, fontsize=9, color=MUTED)
     ax.set_xticks(range(len(classes)), classes)
     ax.margins(y=0.12)
@@ -118,16 +112,13 @@ def plot_distribution(values: pd.Series, group: pd.Series, label: str, title: st
     return figure
 
 
-# --------------------------------------------------------------------------------------------------------------- sound
-
-
-def draw_waveform(ax: Axes, waveform: np.ndarray, rate_hz: int) -> None:
+def draw_waveform(ax: Axes, waveform: np.ndarray, rate_hz: int, title: str) -> None:
     """Fill between the lowest and highest sample of each pixel-wide piece, so that no peak is lost."""
     edges = np.linspace(0, len(waveform), min(540, len(waveform)) + 1).astype(int)[:-1]
     low, high = np.minimum.reduceat(waveform, edges), np.maximum.reduceat(waveform, edges)
     ax.fill_between(edges / rate_hz, low, high, color="#7C8794", linewidth=0, step="post", antialiased=False)
     peak = max(float(np.abs(waveform).max()), 1e-3)
-    ax.set(ylim=(-1.1 * peak, 1.1 * peak), xlim=(0, len(waveform) / rate_hz), ylabel="amplitude")
+    ax.set(ylim=(-1.1 * peak, 1.1 * peak), xlim=(0, len(waveform) / rate_hz), ylabel="amplitude", title=title)
 
 
 def plot_cuts(
@@ -135,8 +126,7 @@ def plot_cuts(
 ) -> Figure:
     """One clip as a wave, its windows as bars under it, and the detector's probability of speech (steps,) above them."""
     figure, (wave, cuts) = plt.subplots(2, 1, figsize=(WIDTH, 3.6), sharex=True, height_ratios=[3, 2])
-    draw_waveform(wave, waveform, rate_hz)
-    wave.set_title(title)
+    draw_waveform(wave, waveform, rate_hz, title)
     for number, start_s in enumerate(starts_s):
         cuts.broken_barh([(start_s, window_s)], (-(number % 3) - 0.8, 0.6), color=PALETTE[number % 2], alpha=0.6)
         cuts.text(start_s + 0.05, -(number % 3) - 0.5, f"window {number + 1}", va="center", fontsize=9)
@@ -146,25 +136,23 @@ def plot_cuts(
     return figure
 
 
-def plot_window(waveform: np.ndarray, rate_hz: int, title: str = "One window: what the encoder hears") -> Figure:
+def plot_window(waveform: np.ndarray, rate_hz: int) -> Figure:
     """A window's wave and, under it, its spectrogram (25-ms frames every 10 ms)."""
     figure, (wave, picture) = plt.subplots(2, 1, figsize=(WIDTH, 4.0), sharex=True, height_ratios=[2, 3])
-    draw_waveform(wave, waveform, rate_hz)
-    wave.set_title(title)
+    draw_waveform(wave, waveform, rate_hz, "One window: what the encoder hears")
     size, hop = round(0.025 * rate_hz), round(0.010 * rate_hz)
     picture.specgram(waveform + 1e-8, NFFT=size, noverlap=size - hop, Fs=rate_hz, cmap="cividis", vmin=-130)
     picture.set(xlabel="time (s)", ylabel="frequency (Hz)", ylim=(0, rate_hz / 2))
     return figure
 
 
-def draw_frames(ax: Axes, frames: np.ndarray, frame_s: float = FRAME_S) -> None:
+def draw_frames(ax: Axes, frames: np.ndarray) -> None:
     """Frames (T, D) as a picture: time to the right, feature upwards, value as colour (2nd to 98th %), at most 64 rows."""
     step, (count, width) = -(-frames.shape[1] // 64), frames.shape
     low, high = np.percentile(frames, [2, 98])
-    extent = (0, count * frame_s, -0.5, width - 0.5)
     ax.imshow(
-        frames.T[::step], extent=extent, vmin=low, vmax=high, aspect="auto", origin="lower", interpolation="nearest",
-        cmap=matplotlib.colormaps["cividis"].resampled(20),
+        frames.T[::step], extent=(0, count * FRAME_S, -0.5, width - 0.5), vmin=low, vmax=high, aspect="auto",
+        origin="lower", interpolation="nearest", cmap=matplotlib.colormaps["cividis"].resampled(20),
     )  # fmt: skip
 
 
@@ -176,56 +164,45 @@ def plot_frames(frames: np.ndarray, title: str) -> Figure:
     return figure
 
 
-def plot_layers(layers: dict[str, np.ndarray], large: int = 3) -> Figure:
-    """Hidden states (T, D) of every layer as small pictures, and the first `large` of them large, as the paper shows them."""
-    small = -(-len(layers) // 4)
-    figure = plt.figure(figsize=(WIDTH, 1.45 * large + 1.25 * small + 0.5))
-    grid = figure.add_gridspec(large + small, 4, height_ratios=[1.45] * large + [1.25] * small)
-    for number, (name, frames) in enumerate(list(layers.items())[:large]):
-        ax = figure.add_subplot(grid[number, :])
-        draw_frames(ax, frames)
-        ax.set_title(name, fontsize=9.5, fontweight="normal", pad=3)
-        ax.set_ylabel("feature")
-    ax.set_xlabel("time (s)")
+def plot_layers(layers: dict[str, np.ndarray]) -> Figure:
+    """Hidden states (T, D) of every layer as small pictures, and the first three of them large, as the paper shows them."""
+    heights = [1.45] * 3 + [1.25] * -(-len(layers) // 4)
+    figure = plt.figure(figsize=(WIDTH, sum(heights) + 0.5))
+    grid = figure.add_gridspec(len(heights), 4, height_ratios=heights)
     for number, (name, frames) in enumerate(layers.items()):
-        ax = figure.add_subplot(grid[large + number // 4, number % 4])
-        draw_frames(ax, frames)
-        ax.set_title(name, fontsize=9, fontweight="normal", pad=3)
-        ax.set(xticks=[], yticks=[])
-    figure.suptitle(
-        f"The first {large} layers, and all {len(layers)}", x=0.01, ha="left", fontweight="bold", fontsize=11
-    )
+        small = figure.add_subplot(grid[3 + number // 4, number % 4])
+        draw_frames(small, frames)
+        small.set_title(name, fontsize=9, fontweight="normal", pad=3)
+        small.set(xticks=[], yticks=[])
+        if number < 3:
+            large = figure.add_subplot(grid[number, :])
+            draw_frames(large, frames)
+            large.set_title(name, fontsize=9.5, fontweight="normal", pad=3)
+            large.set(ylabel="feature", xlabel="time (s)" if number == min(3, len(layers)) - 1 else "")
+    title = f"The first 3 layers, and all {len(layers)}"
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
     return figure
 
 
 def plot_timeline(
-    waveform: np.ndarray,
-    rate_hz: int,
-    windows: pd.DataFrame,
-    classes: Sequence[str],
-    speech: Sequence[tuple[float, float]],
-) -> Figure:
+    waveform: np.ndarray, rate_hz: int, windows: pd.DataFrame, classes: Sequence[str], speech: Sequence[tuple[float, float]]
+) -> Figure:  # fmt: skip
     """The waveform with its speech shaded, and under it the probability of every class for each window.
 
     windows: columns start_s, duration_s and p_<class>; speech: (start_s, end_s) pairs.
     """
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(WIDTH, 4.4), sharex=True, height_ratios=[2, 3])
-    draw_waveform(top, waveform, rate_hz)
+    draw_waveform(top, waveform, rate_hz, "Waveform, speech shaded")
     for start_s, end_s in speech:
         top.axvspan(start_s, end_s, color="#009E73", alpha=0.16, linewidth=0)
-    top.set_title("Waveform, speech shaded")
     middles_s = windows["start_s"] + windows["duration_s"] / 2
     for name, colour in colours_for(classes).items():
         bottom.plot(middles_s, windows[f"p_{name}"], color=colour, marker="o", markersize=4, label=name)
     bottom.axhline(1 / len(classes), color=MUTED, linewidth=0.8, linestyle=":")
-    bottom.set(
-        ylim=(-0.03, 1.03), ylabel="probability", xlabel="time (s)", title="Probability of each class, window by window"
-    )
+    bottom.set(ylim=(-0.03, 1.03), ylabel="probability", xlabel="time (s)")
+    bottom.set_title("Probability of each class, window by window")
     bottom.legend(ncols=len(classes))
     return figure
-
-
-# ---------------------------------------------------------------------------------------------- embeddings and training
 
 
 def plot_projection(points: np.ndarray, labels: dict[str, pd.Series]) -> Figure:
@@ -279,39 +256,35 @@ def plot_training(history: pd.DataFrame, title: str) -> Figure:
         f1.plot(history["epoch"], history[f"validation_f1_{name}"], color=colour, label=name, **dots)
     f1.set(xlabel="epoch", ylabel="F1 on validation", title="F1 of each class", ylim=(0, 1.02))
     for ax in (loss, f1):
-        for epoch in history.loc[history["chosen"], "epoch"]:
-            ax.axvline(epoch, color=MUTED, linewidth=1, linestyle=":", label=f"epoch {epoch}, chosen")
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        mark_epochs(ax, history.loc[history["chosen"], "epoch"])
         ax.grid(axis="y")
-        ax.legend()
     return figure
+
+
+def mark_epochs(ax: Axes, chosen: pd.Series) -> None:
+    """Whole epochs along the axis, and a dotted line at each that was chosen."""
+    for epoch in chosen:
+        ax.axvline(epoch, color=MUTED, linewidth=1, linestyle=":", label=f"epoch {epoch}, chosen")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.legend()
 
 
 def plot_epochs(epochs: pd.DataFrame) -> Figure:
     """UAR of every epoch on validation (dashed) and on unseen recordings (line), the chosen epoch marked, a panel a task."""
-    tasks = list(dict.fromkeys(epochs["task"])) or ["no task has labelled recordings"]
+    tasks = list(dict.fromkeys(epochs["task"]))
     figure, axes = plt.subplots(1, len(tasks), figsize=(WIDTH, 3.2), sharey=True, squeeze=False)
     for ax, task in zip(axes[0], tasks):
         rows = epochs[epochs["task"] == task]
-        ax.plot(
-            rows["epoch"], rows["unseen_uar"], color=PALETTE[1], marker="o", markersize=4, label="unseen recordings"
-        )
+        dots = {"marker": "o", "markersize": 4, "label": "unseen recordings"}
+        ax.plot(rows["epoch"], rows["unseen_uar"], color=PALETTE[1], **dots)
         ax.plot(rows["epoch"], rows["validation_uar"], color=PALETTE[0], linestyle="--", label="validation")
-        for epoch in rows.loc[rows["chosen"].astype(bool), "epoch"]:
-            ax.axvline(epoch, color=MUTED, linewidth=1, linestyle=":", label=f"epoch {epoch}, chosen")
         ax.set(title=task, xlabel="epoch", ylabel="UAR" if ax is axes[0, 0] else "")
-        ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.legend()
+        mark_epochs(ax, rows.loc[rows["chosen"].astype(bool), "epoch"])
     return figure
-
-
-# -------------------------------------------------------------------------------------------------------------- scores
 
 
 def plot_confusion(counts: np.ndarray, classes: Sequence[str], title: str, unit: str = "windows") -> Figure:
     """A confusion matrix (C, C): each cell holds its count and its share of the row; colour is the share."""
-    import seaborn
-
     counts = np.asarray(counts)
     size = 2.6 + 0.8 * len(classes)
     figure, ax = plt.subplots(figsize=(size, size * 0.86))
@@ -327,40 +300,38 @@ def plot_confusion(counts: np.ndarray, classes: Sequence[str], title: str, unit:
     return figure
 
 
+def draw_intervals(ax: Axes, rows: pd.DataFrame, colours: list[str], linewidth: float, size: float) -> None:
+    """A dot for each row's value on a line from low to high, the rows upwards; NaN is not drawn."""
+    places = np.arange(len(rows))
+    ax.hlines(places, rows["low"].astype(float), rows["high"].astype(float), color=colours, linewidth=linewidth)
+    ax.scatter(rows["value"], places, color=colours, s=size, zorder=3)
+    ax.grid(axis="x")
+
+
 def plot_intervals(scores: pd.DataFrame, title: str) -> Figure:
     """Models beside baselines (grey), each with its 95 % interval, best on top: records of one task and one metric."""
     rows = scores.sort_values("value").reset_index(drop=True)
     figure, ax = plt.subplots(figsize=(WIDTH, 1.2 + 0.4 * len(rows)))
-    places = np.arange(len(rows))
-    colours = ["#8A8A8A" if is_baseline(model) else PALETTE[0] for model in rows["model"]]
-    ax.hlines(places, rows["low"].astype(float), rows["high"].astype(float), color=colours, linewidth=1.6)
-    ax.scatter(rows["value"], places, color=colours, s=34, zorder=3)
-    for place, value in zip(places, rows["value"]):
+    draw_intervals(ax, rows, ["#8A8A8A" if is_baseline(model) else PALETTE[0] for model in rows["model"]], 1.6, 34)
+    for place, value in rows["value"].items():
         ax.annotate(f"{value:.2f}", (value, place), (0, 6), textcoords="offset points", ha="center", fontsize=9)
-    ax.set_yticks(places, [model_name(model) for model in rows["model"]])
-    ax.set_ylim(-0.6, len(rows) - 0.2)
-    ax.grid(axis="x")
-    ax.set(xlabel=f"{metric_name(rows['metric'].iloc[0])}, 95 % interval over speakers", title=title)
+    ax.set_yticks(range(len(rows)), rows["model"].map(model_name))
+    label = f"{metric_name(rows['metric'].iloc[0])}, 95 % interval over speakers"
+    ax.set(xlabel=label, ylim=(-0.6, len(rows) - 0.2), title=title)
     return figure
 
 
 def plot_slices(slices: pd.DataFrame, title: str) -> Figure:
     """UAR by group, with intervals and sizes; the worst group is marked, one too small to score has no dot."""
     rows = slices.iloc[::-1].reset_index(drop=True)
+    worst = rows.index == rows["value"].idxmin()
     figure, ax = plt.subplots(figsize=(WIDTH, 1.2 + 0.29 * len(rows)))
-    places, worst = np.arange(len(rows)), rows["value"].idxmin() if rows["value"].notna().any() else -1
-    colours = [PALETTE[1] if number == worst else PALETTE[0] for number in places]
-    ax.hlines(places, rows["low"].astype(float), rows["high"].astype(float), color=colours, linewidth=1.4)
-    ax.scatter(rows["value"], places, color=colours, s=26, zorder=3)
-    names = []
-    for number, row in enumerate(rows.itertuples()):
+    draw_intervals(ax, rows, list(np.where(worst, PALETTE[1], PALETTE[0])), 1.4, 26)
+    for row in rows.itertuples():
         size = f"{row.speakers:,} speakers" + (": too few" if pd.isna(row.value) else "")
-        ax.annotate(size, (1.01, number), xycoords=("axes fraction", "data"), va="center", fontsize=9, color=MUTED)
-        names.append(f"{row.subset} (worst)" if number == worst else row.subset)
-    ax.set_yticks(places, names)
-    ax.set_ylim(-0.7, len(rows) - 0.3)
-    ax.grid(axis="x")
-    ax.set(xlabel="UAR, 95 % interval over speakers", title=title)
+        ax.annotate(size, (1.01, row.Index), xycoords=("axes fraction", "data"), va="center", fontsize=9, color=MUTED)
+    ax.set_yticks(rows.index, rows["subset"].where(~worst, rows["subset"] + " (worst)"))
+    ax.set(xlabel="UAR, 95 % interval over speakers", ylim=(-0.7, len(rows) - 0.3), title=title)
     return figure
 
 

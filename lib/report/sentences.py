@@ -7,21 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lib.results import (
-    HEARD,
-    METRICS,
-    NAMED,
-    Record,
-    first_record,
-    format_interval,
-    format_number,
-    format_score,
-    metric_name,
-    model_name,
-    read_records,
-    select_scores,
-    task_name,
-)
+from lib import results
+from lib.results import Record, first_record, format_score, metric_name, model_name, task_name
 from lib.scores import confusion_metrics
 
 
@@ -29,13 +16,13 @@ def tell_leak(leaks: pd.DataFrame) -> str:
     """For each record of `lib.evaluate.score_leaks`: what random windows claim, and whether that is more than chance."""
     sentences = []
     for leak in leaks.dropna(subset="value").to_dict("records"):
-        claimed, shown = (f"{100 * leak[name]:.0f}" for name in ("claimed", "shown"))
+        claimed, shown = (f"{100 * leak[name]:.0f} %" for name in ("claimed", "shown"))
+        points, interval = results.format_number(leak, sign="+"), results.format_interval(leak, "+")
         chance = leak["low"] <= 0 <= leak["high"]
         sentences.append(
-            f"{task_name(leak['task'])}: random windows claim a {metric_name(leak['metric'])} of {claimed} % where "
-            f"{HEARD.get(leak['protocol'], leak['protocol'])} show {shown} %; the difference of "
-            f"{format_number(leak, sign='+')} points ({format_interval(leak, '+')}) "
-            + ("may be chance." if chance else "is not skill: no new speaker gives it back.")
+            f"{task_name(leak['task'])}: random windows claim a {metric_name(leak['metric'])} of {claimed} where "
+            f"{results.HEARD.get(leak['protocol'], leak['protocol'])} show {shown}; the difference of {points} points "
+            f"({interval}) {'may be chance.' if chance else 'is not skill: no new speaker gives it back.'}"
         )
     return " ".join(sentences)
 
@@ -59,10 +46,10 @@ def tell_calibration(scores: pd.DataFrame) -> str:
     if before is None or after is None:
         return ""
     helped = "which helps" if after["value"] < before["value"] else "which does not help these speakers"
-    text = (
+    return (
         f"{task_name(before['task'])}: a stated probability is {100 * before['value']:.0f} points away from the share "
+        f"that is right, on average, and {100 * after['value']:.0f} after temperature, {helped}."
     )
-    return text + f"that is right, on average, and {100 * after['value']:.0f} after temperature, {helped}."
 
 
 def tell_slices(slices: pd.DataFrame) -> str:
@@ -71,9 +58,10 @@ def tell_slices(slices: pd.DataFrame) -> str:
     if len(known) < 2:
         return ""
     worst, best = (known.loc[place].to_dict() for place in (known["value"].idxmin(), known["value"].idxmax()))
-    gap, groups = 100 * (best["value"] - worst["value"]), [NAMED["subset"](one["subset"]) for one in (worst, best)]
+    lowest, highest = (results.NAMED["subset"](one["subset"]) for one in (worst, best))
+    gap = 100 * (best["value"] - worst["value"])
     score = f"{metric_name(worst['metric'])} {format_score(worst)} of {worst['speakers']:.0f} speakers"
-    return f"{task_name(worst['task'])} is told worst for {groups[0]}: {score}, {gap:.0f} points below {groups[1]}."
+    return f"{task_name(worst['task'])} is told worst for {lowest}: {score}, {gap:.0f} points below {highest}."
 
 
 def tell_layers(layers: pd.DataFrame) -> str:
@@ -93,15 +81,15 @@ def tell_ledger(used: int, ledger: pd.DataFrame, unit: str = "items") -> str:
     if not len(ledger):
         return f"All {used:,} {unit} are used."
     total, reasons = used + len(ledger), ledger["reason"].value_counts()
-    text = (
+    return (
         f"{used:,} of {total:,} {unit} are used ({100 * used / total:.0f} %); {len(ledger):,} are left out, most often "
+        f"for: {reasons.index[0]} ({reasons.iloc[0]:,})."
     )
-    return text + f"for: {reasons.index[0]} ({reasons.iloc[0]:,})."
 
 
 def tell_training(history: pd.DataFrame) -> str:
     """What one training did, of its rows by epoch: epoch, chosen, validation_uar, train_loss, validation_loss."""
-    columns = ["chosen", "validation_uar", "train_loss", "validation_loss"]
+    columns = ["validation_uar", "train_loss", "validation_loss", "chosen"]
     rows = history.set_index("epoch")[columns].astype(float).sort_index()
     chosen, last = rows["chosen"].idxmax(), rows.index[-1]
     first_uar, best_uar = (100 * rows.loc[epoch, "validation_uar"] for epoch in (rows.index[0], chosen))
@@ -123,28 +111,26 @@ def paper_records(scores: pd.DataFrame, task: str, models: Sequence[str], protoc
     """The paper's figures, a majority guess on its data, and this run's `models`, by window: for
     `tabulate(..., rows=["model", "what differs"])`. Empty for tasks that the paper does not have."""
     if task not in PUBLISHED:
-        return read_records([])
-    sizes = np.array(list(WINDOWS[task].values()))
+        return results.read_records([])
+    sizes, metrics, rows = np.array(list(WINDOWS[task].values())), list(PUBLISHED[task]), []
     guess = confusion_metrics(np.outer(sizes, sizes == sizes.max()), list(WINDOWS[task]))
-    published = {"the paper": (PUBLISHED[task], "its data, random windows; epoch chosen on the test part"),
-                 "a majority guess": (guess, "the paper's data; hears nothing")}  # fmt: skip
-    rows = [
-        {"task": task, "model": model, "level": "window", "metric": metric, "value": float(values[metric]), "n": sizes.sum(), "what differs": differs}
-        for model, (values, differs) in published.items() for metric in PUBLISHED[task]
-    ]  # fmt: skip
-    metrics = list(PUBLISHED[task])
-    own = select_scores(scores, task=task, level="window", protocol=["paper", protocol], model=models, metric=metrics)
-    own["what differs"] = np.where(
-        own["protocol"] == "paper", "random windows, other data", "unseen speakers, other data"
-    )
-    return pd.concat([read_records(rows), own], ignore_index=True)
+    for model, values, differs in (
+        ("the paper", PUBLISHED[task], "its data, random windows; epoch chosen on the test part"),
+        ("a majority guess", guess, "the paper's data; hears nothing"),
+    ):
+        fixed = {"task": task, "model": model, "level": "window", "n": sizes.sum(), "what differs": differs}
+        rows += [fixed | {"metric": metric, "value": float(values[metric])} for metric in metrics]
+    wanted = {"level": "window", "protocol": ["paper", protocol], "model": models, "metric": metrics}
+    own = results.select_scores(scores, task=task, **wanted)
+    heard = own["protocol"].eq("paper").map({True: "random windows", False: "unseen speakers"})
+    own["what differs"] = heard + ", other data"
+    return pd.concat([results.read_records(rows), own], ignore_index=True)
 
 
 def tell_paper(task: str) -> str:
     """What the paper's accuracy has to be read beside: that of always answering its larger class."""
-    sizes = WINDOWS[task]
+    sizes, published = WINDOWS[task], PUBLISHED[task]["accuracy"]
     guess = max(sizes.values()) / sum(sizes.values())
-    published = PUBLISHED[task]["accuracy"]
     return (
         f"{task_name(task)}: the paper reports {100 * published:.1f} % accuracy; always answering {max(sizes, key=sizes.get)} "
         f"scores {100 * guess:.1f} % on its data{', so accuracy shows nothing there' if guess > published else ''}."
@@ -155,14 +141,14 @@ def tell_flattery(records: pd.DataFrame) -> str:
     """What a majority guess scores in accuracy, weighted F1 and UAR, of records with all three."""
     sentences = []
     for task in dict.fromkeys(records["task"]):
-        guess = {name: first_record(records, task=task, model="majority", metric=name) for name in METRICS}
-        if guess["accuracy"] is None or guess["weighted_f1"] is None or guess["uar"] is None:
-            continue
-        accuracy, weighted, uar = (f"{100 * guess[name]['value']:.0f}" for name in ("accuracy", "weighted_f1", "uar"))
-        text = (
-            f"{task_name(task)}: who always answers with the larger class has an accuracy of {accuracy} %, a weighted "
-        )
-        sentences.append(text + f"F1 of {weighted} %, and a UAR of {uar} %.")
+        metrics = ("accuracy", "weighted_f1", "uar")
+        guess = [first_record(records, task=task, model="majority", metric=metric) for metric in metrics]
+        if all(guess):
+            accuracy, weighted, uar = (f"{100 * one['value']:.0f} %" for one in guess)
+            sentences.append(
+                f"{task_name(task)}: who always answers with the larger class has an accuracy of {accuracy}, a weighted "
+                f"F1 of {weighted}, and a UAR of {uar}."
+            )
     return " ".join(sentences)
 
 
@@ -199,11 +185,10 @@ def tell_neighbours(points: pd.DataFrame) -> str:
     """How often the nearest window of another speaker shares gender and corpus, beside chance."""
     sentences = []
     for label in ("gender", "corpus"):
-        shares = points[label].value_counts(normalize=True)
-        same, chance = (points[label] == points[f"near_{label}"]).mean(), (shares**2).sum()
+        shares, same = points[label].value_counts(normalize=True), (points[label] == points[f"near_{label}"]).mean()
         if len(shares) > 1:
             sentences.append(
                 f"The nearest window of another speaker has the same {label} in {100 * same:.0f} of 100 cases, by chance "
-                f"{100 * chance:.0f}."
+                f"{100 * (shares**2).sum():.0f}."
             )
     return " ".join(sentences)

@@ -38,15 +38,10 @@ def draw_png(fig: Figure) -> tuple[bytes, dict[str, int]]:
 
 
 def show_figure(fig: Figure, name: str, alt: str, data: pd.DataFrame | None = None, caption: str = "") -> None:
-    """Show a figure and close it.
+    """Show a figure and close it. ValueError for a name that cannot name a file, and without an alternative text.
 
-    Parameters
-    ----------
-    name: of its files in the report, such as "confusion_gender": `figures/<name>.png` and, with `data`, `<name>.csv`.
-    alt: one or two sentences that tell what the figure shows to someone who does not see it.
-    data: the numbers behind it. caption: the line under the figure.
-
-    Raises ValueError for a name that cannot name a file, and without an alternative text.
+    name: of its files in the report: `figures/<name>.png` and, with `data`, the numbers behind it, `<name>.csv`. alt: one
+    or two sentences that tell what the figure shows to someone who does not see it. caption: the line under the figure.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise ValueError(f"figure name {name!r}: use lower-case letters, digits, '_' and '-' only")
@@ -72,14 +67,12 @@ def show_table(frame: pd.DataFrame, caption: str, digits: int = 3, limit: int = 
 
 def table_html(frame: pd.DataFrame, caption: str, digits: int = 3, limit: int = 200) -> str:
     """HTML of `show_table`: everything escaped, numbers to the right, a number not parted from its unit or its interval."""
-    more = " (nothing to list)" if frame.empty else ""
-    more = f" (the first {limit:,} of {len(frame):,} rows)" if len(frame) > limit else more
-    numeric = [pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind) for kind in frame.dtypes]
-    shown = frame.head(limit).reset_index(drop=True).astype(object)
+    more = f" (the first {limit:,} of {len(frame):,} rows)" if len(frame) > limit else ""
+    more = " (nothing to list)" if frame.empty else more
+    numeric = [kind.kind in "iuf" for kind in frame.dtypes]
+    shown = frame.head(limit).reset_index(drop=True).astype(object).map(lambda value: format_value(value, digits))
+    shown = shown.replace(r"(?<=\d) (?=%|to )|(?<=to) (?=[-+\d])", "\xa0", regex=True)
     shown.columns = [str(name).replace("_", " ") for name in frame.columns]  # so that a head can wrap
-    shown = shown.map(
-        lambda value: re.sub(r"(?<=\d) (?=%|to )|(?<=to) (?=[-+\d])", "\xa0", format_value(value, digits))
-    )
     name = hashlib.sha256(repr((caption, shown.to_dict("split"))).encode()).hexdigest()[:8]
     styler = Styler(shown, uuid=name, caption=html.escape(caption) + more, cell_ids=False)
     styler.hide(axis="index").format(escape="html").format_index(escape="html", axis="columns")
@@ -95,9 +88,8 @@ def format_value(value: Any, digits: int = 3) -> str:
         return "–"
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
-    if isinstance(value, numbers.Integral):
-        return f"{value:,}"
-    return f"{value:,.{digits}f}" if isinstance(value, numbers.Real) else str(value)
+    decimals = f".{digits}f" if not isinstance(value, numbers.Integral) else ""
+    return f"{value:,{decimals}}" if isinstance(value, numbers.Real) else str(value)
 
 
 def show_text(*sentences: str) -> None:

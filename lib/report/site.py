@@ -33,23 +33,16 @@ def build_report(
     run: str, executed: list[Path], metrics: dict[str, Any], record: dict[str, Any], target: Path,
     private_roots: Iterable[str | Path] = (),
 ) -> Path:  # fmt: skip
-    """Build the pages of a run beside `target` and swap them in whole; return `target`.
+    """Build the pages of a run beside `target` (`reports/<run>`) and swap them in whole; return `target`.
 
-    Parameters
-    ----------
-    executed: the executed notebooks in reading order; a page is called after its file.
-    metrics: scores with all that the pages say of them, written as `metrics.json`.
-    record: what the run was made with, written as `run.json`.
-    target: `reports/<run>`; an older report there is replaced only when the new one is complete.
-    private_roots: folders that no page may name; those among the record's parameters are added.
-
-    Raises ValueError naming notebook or page: for a picture without words, two figures of one name, a private path.
+    executed: the executed notebooks in reading order; a page is called after its file. metrics, record: written beside the
+    pages as `metrics.json` and `run.json`. private_roots: folders that no page may name; those among the record's
+    parameters are added. ValueError naming notebook or page: a picture without words, two figures of one name, a private path.
     """
     if not executed:
         raise ValueError(f"report of run '{run}': no executed notebook is given; run the notebooks first")
-    private = find_private(record.get("parameters"), private_roots)
+    private = find_private(record["parameters"], private_roots)
     metrics, record = mask_private(metrics, private), mask_private(record, private)
-    target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
         folder = Path(scratch) / target.name
@@ -105,13 +98,13 @@ def make_page(notebook: Path, folder: Path, private: dict[str, str]) -> dict[str
 def tell_run(metrics: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
     """What the page of a run shows: answers, verdicts, how it was made. A part that the run does not have is empty."""
     answers = compare.find_answers(metrics, record)
-    leaks, scores = results.read_records(metrics.get("leak")), results.read_records(metrics.get("scores"))
+    leaks, scores = (results.read_records(metrics.get(part)) for part in ("leak", "scores"))
     verdicts = []
-    for answer in answers:
-        view = {name: answer["score"][name] for name in ("task", "model", "metric")}
-        of_model = results.select_scores(leaks, level=answer["score"]["level"], **view)
+    for score in (answer["score"] for answer in answers):
+        view = {name: score[name] for name in ("task", "model", "metric")}
         slices = scores[(scores[list(view)] == pd.Series(view)).all(axis=1) & (scores["subset"] != "all")]
-        verdicts += [sentences.tell_leak(of_model), sentences.tell_slices(slices)]
+        verdicts.append(sentences.tell_leak(results.select_scores(leaks, level=score["level"], **view)))
+        verdicts.append(sentences.tell_slices(slices))
     parameters = pd.DataFrame(compare.flatten(record["parameters"]).items(), columns=["parameter", "value"])
     versions = pd.DataFrame(record["versions"].items(), columns=["package", "version"])
     tables = [table_html(parameters, "Parameters of this run", limit=500), table_html(versions, "Versions")]
@@ -124,47 +117,39 @@ def shown_record(record: dict[str, Any], run: str) -> dict[str, Any]:
     encoder = {"name": "not stated", "note": "", "heard": ""} | (record.get("encoder") or {})
     encoder["note"] = encoder["note"].removeprefix(f"{encoder['name']}, ")
     card = paths.ASSETS / f"{encoder['name']}.json"
-    real = card.exists() and not record.get("synthetic")  # invented voices come in the layouts of real corpora
+    real = card.exists() and not record["synthetic"]  # invented voices come in the layouts of real corpora
     if real and set(paths.load_json(card).get("heard", [])) & set(record.get("corpora") or []):
-        encoder["heard"] = (
-            "Its training heard speakers of this corpus, the tested included, without labels; no classifier did."
-        )
-    texts = dict.fromkeys(["question", "made_at", "git_commit", "data_checksum", "seed"], "")
-    parts = {name: {} for name in ("parameters", "versions", "machine", "engine")}
+        heard = "Its training heard speakers of this corpus, the tested included, without labels; no classifier did."
+        encoder["heard"] = heard
+    lacking = {"title": run, "question": "", "seed": "", "git_commit": "", "data_checksum": "", "engine": {}}
     known = {name: value for name, value in record.items() if value is not None}
-    return {"title": run, "synthetic": False, "stages": [], **texts, **parts, **known, "encoder": encoder}
+    return lacking | known | {"encoder": encoder}
 
 
 def shown_time(text: str) -> str:
-    """ "2026-11-22T16:00:00+00:00" as "22 November 2026, 16:00 UTC"; "" stays empty."""
-    moment = datetime.fromisoformat(text).astimezone(UTC) if text else None
-    return f"{moment.day} {moment:%B %Y, %H:%M} UTC" if moment else ""
-
-
-def read_runs(reports: Path) -> list[dict[str, Any]]:
-    """Every finished report of the folder: {name, record, answers}; recorded speech before synthetic, then by name."""
-    runs = []
-    for path in Path(reports).glob("[!.]*/run.json"):
-        record = shown_record(paths.load_json(path), path.parent.name)
-        answers = compare.find_answers(paths.load_json(path.with_name("metrics.json")), record)
-        runs.append({"name": path.parent.name, "record": record, "answers": answers})
-    return sorted(runs, key=lambda run: (run["record"]["synthetic"], run["name"]))
+    """ "2026-11-22T16:00:00+00:00" as "22 November 2026, 16:00 UTC"."""
+    moment = datetime.fromisoformat(text).astimezone(UTC)
+    return f"{moment.day} {moment:%B %Y, %H:%M} UTC"
 
 
 def build_index(reports: Path) -> Path:
-    """Write `index.html`, the list of runs with their answers, and `compare.html`; return the former."""
-    runs = read_runs(reports)
-    write_page(Path(reports) / "index.html", "index.html.j2", runs=runs, here="index", up="")
+    """Write `index.html`, the runs with their answers (recorded speech first), and `compare.html`; return the former."""
+    runs = []
+    for path in reports.glob("[!.]*/run.json"):
+        record = shown_record(paths.load_json(path), path.parent.name)
+        answers = compare.find_answers(paths.load_json(path.with_name("metrics.json")), record)
+        runs.append({"name": path.parent.name, "record": record, "answers": answers})
+    runs.sort(key=lambda run: (run["record"]["synthetic"], run["name"]))
+    write_page(reports / "index.html", "index.html.j2", runs=runs, here="index", up="")
     content = {"tables": compare.tabulate_runs(runs), "parameters": compare.tabulate_parameters(runs)}
-    write_page(Path(reports) / "compare.html", "compare.html.j2", runs=runs, here="compare", up="", **content)
-    return Path(reports) / "index.html"
+    write_page(reports / "compare.html", "compare.html.j2", runs=runs, here="compare", up="", **content)
+    return reports / "index.html"
 
 
 def write_page(path: Path, template: str, **content: Any) -> None:
     """Render a page by its template, write it whole, and put the stylesheet and the script beside it."""
-    loader = jinja2.FileSystemLoader(paths.TEMPLATES)
-    options = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    environment = jinja2.Environment(loader=loader, autoescape=True, **options)
+    loader, options = jinja2.FileSystemLoader(paths.TEMPLATES), {"trim_blocks": True, "lstrip_blocks": True}
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, **options)
     environment.filters |= {"time": shown_time, "number": results.format_number, "interval": results.format_interval,
                             "model": results.model_name, "task": results.task_name}  # fmt: skip
     text = environment.get_template(template).render(**content)

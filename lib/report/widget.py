@@ -7,15 +7,18 @@ keeps it in a temporary file until it is answered, and deletes it then. Where no
 from __future__ import annotations
 
 import base64
-import functools
 import html
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import anywidget
+import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
+import traitlets
+from IPython.display import HTML
 
 from lib import paths
 from lib.audio import RATE_HZ, read_waveform
@@ -35,36 +38,27 @@ NOTE = (
 
 def show_page(model: ModelFolder) -> Any:
     """The page for `model` where a notebook server started this kernel; else a note (papermill starts its own kernels)."""
-    from IPython.display import HTML
-
     return AnswerPage(model).box if os.environ.get("JPY_SESSION_NAME") else HTML(NOTE)
 
 
-@functools.cache
-def recorder_class() -> type:
-    """The widget with a file chooser and a record button; made once, when first needed."""
-    import anywidget
-    import traitlets
+class Recorder(anywidget.AnyWidget):
+    """A file chooser and a record button.
 
-    class Recorder(anywidget.AnyWidget):
-        """Sends {"kind": "part", number, name, first, last} with one buffer each; wants {"kind": "got", number} back."""
+    Sends {"kind": "part", number, name, first, last} with one buffer each; wants {"kind": "got", number} back.
+    """
 
-        _esm = paths.ASSETS / "recorder.js"
-        _css = paths.ASSETS / "recorder.css"
-        longest_s = traitlets.Float(LONGEST_S).tag(sync=True)
-
-    return Recorder
+    _esm = paths.ASSETS / "recorder.js"
+    _css = paths.ASSETS / "recorder.css"
+    longest_s = traitlets.Float(LONGEST_S).tag(sync=True)
 
 
 class AnswerPage:
     """Recorder, answer, and timeline in one box. `predictions` keeps every answer given so far."""
 
     def __init__(self, model: ModelFolder):
-        import ipywidgets
-
         use_style()
         self.model, self.predictions = model, []
-        self.recorder, self.answer, self.picture = recorder_class()(), ipywidgets.HTML(), ipywidgets.HTML()
+        self.recorder, self.answer, self.picture = Recorder(), ipywidgets.HTML(), ipywidgets.HTML()
         self.tasks = ipywidgets.ToggleButtons(options=list(model.heads))
         self.tasks.layout.display = "none"
         self.tasks.observe(lambda change: self._draw(), "value")
@@ -75,8 +69,6 @@ class AnswerPage:
 
     def receive(self, widget: Any, message: dict[str, Any], buffers: list[Any]) -> None:
         """Take one part from the browser; after the last one, answer. Whatever goes wrong is said on the page."""
-        if message.get("kind") != "part":
-            return
         if message["first"]:
             self._forget()
             suffix = Path(message["name"]).suffix.lower()
@@ -122,10 +114,8 @@ class AnswerPage:
         picture, size = draw_png(figure)
         plt.close(figure)
         alt = f"The waveform, its speech shaded, and under it the probability of each class of {task} for each window."
-        source = f"data:image/png;base64,{base64.b64encode(picture).decode('ascii')}"
-        self.picture.value = (
-            f'<img src="{source}" alt="{html.escape(alt)}" width="{size["width"]}" style="max-width:100%">'
-        )
+        source = f'src="data:image/png;base64,{base64.b64encode(picture).decode("ascii")}" width="{size["width"]}"'
+        self.picture.value = f'<img {source} alt="{html.escape(alt)}" style="max-width:100%">'
 
 
 def answer_html(prediction: Prediction, warnings: list[str]) -> str:

@@ -14,7 +14,10 @@ from lib.tasks import Task
 PENALTY = 0.01  # C of scikit-learn: a store has thousands of numbers a window
 LIMIT = 20_000  # rows that a probe learns from at most, drawn by the seed
 MARGIN = 0.05  # of UAR over chance, from which knowing the corpus alone is worth a warning
-COLUMNS = ["check", "labels of", "learned from", "tested on", "UAR", "low", "high", "windows", "speakers", "why not"]
+SHOWN = {
+    "check": "check", "labels_of": "labels of", "train_corpus": "learned from", "test_corpus": "tested on", "value": "UAR",
+    "low": "low", "high": "high", "n": "windows", "speakers": "speakers", "reason": "why not",
+}  # fmt: skip
 
 
 def audit_corpora(
@@ -25,7 +28,7 @@ def audit_corpora(
     store: a `lib.store.Store`. Records carry `check`: "corpus only", "across corpora" or "corpus probe". With a single
     corpus there are none, and the line says so.
     """
-    records, lines = [], []
+    records, lines, options = [], [], {"draws": draws, "seed": seed}
     for task in tasks:
         table = splits[(splits["task"] == task.name) & (splits["protocol"] == protocol) & (splits["fold"] == 0)]
         table, corpora = table.reset_index(drop=True), sorted(table["corpus"].unique())
@@ -33,41 +36,31 @@ def audit_corpora(
             lines.append(f"{task.name}: all its labels come from {corpora[0]}, so no shortcut through it is possible.")
             continue
         context = {"task": task.name, "protocol": protocol, "split": "test", "level": "window"}
-        options = {"draws": draws, "seed": seed}
         only = score_corpus_only(table, task.classes, context | {"check": "corpus only"}, **options)
-        line = warn_confounded(only, task.classes) or "knowing the corpus alone scores no better than chance."
-        lines.append(f"{task.name}: {line}")
-        embeddings = store.statistics(table["window_id"])
-        across = score_across_corpora(table, embeddings, task.classes, context | {"check": "across corpora"}, **options)
+        lines.append(f"{task.name}: {tell_shortcut(only['value'].iloc[0], 1 / len(task.classes))}")
+        vectors = store.statistics(table["window_id"])
+        across = score_across_corpora(table, vectors, task.classes, context | {"check": "across corpora"}, **options)
         named = table.assign(target=table["corpus"].map(corpora.index))
-        of_corpus = context | {"task": "corpus", "check": "corpus probe", "labels_of": task.name}
-        probe = score_probe(named, embeddings, named["split"] == "train", corpora, of_corpus, **options)
-        records += [only, across, probe]
+        context |= {"task": "corpus", "check": "corpus probe", "labels_of": task.name}
+        probe = score_probe(named, vectors, named["split"] == "train", corpora, context, **options)
+        records += [only, *across, probe]
     return (pd.concat(records, ignore_index=True) if records else pd.DataFrame()), lines
 
 
-def score_corpus_only(
-    table: pd.DataFrame, classes: list[str], context: dict[str, Any], *, draws: int, seed: int
-) -> pd.DataFrame:
-    """Score an oracle that knows the corpus of a recording and nothing else: what a shortcut alone would earn.
-
-    table: corpus, split, target, speaker_id. Learned on "train", scored on "test"; a UAR at 1 / C means there is no shortcut.
-    """
-    train, test = table[table["split"] == "train"], table[table["split"] == "test"]
+def score_corpus_only(table: pd.DataFrame, classes: list[str], context: dict[str, Any], **options: int) -> pd.DataFrame:
+    """UAR of an oracle that knows the corpus and nothing else, learned on "train", scored on "test": what a shortcut earns."""
+    train, test = (table[table["split"] == part] for part in ("train", "test"))
     counts = pd.crosstab(train["corpus"], train["target"]).reindex(columns=range(len(classes)), fill_value=0)
     balanced = counts / counts.sum().clip(lower=1)  # what balanced class weights would learn
     shares = balanced.reindex(test["corpus"], fill_value=0).to_numpy() + 1e-12  # an even mix answers the first class
-    return _score(
-        test, shares / shares.sum(axis=1, keepdims=True), classes, {"model": "corpus only"} | context, draws, seed
-    )
+    shares /= shares.sum(axis=1, keepdims=True)
+    return _score(test, shares, classes, {"model": "corpus only"} | context, **options)
 
 
-def warn_confounded(corpus_only: pd.DataFrame, classes: list[str]) -> str:
-    """The loud line when the corpus alone beats chance by more than `MARGIN` in UAR; "" when it does not."""
-    uar = corpus_only.loc[corpus_only["metric"] == "uar", "value"].iloc[0]
-    chance = 1 / len(classes)
+def tell_shortcut(uar: float, chance: float) -> str:
+    """What the corpus alone scores, loud where it beats chance by more than `MARGIN` in UAR."""
     if uar <= chance + MARGIN:
-        return ""
+        return "knowing the corpus alone scores no better than chance."
     return (
         f"CONFOUNDED: knowing the corpus and nothing else already scores a UAR of {uar:.3f} on this task (chance "
         f"{chance:.3f}). A score over all corpora may come from recognising the corpus; believe the scores within one corpus, "
@@ -76,67 +69,52 @@ def warn_confounded(corpus_only: pd.DataFrame, classes: list[str]) -> str:
 
 
 def score_across_corpora(
-    table: pd.DataFrame, embeddings: Any, classes: list[str], context: dict[str, Any], *, draws: int, seed: int
-) -> pd.DataFrame:
-    """Train a probe on one corpus, test it on every other: records with `train_corpus`, `test_corpus` and `reason`.
+    table: pd.DataFrame, vectors: Any, classes: list[str], context: dict[str, Any], **options: int
+) -> list[pd.DataFrame]:
+    """Train a probe on one corpus ("all": on every), test it on each: records with `train_corpus`, `test_corpus`, `reason`.
 
-    embeddings: `embeddings[rows] -> (len(rows), S)`, rows as in `table`. "all" as a training corpus is the pooled probe. A
-    pair that cannot be scored (a class missing on one side) keeps its row, with NaN and the reason.
+    vectors: `vectors[rows] -> (len(rows), S)`, rows as in `table`. A pair that lacks a class keeps its row, with NaN and why.
     """
     names, records = sorted(table["corpus"].unique()), []
     for train_corpus in [*names, "all"]:
         train = (table["split"] == "train") & ((table["corpus"] == train_corpus) | (train_corpus == "all"))
-        lacking = set(range(len(classes))) - set(table.loc[train, "target"])
         for test_corpus in names:
             test = (table["split"] == "test") & (table["corpus"] == test_corpus)
-            absent = set(range(len(classes))) - set(table.loc[test, "target"])
             pair = context | {"train_corpus": train_corpus, "test_corpus": test_corpus, "reason": ""}
-            if lacking or absent:
-                side = "to train on" if lacking else "to test on"
-                reason = f"no '{classes[min(lacking or absent)]}' {side}"
+            for rows, side in ((train, "train"), (test, "test")):
+                lacking = set(range(len(classes))) - set(table.loc[rows, "target"])
+                if lacking:
+                    pair["reason"] = pair["reason"] or f"no '{classes[min(lacking)]}' to {side} on"
+            if pair["reason"]:
                 voices = table.loc[test, "speaker_id"].nunique()
-                records.append(make_records({"uar": (np.nan,) * 3}, int(test.sum()), voices, pair | {"reason": reason}))
-                continue
-            rows = table[train | test]
-            records.append(score_probe(rows, embeddings, train[rows.index], classes, pair, draws=draws, seed=seed))
-    return pd.concat(records, ignore_index=True)
+                records.append(make_records({"uar": (np.nan,) * 3}, int(test.sum()), voices, pair))
+            else:
+                rows = table[train | test]
+                records.append(score_probe(rows, vectors, train[rows.index], classes, pair, **options))
+    return records
 
 
 def score_probe(
-    table: pd.DataFrame,
-    embeddings: Any,
-    train: pd.Series,
-    classes: list[str],
-    context: dict[str, Any],
-    *,
-    draws: int,
-    seed: int,
+    table: pd.DataFrame, vectors: Any, train: pd.Series, classes: list[str], context: dict[str, Any], **options: int
 ) -> pd.DataFrame:
-    """UAR on the test rows of a linear probe that learned from the rows of `train`; the table's index is the embeddings' row."""
-    rows = table.index[train].to_numpy()
+    """UAR on the test rows of a linear probe that learned from the rows of `train`; the table's index is the vectors' row."""
+    rows, test = table.index[train].to_numpy(), table[table["split"] == "test"]
     if len(rows) > LIMIT:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, LIMIT, replace=False))
-    probe, test = (
-        fit_probe(embeddings[rows], table.loc[rows, "target"].to_numpy(), PENALTY),
-        table[table["split"] == "test"],
-    )
-    probabilities = predict_probe(probe, embeddings[test.index.to_numpy()], len(classes))
-    return _score(test, probabilities, classes, {"model": "linear probe"} | context, draws, seed)
+        rows = np.sort(np.random.default_rng(options["seed"]).choice(rows, LIMIT, replace=False))
+    probe = fit_probe(vectors[rows], table.loc[rows, "target"].to_numpy(), PENALTY)
+    probabilities = predict_probe(probe, vectors[test.index.to_numpy()], len(classes))
+    return _score(test, probabilities, classes, {"model": "linear probe"} | context, **options)
 
 
-def _score(test, probabilities, classes, context, draws, seed) -> pd.DataFrame:
-    columns = {f"p_{name}": probabilities[:, number] for number, name in enumerate(classes)}
-    table = test[["target", "speaker_id"]].assign(**columns)
-    records = score_answers(table, classes, draws=draws, seed=seed, context=context)
+def _score(test: pd.DataFrame, probabilities: np.ndarray, classes: list[str], context, **options: int) -> pd.DataFrame:
+    table = test[["target", "speaker_id"]].assign(**dict(zip([f"p_{name}" for name in classes], probabilities.T)))
+    records = score_answers(table, classes, context=context, **options)
     return records[records["metric"] == "uar"]
 
 
 def tabulate_audit(records: pd.DataFrame) -> pd.DataFrame:
     """The audit for a page: UAR of each check, with what was learned from and tested on."""
     if records.empty:
-        return pd.DataFrame(columns=COLUMNS)
-    rows = records.reindex(columns=[*records.columns, *{"labels_of", "reason"} - set(records.columns)])
-    table = rows.assign(labels_of=rows["labels_of"].fillna(rows["task"]), reason=rows["reason"].fillna(""))
-    table = table.fillna({"train_corpus": "all", "test_corpus": "all"})
-    columns = ["check", "labels_of", "train_corpus", "test_corpus", "value", "low", "high", "n", "speakers", "reason"]
-    return table[columns].set_axis(COLUMNS, axis=1).reset_index(drop=True)
+        return pd.DataFrame(columns=list(SHOWN.values()))
+    unsaid = {"labels_of": records["task"], "train_corpus": "all", "test_corpus": "all", "reason": ""}
+    return records.fillna(unsaid)[list(SHOWN)].rename(columns=SHOWN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from tqdm import tqdm
 from lib import paths
 from lib.audio import Recording, UnreadableAudio
 from lib.corpora import resolve_root
-from lib.corpora.demo.render import VERSION, render_unseen
+from lib.corpora.demo import render
 from lib.corpora.own_data import list_recordings
 from lib.model_folder import ModelFolder
 from lib.networks import select_input
@@ -36,14 +37,8 @@ EPOCHS = ["task", "epoch", "validation_uar", "unseen_uar", "unseen_accuracy", "u
 
 
 def obtain_recordings(
-    unseen: str,
-    synthetic: bool,
-    seed: int,
-    count: int,
-    splits: pd.DataFrame,
-    clips: pd.DataFrame,
-    roots: dict[str, Path],
-) -> tuple[pd.DataFrame, str]:
+    unseen: str, synthetic: bool, seed: int, count: int, splits: pd.DataFrame, clips: pd.DataFrame, roots: dict[str, Path]
+) -> tuple[pd.DataFrame, str]:  # fmt: skip
     """The recordings to ask about, as `list_recordings` gives them, and a sentence that says what they are.
 
     unseen: a folder or a CSV list; "" = render `count` new ones when `synthetic`, else up to `count` test clips, drawn by
@@ -53,8 +48,8 @@ def obtain_recordings(
     if unseen:
         return list_recordings(resolve_root(unseen)), GIVEN
     if synthetic:
-        folder = paths.DATA / "corpora" / f"unseen-v{VERSION}-{count}-seed{seed}"
-        render_unseen(folder, seed, count)
+        folder = paths.DATA / "corpora" / f"unseen-v{render.VERSION}-{count}-seed{seed}"
+        render.render_unseen(folder, seed, count)
         return list_recordings(folder / "labels.csv"), RENDERED
     tested = tested_clips(splits)
     drawn = clips[clips["clip_id"].isin((tested if len(tested) else splits)["clip_id"])]
@@ -80,16 +75,14 @@ def label_recordings(recordings: pd.DataFrame, tasks: list[Task], splits: pd.Dat
     `splits`: given where the recordings are a run's own clips; a clip that a task's head learned from gets no label for
     it, since every task has its own split.
     """
-    targets = pd.DataFrame({"name": recordings["name"]})
+    labels = dict.fromkeys([*recordings.columns, "gender", "age_years", "age_decade"])
+    known = recordings.reindex(columns=list(labels)).astype({"age_decade": "Int16"})
+    targets = recordings[["name"]].copy()
     for task in tasks:
-        if "gender" not in recordings:
-            targets[task.name] = pd.array([pd.NA] * len(recordings), dtype="Int64")
-        else:
-            known = recordings.assign(age_decade=recordings["age_decade"].astype("Int16"))
-            targets[task.name] = assign_targets(known, task)
+        targets[task.name] = assign_targets(known, task)
         if splits is not None and "clip_id" in recordings:
             tested = tested_clips(splits[splits["task"] == task.name])["clip_id"]
-            targets[task.name] = targets[task.name].where(recordings["clip_id"].isin(tested).to_numpy())
+            targets[task.name] = targets[task.name].where(recordings["clip_id"].isin(tested))
     return targets
 
 
@@ -97,11 +90,9 @@ def fingerprint_recordings(recordings: pd.DataFrame) -> str:
     """Changes when the list, a file's size or time, or a label changes."""
     stamps = []
     for row in recordings.itertuples(index=False):
-        stat = (
-            Path(row.path).stat() if not row.fault and Path(row.path).exists() else None
-        )  # a link may lead to nothing
-        stamps.append([stat.st_size, stat.st_mtime_ns] if stat else [])
-    return fingerprint_of(recordings.drop(columns=["path"]).astype(str).to_dict("split")["data"], stamps)
+        there = not row.fault and Path(row.path).exists()  # a link may lead to nothing
+        stamps.append([os.stat(row.path).st_size, os.stat(row.path).st_mtime_ns] if there else [])
+    return fingerprint_of(recordings.drop(columns="path").astype(str).to_dict("split")["data"], stamps)
 
 
 def save_answers(stage: Stage, answers: pd.DataFrame, epochs: pd.DataFrame) -> None:
@@ -128,12 +119,9 @@ def longest_answered(answers: pd.DataFrame) -> str:
 
 
 def compare_answers(answers: pd.DataFrame, targets: pd.DataFrame, task: Task) -> np.ndarray:
-    """Confusion counts (C, C) of the recordings that have both a label and an answer; rows join on `name`.
-
-    `answers`: the table of `lib.predict.predictions_table`; "unsure" and no answer are left out.
-    """
-    labels = targets["name"].map(answers.set_index("name")[task.name]) if task.name in answers else pd.Series(dtype=str)
-    numbers = labels.map({name: number for number, name in enumerate(task.classes)})
+    """Confusion counts (C, C) of recordings with a label and an answer, "unsure" left out; `answers`: of `predictions_table`."""
+    labels = answers.reindex(columns=["name", task.name]).set_index("name")[task.name]
+    numbers = targets["name"].map(labels).map({name: number for number, name in enumerate(task.classes)})
     known = numbers.notna() & targets[task.name].notna()
     truth = targets.loc[known, task.name].to_numpy(np.int64)
     return confusion_counts(truth, numbers[known].to_numpy(np.int64), len(task.classes))
@@ -147,8 +135,8 @@ def score_recordings(answers: pd.DataFrame, targets: pd.DataFrame, tasks: list[T
         row = {"task": task.name, "labelled": int(targets[task.name].notna().sum()), "answered": int(counts.sum())}
         if row["answered"]:
             scores = confusion_metrics(counts, task.classes)
-            row |= {"right": int(np.trace(counts)), "accuracy": float(scores["accuracy"]), "UAR": float(scores["uar"])}
-            row |= {"macro F1": float(scores["macro_f1"])}
+            row["right"] = int(np.trace(counts))
+            row |= {"accuracy": scores["accuracy"], "UAR": scores["uar"], "macro F1": scores["macro_f1"]}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -156,44 +144,34 @@ def score_recordings(answers: pd.DataFrame, targets: pd.DataFrame, tasks: list[T
 def score_ages(answers: pd.DataFrame, recordings: pd.DataFrame, targets: pd.DataFrame) -> pd.DataFrame:
     """Ages in years against the truth, one row: recordings with both, mean absolute error, share inside the interval.
 
-    `recordings`: with age_years where they are known; `targets`: of `label_recordings`, which has no class of years for
-    what the head learned from.
+    recordings: with age_years where known; targets: of `label_recordings`, without a class for what the head learned from.
     """
-    columns = [name for name in (YEARS, f"{YEARS}_low", f"{YEARS}_high") if name in answers]
     truth = recordings[["name"]].assign(truth=recordings.get(YEARS, np.nan))
     truth = truth[truth["name"].isin(targets.loc[targets[YEARS].notna(), "name"])]
-    both = answers[["name", *columns]].merge(truth, on="name").dropna()
-    both[columns] = both[columns].astype(float)
-    row: dict[str, float] = {"answered and known": len(both)}
+    told = answers.filter(["name", YEARS, f"{YEARS}_low", f"{YEARS}_high"]).set_index("name").astype(float)
+    both = told.join(truth.set_index("name"), how="inner").dropna()
+    row = {"answered and known": len(both)}
     if len(both):
-        row["mean absolute error, years"] = float((both[YEARS] - both["truth"]).abs().mean())
+        row["mean absolute error, years"] = (both[YEARS] - both["truth"]).abs().mean()
     if len(both) and f"{YEARS}_low" in both:
-        row["inside the interval"] = float(both["truth"].between(both[f"{YEARS}_low"], both[f"{YEARS}_high"]).mean())
-        row["mean width, years"] = float((both[f"{YEARS}_high"] - both[f"{YEARS}_low"]).mean())
+        row["inside the interval"] = both["truth"].between(both[f"{YEARS}_low"], both[f"{YEARS}_high"]).mean()
+        row["mean width, years"] = (both[f"{YEARS}_high"] - both[f"{YEARS}_low"]).mean()
     return pd.DataFrame([row])
 
 
-# ------------------------------------------------------------------------------------------------------ every epoch
-
-
 def embed_recordings(recordings: pd.DataFrame, model: ModelFolder) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Embed every recording that can be answered: row number of `recordings` for each window, and the windows' tensors.
-
-    Everything is kept in memory: some 10 kB a window.
-    """
+    """For each window of the recordings that can be answered its row number, and the windows' tensors: some 10 kB each."""
     owners, parts = [], []
     for number, row in enumerate(tqdm(list(recordings.itertuples(index=False)), desc="embedding", unit="file")):
-        if row.fault:
-            continue
         try:
-            pieces = list(embed_recording(Recording(row.path, None, row.start_s, row.end_s), model))
+            recording = Recording(row.path, None, row.start_s, row.end_s)
+            pieces = [] if row.fault else list(embed_recording(recording, model))
         except UnreadableAudio:
             continue
         if has_speech([ratio for windows, _ in pieces for ratio in windows["speech_ratio"]], model):
-            for _, tensors in pieces:
-                if tensors:
-                    parts.append(tensors)
-                    owners += [number] * len(tensors["statistics"])
+            tensors = [tensors for _, tensors in pieces if tensors]
+            owners += [number] * sum(len(one["statistics"]) for one in tensors)
+            parts += tensors
     if not parts:
         raise ValueError(f"none of {len(recordings)} recordings holds speech that could be embedded")
     return np.array(owners), {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -204,18 +182,16 @@ def score_epochs(recordings: pd.DataFrame, targets: pd.DataFrame, model: ModelFo
 
     recordings, targets: of `list_recordings` and `label_recordings`. Returns one row a task and epoch: validation_uar (by
     which the epoch was chosen), unseen_uar, unseen_accuracy, unseen_macro_f1, recordings, chosen (the head's own weights).
-    Tasks without two labelled classes give no rows, nor does a head that is none of the saved epochs, such as a refit one.
+    No rows for tasks without two labelled classes, nor for a head that is none of the saved epochs, such as a refit one.
     """
     rows, tasks = [], [task for task in model.heads if task in targets and task != YEARS]
-    known = targets[tasks].notna().any(axis=1).to_numpy()
+    known = targets[tasks].notna().any(axis=1)
     if not known.any():
         return pd.DataFrame(columns=EPOCHS)
-    owners, tensors = embed_recordings(recordings[known].reset_index(drop=True), model)
+    owners, tensors = embed_recordings(recordings[known.to_numpy()].reset_index(drop=True), model)
     for task in tasks:
-        head, facts = model.heads[task], model.description["heads"][task]
-        labels = targets.loc[known, task].reset_index(drop=True)
-        labelled = labels.notna().to_numpy()[owners]
-        folder = trained.path(facts["training"])
+        facts, labels = model.description["heads"][task], targets.loc[known, task].reset_index(drop=True)
+        folder, labelled = trained.path(facts["training"]), labels.notna().to_numpy()[owners]
         checkpoints = list_checkpoints(folder)
         chosen = [epoch for epoch, path in checkpoints.items() if file_checksum(path) == facts["sha256"]]
         if labels[np.unique(owners[labelled])].nunique() < 2 or not chosen:
@@ -223,13 +199,11 @@ def score_epochs(recordings: pd.DataFrame, targets: pd.DataFrame, model: ModelFo
         history = pd.read_csv(folder / "history.csv").set_index("epoch")
         features = select_input(facts["network"], tensors, model.parts)[labelled]
         for epoch, path in checkpoints.items():
-            checkpoint, _ = load_model(path)
-            answers = (
-                pd.DataFrame(np.exp(predict_log_probabilities(checkpoint, features))).groupby(owners[labelled]).mean()
-            )
-            truth = labels[answers.index].to_numpy(np.int64)
-            counts = confusion_counts(truth, answers.to_numpy().argmax(axis=1), len(head.classes))
-            scores = confusion_metrics(counts, head.classes)
+            answers = np.exp(predict_log_probabilities(load_model(path)[0], features))
+            answers = pd.DataFrame(answers).groupby(owners[labelled]).mean()
+            truth, classes = labels[answers.index].to_numpy(np.int64), facts["classes"]
+            counts = confusion_counts(truth, answers.to_numpy().argmax(axis=1), len(classes))
+            scores = confusion_metrics(counts, classes)
             row = {"task": task, "epoch": epoch, "validation_uar": history.loc[epoch, "validation_uar"]}
             row |= {f"unseen_{name}": float(scores[name]) for name in ("uar", "accuracy", "macro_f1")}
             rows.append(row | {"recordings": len(answers), "chosen": epoch in chosen})
@@ -241,16 +215,9 @@ def judge_choice(epochs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for task, scores in epochs.groupby("task", sort=False):
         chosen, best = scores[scores["chosen"]].iloc[0], scores.loc[scores["unseen_uar"].idxmax()]
-        rows.append(
-            {
-                "task": task,
-                "epochs": len(scores),
-                "chosen on validation": int(chosen["epoch"]),
-                "its UAR here": chosen["unseen_uar"],
-                "best epoch here": int(best["epoch"]),
-                "best UAR here": best["unseen_uar"],
-                "lost by the choice": best["unseen_uar"] - chosen["unseen_uar"],
-                "recordings": int(chosen["recordings"]),
-            }
-        )
+        row = {"task": task, "epochs": len(scores)}
+        row |= {"chosen on validation": int(chosen["epoch"]), "its UAR here": chosen["unseen_uar"]}
+        row |= {"best epoch here": int(best["epoch"]), "best UAR here": best["unseen_uar"]}
+        row["lost by the choice"] = best["unseen_uar"] - chosen["unseen_uar"]
+        rows.append(row | {"recordings": int(chosen["recordings"])})
     return pd.DataFrame(rows)

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from lib import paths
-from lib.baselines import fit_probe, predict_probe
+from lib.baselines import fit_probe, make_probe, predict_probe
 from lib.scores import score_answers
 from lib.stages import Stage
 from lib.store import Store
@@ -30,15 +30,9 @@ DRAWS = 500  # of the bootstrap
 
 
 def study_layers(
-    stage: Stage,
-    store: Store,
-    windows: pd.DataFrame,
-    clips: pd.DataFrame,
-    acoustics: pd.DataFrame,
-    tasks: list[Task],
-    name: str,
-    seed: int,
-) -> pd.DataFrame:
+    stage: Stage, store: Store, windows: pd.DataFrame, clips: pd.DataFrame, acoustics: pd.DataFrame, tasks: list[Task],
+    name: str, seed: int,
+) -> pd.DataFrame:  # fmt: skip
     """UAR of a linear probe on each part of the store, by task: feature, task, uar, low, high, clips, speakers.
 
     A part's `feature` is "<name> | <part>"; beside them "majority" and "baseline: mean F0". Five folds, every speaker tested
@@ -47,17 +41,21 @@ def study_layers(
     kept, rows = stage.path("probes.csv"), []
     if kept.exists():
         return pd.read_csv(kept)
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+    pitch = windows[["window_id", "clip_id"]].merge(acoustics[["window_id", "f0_hz"]], on="window_id")
+    pitch = pitch.groupby("clip_id")["f0_hz"].mean()
     for task in tasks:
         table = probe_table(windows, clips, task, seed)
         if len(table) == 0:
             continue
         features = {f"{name} | {part}": average_by_clip(store, windows, table, part) for part in store.parts}
-        pitch = windows[["window_id", "clip_id"]].merge(acoustics[["window_id", "f0_hz"]], on="window_id")
-        pitch = pitch.groupby("clip_id")["f0_hz"].mean().reindex(table["clip_id"]).to_numpy()[:, None]
-        features |= {"majority": np.zeros((len(table), 1)), "baseline: mean F0": pitch}
+        features |= {"majority": np.zeros((len(table), 1))}
+        features |= {"baseline: mean F0": pitch.reindex(table["clip_id"]).to_numpy()[:, None]}
         for feature, vectors in features.items():
-            answers = table.assign(**answer_folds(vectors, table, task))
-            uar = score_answers(answers, task.classes, draws=DRAWS, seed=seed).set_index("metric").loc["uar"]
+            asked = (make_probe(PENALTY), vectors.astype(np.float64), table["target"])
+            with threadpool_limits(1):
+                values = cross_val_predict(*asked, groups=table["speaker_id"], cv=folds, method="predict_proba")
+            uar = score_uar(table, values, task, draws=DRAWS, seed=seed)
             row = {"feature": feature, "task": task.name, "uar": uar["value"], "low": uar["low"], "high": uar["high"]}
             rows.append(row | {"clips": len(table), "speakers": table["speaker_id"].nunique()})
     scores = pd.DataFrame(rows, columns=["feature", "task", "uar", "low", "high", "clips", "speakers"])
@@ -81,25 +79,16 @@ def average_by_clip(store: Store, windows: pd.DataFrame, table: pd.DataFrame, pa
     return values.groupby(own["clip_id"].to_numpy()).mean().loc[table["clip_id"]].to_numpy()
 
 
-def answer_folds(vectors: np.ndarray, table: pd.DataFrame, task: Task) -> dict[str, np.ndarray]:
-    """Probabilities p_<class> of a probe that learned from the other folds' speakers."""
-    values = np.zeros((len(table), len(task.classes)))
-    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
-    for train, test in folds.split(vectors, table["target"], table["speaker_id"]):
-        probe = fit_probe(vectors[train], table["target"].to_numpy()[train], PENALTY)
-        values[test] = predict_probe(probe, vectors[test], len(task.classes))
-    return {f"p_{name}": values[:, number] for number, name in enumerate(task.classes)}
+def score_uar(table: pd.DataFrame, values: np.ndarray, task: Task, **options: int) -> pd.Series:
+    """The record of UAR for rows with target and speaker_id and their probabilities (n, C)."""
+    answers = table.assign(**dict(zip([f"p_{name}" for name in task.classes], values.T)))
+    return score_answers(answers, task.classes, **options).set_index("metric").loc["uar"]
 
 
 def study_few_shots(
-    stage: Stage,
-    store: Store,
-    windows: pd.DataFrame,
-    clips: pd.DataFrame,
-    tasks: list[Task],
-    probes: pd.DataFrame,
+    stage: Stage, store: Store, windows: pd.DataFrame, clips: pd.DataFrame, tasks: list[Task], probes: pd.DataFrame,
     seed: int,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """UAR on all other speakers of a probe that learned from `SHOTS` speakers a class, one clip each, drawn `DRAWN` times.
 
     For the last stage and the one that `probes`, of `study_layers`, read best: task, feature, uar, spread, all_speakers (the
@@ -108,13 +97,13 @@ def study_few_shots(
     kept, rows = stage.path("few-shots.csv"), []
     if kept.exists():
         return pd.read_csv(kept)
+    stages = probes[probes["feature"].str.contains(" | ", regex=False)]
     for task in tasks:
-        of_task = probes[probes["task"] == task.name]
-        of_task = of_task[of_task["feature"].str.contains(" | ", regex=False)].set_index("feature")["uar"]
+        of_task = stages[stages["task"] == task.name].set_index("feature")["uar"]
         if of_task.empty:
             continue
         table = probe_table(windows, clips, task, seed)
-        last = next(name for name in reversed(of_task.index) if not name.endswith("| bank"))
+        last = [name for name in of_task.index if not name.endswith("| bank")][-1]
         for feature in dict.fromkeys([last, str(of_task.idxmax())]):
             vectors = average_by_clip(store, windows, table, feature.split(" | ")[-1])
             scores = [score_few(vectors, table, task, [seed, draw]) for draw in range(DRAWN)]
@@ -134,9 +123,7 @@ def score_few(
     shown = voices.groupby("target").head(min(SHOTS, voices["target"].value_counts().min() - 1))
     probe = fit_probe(vectors[shown.index], shown["target"].to_numpy(), PENALTY)
     rest = table[~table["speaker_id"].isin(shown["speaker_id"])] if tested is None else tested
-    values = predict_probe(probe, vectors[rest.index], len(task.classes))
-    answers = rest.assign(**{f"p_{name}": values[:, number] for number, name in enumerate(task.classes)})
-    return float(score_answers(answers, task.classes, draws=0).set_index("metric").loc["uar", "value"])
+    return float(score_uar(rest, predict_probe(probe, vectors[rest.index], len(task.classes)), task, draws=0)["value"])
 
 
 def project_windows(stage: Stage, store: Store, windows: pd.DataFrame, clips: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -159,8 +146,7 @@ def project_windows(stage: Stage, store: Store, windows: pd.DataFrame, clips: pd
     near = NearestNeighbors(n_neighbors=min(60, len(points))).fit(components).kneighbors(return_distance=False)
     other = voices[near] != voices[:, None]
     nearest = near[np.arange(len(near)), other.argmax(axis=1)]
-    for label in ("gender", "corpus"):
-        points[f"near_{label}"] = points[label].to_numpy()[nearest]
+    points[["near_gender", "near_corpus"]] = points[["gender", "corpus"]].to_numpy()[nearest]
     with paths.write_whole(kept) as partial:
         points.to_parquet(partial, index=False)
     return points

@@ -65,18 +65,18 @@ def assign_classes(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Task]]:
 def list_columns(table: pd.DataFrame, tasks: list[Task]) -> list[Column]:
     """The columns for which train and test part have `LEAST` speakers of each class (of ages: in all)."""
     train, language, grown = table["part"] == "train", table["language"], table["years"] >= GROWN
-    groups = []
+    apart = {"languages left out": language.isin(LEFT_OUT["languages"]), "English": language == "en"}
+    columns, by_name = [], {task.name: task for task in tasks}
     for corpus in table["corpus"].unique():
         here = table["corpus"] == corpus
-        apart = {"languages left out": language.isin(LEFT_OUT["languages"]), "English": language == "en"}
         is_apart = corpus == "common_voice" and (here & ~train & apart["languages left out"]).any()
         for name, rows in (apart if is_apart else {corpus: here}).items():
-            groups.append((f"gender of adults: {name}", "gender", here & grown & (train | rows)))
-        groups += [("gender of children", "gender", here & (table["years"] < GROWN))] * (corpus == ALONE[CHILD.name])
-        groups += [(name, name, here) for name, place in ALONE.items() if place == corpus]
-        groups.append((f"age: {corpus}", YEARS, here))
-    by_name = {task.name: task for task in tasks}
-    columns = [Column(title, by_name[name], who.to_numpy()) for title, name, who in groups if name in by_name]
+            columns.append((f"gender of adults: {name}", "gender", here & grown & (train | rows)))
+        if corpus == ALONE[CHILD.name]:
+            columns.append(("gender of children", "gender", here & (table["years"] < GROWN)))
+        columns += [(name, name, here) for name, place in ALONE.items() if place == corpus]
+        columns.append((f"age: {corpus}", YEARS, here))
+    columns = [Column(title, by_name[name], who.to_numpy()) for title, name, who in columns if name in by_name]
     return [column for column in columns if count_speakers(table, column).to_numpy().min() >= LEAST]
 
 
@@ -101,23 +101,24 @@ def answer_all(
     path: Path, table: pd.DataFrame, columns: list[Column], parts: list[str], read: Callable[[str], np.ndarray]
 ) -> Answers:
     """Answers from each part, kept in `path`: of the train part by the other folds' speakers, of the test part by all of train."""
-    if not path.exists():
-        answers, train, voices = {}, (table["part"] == "train").to_numpy(), table["speaker_id"].to_numpy()
-        folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
-        for part in tqdm(parts, desc="probes", unit="part"):
-            vectors = read(part)
-            for task in {column.task.name: column.task for column in columns}.values():
-                targets = table[f"class of {task.name}"].to_numpy()
-                values = np.full((len(table), len(task.classes)), np.nan)
-                own, test = np.flatnonzero((targets >= 0) & train), np.flatnonzero((targets >= 0) & ~train)
-                inside = [(own[a], own[b]) for a, b in folds.split(own, targets[own], voices[own])]
-                for learn, held in [*inside, (own, test)]:
-                    probe = fit_probe(vectors[learn], targets[learn], PENALTY)
-                    values[held] = predict_probe(probe, vectors[held], len(task.classes))
-                answers[f"{part}|{task.name}"] = values
-        with paths.write_whole(path) as partial:
-            np.savez(partial, **answers)
-    return dict(np.load(path))
+    if path.exists():
+        return dict(np.load(path))
+    answers, train, voices = {}, (table["part"] == "train").to_numpy(), table["speaker_id"].to_numpy()
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+    for part in tqdm(parts, desc="probes", unit="part"):
+        vectors = read(part)
+        for task in {column.task.name: column.task for column in columns}.values():
+            targets = table[f"class of {task.name}"].to_numpy()
+            values = np.full((len(table), len(task.classes)), np.nan)
+            own, test = np.flatnonzero((targets >= 0) & train), np.flatnonzero((targets >= 0) & ~train)
+            inside = [(own[a], own[b]) for a, b in folds.split(own, targets[own], voices[own])]
+            for learn, held in [*inside, (own, test)]:
+                probe = fit_probe(vectors[learn], targets[learn], PENALTY)
+                values[held] = predict_probe(probe, vectors[held], len(task.classes))
+            answers[f"{part}|{task.name}"] = values
+    with paths.write_whole(path) as partial:
+        np.savez(partial, **answers)
+    return answers
 
 
 def take_rows(table: pd.DataFrame, column: Column, values: np.ndarray, part: str = "test") -> pd.DataFrame:
@@ -171,11 +172,11 @@ def compare(
     records = []
     for column in columns:
         own = scores[scores["chosen"] & scores["model"].isin(answers) & (scores["subset"] == column.title)]
-        rows = {}
-        for model, part in own.sort_values("value", ascending=column.task.name == YEARS)[["model", "part"]].to_numpy():
+        own, rows = own.sort_values("value", ascending=column.task.name == YEARS), {}
+        for model, part in zip(own["model"], own["part"]):
             rows[model] = take_rows(table, column, answers[model][f"{part}|{column.task.name}"])
         against = first or next(iter(rows))
-        for model in filter(lambda name: name != against, rows):
+        for model in (name for name in rows if name != against):
             difference = score_rows(rows[model], column, rows[against], **options)
             records.append(difference.assign(model=model, against=against))
     return pd.concat(records, ignore_index=True) if records else scores.head(0).assign(against="")

@@ -56,34 +56,26 @@ def describe_windows(table: pd.DataFrame, age: Task | None) -> pd.DataFrame:
     if age is not None:
         described["age group"] = assign_targets(table, age).map(dict(enumerate(age.classes))).fillna("").astype(str)
     for name, (column, edges, unit) in BANDS.items():
-        described[name] = band_values(table[column].to_numpy(), edges, unit)
+        inner = [f"{low:g} to {high:g} {unit}" for low, high in pairwise(edges)]
+        names = np.array([f"under {edges[0]:g} {unit}", *inner, f"{edges[-1]:g} {unit} and over"])
+        values = table[column].to_numpy(np.float64)
+        described[name] = np.where(np.isnan(values), "", names[np.searchsorted(edges, values, side="right")])
     return described
-
-
-def band_values(values: np.ndarray, edges: list[float], unit: str) -> np.ndarray:
-    """Name the band of each value: edges [2, 4] and unit "s" give "under 2 s", "2 to 4 s", "4 s and over"; NaN gives ""."""
-    names = [f"under {edges[0]:g} {unit}"]
-    names += [f"{low:g} to {high:g} {unit}" for low, high in pairwise(edges)] + [f"{edges[-1]:g} {unit} and over"]
-    values = np.asarray(values, np.float64)
-    return np.where(np.isnan(values), "", np.asarray(names)[np.searchsorted(edges, values, side="right")])
 
 
 def score_groups(table: pd.DataFrame, task: Task, groups: list[list[str]], draws: int, seed: int) -> list[pd.DataFrame]:
     """UAR of one model for every group that these columns make: records with `subset` such as "gender=female, age=teen".
 
-    table: predictions of one model, with the columns joined to them; rows blank in one of them are left out, and so is a
-    column that tells no windows apart or that the task itself asks for: the recall of one class is not a slice. Groups
-    below `LEAST` windows or `LEAST_SPEAKERS` keep their row and their n, but no value (NaN) and `enough` False.
+    table: predictions of one model, with the columns joined to them. Left out are blanks, and columns that tell no windows
+    apart or that the task itself asks for: the recall of one class is not a slice. Groups below `LEAST` windows or
+    `LEAST_SPEAKERS` keep their row and their n, but no value (NaN) and `enough` False.
     """
     own = "gender" if task.name == "gender" else "age group"
     telling = {name for name in SINGLE if name != own and table.loc[table[name] != "", name].nunique() > 1}
     context = {name: table[name].iloc[0] for name in ("task", "model", "protocol", "split")} | {"level": "window"}
     records, seeds = [], table["seed"].nunique()
-    for names in groups:
-        if not set(names) <= telling:
-            continue
-        known = table[(table[names] != "").all(axis=1)]
-        for key, rows in known.groupby(names, sort=True):
+    for names in (names for names in groups if telling.issuperset(names)):
+        for key, rows in table[(table[names] != "").all(axis=1)].groupby(names, sort=True):
             size, voices = len(rows) // seeds, rows["speaker_id"].nunique()
             subset = ", ".join(f"{name}={value}" for name, value in zip(names, key))
             fixed = context | {"subset": subset, "enough": size >= LEAST and voices >= LEAST_SPEAKERS}
@@ -97,33 +89,24 @@ def score_groups(table: pd.DataFrame, task: Task, groups: list[list[str]], draws
 
 def main_slices(slices: pd.DataFrame, models: dict[str, str]) -> dict[str, pd.DataFrame]:
     """The slices of each task's main model, for the tasks that have a scored one."""
-    tables = {}
-    for task, model in models.items() if len(slices) else ():
-        rows = slices[(slices["task"] == task) & (slices["model"] == model)]
-        if len(rows) and rows["enough"].any():
-            tables[task] = rows
-    return tables
-
-
-# ------------------------------------------------------------------------------------------------- errors, one by one
+    if slices.empty:
+        return {}
+    own = {task: slices[(slices["task"] == task) & (slices["model"] == model)] for task, model in models.items()}
+    return {task: rows for task, rows in own.items() if rows["enough"].any()}
 
 
 def list_errors(answers: pd.DataFrame, task: Task, count: int = 20) -> pd.DataFrame:
     """The wrong (calibrated) answers of a model, most confident first: task, window_id, clip_id, truth, answer, confidence."""
     probabilities, names = answers[[f"p_{name}" for name in task.classes]].to_numpy(), np.asarray(task.classes)
     chosen, targets = probabilities.argmax(axis=1), answers["target"].to_numpy()
-    errors = answers[["window_id", "clip_id"]].assign(
-        task=task.name, truth=names[targets], answer=names[chosen], confidence=probabilities.max(axis=1)
-    )
-    errors = errors[["task", "window_id", "clip_id", "truth", "answer", "confidence"]]
+    errors = answers[["window_id", "clip_id"]].assign(truth=names[targets], answer=names[chosen])
+    errors.insert(0, "task", task.name)
+    errors["confidence"] = probabilities.max(axis=1)
     return errors[chosen != targets].sort_values("confidence", ascending=False, kind="stable").head(count)
 
 
 def read_error(error: pd.Series, windows: pd.DataFrame, waveforms: np.ndarray) -> tuple[np.ndarray, str]:
-    """The sound of one row of `list_errors`, float32 (samples,) at 16 kHz, and a title.
-
-    windows: the table of 02_segment, waveforms: its `windows.npy`.
-    """
+    """The sound of a row of `list_errors`, float32 (samples,) at 16 kHz, and a title; windows, waveforms: of 02_segment."""
     row = int(windows.set_index("window_id").loc[error["window_id"], "row"])
     title = f"{error['task']}: {error['answer']}, is {error['truth']} ({100 * error['confidence']:.0f} % sure)"
     return read_waveforms(waveforms, [row])[0], title

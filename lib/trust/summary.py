@@ -7,19 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from lib import paths
+from lib import evaluate, paths
 from lib.encoders import load_encoder
-from lib.evaluate import (
-    CONSTANT,
-    SHIPPED,
-    choose_models,
-    compare_all,
-    count_confusions,
-    describe_data,
-    list_records,
-    score_all,
-    score_leaks,
-)
+from lib.evaluate import CONSTANT, SHIPPED, choose_models, list_records
 from lib.linear import middle_penalty
 from lib.model_folder import BY_CORPUS, save_model_folder
 from lib.networks import split_name
@@ -47,19 +37,19 @@ def score_run(
     corpora, lines = audit_corpora(splits, store, tasks, protocol, draws, seed)
     believed = score_reliability(predictions, settings, tasks, protocol, draws, seed)
     tables = {
-        "scores": pd.concat([score_all(predictions, splits, tasks, draws, seed), believed], ignore_index=True),
+        "scores": pd.concat([evaluate.score_all(predictions, splits, tasks, draws, seed), believed], ignore_index=True),
         "settings": settings,
         "choices": pd.concat(choices, ignore_index=True),
         "slices": slice_all(predictions, splits, tasks, models, protocol, draws, seed),
         "corpora": corpora,
         "lines": pd.DataFrame({"line": lines}),
-        "differences": compare_all(predictions, splits, tasks, protocol, draws, seed),
-        "leaks": score_leaks(predictions, tasks, protocol, draws, seed),
+        "differences": evaluate.compare_all(predictions, splits, tasks, protocol, draws, seed),
+        "leaks": evaluate.score_leaks(predictions, tasks, protocol, draws, seed),
     }
-    for name in TABLES:
+    for name, table in tables.items():
         with paths.write_whole(stage.path(f"{name}.parquet")) as partial:
-            tables[name].to_parquet(partial, index=False)
-    paths.save_json(stage.path("confusions.json"), count_confusions(predictions, tasks))
+            table.to_parquet(partial, index=False)
+    paths.save_json(stage.path("confusions.json"), evaluate.count_confusions(predictions, tasks))
 
 
 def load_scores(stage: Stage) -> dict[str, pd.DataFrame]:
@@ -72,11 +62,10 @@ def save_metrics(
     headline: dict[str, dict[str, str]], counts: dict[str, Any],
 ) -> Path:  # fmt: skip
     """Write `metrics.json` of the run: every number that its pages show; a table becomes a list of records."""
-    lines = scored["lines"]["line"]
     tables = {name: scored[name] for name in ("differences", "choices", "settings", "corpora")}
     tables |= {"scores": _with_slices(scored), "leak": scored["leaks"], "errors": errors, "trainings": fits}
     content = {name: list_records(table) for name, table in tables.items()}
-    notes = [line for line in lines if "CONFOUNDED" in line]
+    notes = [line for line in scored["lines"]["line"] if "CONFOUNDED" in line]
     content |= {"confusions": confusions, "headline": headline, "counts": counts, "notes": notes}
     return paths.save_json(paths.DATA / run / "metrics.json", {"run": run} | content, indent=None)
 
@@ -100,80 +89,59 @@ def save_models(
     tasks, embedding = [task for task in tasks if task.name in SHIPPED], stages["03_embed"].parameters
     if not embedding["encoder"]:  # imported embeddings: nothing here could encode a new recording
         return []
-    networks = dict.fromkeys(fits["network"])
-    choices = {
-        name: {task.name: name for task in tasks if _was_trained(fits, task, name, protocol)} for name in networks
-    }
-    best = choose_models(fits, protocol)
-    choices["best"] = {task.name: best[task.name] for task in tasks}
+    encoder, windowing = load_encoder(embedding["encoder"]), Windowing(**stages["02_segment"].parameters)
     about = {"run": run, "synthetic": synthetic, "protocol": protocol, "refit on everybody": refit}
     for stage in stages.values():
         about |= stage.facts
-    about |= describe_data(clips, splits, protocol)
-    encoder, windowing = (
-        load_encoder(embedding["encoder"]),
-        Windowing(**stages["02_segment"].parameters),
-    )
-    folders = []
-    for name, models in choices.items():
+    about |= evaluate.describe_data(clips, splits, protocol)
+    fits = fits[(fits["protocol"] == protocol) & fits["task"].isin([task.name for task in tasks])]
+    trained = fits.groupby("network", sort=False)["task"].unique()
+    folders = {name: dict.fromkeys(of_network, name) for name, of_network in trained.items()}
+    written = []
+    for name, models in (folders | {"best": choose_models(fits, protocol)}).items():
         checkpoints, trainings, settings, years = {}, {}, {}, {}
-        for task in tasks:
-            if task.name not in models:
-                continue
+        for task in (task for task in tasks if task.name in models):
             network = models[task.name]
             again = refit and split_name(network)[0] in CONVEX
-            checkpoints[task.name], trainings[task.name] = _take_training(
-                stages, fits, splits, stores, task, network, protocol, again
-            )
-            fold = -1 if again else 0
-            rows = scored["settings"]
+            fold, rows = -1 if again else 0, scored["settings"]
             rows = rows[(rows["task"] == task.name) & (rows["model"] == network) & (rows["fold"] == fold)]
             settings[task.name] = rows.sort_values("seed").iloc[0].to_dict()
             if task.name == YEARS:
                 years[task.name] = fit_years(predictions, splits, task, network, protocol, fold)
-        metrics = own_scores(scored, name, models, protocol, level)
-        folders.append(
-            save_model_folder(
-                paths.DATA / run / "models" / folder_name(name), checkpoints,
-                encoder, windowing, embedding["feature"], settings=settings, years=years,
-                trainings=trainings, metrics=metrics, about=about | scores_by_corpus(scored, models, protocol),
-            )
-        )  # fmt: skip
-    return folders
+            own = fits[(fits["task"] == task.name) & (fits["network"] == network)]
+            first = own[own["fold"] == 0].sort_values("seed").iloc[0]
+            trainings[task.name] = first["folder"]
+            checkpoints[task.name] = checkpoint_path(stages["04_train"].path(first["folder"]), first["best_epoch"])
+            if again:
+                checkpoints[task.name] = _refit(stages, own, splits, stores, task)
+        written.append(save_model_folder(
+            paths.DATA / run / "models" / folder_name(name), checkpoints, encoder, windowing, embedding["feature"],
+            settings=settings, years=years, trainings=trainings, metrics=own_scores(scored, name, models, protocol, level),
+            about=about | scores_by_corpus(scored, models, protocol),
+        ))  # fmt: skip
+    return written
 
 
-def _was_trained(fits: pd.DataFrame, task: Task, network: str, protocol: str) -> bool:
-    return bool(((fits["task"] == task.name) & (fits["network"] == network) & (fits["protocol"] == protocol)).any())
-
-
-def _take_training(
-    stages: dict[str, Stage], fits: pd.DataFrame, splits: pd.DataFrame, stores: list[Store], task: Task, network: str,
-    protocol: str, again: bool,
-) -> tuple[Path, str]:  # fmt: skip
-    """The chosen checkpoint of the first fold and seed and its folder, or of a new fit on everybody."""
-    rows = fits[(fits["task"] == task.name) & (fits["network"] == network) & (fits["protocol"] == protocol)]
-    first = rows[rows["fold"] == 0].sort_values("seed").iloc[0]
-    trained = stages["04_train"]
-    if not again:
-        return checkpoint_path(trained.path(first["folder"]), first["best_epoch"]), first["folder"]
-    table = splits[(splits["task"] == task.name) & (splits["protocol"] == protocol)].drop_duplicates("window_id")
-    histories = [pd.read_csv(trained.path(row.folder) / "history.csv").set_index("epoch") for row in rows.itertuples()]
-    penalties = [history.loc[epoch, "penalty"] for history, epoch in zip(histories, rows["best_epoch"])]
+def _refit(stages: dict[str, Stage], fits: pd.DataFrame, splits: pd.DataFrame, stores: list[Store], task: Task) -> Path:
+    """The checkpoint of a linear model that learned from everybody, at the median of the penalties of its `fits`."""
+    penalties = []
+    for fit in fits.itertuples():
+        history = pd.read_csv(stages["04_train"].path(fit.folder) / "history.csv").set_index("epoch")
+        penalties.append(history.loc[fit.best_epoch, "penalty"])
     told = middle_penalty(penalties, max(str(one).count("|") + 1 for one in penalties))
+    network = fits["network"].iloc[0]
     folder = stages["05_evaluate"].path(f"refit-{task.name}") / folder_name(network)
-    return refit_linear(folder, table.reset_index(drop=True), stores, task, network, told, 0), first["folder"]
+    table = splits[(splits["task"] == task.name) & (splits["protocol"] == fits["protocol"].iloc[0])]
+    table = table.drop_duplicates("window_id").reset_index(drop=True)
+    return refit_linear(folder, table, stores, task, network, told, 0)
 
 
 def scores_by_corpus(scored: dict[str, pd.DataFrame], models: dict[str, str], protocol: str) -> dict[str, Any]:
     """UAR of each task's windows in each corpus, for a card; {} where there is one corpus."""
-    rows = scored["slices"]
-    rows = rows[
-        (rows["protocol"] == protocol) & (rows["model"] == rows["task"].map(models)) & (rows["metric"] == "uar")
-    ]
-    rows = rows[rows["subset"].str.startswith("corpus=") & rows["value"].notna()].assign(
-        corpus=rows["subset"].str.removeprefix("corpus=")
-    )
-    told = {task: of_task.set_index("corpus")["value"].round(3).to_dict() for task, of_task in rows.groupby("task")}
+    rows = scored["slices"].query("protocol == @protocol and metric == 'uar' and subset.str.startswith('corpus=')")
+    rows = rows[rows["model"] == rows["task"].map(models)].dropna(subset="value")
+    rows = rows.assign(corpus=rows["subset"].str.removeprefix("corpus="), value=rows["value"].round(3))
+    told = {task: part.set_index("corpus")["value"].to_dict() for task, part in rows.groupby("task")}
     return {BY_CORPUS: told} if told else {}
 
 
