@@ -267,7 +267,7 @@ def _join_windows(head: Head, windows: pd.DataFrame) -> tuple[Answer, str]:
     if most_bits is not None and bits > most_bits:  # of windows of one validation speaker
         counts = Counter(head.classes[place] for place in each.argmax(axis=1))
         told = ", ".join(f"{count} sound {name}" for name, count in counts.items())
-        why = f"windows differ more than one voice's do ({bits:.2f} of at most {most_bits:.2f} bits): {told}"
+        why = f"windows differ more than one voice's do ({bits:.3f} of at most {most_bits:.3f} bits): {told}"
         return replace(answer, state="several speakers", probabilities=dict.fromkeys(head.classes)), why
     if head.years is not None:
         years, margin = float(windows[head.task].mean()), head.years.margin

@@ -45,7 +45,7 @@ def table():
 
 def test_the_worst_group_is_found_and_small_ones_keep_their_size_but_get_no_score(table):
     main = {task: rows.set_index("subset") for task, rows in slices.main_slices(table, MODELS).items()}
-    assert main["gender"]["value"].idxmin() == "corpus=b"
+    assert main["gender"]["value"].idxmin().endswith("corpus=b")
     worst = main["age"].loc[main["age"]["value"].idxmin()]
     assert worst.name == "gender=female, corpus=b"
     assert worst["value"] == pytest.approx(0.6, abs=0.06)

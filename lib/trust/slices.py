@@ -18,7 +18,7 @@ BANDS = {  # column of a page -> column of the windows, edges, unit
     "share of speech": ("speech_ratio", [0.6, 0.8], "of the window"),
 }
 SINGLE = ["gender", "age group", "corpus", "language", *BANDS]
-PAIRS = [["gender", "age group"], ["gender", "corpus"]]
+PAIRS = [["gender", "age group"], ["gender", "corpus"], ["age group", "corpus"]]
 LEAST = 30  # windows, and
 LEAST_SPEAKERS = 5  # speakers, that a group must have to be scored
 
