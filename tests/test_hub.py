@@ -15,7 +15,7 @@ from lib.encoders import load_encoder, time_statistics
 from lib.model_folder import load_model_folder, save_model_folder
 from lib.speed.engines import choose_engine, load_engine
 from lib.store import Store
-from lib.windows import Windowing
+from lib.windows import Windowing, as_heard, as_stored
 
 ADVICE = "not installed: pip install -r requirements-hub.txt"
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "vocab_size": 30}
@@ -209,3 +209,16 @@ def test_a_model_folder_finds_its_encoder_again_or_says_how_to_get_it(tmp_path, 
     save_small(elsewhere, normalize=False)  # the same weights, used in another way
     with pytest.raises(ValueError, match="was trained on encoder hf:"):
         load_model_folder(folder, load_encoder(f"hf:{elsewhere}"))
+
+
+def test_egemaps_are_opensmiles_own_functionals_one_vector_a_window(tmp_path):
+    opensmile = pytest.importorskip("opensmile", reason=ADVICE)
+    encoder, sounds = load_encoder("egemaps"), as_stored(noise(3, 48_000).numpy())
+    choice = choose_engine(encoder)
+    embed_windows(tmp_path, sounds, ["a", "b", "c"], encoder, choice, feature="", dtype="float32")
+    store, smile = Store(tmp_path), opensmile.Smile(feature_set=opensmile.FeatureSet.eGeMAPSv02)
+    assert store.parts == {"functionals": [0, 88], "bank": [88, 248]}
+    expected = smile.process_signal(as_heard(sounds[1]), 16_000).iloc[0]
+    np.testing.assert_allclose(store.statistics(["b"], ["functionals"])[:][0], expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="egemaps gives vectors alone"):
+        encoder.summary("functionals")
