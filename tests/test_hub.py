@@ -218,7 +218,7 @@ def test_egemaps_are_opensmiles_own_functionals_one_vector_a_window(tmp_path):
     embed_windows(tmp_path, sounds, ["a", "b", "c"], encoder, choice, feature="", dtype="float32")
     store, smile = Store(tmp_path), opensmile.Smile(feature_set=opensmile.FeatureSet.eGeMAPSv02)
     assert store.parts == {"functionals": [0, 88], "bank": [88, 248]}
-    expected = smile.process_signal(as_heard(sounds[1]), 16_000).iloc[0]
+    expected = smile.process_signal(as_heard(sounds[1], 48_000), 16_000).iloc[0]
     np.testing.assert_allclose(store.statistics(["b"], ["functionals"])[:][0], expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="egemaps gives vectors alone"):
         encoder.summary("functionals")
