@@ -1,24 +1,16 @@
-"""Who is trained on and who is tested on: unseen speakers, unseen languages, random windows as published; and that nothing leaks."""
+"""Who is trained on and who is tested on: unseen speakers, unseen languages, random windows as published."""
 
 from __future__ import annotations
-
-from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import train_test_split
-from sklearn.preprocessing import normalize
 
 PARTS = {"train": 0.68, "validation": 0.12, "test": 0.20}  # the shares of the paper's own code
 PROTOCOLS = ["speaker", "language", "paper"]
 MANY = 3  # languages that a corpus must have for "language" to hold some of them out; of others it splits the speakers
-KINDS = {"speaker": "speaker_id", "recording": "recording_id", "clip": "clip_id", "identical audio": "content_hash"}
-NEAR = 0.999  # cosine, mean vector taken away, from which windows of different speakers are near-duplicates
-EXAMPLES = 5  # ids that a row of the audit names
-BLOCK = 2048  # windows whose embeddings are compared at once
 
 
 def split_windows(table: pd.DataFrame, protocol: str, target: str, seed: int, folds: int = 0) -> list[pd.Series]:
@@ -134,58 +126,3 @@ def _require_classes(table: pd.DataFrame, target: str, split: pd.Series) -> None
             f"class {label!r} of {target} has {speakers} speakers, not enough for every part to hold it "
             f"(none in: {', '.join(counts.index[counts == 0])}); add speakers of this class or leave the class out"
         )
-
-
-def audit_leakage(
-    table: pd.DataFrame, split: pd.Series, embeddings: Any = None, protocol: str = "speaker"
-) -> pd.DataFrame:
-    """Count what two parts share: speakers, recordings, clips, identical audio, languages, near-duplicate embeddings.
-
-    table: one row a window: `window_id, speaker_id, corpus, language` and, where known, the other columns of `KINDS`.
-    split: `window_id` -> part. embeddings: (n, ...), a vector a window in the table's order, only ever indexed by rows,
-    so that it may stay on disk; None = near-duplicates are not looked for. protocol: under "language" a language of a
-    corpus of `MANY` must not be shared either; else it is only counted.
-
-    Returns kind, parts, hard (True = never allowed but under the paper's protocol), count, examples.
-    """
-    part = split.reindex(table["window_id"]).set_axis(table.index)
-    if part.isna().any():
-        raise ValueError(f"window {table.loc[part.isna(), 'window_id'].iloc[0]} has no part in this split")
-    values = {kind: table[column] for kind, column in KINDS.items() if column in table}
-    values["language"] = held_languages(table).dropna()
-    rows = []
-    for one, other in combinations([name for name in PARTS if (part == name).any()], 2):
-        shared = {kind: sorted(set(ids[part == one]) & set(ids[part == other])) for kind, ids in values.items()}
-        if embeddings is not None:
-            shared["near-duplicate"] = _near_duplicates(table, embeddings, part == one, part == other)
-        for kind, ids in shared.items():
-            hard = kind in KINDS or (kind == "language" and protocol == "language")
-            rows.append((kind, f"{one}, {other}", hard, len(ids), ", ".join(map(str, ids[:EXAMPLES]))))
-    return pd.DataFrame(rows, columns=["kind", "parts", "hard", "count", "examples"])
-
-
-def require_no_leakage(audit: pd.DataFrame, where: str = "") -> None:
-    """ValueError naming the shared ids, after `where`, when a hard kind of overlap is not zero."""
-    shared = audit[audit["hard"] & (audit["count"] > 0)].to_dict("records")
-    if shared:
-        lines = [f"{row['count']} {row['kind']}(s) in both {row['parts']}: {row['examples']}" for row in shared]
-        raise ValueError(f"{where}the parts of this split share what they must not: " + "; ".join(lines))
-
-
-def _near_duplicates(table: pd.DataFrame, embeddings: Any, one: pd.Series, other: pd.Series) -> list[str]:
-    """Pairs "a ~ b" of window ids of different speakers whose centred cosine reaches `NEAR`; `BLOCK` x `BLOCK` at once."""
-    ids, speakers = table["window_id"].to_numpy(), pd.factorize(table["speaker_id"])[0]
-    sums = [embeddings[block].sum(axis=0, dtype=np.float64) for block in _blocks(np.arange(len(ids)))]
-    centre = (np.sum(sums, axis=0).ravel() / len(ids)).astype(np.float32)
-    pairs = []
-    for a in _blocks(np.flatnonzero(one)):
-        left = normalize(embeddings[a].reshape(len(a), -1) - centre)
-        for b in _blocks(np.flatnonzero(other)):
-            right = normalize(embeddings[b].reshape(len(b), -1) - centre)
-            near = (left @ right.T >= NEAR) & (speakers[a][:, None] != speakers[b])
-            pairs += [f"{ids[a[i]]} ~ {ids[b[j]]}" for i, j in zip(*np.nonzero(near))]
-    return pairs
-
-
-def _blocks(rows: np.ndarray) -> list[np.ndarray]:
-    return np.split(rows, range(BLOCK, len(rows), BLOCK))

@@ -1,8 +1,7 @@
-"""From windows to trained networks: every task split under every protocol, checked for leaks, every network trained."""
+"""From windows to trained networks: every task split under every protocol, every network trained."""
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 
@@ -14,14 +13,13 @@ from lib import paths
 from lib.compute import Compute
 from lib.linear import PENALTIES, fit_linear
 from lib.networks import Model, build_network, parts_read, split_name
-from lib.splits import audit_leakage, require_no_leakage, split_windows
+from lib.splits import split_windows
 from lib.stages import Stage, seed_everything
 from lib.store import Features, Store
 from lib.tasks import Task, task_table
 from lib.train import HISTORY, Fit, Recipe, balanced_weights, fit_network, load_model, predict_log_probabilities
 
 KEYS = ["task", "protocol", "network", "fold", "seed"]  # what tells one training from another
-IN_MEMORY = 100_000_000  # numbers of the layers' averages up to which the audit holds them all at once
 CONVEX = ("linear", "steps", "experts")  # kinds whose fit does not depend on a seed
 CHILD_YEARS = 16  # younger speakers are children where rows are balanced
 
@@ -46,46 +44,6 @@ def split_tasks(
 def main_protocol(protocols: list[str]) -> str:
     """The protocol that headlines stand on: the first that keeps speakers apart, "paper" only where there is no other."""
     return next((name for name in protocols if name != "paper"), protocols[0])
-
-
-def audit_splits(splits: pd.DataFrame, store: Store) -> pd.DataFrame:
-    """What the parts of every split share; see `lib.splits.audit_leakage`."""
-    audits = []
-    for (task, protocol, fold), table in splits.groupby(["task", "protocol", "fold"], sort=False):
-        hidden = [name for name in store.parts if name.startswith(("layer:", "block:"))]
-        averages = store.statistics(table["window_id"], hidden or None)
-        if math.prod(averages.shape) < IN_MEMORY:
-            averages = averages[np.arange(len(averages))]
-        audit = audit_leakage(table, table.set_index("window_id")["split"], averages, protocol)
-        audits.append(audit.assign(task=task, protocol=protocol, fold=fold))
-    return pd.concat(audits, ignore_index=True)
-
-
-def stop_on_leakage(audit: pd.DataFrame) -> None:
-    """ValueError naming the ids when parts of a split other than the paper's share what they must not."""
-    honest = audit[audit["protocol"] != "paper"]
-    for (task, protocol, fold), rows in honest.groupby(["task", "protocol", "fold"]):
-        require_no_leakage(rows, f"task {task}, protocol {protocol}, fold {fold}: ")
-
-
-def summarise_audit(audit: pd.DataFrame) -> pd.DataFrame:
-    """The audit for a page: counts added up over folds and pairs of parts, one row a task, protocol and kind."""
-    groups = audit.groupby(["protocol", "kind", "task"], sort=False)
-    table = groups.agg(hard=("hard", "first"), shared=("count", "sum"), examples=("examples", "first")).reset_index()
-    return table.assign(examples=[text.split(", ")[0] for text in table["examples"]])
-
-
-def count_splits(splits: pd.DataFrame, tasks: list[Task]) -> pd.DataFrame:
-    """Windows and speakers of each part by task, protocol and class; of a cross-validation the first fold."""
-    splits = splits[splits["fold"] == 0]
-    classes = {task.name: task.classes for task in tasks}
-    names = [classes[task][target] for task, target in zip(splits["task"], splits["target"])]
-    rows = splits.assign(**{"class": names}).groupby(["task", "protocol", "class", "split"], sort=False)
-    counts = rows.agg(windows=("window_id", "size"), speakers=("speaker_id", "nunique")).unstack("split").fillna(0)
-    ordered = [(kind, part) for part in ("train", "validation", "test") for kind in ("windows", "speakers")]
-    counts = counts.reindex(columns=ordered).astype(int)
-    counts.columns = [f"{part} {kind}" for kind, part in ordered]
-    return counts.reset_index()
 
 
 def save_splits(stage: Stage, splits: pd.DataFrame) -> None:
@@ -250,17 +208,6 @@ def ask_checkpoint(path: Path, store: Store, window_ids: pd.Series, network: str
     """Probabilities (n, C) of one checkpoint for these windows."""
     model, _ = load_model(path)
     return np.exp(predict_log_probabilities(model, read_features(store, network, window_ids)).astype(np.float64))
-
-
-def tell_overlap(splits: pd.DataFrame, protocols: list[str]) -> str:
-    """How many of the tested speakers are heard in training too, by protocol, of the first task and fold."""
-    task, sentences = splits["task"].iloc[0], []
-    for protocol in protocols:
-        rows = splits[(splits["task"] == task) & (splits["fold"] == 0) & (splits["protocol"] == protocol)]
-        heard, tested = (set(rows.loc[rows["split"] == part, "speaker_id"]) for part in ("train", "test"))
-        both = f"{len(heard & tested):,} of {len(tested):,} tested speakers"
-        sentences.append(f"Under '{protocol}' {both} are heard in training too ({task}).")
-    return " ".join(sentences)
 
 
 def frame_shape(store: Store) -> list[int]:

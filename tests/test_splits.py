@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import splits as splits_module
-from lib.splits import audit_leakage, require_no_leakage, split_windows
+from lib.splits import split_windows
+from lib.trust import leakage
+from lib.trust.leakage import audit_leakage, require_no_leakage
 
 
 def make_table(speakers=60, windows=20, seed=0, rare=0.2):
@@ -137,7 +138,7 @@ def test_identical_audio_in_two_parts_stops_the_run():
 
 @pytest.mark.parametrize("block", [2048, 50])
 def test_near_duplicates_of_other_speakers_are_counted_and_named(block, monkeypatch):
-    monkeypatch.setattr(splits_module, "BLOCK", block)
+    monkeypatch.setattr(leakage, "BLOCK", block)
     table = make_table()
     split = split_once(table)
     vectors = np.random.default_rng(0).normal(5, 1, (len(table), 32)).astype(np.float32)

@@ -10,7 +10,8 @@ from lib.compute import Compute, torch_threads
 from lib.store import Store
 from lib.tasks import Task
 from lib.train import Recipe, checkpoint_path, load_model
-from lib.trainings import audit_splits, load_fits, split_tasks, stop_on_leakage, train_networks
+from lib.trainings import load_fits, split_tasks, train_networks
+from lib.trust.leakage import audit_splits, stop_on_leakage
 
 CLIPS, WINDOWS = make_corpus()
 GENDER = Task("gender", ["male", "female"])
