@@ -105,7 +105,10 @@ def _apply_change(content: dict, change: str, path: Path) -> None:
         raise ValueError(f"--set {change}: write section.key=value, such as train.epochs=20")
     if not isinstance(content.setdefault(section, {}), dict):
         raise ValueError(f"{path}: section '{section}' must hold keys, found {content[section]!r}")
-    content[section][key] = yaml.load(text, _StrictLoader) if text else ""
+    try:
+        content[section][key] = yaml.load(text, _StrictLoader) if text else ""
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"--set {change}: {error}") from error
 
 
 RUN_KEYS = {

@@ -231,7 +231,7 @@ def main(arguments: list[str] | None = None) -> int:
     except NotebookFailed as error:
         print(f"stopped: {error}", file=sys.stderr)
         return 1
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # what cannot be read names its own path
         print(f"refused: {error}", file=sys.stderr)
         return 2
 

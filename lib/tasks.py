@@ -60,6 +60,13 @@ def make_tasks(
     return found, notes
 
 
+def require_windows(tasks: list[Task], clips: pd.DataFrame, windows: pd.DataFrame) -> None:
+    """ValueError, as by `make_tasks`, when cutting left a task too few speakers of a class."""
+    for task in tasks:
+        if task.name in ("gender", "age"):
+            _refuse_few(task, clips[clips["clip_id"].isin(windows["clip_id"])])
+
+
 def _refuse_few(task: Task, clips: pd.DataFrame) -> None:
     """ValueError, with who there is and the words not understood, unless two classes have speakers enough."""
     names = assign_targets(clips, task).map(dict(enumerate(task.classes)))

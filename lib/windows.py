@@ -151,7 +151,11 @@ def cut_windows(stage: Stage, clips: pd.DataFrame, roots: dict[str, Path], windo
         tables.save_table(stage.path(f"{kind}.parquet"), whole, kind)
         if not rows:  # the ledger comes first
             reasons = whole["reason"].value_counts().to_dict()
-            raise ValueError(f"no window is left of {len(clips)} clips: {reasons}; {' | '.join(whole['detail'][:3])}")
+            few = " | ".join(whole["item"][:3] + ": " + whole["detail"][:3])
+            raise ValueError(
+                f"no window is left of {len(clips)} clips: {reasons}; {few}. Bring other recordings, or loosen "
+                "segment.short_clips, segment.min_clip_s or segment.min_speech_ratio"
+            )
     for path in sorted(stage.folder.glob("part-*.parquet"), reverse=True):  # whole parts stay, should it be killed here
         path.unlink()
     partial.rename(stage.path("windows.npy"))

@@ -1,5 +1,6 @@
 """Common Voice as it ships: releases, headers, odd characters, blanks, drops."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -96,9 +97,10 @@ def test_missing_empty_and_extra_clips_and_blank_fields_are_counted(tmp_path):
     (clips / rows[1]["path"]).write_bytes(b"")
     for name in ("common_voice_en_9.mp3", "common_voice_en_77.mp3", "notes.txt"):
         (clips / name).write_bytes(b"ID3")
+    (clips / os.fsdecode(b"\xff.mp3")).write_bytes(b"ID3")  # a name that is no text
     read, ledger = read_common_voice(folder)
     assert check_sum(read, ledger, 6) == {"no such file": 1, "empty file": 1, "no speaker": 1, "no path": 1}
-    assert read.attrs["facts"]["files on disk that no table names"] == 1
+    assert read.attrs["facts"]["files on disk that no table names"] == 2
 
 
 @pytest.mark.parametrize(("tables", "clips"), [("", "nl/clips"), ("clips", "clips"), ("", ""), ("clips", "clips/a/b")])

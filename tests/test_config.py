@@ -100,6 +100,9 @@ def test_changes_from_the_command_line_are_typed_and_checked(tiny):
     for change in ("train.speed=3", "epochs=3", "train.epochs", ".a=1"):
         with pytest.raises(ValueError, match=r"unknown key train\.speed|write section\.key=value"):
             config.load_run(path, [change])
+    for value in ("[open", "!!python/object:os.system x"):
+        with pytest.raises(ValueError, match=r"--set first\.\w+="):
+            config.load_run(path, [f"first.x={value}"])
 
 
 @pytest.mark.parametrize("line", ["seed = 0", "seed: complex = 0", "seed: int = 1 + x", "import os"])

@@ -1,7 +1,9 @@
 """A run's corpora: obtained, read into one table with a checksum of all that was read, refused where nothing can come of it."""
 
 import os
+import shutil
 import tarfile
+from pathlib import Path
 
 import pytest
 import yt_dlp
@@ -159,11 +161,15 @@ def test_archives_without_folders_of_releases_one_to_three_do_not_overwrite_each
         with tarfile.open(datasets[-1], "w:gz") as tar:
             for path in sorted(folder.iterdir()):
                 tar.add(path, path.name)
-    for _ in range(2):
+    for _ in range(2):  # the second time nothing is unpacked
         folder = corpora.obtain_corpora(["common_voice"], str(tmp_path / "corpora"), False, 0, fetch=datasets)
     clips, ledger = read_common_voice(folder / "common_voice")
     assert len(ledger) == 0
     assert clips.groupby("language").size().to_dict() == {"fy-NL": 2, "nl": 2}
+    shutil.copyfile(datasets[1], datasets[0])  # another archive under the old name
+    folder = corpora.obtain_corpora(["common_voice"], str(tmp_path / "corpora"), False, 0, fetch=datasets)
+    clips, _ = read_common_voice(folder / "common_voice")
+    assert "fy-NL.mp3" in {Path(path).name for path in clips["path"] if "cv-corpus-3_nl" in path}
 
 
 def test_when_youtube_stops_the_run_before_any_video_its_advice_is_in_the_error(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from lib.tasks import Task
 from lib.train import Recipe
 from lib.trainings import split_tasks, train_networks
 from lib.trust import confidence, corpus_audit, slices, summary
+from lib.trust.probes import project_windows
 
 CLIPS, WINDOWS = make_corpus(speakers=60)
 GENDER, YEARS = Task("gender", ["male", "female"]), Task("age_years", ["0 to 19", "20 to 29", "30 and over"], [20, 30])
@@ -186,3 +187,12 @@ def test_errors_in_years_are_means_over_trainings_at_every_level():
     difference = value_of(evaluate.compare_ages(table, "speaker", 0, 0), level="clip")
     assert difference["value"] == pytest.approx(3 - (10 + 0 + 20) / 3)
     assert difference["against"] == evaluate.CONSTANT
+
+
+@pytest.mark.parametrize("speakers", [8, 16])
+def test_the_map_of_windows_stands_few_of_them_and_names_the_nearest_other_voice(tmp_path, speakers):
+    clips, windows = make_corpus(speakers=speakers)  # 48 and 96 windows; 60 neighbours are looked at where there are
+    store = make_store(tmp_path / "store", windows, clips)
+    points = project_windows(make_stage(tmp_path / "stage"), store, windows, clips, 0)
+    assert len(points) == 6 * speakers
+    assert set(points["near_gender"]) == {"male", "female"}

@@ -61,6 +61,8 @@ def test_what_is_wrong_is_refused_before_a_kernel_starts(world, capsys, monkeypa
         assert run.main([str(world()), *arguments]) == 2
         assert f"refused: {told}" in capsys.readouterr().err.replace(f"{paths.DATA.parent}/", "")
     assert run.select_notebooks(["a", "b", "c"], "b", None) == ["b", "c"]
+    assert run.main([str(world().parent)]) == 2  # a folder is no run file
+    assert "refused: [Errno 21] Is a directory" in capsys.readouterr().err
 
 
 def test_a_second_run_of_the_same_name_is_kept_out(world, capsys, monkeypatch):

@@ -149,7 +149,10 @@ def test_windows_without_speech_are_dropped_and_counted_and_none_left_stops_the_
     assert ledger["reason"].tolist() == ["too little speech"] * 3
     assert ledger["item"].tolist() == ["tones:clip00.wav@0", "tones:clip00.wav@2000", "tones:clip01.wav@0"]
     assert len(open_windows(tmp_path / "stage")) == len(windows)
-    with pytest.raises(ValueError, match=r"no window is left of 2 clips: \{'too little speech': 3\}; 0.00 of the win"):
+    with pytest.raises(
+        ValueError,
+        match=r"no window is left of 2 clips: \{'too little speech': 3\}; tones:clip00.wav@0: 0.00 of the win",
+    ):
         cut(tmp_path, clips[:2], min_speech_ratio=0.1)
 
 

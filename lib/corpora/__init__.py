@@ -161,7 +161,9 @@ def obtain_corpora(
 
 def _fetch_common_voice(folder: Path, dataset: str, cap: int | None, seed: int) -> None:
     """Fetch a dataset and unpack its tables and the wanted clips, into a folder of its own; once."""
-    done, archive = folder / f".{fingerprint_of(dataset, cap, seed)}.completed", resolve_root(dataset)
+    archive = resolve_root(dataset)
+    state = [archive.stat().st_size, archive.stat().st_mtime_ns] if archive.is_file() else []  # another of this name?
+    done = folder / f".{fingerprint_of(dataset, cap, seed, *state)}.completed"
     if not done.exists():
         archive = archive if archive.is_file() else common_voice.download_common_voice(dataset, folder / "archives")
         name = re.sub(r"(\.tar)?\.\w+$", "", archive.name)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from lib.corpora.fetch import check_url, download_file, extract_members, unpacking
 from lib.corpora.labels import AGE_MEANINGS, GENDER_MEANINGS, ages_of, genders_of, normalize_label
-from lib.corpora.sieve import AUDIO_SUFFIXES, SYNTHETIC, Sieve, audio_stem, file_fault
+from lib.corpora.sieve import AUDIO_SUFFIXES, SYNTHETIC, Sieve, audio_stem, file_fault, printable
 
 CORPUS = "common_voice"
 # Of a release's clips; train, dev and test are a part of validated, one clip a sentence, drawn anew at each release.
@@ -118,7 +118,7 @@ def _list_clips(folder: Path) -> dict[str, str]:
             folders[:] = folders if place != folder else []
             prefix = f"{os.path.relpath(below, folder)}/".removeprefix("./")
             for name in names:
-                by_suffix.get(os.path.splitext(name)[1].casefold(), []).append(prefix + name)
+                by_suffix.get(os.path.splitext(name)[1].casefold(), []).append(printable(prefix + name))
     return {audio_stem(name): name for names in by_suffix.values() for name in names}
 
 

@@ -3,6 +3,8 @@
 import csv
 import os
 import re
+import unicodedata
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +88,8 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]], lis
         elif line.strip(f"{separator} "):
             malformed.append((f"{path.name} line {number}", reason, line[:80]))
     frame = pd.DataFrame(rows, columns=["line", *places], dtype="str")
+    if "speaker" in frame:
+        frame["speaker"] = frame["speaker"].map(partial(unicodedata.normalize, "NFC"))  # one name, however it is typed
     frame["item"] = frame["path"].where(frame["path"] != "", f"{path.name} " + frame["line"])
     if "age_raw" in frame:
         frame = frame.assign(**ages_of(frame["age_raw"], "decade" if "decade" in known["age_raw"] else "years"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -87,12 +86,10 @@ def label_recordings(recordings: pd.DataFrame, tasks: list[Task], splits: pd.Dat
 
 
 def fingerprint_recordings(recordings: pd.DataFrame) -> str:
-    """Changes when the list, a file's size or time, or a label changes."""
-    stamps = []
-    for row in recordings.itertuples(index=False):
-        there = not row.fault and Path(row.path).exists()  # a link may lead to nothing
-        stamps.append([os.stat(row.path).st_size, os.stat(row.path).st_mtime_ns] if there else [])
-    return fingerprint_of(recordings.drop(columns="path").astype(str).to_dict("split")["data"], stamps)
+    """Changes when the list, a label or a byte of a file changes."""
+    sound = [path for path in recordings.loc[recordings["fault"] == "", "path"].unique() if Path(path).is_file()]
+    content = {str(path): file_checksum(path) for path in sound}
+    return fingerprint_of(recordings.drop(columns="path").astype(str).to_dict("split")["data"], content)
 
 
 def save_answers(stage: Stage, answers: pd.DataFrame, epochs: pd.DataFrame) -> None:

@@ -143,7 +143,7 @@ def project_windows(stage: Stage, store: Store, windows: pd.DataFrame, clips: pd
         plane = TSNE(perplexity=min(30, (len(known) - 1) // 3), random_state=seed).fit_transform(components)
     points = known[["window_id", "speaker_id", "gender", "corpus"]].assign(x=plane[:, 0], y=plane[:, 1])
     voices = points["speaker_id"].to_numpy()
-    near = NearestNeighbors(n_neighbors=min(60, len(points))).fit(components).kneighbors(return_distance=False)
+    near = NearestNeighbors(n_neighbors=min(60, len(points) - 1)).fit(components).kneighbors(return_distance=False)
     other = voices[near] != voices[:, None]
     nearest = near[np.arange(len(near)), other.argmax(axis=1)]
     points[["near_gender", "near_corpus"]] = points[["gender", "corpus"]].to_numpy()[nearest]
