@@ -65,6 +65,8 @@ def test_columns_that_might_name_the_speaker_are_not_passed_over(tmp_path):
     folder = make(tmp_path, "path,talker,gender\na.wav,x,f\nb.wav,x,f\n")
     with pytest.raises(ValueError, match=r"own_data\.csv: no column 'speaker'.*\['talker'\]\. Rename"):
         read_own_data(folder)
+    with pytest.raises(ValueError, match=r"several columns are named \['speaker'\]; leave one of each"):
+        read_own_data(make(tmp_path, "path,speaker,Speaker\na.wav,x,y\n"))
     clips, ledger = read_own_data(make(tmp_path, "path\na.wav\nb.wav\n") / "own_data.csv")
     check_sum(clips, ledger, 2)
     assert clips.attrs["warnings"][0].startswith("rows without a speaker: 2; each file counts as its own")

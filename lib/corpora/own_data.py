@@ -75,6 +75,9 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]], lis
     header = [normalize_label(re.sub(r"[()\[\]:.]", " ", name)) for name in names]
     known = {column: next((name for name in names if name in header), None) for column, names in COLUMNS.items()}
     places = {column: header.index(name) for column, name in known.items() if name is not None}
+    twice = sorted({name for name in known.values() if header.count(name) > 1})
+    if twice:
+        raise ValueError(f"{path}: several columns are named {twice}; leave one of each")
     if "path" not in places:
         raise ValueError(f"{path}: needs a column 'path', has {names}")
     rows, malformed = [], []
