@@ -86,6 +86,10 @@ def test_confusion_joins_by_name_and_leaves_unsure_ones_out():
     assert (row["labelled"], row["answered"], row["right"], row["accuracy"]) == (4, 2, 1, 0.5)
     nothing = new_recordings.score_recordings(answers[["name"]], targets, [GENDER]).iloc[0]
     assert nothing["answered"] == 0
+    groups = new_recordings.tabulate_groups(answers, targets, [GENDER])["gender"]
+    assert groups.columns.tolist() == ["gender label", "male", "female", "unsure", "several speakers", "no window"]
+    assert groups.iloc[:, 1:].to_numpy().tolist() == [[0, 0, 0, 0, 1], [1, 1, 1, 0, 0]]
+    assert len(new_recordings.tabulate_groups(answers, targets.assign(gender=pd.NA), [GENDER])["gender"]) == 0
 
 
 def test_ages_in_years_are_scored_where_both_are_known():

@@ -96,3 +96,16 @@ def test_errors_are_the_wrong_answers_most_confident_first_with_their_sound():
     sound, title = slices.read_error(errors.iloc[1], windows, np.array([[0, 0], [16384, -32768]], np.int16))
     assert sound.tolist() == [0.5, -1.0]
     assert title == "gender: male, is female (80 % sure)"
+
+
+def test_what_clips_were_told_is_counted_by_corpus_and_label_in_the_order_of_classes():
+    answers = pd.DataFrame({
+        "clip_id": ["a1", "a1", "a2", "b1"], "speaker_id": ["a", "a", "a", "b"], "target": [1, 1, 0, 1],
+        "p_male": [0.9, 0.3, 0.2, 0.1], "p_female": [0.1, 0.7, 0.8, 0.9],
+    })  # fmt: skip
+    splits = pd.DataFrame({"clip_id": ["a1", "a2", "b1"], "corpus": ["a", "a", "b"]})
+    table = slices.tabulate_told(answers, splits, GENDER)
+    assert table.columns.tolist() == ["corpus", "label", "male", "female", "clips"]
+    assert table.astype({"label": str}).to_numpy().tolist() == [
+        ["a", "male", 0, 100, 1], ["a", "female", 100, 0, 1], ["b", "female", 0, 100, 1],
+    ]  # fmt: skip

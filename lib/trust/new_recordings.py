@@ -115,6 +115,22 @@ def longest_answered(answers: pd.DataFrame) -> str:
     return str(answered.loc[answered["duration_s"].idxmax(), "name"])
 
 
+def tabulate_groups(answers: pd.DataFrame, targets: pd.DataFrame, tasks: list[Task]) -> dict[str, pd.DataFrame]:
+    """By task how many of each labelled group, of all tasks together, were told what; no rows where nothing is labelled."""
+    names = [task.name for task in tasks]
+    known = targets[["name", *names]].dropna().merge(answers[["name", *names]], on="name", suffixes=(" label", ""))
+    for task in tasks:
+        column = f"{task.name} label"
+        known[column] = pd.Categorical.from_codes(known[column].astype(int), task.classes)
+        known[task.name] = known[task.name].fillna("no window")
+    groups, tables = known.groupby([f"{name} label" for name in names], observed=True), {}
+    for task in tasks:
+        counts = groups[task.name].value_counts().unstack(fill_value=0)
+        columns = [*task.classes, "unsure", "several speakers", "no window"]
+        tables[task.name] = counts.reindex(columns=columns, fill_value=0).rename_axis(columns=None).reset_index()
+    return tables
+
+
 def compare_answers(answers: pd.DataFrame, targets: pd.DataFrame, task: Task) -> np.ndarray:
     """Confusion counts (C, C) of recordings with a label and an answer, "unsure" left out; `answers`: of `predictions_table`."""
     labels = answers.reindex(columns=["name", task.name]).set_index("name")[task.name]

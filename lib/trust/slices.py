@@ -9,7 +9,7 @@ import pandas as pd
 
 from lib.embed import read_waveforms
 from lib.evaluate import select_answers
-from lib.scores import make_records, score_answers
+from lib.scores import aggregate_predictions, make_records, score_answers
 from lib.tasks import Task, assign_targets
 
 BANDS = {  # column of a page -> column of the windows, edges, unit
@@ -85,6 +85,17 @@ def score_groups(table: pd.DataFrame, task: Task, groups: list[list[str]], draws
             else:
                 records.append(make_records({"uar": (np.nan,) * 3}, size, voices, fixed).assign(seeds=seeds))
     return records
+
+
+def tabulate_told(answers: pd.DataFrame, splits: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """What the clips of each corpus and label were told: corpus, label, % by class, clips; answers: of `select_answers`."""
+    clips = aggregate_predictions(answers, "clip")
+    told = clips[[f"p_{name}" for name in task.classes]].set_axis(task.classes, axis=1).idxmax(axis=1)
+    corpus = clips["clip_id"].map(splits.drop_duplicates("clip_id").set_index("clip_id")["corpus"]).rename("corpus")
+    label = pd.Series(pd.Categorical.from_codes(clips["target"], task.classes), clips.index, name="label")
+    counts = pd.crosstab([corpus, label], told).reindex(columns=task.classes, fill_value=0).rename_axis(columns=None)
+    shares = 100 * counts.div(counts.sum(axis=1), axis=0)
+    return shares.assign(clips=counts.sum(axis=1)).reset_index()
 
 
 def main_slices(slices: pd.DataFrame, models: dict[str, str]) -> dict[str, pd.DataFrame]:
