@@ -7,7 +7,8 @@ from torch import nn
 from torchaudio.compliance import kaldi
 
 from lib.audio import RATE_HZ
-from lib.encoders import CAMPPLUS
+from lib.encoders import CAMPPLUS, load_encoder
+from lib.speed.engines import choose_engine
 from lib.tiny.augment import CODECS, alter_waveforms, through_codec, to_level
 from lib.tiny.speaker_models import filter_bank, load_campplus, load_resemblyzer, wheel_file
 
@@ -53,6 +54,8 @@ def test_the_published_weights_fit_and_a_voice_is_closest_to_itself(name, load, 
         pytest.skip(str(error))
     assert sum(weight.numel() for weight in model.parameters()) == count
     assert not model.training
+    choice = choose_engine(load_encoder(name), "torch", "bfloat16")
+    assert (choice.library, choice.precision) == ("torch", "float32")  # its filter bank knows no other
     settings = [(100, 600), (210, 1100), (320, 1800)]
     voices = [make_voice(*setting, seed) for setting in settings for seed in (0, 1)]
     with torch.inference_mode():
