@@ -214,8 +214,8 @@ def test_an_onnx_file_of_another_kind_is_refused(tmp_path):
     ],
 )
 def test_a_run_is_refused_before_a_notebook_begins(name, missing, message, monkeypatch, capsys):
-    hub, find = pytest.importorskip("huggingface_hub", reason=ADVICE), importlib.util.find_spec
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    hub, find = pytest.importorskip("huggingface_hub.constants", reason=ADVICE), importlib.util.find_spec
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(run, "run_all", lambda *args: pytest.fail("a notebook began"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == missing else find(name, *rest))
     assert run.main(["params/demo.yaml", "--set", f"embed.encoder={name}"]) == 2
