@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from learning_fixture import make_corpus, make_stage, make_store
 
-from lib import linear, train, trainings
+from lib import config, linear, paths, train, trainings
 from lib.compute import Compute, torch_threads
 from lib.store import Store
 from lib.tasks import Task
@@ -51,13 +51,16 @@ def trained(stores, splits, tmp_path_factory):
 def test_quarters_name_stages_so_far_up_any_encoder():
     asked = ["gender=experts:quarter:1+bank|quarter:3+quarter:4", "linear:quarter:2", "paper"]
     for stages, expected in {
-        "block:1 block:2 block:3 embedding": ["gender=experts:block:1+bank|block:3+embedding", "linear:block:2", "paper"],
         "embedding": ["gender=experts:embedding+bank|embedding", "linear:embedding", "paper"],
         "conv layer:0 layer:1 layer:2 layer:3 emission":
             ["gender=experts:layer:0+bank|layer:3+emission", "linear:layer:1", "paper"],
     }.items():  # fmt: skip
         store = SimpleNamespace(parts=dict.fromkeys([*stages.split(), "bank"]))
         assert trainings.place_networks(asked, store) == expected
+    shipped = paths.load_json(paths.ASSETS / "ready" / "model.json")
+    networks = config.load_run(paths.PARAMS / "ready.yaml")["train"]["networks"]
+    placed = trainings.place_networks(networks, SimpleNamespace(parts=shipped["encoder"]["parts"]))
+    assert placed == [f"{task}={head['network']}" for task, head in shipped["heads"].items()]
 
 
 def test_the_audit_finds_nothing_in_an_honest_split_and_names_a_planted_speaker(splits, stores):
