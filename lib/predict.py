@@ -304,7 +304,7 @@ def count_states(states: Iterable[str]) -> pd.DataFrame:
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """The command line of `python -m lib.predict`: sources, model, and the form and place of the answers."""
+    """The command line of `python -m lib.predict`: sources, model, and the form and place of the answers; or ValueError."""
     parser = argparse.ArgumentParser(prog="python -m lib.predict", description="Ask a model about recordings.")
     parser.add_argument("sources", nargs="*", metavar="FILE|FOLDER|list.csv", help="what to ask about")
     parser.add_argument("--model", help="a model folder, or the name of one that ships; else the ready one")
@@ -313,7 +313,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     form.add_argument("--csv", nargs="?", const="-", metavar="OUT.csv", help="one line a recording")
     # a file whose name begins with a dash is no option
     words = [f"./{word}" if word[:1] == "-" and os.path.lexists(word) else word for word in arguments]
-    options = parser.parse_args(words)
+    options, unknown = parser.parse_known_args(words)
+    if unknown:
+        raise ValueError(f"{unknown[0]}: neither an option (see --help) nor a file that is there; write ./{unknown[0]}")
     if options.sources and not options.model and (Path(options.sources[0]) / DESCRIPTION).is_file():
         options.model = options.sources.pop(0)  # as in `python -m lib.predict MODEL FILE`
     return options
@@ -321,11 +323,11 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command-line entry; returns the exit code: 0, 1 when no recording could be read, 2 when the call was refused."""
-    options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
-    target = options.json or options.csv or "-"
     warnings.simplefilter("ignore")  # of libraries, which no one here can mend
     warnings.filterwarnings("default", message="the model '")
     try:
+        options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+        target = options.json or options.csv or "-"
         if target != "-" and not target.lower().endswith((".json", ".csv")):
             raise ValueError(f"{target}: answers go to a name in .json or .csv; put recordings before --json and --csv")
         if not options.sources:

@@ -269,7 +269,8 @@ def test_a_hopeless_call_is_refused_in_a_sentence_before_any_work(spoken, folder
         ([str(tmp_path / "gone.wav")], "no such file or folder"), ([str(tmp_path / "empty")], "no files in this folder"),
         ([voice, "--model", str(tmp_path)], "no model folder"), ([voice, "--model", "gone"], "gone: no such model"),
         ([voice, "--csv", "/dev/null/out.csv"], "/dev/null"), ([voice, "--json", str(tmp_path / "no/\0.json")], "null byte"),
-        (["--json", voice], "put recordings before --json"),
+        (["--json", voice], "put recordings before --json"), (["-gone.wav"], "-gone.wav: neither an option (see --help) nor a file that is there; write ./-gone.wav"),
+        ([voice, "--jsn"], "--jsn: neither an option"), (["./-gone.wav"], "-gone.wav: no such file"),
     ]:  # fmt: skip
         if "--model" not in arguments and folder not in arguments:
             arguments = [*arguments, "--model", folder]
