@@ -127,9 +127,12 @@ class Encoder:
     wav2vec2: nn.Module | None = None  # torchaudio's own model, where it is one: the paper's call is `model(waveform)`
 
     def __post_init__(self) -> None:
-        for module in self.stages.eval().requires_grad_(False).modules():
+        for module in self.stages.eval().modules():
             if parametrize.is_parametrized(module, "weight"):  # the weights of a positional convolution, computed once
-                parametrize.remove_parametrizations(module, "weight")
+                parametrize.remove_parametrizations(
+                    module, "weight"
+                )  # while they can learn: else they would be no parameter
+        self.stages.requires_grad_(False)
 
     @property
     def parameters(self) -> int:

@@ -140,7 +140,8 @@ def test_a_path_that_nobody_named_stops_the_report_and_keeps_the_old_one(build):
 def test_the_last_guard_finds_homes_and_known_folders_but_not_what_only_looks_like_them(tmp_path, text):
     embedded = "data:image/png;base64,/home/ada/AAAA/root/xx="
     innocent = f"https://example.org/mnt/voices data/demo/clips.parquet ../other {embedded}"
-    private = site_module.find_private({}, ["/mnt/voices"])
+    private = site_module.find_private({"encoders": ["hf:/mnt/models/one"]}, ["/mnt/voices"])
+    assert private["/mnt/models/one"] == "…/one"
     (tmp_path / "run.json").write_text(json.dumps({"text": innocent}))
     site_module.refuse_private(tmp_path, "run", private)
     (tmp_path / "run.json").write_text(json.dumps({"text": text}))

@@ -163,9 +163,10 @@ def write_page(path: Path, template: str, **content: Any) -> None:
 def find_private(parameters: Any, roots: Iterable[str | Path] = ()) -> dict[str, str]:
     """Folders that no page may name -> what it shows in their place: the project's, the home, `roots`, and every text of
     `parameters` that leads out of the project."""
-    leads_out = re.findall(r'"(?:/|~/|\.\./|[A-Za-z]:\\)(?:[^"\\]|\\.)*"', json.dumps(parameters))
+    leads_out = re.findall(r'"(?:hf:|onnx:)?((?:/|~/|\.\./|[A-Za-z]:\\)(?:[^"\\]|\\.)*)"', json.dumps(parameters))
+    leads_out = [json.loads(f'"{text}"') for text in leads_out]
     private = {str(Path.home()): "~"}
-    for folder in (paths.ROOT, paths.DATA, tempfile.gettempdir(), *map(json.loads, leads_out), *filter(None, roots)):
+    for folder in (paths.ROOT, paths.DATA, tempfile.gettempdir(), *leads_out, *filter(None, roots)):
         text, whole = str(folder).rstrip("/"), (paths.ROOT / Path(folder).expanduser()).resolve()
         private |= dict.fromkeys([text, str(whole), html.escape(text)], f"…/{whole.name}")
     return {text: private[text] for text in sorted(private, key=len, reverse=True) if len(text) > 1}
