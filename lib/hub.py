@@ -58,7 +58,7 @@ def find(name: str) -> tuple[Path, str, str]:
         repository = place if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", place) else "<repository>"
         command = f"hf download {repository}{f' --revision {revision}' if revision else ''} --local-dir <folder>"
         advice = f"on a machine with a network run `{command}`, bring the folder, then encoder: hf:<folder>"
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200] if repository == place else "there is no such folder"
         raise ValueError(f"encoder {name}: not here, and not to be fetched ({reason}); {advice}") from error
     _check_folder(name, path)
     return path, path.name, f"{HF}{place}@{path.name}"  # a snapshot's folder is called after its commit

@@ -206,7 +206,11 @@ def test_an_onnx_file_of_another_kind_is_refused(tmp_path):
     ("name", "missing", "message"),
     [
         ("hf:some/model@v2", "", "); on a machine with a network run `hf download some/model --revision v2"),
-        ("hf:/no/folder", "", "run `hf download <repository> --local-dir <folder>`, bring the folder, then encoder:"),
+        (
+            "hf:/no/folder",
+            "",
+            "(there is no such folder); on a machine with a network run `hf download <repository> --local-dir <folder>`, bring the folder, then encoder:",
+        ),
         ("hf:some/model", "transformers", "needs transformers: pip install -r requirements-hub.txt"),
         ("onnx:/no/file.onnx", "", "there is no such file; write onnx:<path of an .onnx file>"),
         ("onnx:/no/file.onnx", "onnxruntime", "needs onnxruntime: pip install -r requirements-hub.txt"),
