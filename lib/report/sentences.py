@@ -151,3 +151,8 @@ def tell_neighbours(points: pd.DataFrame) -> str:
         if len(shares) > 1:
             facts.append({"label": label, "same": same, "chance": (shares**2).sum()})
     return say("neighbours", *facts)
+
+
+def tell_origin(origin: str) -> str:
+    """Whose the recordings of 06 are, of `lib.trust.new_recordings.obtain_recordings`."""
+    return say("origin", {"origin": origin})

@@ -30,16 +30,12 @@ from lib.report.show import draw_png
 
 LONGEST_S = 120.0  # a recording by microphone stops by itself then
 DRAWN_S = 600.0  # of a longer file, so much of its waveform is drawn
-NOTE = (
-    "<p><b>This is a page of a report.</b> Opened in JupyterLab (<code>make lab</code>), this cell lets you upload a "
-    "recording or speak into the microphone, and draws the answer below it. Nothing leaves the machine that runs this "
-    'notebook. Without a browser: <code>lib.predict.predict("recording.wav", model=...)</code>.</p>'
-)
 
 
 def show_page(model: ModelFolder) -> Any:
     """The page for `model` where a notebook server started this kernel; else a note (papermill starts its own kernels)."""
-    return AnswerPage(model).box if os.environ.get("JPY_SESSION_NAME") else HTML(NOTE)
+    note = TEMPLATES.get_template("recorder.html.j2")
+    return AnswerPage(model).box if os.environ.get("JPY_SESSION_NAME") else HTML(note.render())
 
 
 class Recorder(anywidget.AnyWidget):

@@ -22,39 +22,29 @@ from lib.tasks import YEARS, Task, assign_targets
 from lib.train import list_checkpoints, load_model, predict_log_probabilities
 from lib.trainings import main_protocol
 
-RENDERED = "recordings of invented speakers of whom no stage before has heard, with a few bad files among them"
-GIVEN = "the recordings given in `predict.unseen`; whether training has heard their speakers is for their owner to know"
-TESTED = (
-    "no recordings were given, so these are NOT new ones: they are clips of the test speakers, read again from their files. "
-    "Training never heard them, but the test scores of 05 Evaluate have"
-)
-LEARNED = (
-    "no recordings were given, so these are NOT new ones: they are clips of this run, and since the model learned from everybody "
-    "in the end (`evaluate.refit`), its answers about them prove nothing and are not scored"
-)
 EPOCHS = ["task", "epoch", "validation_uar", "unseen_uar", "unseen_accuracy", "unseen_macro_f1", "recordings", "chosen"]
 
 
 def obtain_recordings(
     unseen: str, synthetic: bool, seed: int, count: int, splits: pd.DataFrame, clips: pd.DataFrame, roots: dict[str, Path]
 ) -> tuple[pd.DataFrame, str]:  # fmt: skip
-    """The recordings to ask about, as `list_recordings` gives them, and a sentence that says what they are.
+    """The recordings to ask about, as `list_recordings` gives them, and whose they are, for `sentences.tell_origin`.
 
     unseen: a folder or a CSV list; "" = render `count` new ones when `synthetic`, else up to `count` test clips, drawn by
     `seed` from the main protocol's first fold, or any clips where nobody was left to test on. splits: of `heard_splits`.
     clips, roots: what 01 Download left.
     """
     if unseen:
-        return list_recordings(resolve_root(unseen)), GIVEN
+        return list_recordings(resolve_root(unseen)), "given"
     if synthetic:
         folder = paths.DATA / "corpora" / f"unseen-v{render.VERSION}-{count}-seed{seed}"
         render.render_unseen(folder, seed, count)
-        return list_recordings(folder / "labels.csv"), RENDERED
+        return list_recordings(folder / "labels.csv"), "rendered"
     tested = tested_clips(splits)
     drawn = clips[clips["clip_id"].isin((tested if len(tested) else splits)["clip_id"])]
     drawn = drawn.sample(min(count, len(drawn)), random_state=seed).sort_values("clip_id", ignore_index=True)
     files = [roots[clip.corpus] / clip.path for clip in drawn.itertuples(index=False)]
-    return drawn.assign(name=drawn["clip_id"], path=files, fault=""), TESTED if len(tested) else LEARNED
+    return drawn.assign(name=drawn["clip_id"], path=files, fault=""), "tested" if len(tested) else "learned"
 
 
 def heard_splits(splits: pd.DataFrame, model: ModelFolder) -> pd.DataFrame:
