@@ -4,8 +4,6 @@ Classes come in the order that the caller gives, and keep their colours everywhe
 100 % no text is smaller than 11 pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import matplotlib

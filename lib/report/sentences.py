@@ -3,8 +3,6 @@
 Their words are macros of `lib/templates/sentences.j2`; here the numbers are chosen.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 Pages are static: one stylesheet, one small script that they read well without, nothing fetched from a network.
 """
 
-from __future__ import annotations
-
 import html
 import json
 import re

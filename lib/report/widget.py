@@ -4,8 +4,6 @@ The browser hands the sound to the kernel on the same machine in parts of 1 MB, 
 keeps it in a temporary file until it is answered, and deletes it then. Where no browser listens, a note stands instead.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import os

@@ -4,8 +4,6 @@ Every engine gives what `Encoder.summary` gives. torch is always there and is th
 is an extra: `pip install -r requirements-speed.txt`.
 """
 
-from __future__ import annotations
-
 import copy
 import importlib.util
 import logging

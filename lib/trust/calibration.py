@@ -3,8 +3,6 @@
 Everything that is chosen here is chosen on the validation part and handed in as numbers; the test part is only scored.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

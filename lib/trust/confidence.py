@@ -3,8 +3,6 @@
 Every training has its own temperature and thresholds, from the validation part of its own fold; scores are means over seeds.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What the parts of a split share: the gate of 04 that stops a run, and what its page says."""
 
-from __future__ import annotations
-
 import math
 from itertools import combinations
 from typing import Any

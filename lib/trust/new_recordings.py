@@ -1,7 +1,5 @@
 """Recordings that no stage has seen: where they come from, what is known of them, and how every epoch would have done."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Where a model works and where it does not: UAR by group, the worst group by name, the errors one by one."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The whole of 05 Evaluate: every score of a run computed once and kept beside its predictions, and the models that leave it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
