@@ -57,11 +57,7 @@ def tell_layers(layers: pd.DataFrame) -> str:
     facts = []
     for _, rows in layers.groupby("task", sort=False):
         stages = rows[rows["feature"].str.contains(" | ", regex=False)]
-        best = stages.loc[stages["uar"].idxmax()].to_dict() | {
-            "value": stages["uar"].max(),
-            "metric": "uar",
-            "protocol": "",
-        }
+        best = stages.assign(value=stages["uar"], metric="uar", protocol="").loc[stages["uar"].idxmax()]
         facts.append({"best": best, "beside": rows.drop(stages.index).to_dict("records")})
     return say("layers", *facts)
 
