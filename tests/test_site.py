@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell
-from report_fixture import NOTEBOOKS, draw, make_inputs, make_metrics, make_notebook, make_record, picture
+from report_fixture import draw, make_inputs, make_metrics, make_notebook, make_record, picture
 
 from lib import paths
 from lib.report import compare
