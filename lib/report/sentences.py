@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib import results
+from lib import paths, results
 from lib.report import TEMPLATES
 from lib.results import Record, first_record
 from lib.scores import confusion_metrics
@@ -76,12 +76,7 @@ def tell_training(history: pd.DataFrame) -> str:
     return say("training", {"before": epochs[0], "chosen": chosen, "last": epochs[-1]})
 
 
-# Accuracy, weighted F1 and F1 a class as the paper's text and its code's output report them, with the windows of its sets.
-PUBLISHED = {
-    "gender": {"accuracy": 0.8940, "weighted_f1": 0.89, "f1_male": 0.920, "f1_female": 0.842},
-    "age": {"accuracy": 0.9104, "weighted_f1": 0.92, "f1_teen": 0.487, "f1_adult": 0.950},
-}
-WINDOWS = {"gender": {"male": 101_094, "female": 54_272}, "age": {"teen": 3_118, "adult": 44_434}}
+PUBLISHED, WINDOWS = (paths.load_json(paths.ASSETS / "paper.json")[name] for name in ("published", "windows"))
 
 
 def paper_records(scores: pd.DataFrame, task: str, models: Sequence[str], protocol: str) -> pd.DataFrame:
