@@ -28,7 +28,7 @@ def trained(spoken, tmp_path_factory):
     listed = list_recordings(spoken / "labels.csv")
     targets = new_recordings.label_recordings(listed, [GENDER, AGE])
     blank = make_model_folder(stage.path("blank"))
-    owners, tensors = new_recordings.embed_recordings(listed, blank)
+    owners, tensors = new_recordings.join_tensors(predict_listed(listed, blank, keep=[True] * len(listed)))
     checkpoints, rows = {}, np.arange(len(owners))
     for task in (GENDER, AGE):
         wanted = targets[task.name].fillna(0).to_numpy(np.int64)[owners]
@@ -38,7 +38,9 @@ def trained(spoken, tmp_path_factory):
         checkpoints[task.name] = fit.checkpoint
     options = {"trainings": {task: task for task in checkpoints}}
     save_model_folder(stage.path("model"), checkpoints, untrained(), WINDOWING, "emission", **options)
-    return listed, targets, load_model_folder(stage.path("model"), untrained()), stage
+    model = load_model_folder(stage.path("model"), untrained())
+    predictions = predict_listed(listed, model, progress=False, keep=targets["gender"].notna())
+    return predictions, targets, model, stage
 
 
 def test_labels_follow_the_list_and_missing_ones_stay_missing(spoken):
@@ -52,9 +54,9 @@ def test_labels_follow_the_list_and_missing_ones_stay_missing(spoken):
 
 
 def test_the_chosen_epoch_scores_as_the_answers_of_its_model_do(trained):
-    listed, targets, model, stage = trained
-    epochs = new_recordings.score_epochs(listed, targets, model, stage)
-    answers = predictions_table(predict_listed(listed, model, progress=False))
+    predictions, targets, model, stage = trained
+    epochs = new_recordings.score_epochs(predictions, targets, model, stage)
+    answers = predictions_table(predictions)
     scores = new_recordings.score_recordings(answers, targets, [GENDER, AGE]).set_index("task")
     assert epochs.groupby("task").size().to_dict() == {"gender": 3, "age": 3}
     assert epochs["chosen"].sum() == 2
@@ -64,17 +66,19 @@ def test_the_chosen_epoch_scores_as_the_answers_of_its_model_do(trained):
         assert row.unseen_accuracy == pytest.approx(scores.loc[row.task, "accuracy"])
         assert row.unseen_uar == pytest.approx(scores.loc[row.task, "UAR"])
     nothing = targets.assign(gender=pd.array([pd.NA] * len(targets), dtype="Int64"), age=1)  # one class, or none at all
-    assert new_recordings.score_epochs(listed, nothing, model, stage).empty
+    assert new_recordings.score_epochs(predictions, nothing, model, stage).empty
     assert new_recordings.judge_choice(epochs)["recordings"].tolist() == [9, 9]
 
 
 def test_a_head_that_is_not_one_of_the_saved_epochs_has_no_epochs_to_compare(trained):
     """As one that learned from everybody in the end, or whose training was made anew since."""
-    listed, targets, _, stage = trained
+    predictions, targets, _, stage = trained
     heads = {task: make_checkpoint(stage.path(f"other-{task}.safetensors"), task, "paper", seed=9) for task in CLASSES}
     options = {"trainings": {task: task for task in heads}}
     save_model_folder(stage.path("other"), heads, untrained(), WINDOWING, "emission", **options)
-    epochs = new_recordings.score_epochs(listed, targets, load_model_folder(stage.path("other"), untrained()), stage)
+    epochs = new_recordings.score_epochs(
+        predictions, targets, load_model_folder(stage.path("other"), untrained()), stage
+    )
     assert epochs.empty
     assert new_recordings.judge_choice(epochs).empty
 

@@ -4,16 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from lib import paths
-from lib.audio import Recording, UnreadableAudio
 from lib.corpora import resolve_root
 from lib.corpora.demo import render
 from lib.corpora.own_data import list_recordings
 from lib.model_folder import ModelFolder
 from lib.networks import select_input
-from lib.predict import embed_recording, has_speech
+from lib.predict import Prediction
 from lib.scores import confusion_counts, confusion_metrics
 from lib.stages import Stage, file_checksum, fingerprint_of
 from lib.tasks import YEARS, Task, assign_targets
@@ -160,38 +158,27 @@ def score_ages(answers: pd.DataFrame, recordings: pd.DataFrame, targets: pd.Data
     return pd.DataFrame([row])
 
 
-def embed_recordings(recordings: pd.DataFrame, model: ModelFolder) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """For each window of the recordings that can be answered its row number, and the windows' tensors: some 10 kB each."""
-    owners, parts = [], []
-    for number, row in enumerate(tqdm(list(recordings.itertuples(index=False)), desc="embedding", unit="file")):
-        try:
-            recording = Recording(row.path, None, row.start_s, row.end_s)
-            pieces = [] if row.fault else list(embed_recording(recording, model))
-        except UnreadableAudio:
-            continue
-        if has_speech([ratio for windows, _ in pieces for ratio in windows["speech_ratio"]], model):
-            tensors = [tensors for _, tensors in pieces if tensors]
-            owners += [number] * sum(len(one["statistics"]) for one in tensors)
-            parts += tensors
-    if not parts:
-        raise ValueError(f"none of {len(recordings)} recordings holds speech that could be embedded")
-    return np.array(owners), {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def join_tensors(predictions: list[Prediction]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Of each window that was asked and kept the number of its recording, and the windows' tensors; {} where none was."""
+    kept = {number: one.tensors for number, one in enumerate(predictions) if one.answers and one.tensors}
+    owners = np.repeat(list(kept), [len(tensors["statistics"]) for tensors in kept.values()])
+    names = next(iter(kept.values()), {})
+    return owners, {name: np.concatenate([tensors[name] for tensors in kept.values()]) for name in names}
 
 
-def score_epochs(recordings: pd.DataFrame, targets: pd.DataFrame, model: ModelFolder, trained: Stage) -> pd.DataFrame:
+def score_epochs(
+    predictions: list[Prediction], targets: pd.DataFrame, model: ModelFolder, trained: Stage
+) -> pd.DataFrame:
     """Score every saved epoch of the trainings behind a model folder on labelled recordings, one answer a recording.
 
-    recordings, targets: of `list_recordings` and `label_recordings`. Returns one row a task and epoch: validation_uar (by
-    which the epoch was chosen), unseen_uar, unseen_accuracy, unseen_macro_f1, recordings, chosen (the head's own weights).
-    No rows for tasks without two labelled classes, nor for a head that is none of the saved epochs, such as a refit one.
+    predictions: with the tensors of recordings that have a label; targets: of `label_recordings`. Returns one row a task and
+    epoch: validation_uar (by which the epoch was chosen), unseen_uar, unseen_accuracy, unseen_macro_f1, recordings, chosen
+    (the head's own weights). No rows for tasks without two labelled classes, nor for a head that is none of the saved epochs,
+    such as a refit one.
     """
-    rows, tasks = [], [task for task in model.heads if task in targets and task != YEARS]
-    known = targets[tasks].notna().any(axis=1)
-    if not known.any():
-        return pd.DataFrame(columns=EPOCHS)
-    owners, tensors = embed_recordings(recordings[known.to_numpy()].reset_index(drop=True), model)
-    for task in tasks:
-        facts, labels = model.description["heads"][task], targets.loc[known, task].reset_index(drop=True)
+    rows, (owners, tensors) = [], join_tensors(predictions)
+    for task in [task for task in model.heads if tensors and task in targets and task != YEARS]:
+        facts, labels = model.description["heads"][task], targets[task].reset_index(drop=True)
         folder, labelled = trained.path(facts["training"]), labels.notna().to_numpy()[owners]
         checkpoints = list_checkpoints(folder)
         chosen = [epoch for epoch, path in checkpoints.items() if file_checksum(path) == facts["sha256"]]
