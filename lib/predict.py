@@ -88,7 +88,7 @@ class Prediction:
 
     `windows`: start_s, duration_s, speech_ratio, p_<task>_<class>, and <task> where that is in years (NaN where a window
     held too little speech to be asked). `speech`: probability of speech for each 32 ms, NaN where no window reached.
-    `tensors`: what the heads read of the windows that were asked, {} unless it was to be kept.
+    `tensors`: what heads read of the windows that were asked, some 20 kB each; {} unless it was to be kept.
     """
 
     name: str
@@ -167,8 +167,7 @@ def predict(
     """Ask `model` about one recording: a `Prediction` for any file whatsoever.
 
     source, rate, start_s, end_s: as `lib.audio.Recording` takes them; `rate` in Hz goes with samples, and only with them.
-    name: what the prediction is called, None = the file's name or "array". progress: show a bar. keep: `tensors` too, some
-    20 kB a window.
+    name: what the prediction is called, None = the file's name or "array". progress: show a bar. keep: `tensors` as well.
     ValueError for wrong arguments or a model folder that fails its checks.
     """
     model = model if isinstance(model, ModelFolder) else load_model_folder(find_model(model))
@@ -187,10 +186,8 @@ def predict(
                 bar.update(recording.samples / RATE_HZ - bar.n)
     except UnreadableAudio as error:
         return Prediction(name, "unreadable", reason=str(error))
-    prediction = _conclude(name, recording, pd.concat(tables, ignore_index=True), model)
-    return replace(
-        prediction, tensors={name: np.concatenate([part[name] for part in kept]) for name in (kept or [{}])[0]}
-    )
+    tensors = {part: np.concatenate([one[part] for one in kept]) for part in (kept or [{}])[0]}
+    return replace(_conclude(name, recording, pd.concat(tables, ignore_index=True), model), tensors=tensors)
 
 
 def embed_recording(recording: Recording, model: ModelFolder) -> Iterator[tuple[pd.DataFrame, dict[str, np.ndarray]]]:
@@ -292,16 +289,10 @@ def predict_listed(
     keep: for each row whether its `tensors` are kept; () = none are.
     """
     model = model if isinstance(model, ModelFolder) else load_model_folder(find_model(model))
-    predictions, alone = [], len(recordings) == 1
+    predictions, shown = [], progress and len(recordings) == 1  # one file has a bar of its own
     rows = list(zip_longest(recordings.itertuples(), keep, fillvalue=False))
-    for row, kept in tqdm(rows, "predicting", unit="file", disable=not progress or alone):
-        options = {
-            "name": row.name,
-            "start_s": row.start_s,
-            "end_s": row.end_s,
-            "progress": progress and alone,
-            "keep": kept,
-        }
+    for row, kept in tqdm(rows, "predicting", unit="file", disable=not progress or shown):
+        options = {"name": row.name, "start_s": row.start_s, "end_s": row.end_s, "progress": shown, "keep": kept}
         lost = Prediction(row.name, "unreadable", reason=row.fault)
         predictions.append(lost if row.fault else predict(row.path, model=model, **options))
     return predictions
