@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-import yt_dlp
 from test_common_voice import V1, V17, make_locale, row
 from test_own_data import make
 from test_voxceleb import VIDEO, write_file, write_frames, write_meta
+from test_youtube import fail_with
 from yt_dlp.utils import ExtractorError
 
 from lib import config, corpora, paths
@@ -173,11 +173,7 @@ def test_when_youtube_stops_the_run_before_any_video_its_advice_is_in_the_error(
     write_meta(folder)
     write_frames(folder)
     (folder / "final_dataframe_extended.csv").write_text("VoxCeleb_ID,video_id,speaker_age\nid10270,x,30\n")
-
-    def robot(self, url):
-        raise ExtractorError("Sign in to confirm you\u2019re not a bot", expected=True)
-
-    monkeypatch.setattr(yt_dlp.extractor.youtube.YoutubeIE, "_real_extract", robot)
+    fail_with(monkeypatch, ExtractorError("Sign in to confirm you\u2019re not a bot", expected=True))
     with pytest.raises(ValueError, match=r"no audio yet.*stopped at video 1 of 1.*takes this connection for a robot"):
         corpora.obtain_corpora(["voxceleb"], str(tmp_path / "corpora"), False, 0, fetch=["youtube"])
 
