@@ -169,8 +169,3 @@ def predict_probe(probe: Any, vectors: np.ndarray, classes: int) -> np.ndarray:
     probabilities = np.zeros((len(vectors), classes))
     probabilities[:, probe.classes_] = probe.predict_proba(np.asarray(vectors, np.float64))
     return probabilities
-
-
-def fit_constant_age(years: np.ndarray) -> float:
-    """The median age of the training part: of all constants the one with the smallest mean absolute error."""
-    return float(np.median(years))

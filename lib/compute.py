@@ -60,9 +60,7 @@ def choose_compute(device: str = "auto", arithmetic: str = "auto") -> Compute:
         device = "cuda" if present["cuda"] else "cpu"
     if not present[device]:
         raise ValueError(f"device {device!r}: torch finds none on this machine; set it to 'auto' or 'cpu'")
-    computed = device == "cpu" and bool(
-        bfloat16_instructions()
-    )  # nobody measured it on MPS: counts as one that does not
+    computed = device == "cpu" and bool(bfloat16_instructions())  # nobody measured MPS: counts as one that does not
     if device == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # else its convolutions in float32 would round to 10 bits
         computed = torch.cuda.is_bf16_supported(including_emulation=False)

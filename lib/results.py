@@ -100,11 +100,6 @@ def first_record(scores: pd.DataFrame, **wanted: Any) -> Record | None:
     return {name: None if pd.isna(value) else value for name, value in found[0].items()} if found else None
 
 
-def join_leaks(scores: pd.DataFrame, leaks: pd.DataFrame, protocol: str) -> pd.DataFrame:
-    """Scores of both protocols, and the records of `lib.evaluate.score_leaks` as a third protocol "leak"."""
-    return pd.concat([select_scores(scores, protocol=["paper", protocol]), leaks.assign(protocol="leak")])
-
-
 def unit_of(metric: str) -> int:
     """100 for metrics between 0 and 1 that people read as so many of a hundred, 1 for all others."""
     name = metric.removesuffix("_difference")

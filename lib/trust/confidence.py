@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib.evaluate import answer_years, average_years, select_answers, year_centres
+from lib.evaluate import answer_years, select_answers, year_centres
 from lib.results import format_score
 from lib.scores import aggregate_predictions, bootstrap_trainings, make_records, score_answers
 from lib.tasks import YEARS, Task
@@ -73,7 +73,7 @@ def fit_years(
     """
     errors = {}  # by split, a series over clips whose index is the speaker
     for split in ("validation", "test"):
-        clips = average_years(answer_years(predictions, splits, task, split), "clip")
+        clips = aggregate_predictions(answer_years(predictions, splits, task, split), "clip")
         clips = clips[(clips["model"] == model) & (clips["protocol"] == protocol)]
         clips = clips[(clips["fold"] == fold) | (fold < 0)]
         clips = clips[clips["seed"] == clips["seed"].min()].set_index("speaker_id")

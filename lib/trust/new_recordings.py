@@ -95,8 +95,7 @@ def fingerprint_recordings(recordings: pd.DataFrame) -> str:
 def save_answers(stage: Stage, answers: pd.DataFrame, epochs: pd.DataFrame) -> None:
     """Write `answers.csv` and `epochs.csv` into the stage's folder."""
     for name, table in {"answers": answers, "epochs": epochs}.items():
-        with paths.write_whole(stage.path(f"{name}.csv")) as partial:
-            table.to_csv(partial, index=False)
+        paths.save_frame(stage.path(f"{name}.csv"), table)
 
 
 def load_answers(stage: Stage) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -17,7 +17,7 @@ from lib.stages import Stage
 from lib.store import Store
 from lib.tasks import YEARS, Task
 from lib.train import checkpoint_path
-from lib.trainings import CONVEX, folder_name, refit_linear
+from lib.trainings import CONVEX, folder_name, train_linear
 from lib.trust.confidence import fit_reliability, fit_years, score_choices, score_reliability
 from lib.trust.corpus_audit import audit_corpora
 from lib.trust.slices import slice_all
@@ -31,7 +31,7 @@ def score_run(
     protocol: str, draws: int, seed: int,
 ) -> None:  # fmt: skip
     """Compute every table of `TABLES` and the confusion counts, and write them into the stage's folder."""
-    models = choose_models(fits, protocol)
+    models = {chosen.task: chosen.network for chosen in choose_models(fits, protocol).itertuples()}
     settings = fit_reliability(predictions, splits, tasks, protocol, list(fits["network"].unique()))
     choices = [score_choices(predictions, settings, task, models[task.name], protocol, draws, seed) for task in tasks]
     corpora, lines = audit_corpora(splits, store, tasks, protocol, draws, seed)
@@ -47,8 +47,7 @@ def score_run(
         "leaks": evaluate.score_leaks(predictions, tasks, protocol, draws, seed),
     }
     for name, table in tables.items():
-        with paths.write_whole(stage.path(f"{name}.parquet")) as partial:
-            table.to_parquet(partial, index=False)
+        paths.save_frame(stage.path(f"{name}.parquet"), table)
     paths.save_json(stage.path("confusions.json"), evaluate.count_confusions(predictions, tasks))
 
 
@@ -98,7 +97,8 @@ def save_models(
     trained = fits.groupby("network", sort=False)["task"].unique()
     folders = {name: dict.fromkeys(of_network, name) for name, of_network in trained.items()}
     written = []
-    for name, models in (folders | {"best": choose_models(fits, protocol)}).items():
+    folders["best"] = {chosen.task: chosen.network for chosen in choose_models(fits, protocol).itertuples()}
+    for name, models in folders.items():
         checkpoints, trainings, settings, years = {}, {}, {}, {}
         for task in (task for task in tasks if task.name in models):
             network = models[task.name]
@@ -132,8 +132,9 @@ def _refit(stages: dict[str, Stage], fits: pd.DataFrame, splits: pd.DataFrame, s
     network = fits["network"].iloc[0]
     folder = stages["05_evaluate"].path(f"refit-{task.name}") / folder_name(network)
     table = splits[(splits["task"] == task.name) & (splits["protocol"] == fits["protocol"].iloc[0])]
-    table = table.drop_duplicates("window_id").reset_index(drop=True)
-    return refit_linear(folder, table, stores, task, network, told, 0)
+    table = table.drop_duplicates("window_id").reset_index(drop=True).assign(split="train")
+    _, epoch = train_linear(folder, table, stores, task, network, 0, [told])
+    return checkpoint_path(folder, epoch)
 
 
 def scores_by_corpus(scored: dict[str, pd.DataFrame], models: dict[str, str], protocol: str) -> dict[str, Any]:
