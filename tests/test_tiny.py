@@ -8,13 +8,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lib import paths
+from lib.compute import Compute
 from lib.encoders import build_wav2vec2
 from lib.tables import load_table
 from lib.tiny import distill, recipe
 from lib.tiny.teacher import COMPONENTS, draw_rows
 from lib.tiny.views import Speech, draw_view
 
-VIEWS, SHARDS = 16, 8
+VIEWS, SHARDS, EXACT = 16, 8, Compute("cpu", "float32", "")
 
 
 @pytest.fixture
@@ -35,19 +36,19 @@ def test_a_killed_training_ends_with_the_weights_of_one_that_ran_through_and_the
     views, monkeypatch
 ):
     plan = distill.Recipe(steps=4, batch=VIEWS // 4, shards=SHARDS)
-    distill.distill(views, views / "whole", plan)
+    distill.distill(views, views / "whole", plan, EXACT)
     rates = [distill.rate_at(step, plan) for step in range(3)]  # it dies in the fourth step, amid a shard
     with monkeypatch.context() as patch:
         patch.setattr(distill, "rate_at", lambda step, recipe: rates[step])
         with pytest.raises(IndexError):
-            distill.distill(views, views / "killed", plan)
-    distill.distill(views, views / "killed", plan)
+            distill.distill(views, views / "killed", plan, EXACT)
+    distill.distill(views, views / "killed", plan, EXACT)
     whole, killed = (load_file(views / name / "checkpoint.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
     losses = [pd.read_csv(views / name / "history.csv").drop(columns="elapsed_s") for name in ("whole", "killed")]
     pd.testing.assert_frame_equal(*losses)
     with pytest.raises(ValueError, match="another recipe"):
-        distill.distill(views, views / "whole", distill.Recipe(steps=5, batch=VIEWS, shards=SHARDS))
+        distill.distill(views, views / "whole", distill.Recipe(steps=5, batch=VIEWS, shards=SHARDS), EXACT)
     recipe.export(views / "whole", views)
     card, weights = paths.load_json(views / "wav2vec2-tiny.json"), load_file(views / "wav2vec2-tiny.safetensors")
     model = build_wav2vec2(card["model"])

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from lib.audio import RATE_HZ
+from lib.compute import Compute
 from lib.encoders import TINY, Wav2Vec2Stages
 from lib.paths import ASSETS, load_json, save_json, write_whole
 from lib.tiny.teacher import COMPONENTS, VIEWS, WIDTHS, shard_path
@@ -107,24 +108,24 @@ class Heads(nn.Module):
 class Targets:
     """Scales of the teachers' answers, found on the first shards: whitening of pooled statistics, means of the embeddings."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, device: str):
         parts = [load_file(shard_path(folder, number)) for number in range(8)]
         pooled, embedding, voice = (
             torch.cat([part[name] for part in parts]).float() for name in ("pooled", "embedding", "voice")
         )
-        self.blocks, self.embedding, self.voice = [], embedding.mean(0), voice.mean(0)
+        self.blocks, self.embedding, self.voice = [], embedding.mean(0).to(device), voice.mean(0).to(device)
         for values in pooled.double().split(WIDTHS, dim=1):
             mean = values.mean(0)
             _, spread, vectors = torch.linalg.svd(values - mean, full_matrices=False)
             whiten = vectors[:KEPT].T / (spread[:KEPT] / math.sqrt(len(values)))
-            self.blocks.append((mean.float(), whiten.float()))
+            self.blocks.append((mean.float().to(device), whiten.float().to(device)))
 
 
 def student_losses(
-    stages: nn.Module, heads: Heads, batch: dict[str, Tensor], targets: Targets, queue: Tensor, recipe: Recipe
-) -> dict[str, Tensor]:
+    stages: nn.Module, heads: Heads, batch: dict[str, Tensor], targets: Targets, queue: Tensor, recipe: Recipe, compute: Compute
+) -> dict[str, Tensor]:  # fmt: skip
     """Every loss of a batch by name, and `total`. The last three hidden states follow CAM++'s three blocks."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with compute.autocast():
         told = stages(batch["waveforms"])
         hidden = [told[f"layer:{k}"] for k in range(len(heads.norms))]
         frames = [head(state) for head, state in zip(heads.frames, hidden[-3:])]
@@ -145,7 +146,7 @@ def student_losses(
     losses["emission"] = distance(heads.emission_embedding(emission), embedding)
     losses["emission"] = losses["emission"] + 0.5 * distance(heads.emission_voice(emission), voice)
     total = sum(getattr(recipe, name) * loss for name, loss in losses.items())
-    cosine = F.cosine_similarity(student, embedding).mean().detach()
+    cosine = F.cosine_similarity(student, embedding).mean()
     return losses | {"cosine": cosine, "total": total}
 
 
@@ -157,7 +158,7 @@ def distance(student: Tensor, teacher: Tensor) -> Tensor:
 def queue_loss(student: Tensor, teacher: Tensor, queue: Tensor) -> Tensor:
     """How differently student and teacher find earlier views alike: KL between softmaxes over the queue."""
     if not len(queue):
-        return torch.zeros(())
+        return torch.zeros((), device=student.device)
     like, wanted = (F.log_softmax(F.normalize(x, dim=1) @ queue.T / TEMPERATURE, 1) for x in (student, teacher))
     return F.kl_div(like, wanted, reduction="batchmean", log_target=True)
 
@@ -177,12 +178,12 @@ def shard_at(visit: int, recipe: Recipe) -> int:
     return int(np.random.default_rng([recipe.seed, 3, visit]).integers(seen))
 
 
-def read_batches(folder: Path, step: int, recipe: Recipe) -> Iterator[dict[str, Tensor]]:
+def read_batches(folder: Path, step: int, recipe: Recipe, device: str) -> Iterator[dict[str, Tensor]]:
     """The batches of this step and of those after it; a visit reads one shard and gives all its views, shuffled."""
     first, part = divmod(step, VIEWS // recipe.batch)
     for visit in itertools.count(first):
-        shard = load_file(shard_path(folder, shard_at(visit, recipe)))
-        order = torch.from_numpy(np.random.default_rng([recipe.seed, 4, visit]).permutation(VIEWS))
+        shard = load_file(shard_path(folder, shard_at(visit, recipe)), device)
+        order = torch.from_numpy(np.random.default_rng([recipe.seed, 4, visit]).permutation(VIEWS)).to(device)
         for chosen in order.split(recipe.batch)[part:]:
             batch = {key: value[chosen] for key, value in shard.items()}
             yield batch | {"waveforms": batch["waveforms"].float() / SCALE}
@@ -198,36 +199,38 @@ def save_state(folder: Path, modules: nn.ModuleDict, optimizer: torch.optim.Opti
         save_file({key: value.contiguous() for key, value in tensors.items()}, partial)
 
 
-def load_state(folder: Path, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer) -> tuple[int, Tensor]:
+def load_state(
+    folder: Path, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer, device: str
+) -> tuple[int, Tensor]:
     """Restore what `save_state` wrote, if anything; the step to go on with and the queue."""
     path = folder / "checkpoint.safetensors"
     if not path.exists():
-        return 0, torch.zeros(0, 192)
+        return 0, torch.zeros(0, 192, device=device)
     tensors = load_file(path)
     modules.load_state_dict({key: tensors[key] for key in modules.state_dict()})
     names, count = ("step", "exp_avg", "exp_avg_sq"), len(optimizer.param_groups[0]["params"])
     state = {index: {name: tensors[f"adam.{index}.{name}"] for name in names} for index in range(count)}
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-    return int(tensors["adam.0.step"]), tensors["queue"]
+    return int(tensors["adam.0.step"]), tensors["queue"].to(device)
 
 
-def distill(views: Path, folder: Path, recipe: Recipe) -> None:
+def distill(views: Path, folder: Path, recipe: Recipe, compute: Compute) -> None:
     """Train, or go on from the last checkpoint in `folder`."""
     if (folder / "recipe.json").exists() and load_json(folder / "recipe.json") != asdict(recipe):
         raise ValueError(f"{folder} holds a training of another recipe; choose another folder or delete it")
     save_json(folder / "recipe.json", asdict(recipe))
-    targets = Targets(views)
+    targets = Targets(views, compute.device)
     model = build_student(recipe.seed, load_file(shard_path(views, 0))["waveforms"][:64].float() / SCALE)
     stages, heads, averaged = Wav2Vec2Stages(model, normalize=True), Heads(), deepcopy(model)
-    modules = nn.ModuleDict({"model": model, "heads": heads, "ema": averaged})
+    modules = nn.ModuleDict({"model": model, "heads": heads, "ema": averaged}).to(compute.device)
     parameters = [*model.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.05)
-    done, queue = load_state(folder, modules, optimizer)
+    done, queue = load_state(folder, modules, optimizer, compute.device)
     history = pd.read_csv(folder / "history.csv").query("step <= @done").to_dict("records") if done else []
     begun, before_s, sums = time.monotonic(), history[-1]["elapsed_s"] if history else 0.0, Counter()
     steps = tqdm(range(done, recipe.steps), initial=done, total=recipe.steps, desc="distill", mininterval=10)
-    for step, batch in zip(steps, read_batches(views, done, recipe)):
-        losses = student_losses(stages, heads, batch, targets, queue, recipe)
+    for step, batch in zip(steps, read_batches(views, done, recipe, compute.device)):
+        losses = student_losses(stages, heads, batch, targets, queue, recipe, compute)
         optimizer.param_groups[0]["lr"] = rate_at(step, recipe)
         optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()
@@ -238,10 +241,10 @@ def distill(views: Path, folder: Path, recipe: Recipe) -> None:
             mean.lerp_(value, 1 - decay)
         teacher = F.normalize(batch["embedding"].float() - targets.embedding, dim=1)
         queue = torch.cat([queue, teacher])[-QUEUE:]
-        sums.update({key: float(value.detach()) for key, value in losses.items()})
+        sums.update({key: value.detach() for key, value in losses.items()})
         if (step + 1) % RECORD == 0:
             row = {"step": step + 1, "elapsed_s": round(before_s + time.monotonic() - begun, 1)}
-            history.append(row | {key: round(value / RECORD, 4) for key, value in sums.items()})
+            history.append(row | {key: round(float(value) / RECORD, 4) for key, value in sums.items()})
             sums.clear()
             with write_whole(folder / "history.csv") as partial:
                 pd.DataFrame(history).to_csv(partial, index=False)

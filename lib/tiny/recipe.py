@@ -8,18 +8,21 @@ a kill left off.
 from __future__ import annotations
 
 import argparse
+import functools
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from joblib import Parallel, delayed
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from lib import paths, tables
 from lib.audio import UnreadableAudio, read_waveform
-from lib.compute import cores
+from lib.compute import choose_compute, cores
 from lib.corpora import find_roots, read_clips
 from lib.corpora.own_data import list_unlabelled
 from lib.encoders import TINY
@@ -30,6 +33,7 @@ from lib.tiny.views import SCALE, Speech
 
 CORPORA = ["common_voice:common_voice_many", "speechocean762"]  # the card's `heard` names them to readers
 UNLABELLED = "unlabelled_en"  # a folder of sounds about which nothing is known
+VIEW_SEED = 0  # of the views, which all students share; `--seed` is the student's own
 PREFIX = 12  # characters of a speaker's own id that the list of those left out holds
 
 
@@ -42,31 +46,56 @@ def is_left_out(clips: pd.DataFrame, left_out: dict[str, Any]) -> pd.Series:
 
 def decode_speech(root: Path, corpora: list[str], left_out: dict[str, Any], folder: Path) -> Speech:
     """Every clip that may be heard, decoded once into `folder`; `ledger.parquet` there names what could not be used, and why."""
-    samples, listed = folder / "speech.npy", folder / "speech.parquet"
+    sound, listed = folder / "speech.npy", folder / "speech.parquet"
     if not listed.exists():
         clips, ledger, _ = read_clips(corpora, root)
         unlabelled, unusable = list_unlabelled(root / UNLABELLED)
         roots = find_roots(corpora, root) | {"unlabelled": root / UNLABELLED}
         parts, rows, lost, start = [], [], [], 0
         heard = pd.concat([clips[~is_left_out(clips, left_out)], unlabelled], ignore_index=True)
-        for clip in tqdm(list(heard.itertuples(index=False)), desc="decoding", unit="file"):
-            try:
-                waveform = read_waveform(roots[clip.corpus] / clip.path, clip.start_s, clip.end_s)
-            except UnreadableAudio as error:
-                lost.append((clip.corpus, clip.clip_id, "cannot be decoded", str(error)))
+        cuts = ((roots[clip.corpus] / clip.path, clip.start_s, clip.end_s) for clip in heard.itertuples(index=False))
+        decoded = Parallel(cores(), prefer="threads", return_as="generator")(delayed(decode_clip)(*cut) for cut in cuts)
+        for clip, samples in zip(heard.itertuples(index=False), tqdm(decoded, "decoding", len(heard), unit="file")):
+            if isinstance(samples, str):
+                lost.append((clip.corpus, clip.clip_id, "cannot be decoded", samples))
                 continue
-            parts.append(np.round(waveform * SCALE).astype(np.int16))
-            rows.append({"clip_id": clip.clip_id, "start": start, "samples": len(waveform)})
-            start += len(waveform)
+            parts.append(samples)
+            rows.append({"clip_id": clip.clip_id, "start": start, "samples": len(samples)})
+            start += len(samples)
         undecoded = pd.DataFrame(lost, columns=list(tables.LEDGER.columns))
         whole = pd.concat([ledger, unusable, undecoded], ignore_index=True)
         tables.save_table(folder / "ledger.parquet", whole, "ledger")
         print(f"{len(rows):,} clips are heard, {len(whole):,} left out as {folder / 'ledger.parquet'} says")
-        with paths.write_whole(samples) as partial:
+        with paths.write_whole(sound) as partial:
             np.save(partial, np.concatenate(parts))
         with paths.write_whole(listed) as partial:
             pd.DataFrame(rows).to_parquet(partial, index=False)
-    return Speech(np.load(samples, mmap_mode="r"), pd.read_parquet(listed))
+    return open_speech(folder)
+
+
+def decode_clip(path: Path, start_s: float, end_s: float) -> np.ndarray | str:
+    """Samples (n,) int16 of a clip, or why it cannot be decoded."""
+    try:
+        return np.round(read_waveform(path, start_s, end_s) * SCALE).astype(np.int16)
+    except UnreadableAudio as error:
+        return str(error)
+
+
+@functools.cache
+def open_speech(folder: Path) -> Speech:
+    """What `decode_speech` wrote, once in each process."""
+    return Speech(np.load(folder / "speech.npy", mmap_mode="r"), pd.read_parquet(folder / "speech.parquet"))
+
+
+@functools.cache
+def open_teacher(folder: Path) -> Teacher:
+    """The teachers of a recipe's folder, once in each process."""
+    return Teacher(open_speech(folder), folder / "views", VIEW_SEED, choose_compute())
+
+
+def make_view_shard(folder: Path, number: int) -> None:
+    """Write one shard of views with the teachers' answers below `folder`, unless it is there."""
+    make_shard(open_teacher(folder), open_speech(folder), folder / "views", number, VIEW_SEED)
 
 
 def export(folder: Path, target: Path) -> Path:
@@ -86,18 +115,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m lib.tiny.recipe", description=__doc__)
     parser.add_argument("--root", type=Path, required=True, help=f"folder of {CORPORA} and {UNLABELLED}")
     parser.add_argument("--out", type=Path, required=True, help="folder for views, checkpoints and the encoder")
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
-    parser.add_argument("--shards", type=int, default=Recipe.shards, help="of 256 views each")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    parser.add_argument("--name", default="training", help="folder below --out for this student; all share its views")
+    for field in fields(Recipe):  # a loss is left out with the weight 0
+        parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
+    options, compute = parser.parse_args(), choose_compute()
     torch.set_num_threads(cores())
-    speech, views = decode_speech(options.root, CORPORA, CARD["left_out"], options.out), options.out / "views"
-    teacher = Teacher(speech, views, options.seed)
-    for number in tqdm(range(options.shards), desc="views and answers", unit="shard"):
-        make_shard(teacher, speech, views, number, options.seed)
-    recipe = Recipe(steps=options.steps, shards=options.shards, seed=options.seed)
-    distill(views, options.out / "training", recipe)
-    print(export(options.out / "training", options.out))
+    recipe = Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
+    decode_speech(options.root, CORPORA, CARD["left_out"], options.out)
+    open_teacher(options.out)  # finds the components before others read them
+    workers = cores() if compute.device == "cuda" else 1  # a processor is busy with the teachers alone
+    tasks = (delayed(make_view_shard)(options.out, number) for number in range(recipe.shards))
+    list(tqdm(Parallel(workers, return_as="generator")(tasks), "views and answers", recipe.shards, unit="shard"))
+    distill(options.out / "views", options.out / options.name, recipe, compute)
+    print(export(options.out / options.name, options.out / options.name))
 
 
 if __name__ == "__main__":

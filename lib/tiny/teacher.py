@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lib.audio import RATE_HZ
+from lib.compute import Compute
 from lib.paths import write_whole
 from lib.tiny.speaker_models import load_campplus, load_resemblyzer
 from lib.tiny.views import SCALE, Speech, draw_view
@@ -32,12 +33,13 @@ class Teacher:
     The components are found and written to `folder` when it has none.
     """
 
-    def __init__(self, speech: Speech, folder: Path, seed: int):
-        self.campplus, self.resemblyzer, path = load_campplus(), load_resemblyzer(), folder / "basis.safetensors"
+    def __init__(self, speech: Speech, folder: Path, seed: int, compute: Compute):
+        self.compute, path = compute, folder / "basis.safetensors"
+        self.campplus, self.resemblyzer = (load().to(compute.device) for load in (load_campplus, load_resemblyzer))
         if not path.exists():
             with write_whole(path) as partial:
                 save_file({key: value.contiguous() for key, value in self.fit_basis(speech, seed).items()}, partial)
-        self.basis = load_file(path)
+        self.basis = load_file(path, compute.device)
 
     def fit_basis(self, speech: Speech, seed: int) -> dict[str, Tensor]:
         """Mean and whitening principal components of each block's frames."""
@@ -56,8 +58,8 @@ class Teacher:
     @torch.inference_mode()
     def blocks(self, waveforms: Tensor) -> tuple[list[Tensor], Tensor]:
         """Blocks' frames and embedding of (B, samples), float32, 32 views at a time."""
-        with torch.autocast("cpu", torch.bfloat16):
-            parts = [self.campplus(some) for some in waveforms.split(32)]
+        with self.compute.autocast():
+            parts = [self.campplus(some) for some in waveforms.to(self.compute.device).split(32)]
         blocks = [torch.cat(block).float() for block in zip(*(blocks for blocks, _ in parts))]
         return blocks, torch.cat([embedding for _, embedding in parts]).float()
 
@@ -67,10 +69,10 @@ class Teacher:
         blocks, embedding = self.blocks(waveforms)
         frames = [(block - self.basis[f"mean{k}"]) @ self.basis[f"components{k}"] for k, block in enumerate(blocks)]
         pooled = torch.cat([statistic for block in blocks for statistic in (block.mean(1), block.std(1))], dim=1)
-        with torch.autocast("cpu", torch.bfloat16):
-            voice = self.resemblyzer(waveforms)
+        with self.compute.autocast():
+            voice = self.resemblyzer(waveforms.to(self.compute.device))
         answers = {"frames": torch.cat(frames, dim=2), "pooled": pooled, "embedding": embedding, "voice": voice.float()}
-        return {name: values.half() for name, values in answers.items()}
+        return {name: values.half().cpu() for name, values in answers.items()}
 
 
 def shard_path(folder: Path, number: int) -> Path:
