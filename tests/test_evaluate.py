@@ -15,7 +15,7 @@ from lib.tables import validate_table
 from lib.tasks import Task
 from lib.train import Recipe
 from lib.trainings import split_tasks, train_networks
-from lib.trust import confidence, corpus_audit, slices, summary
+from lib.trust import confidence, summary
 from lib.trust.probes import project_windows
 
 CLIPS, WINDOWS = make_corpus(speakers=60)
@@ -116,20 +116,6 @@ def test_temperature_and_thresholds_come_from_validation_alone(run):
     options = (run.splits, TASKS, "speaker", ["linear"])
     before, after = (confidence.fit_reliability(table, *options) for table in (run.predictions, changed))
     pd.testing.assert_frame_equal(before, after)
-
-
-def test_a_corpus_that_gives_the_label_away_is_told(run):
-    assert run.scored["lines"]["line"].str.contains("no better than chance").all()
-    rows = run.splits[(run.splits["task"] == "gender") & (run.splits["protocol"] == "speaker")]
-    disguised = rows.assign(corpus=np.where(rows["target"] == 1, "studio", "street"))
-    _, lines = corpus_audit.audit_corpora(disguised, run.store, [GENDER], "speaker", 50, 0)
-    assert lines[0].startswith("gender: CONFOUNDED")
-
-
-def test_slices_name_the_worst_group_and_leave_small_ones_unscored(run):
-    table = run.scored["slices"]
-    assert table.loc[~table["enough"], "value"].isna().all()
-    assert set(slices.main_slices(table, run.models)) == {"gender", "age_years"}
 
 
 def test_metrics_keep_full_precision_and_no_nan_and_networks_their_size(run, tmp_path, monkeypatch):
