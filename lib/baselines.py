@@ -3,8 +3,6 @@
 Their inputs are measured once, where windows are cut (`measure_acoustics`), so evaluation never needs the audio again.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 

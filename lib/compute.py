@@ -4,8 +4,6 @@ Every choice is "auto" unless a name is given: the GPU where there is one, and b
 emulated. `ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2` let any x86-64 machine play a plain one.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import platform

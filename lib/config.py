@@ -1,7 +1,5 @@
 """Run files: one YAML a run that says what differs from the notebooks' own values, checked before a kernel starts."""
 
-from __future__ import annotations
-
 import ast
 import itertools
 import re

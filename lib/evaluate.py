@@ -1,7 +1,5 @@
 """What the models answered, scored beside baselines: every network, every baseline, every protocol, three levels."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Linear models, fitted by scikit-learn: each is one logistic regression or several, each with a penalty of its own."""
 
-from __future__ import annotations
-
 import itertools
 import warnings
 from collections.abc import Sequence

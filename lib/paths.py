@@ -1,7 +1,5 @@
 """The only module that knows the tree: named folders, and writing so that nothing half-written is ever read."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

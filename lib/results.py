@@ -4,8 +4,6 @@ A record is a row as `lib.scores` writes it. Tables and sentences are made from 
 every `tell_*` returns one plain sentence or two, and "" where there is nothing to tell.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import re

@@ -4,8 +4,6 @@ A tidy record is {task, model, protocol, split, level, subset, metric, value, lo
 are the 95 % interval from a bootstrap over speakers, never over windows: windows of one voice are not independent.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -3,8 +3,6 @@
 Rows join on ids, never on position.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

@@ -4,8 +4,6 @@ An epoch is reproducible by itself: its order and its dropout come from (seed, e
 after its last whole epoch and ends with the same numbers as one that ran through.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path

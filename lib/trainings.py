@@ -1,7 +1,5 @@
 """From windows to trained networks: every task split under every protocol, every network trained."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

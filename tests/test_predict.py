@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from model_fixture import CENTRES, CLASSES, WINDOWING, YEAR_CLASSES, make_model_folder
+from model_fixture import CENTRES, CLASSES, WINDOWING, YEAR_CLASSES, make_model_folder, untrained
 
 from lib import paths
 from lib import predict as predicting
 from lib.audio import RATE_HZ, read_waveform
 from lib.corpora.own_data import list_recordings, read_own_data
 from lib.embed import embed_windows
-from lib.model_folder import BY_CORPUS
+from lib.model_folder import BY_CORPUS, load_model_folder
 from lib.predict import count_states, find_model, predict, predict_listed, predictions_table
 from lib.speed.engines import EngineChoice
 from lib.stages import Stage, fingerprint_of
@@ -32,8 +32,15 @@ NETWORKS = {"gender": "paper", "age": "linear"}
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return make_model_folder(tmp_path_factory.mktemp("models") / "mixed", NETWORKS)
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "mixed"
+    make_model_folder(folder, NETWORKS)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return load_model_folder(folder, untrained())
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +61,16 @@ def changed(model, task="gender", **facts):
 
 
 @pytest.fixture(scope="module")
-def evaluated(spoken, model, tmp_path_factory):
+def evaluated(spoken, model, folder, tmp_path_factory):
     """Windows of the spoken recordings as the chain cuts and embeds them, with the answers of its evaluation."""
-    folder = tmp_path_factory.mktemp("chain")
+    chain = tmp_path_factory.mktemp("chain")
     clips, _ = read_own_data(spoken / "labels.csv")
-    cut_windows(Stage("02_segment", "test", "x", folder, {}, False), clips, {"own_data": spoken}, WINDOWING)
-    windows = load_table(folder / "windows.parquet", "windows")
-    ids, sounds = windows["window_id"].tolist(), open_windows(folder)
-    embed_windows(folder / "store", sounds, ids, model.encoder, EngineChoice(), dtype="float32")
+    cut_windows(Stage("02_segment", "test", "x", chain, {}, False), clips, {"own_data": spoken}, WINDOWING)
+    windows = load_table(chain / "windows.parquet", "windows")
+    ids, sounds = windows["window_id"].tolist(), open_windows(chain)
+    embed_windows(chain / "store", sounds, ids, model.encoder, EngineChoice(), dtype="float32")
     for task, network in NETWORKS.items():
-        checkpoint = next(folder.parent.glob(f"models*/mixed-{task}.safetensors"))
-        answers = ask_checkpoint(checkpoint, Store(folder / "store"), windows["window_id"], network)
+        answers = ask_checkpoint(Path(folder, f"{task}.safetensors"), Store(chain / "store"), ids, network)
         windows[[f"p_{task}_{name}" for name in model.heads[task].classes]] = answers
     return windows
 
@@ -205,13 +211,6 @@ def test_folders_are_listed_through_links_and_what_cannot_be_looked_at_is_a_row(
     empty, lost = "empty file (0 bytes)", "cannot be read (Permission denied)"
     assert [one.reason.split(": ")[-1] for one in found] == [empty, empty, "a link to nothing", lost]
     assert count_states(one.state for one in found).set_index("state")["recordings"]["unreadable"] == 4
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cli") / "model"
-    make_model_folder(folder)
-    return str(folder)
 
 
 def test_command_line_accounts_for_every_file(spoken, folder, tmp_path, capsys):
