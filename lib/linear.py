@@ -136,7 +136,8 @@ def fit_linear(
     for epoch, (each, loss) in enumerate(trials, 1):
         for problem, penalty in zip(problems, each):
             problem.fit(values, rows_train, penalty)
-        row = {"epoch": epoch, "penalty": tell_penalty(each), "tempered_loss": float(loss)}
+        told = "|".join(f"{one:g}" for one in (each if len(set(each)) > 1 else each[:1]))  # once where all are alike
+        row = {"epoch": epoch, "penalty": told, "tempered_loss": float(loss)}
         trained = validate(model.network, values, targets[rows_train], np.arange(len(values)), criterion)
         row |= scores_of("train", *trained, classes)
         row |= scores_of("validation", *validate(model, features, targets, rows_validation, criterion), classes)
@@ -170,13 +171,11 @@ def list_problems(network: nn.Module, targets: np.ndarray, weights: np.ndarray, 
     ]
 
 
-def tell_penalty(penalties: Sequence[float]) -> str:
-    """Penalties of a network's regressions as a history keeps them: "0.0001" for all alike, else "0.01|0.0001"."""
-    return "|".join(f"{one:g}" for one in (penalties if len(set(penalties)) > 1 else penalties[:1]))
-
-
 def middle_penalty(told: Sequence[str], count: int) -> list[float]:
-    """The median of what `tell_penalty` told of several trainings, for each of a network's `count` regressions."""
+    """The median of several trainings' penalties, as histories keep them, for each of a network's `count` regressions.
+
+    "0.0001" is of all regressions, "0.01|0.0001" of each.
+    """
     values = [[float(one) for one in str(text).split("|")] for text in told]
     return np.median([each * (count // len(each)) for each in values], axis=0).tolist()
 
