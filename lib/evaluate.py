@@ -205,16 +205,6 @@ def list_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return frame.astype(object).where(frame.notna(), None).to_dict("records")
 
 
-def describe_data(clips: pd.DataFrame, splits: pd.DataFrame, protocol: str) -> dict[str, Any]:
-    """For the card of a model folder: how many clips and speakers, in which languages, and who trained and tested it."""
-    here = splits[(splits["protocol"] == protocol) & (splits["fold"] == 0)]
-    voices = here.groupby(["split", "task"], sort=False)["speaker_id"].nunique()
-    parts = {f"{part}_speakers": voices[part].to_dict() for part in ("train", *PARTS) if part in voices}
-    languages = clips.groupby(clips["language"].replace("", "not known"))["speaker_id"].nunique()
-    facts = {"clips": len(clips), "speakers": int(clips["speaker_id"].nunique())}
-    return facts | {"speakers_by_language": languages.sort_values(ascending=False).to_dict()} | parts
-
-
 def tabulate_networks(
     fits: pd.DataFrame, records: pd.DataFrame, trained: Stage, protocol: str, level: str
 ) -> pd.DataFrame:

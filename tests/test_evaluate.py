@@ -126,7 +126,7 @@ def test_metrics_keep_full_precision_and_no_nan_and_networks_their_size(run, tmp
     table = evaluate.tabulate_networks(run.fits, run.scored["scores"], run.trained, "speaker", "window")
     assert table.set_index(["task", "network"]).loc[("gender", "linear"), "parameters"] == 2 * 28 + 2
     assert run.chosen["next best"].tolist() == ["linear:bank"] * 2
-    assert evaluate.describe_data(CLIPS, run.splits, "speaker")["speakers_by_language"] == {"en": 60}
+    assert summary.describe_data(CLIPS, run.splits, "speaker")["speakers_by_language"] == {"en": 60}
 
 
 def test_model_folders_leave_with_settings_and_scores_on_unseen_speakers(run, tmp_path, monkeypatch):

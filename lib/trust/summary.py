@@ -92,7 +92,7 @@ def save_models(
     about = {"run": run, "synthetic": synthetic, "protocol": protocol, "refit on everybody": refit}
     for stage in stages.values():
         about |= stage.facts
-    about |= evaluate.describe_data(clips, splits, protocol)
+    about |= describe_data(clips, splits, protocol)
     fits = fits[(fits["protocol"] == protocol) & fits["task"].isin([task.name for task in tasks])]
     trained = fits.groupby("network", sort=False)["task"].unique()
     folders = {name: dict.fromkeys(of_network, name) for name, of_network in trained.items()}
@@ -120,6 +120,16 @@ def save_models(
             about=about | scores_by_corpus(scored, models, protocol),
         ))  # fmt: skip
     return written
+
+
+def describe_data(clips: pd.DataFrame, splits: pd.DataFrame, protocol: str) -> dict[str, Any]:
+    """For the card of a model folder: how many clips and speakers, in which languages, and who trained and tested it."""
+    here = splits[(splits["protocol"] == protocol) & (splits["fold"] == 0)]
+    voices = here.groupby(["split", "task"], sort=False)["speaker_id"].nunique()
+    parts = {f"{part}_speakers": voices[part].to_dict() for part in ("train", *evaluate.PARTS) if part in voices}
+    languages = clips.groupby(clips["language"].replace("", "not known"))["speaker_id"].nunique()
+    facts = {"clips": len(clips), "speakers": int(clips["speaker_id"].nunique())}
+    return facts | {"speakers_by_language": languages.sort_values(ascending=False).to_dict()} | parts
 
 
 def _refit(stages: dict[str, Stage], fits: pd.DataFrame, splits: pd.DataFrame, stores: list[Store], task: Task) -> Path:
