@@ -10,7 +10,7 @@ from tqdm import tqdm
 from lib import paths
 from lib.compute import Compute
 from lib.linear import PENALTIES, fit_linear
-from lib.networks import Model, build_network, parts_read, split_name
+from lib.networks import build_network, parts_read, split_name
 from lib.splits import split_windows
 from lib.stages import Stage, seed_everything
 from lib.store import Features, Store
@@ -18,7 +18,6 @@ from lib.tasks import Task, task_table
 from lib.train import HISTORY, Recipe, fit_network, load_model, predict_log_probabilities
 
 KEYS = ["task", "protocol", "network", "fold", "seed"]  # what tells one training from another
-CONVEX = ("linear", "steps", "experts")  # kinds whose fit does not depend on a seed
 CHILD_YEARS = 16  # younger speakers are children where rows are balanced
 
 
@@ -64,13 +63,15 @@ def train_networks(
     groups = splits.groupby(["task", "protocol", "fold"], sort=False)
     jobs = [(*key, rows, name) for key, rows in groups for task, _, name in asked if task in ("", key[0])]
     for task, protocol, fold, table, network in tqdm(jobs, desc="networks"):
-        for seed in seeds if split_name(network)[0] not in CONVEX else seeds[:1]:
+        for seed in seeds if network == "paper" else seeds[:1]:  # the fit of all others does not depend on it
             begun = time.monotonic()
             folder = str(Path(task, protocol, folder_name(network), f"fold-{fold}", f"seed-{seed}"))
             seed_everything(seed)
-            given = (stage.path(folder), table, stores, task_of[task], network, seed)
-            convex = split_name(network)[0] in CONVEX
-            history, best = train_linear(*given) if convex else _train_network(*given, recipe, compute)
+            given = (stage.path(folder), table, stores, task_of[task])
+            if network == "paper":
+                history, best = _train_paper(*given, seed, recipe, compute)
+            else:
+                history, best = train_linear(*given, network, seed)
             chosen = history.set_index("epoch").loc[best]
             row = dict(zip(KEYS, (task, protocol, network, fold, seed)))
             row |= {"best_epoch": best, "epochs": int(history["epoch"].max())}
@@ -79,27 +80,20 @@ def train_networks(
     return paths.save_frame(stage.path("fits.csv"), pd.DataFrame(fits))
 
 
-def _train_network(folder, table, stores, task, network, seed, recipe, compute) -> tuple[pd.DataFrame, int]:
-    """One of the paper's networks on the table's training part; `folder` gets its history and its checkpoints."""
-    features, targets = read_features(stores[0], network, table["window_id"]), table["target"].to_numpy()
-    model = make_model(network, task, stores[0], features.shape[1:], recipe, seed)
-    parts = [np.flatnonzero(table["split"] == part) for part in ("train", "validation")]
-    first = bool((table["fold"] == 0).all()) and seed == 0
-    return fit_network(model, features, targets, *parts, recipe, folder, seed=seed, compute=compute, every_epoch=first)
-
-
-def make_model(network: str, task: Task, store: Store, shape: tuple[int, ...], recipe: Recipe, seed: int) -> Model:
-    """An untrained model for this task and the shape of one window's input.
+def _train_paper(folder, table, stores, task, seed, recipe, compute) -> tuple[pd.DataFrame, int]:
+    """The paper's network for this task on the table's training part; `folder` gets its history and its checkpoints.
 
     The normalisation "paper" is the paper's own: the p-norm for gender, nothing for age.
     """
-    kind, parts = split_name(network)
-    normalisation = recipe.normalisation if kind == "paper" else "standard"
+    features, targets = read_features(stores[0], "paper", table["window_id"]), table["target"].to_numpy()
+    normalisation = recipe.normalisation
     if normalisation == "paper":
         normalisation = "p10" if task.name == "gender" else "none"
     options = {"task": task.name, "width": recipe.width, "normalisation": normalisation, "seed": seed}
-    widths = [store.width(step) for step in parts] if kind in ("steps", "experts") else []
-    return build_network(network, task.classes, shape, widths=widths, **options)
+    model = build_network("paper", task.classes, features.shape[1:], **options)
+    parts = [np.flatnonzero(table["split"] == part) for part in ("train", "validation")]
+    first = bool((table["fold"] == 0).all()) and seed == 0
+    return fit_network(model, features, targets, *parts, recipe, folder, seed=seed, compute=compute, every_epoch=first)
 
 
 def read_features(store: Store, network: str, window_ids: pd.Series) -> Features:
@@ -140,8 +134,12 @@ def train_linear(folder, table, stores, task, network, seed, penalties=PENALTIES
 
     A table without a validation part, whose model learns from everybody, is judged by all its rows.
     """
-    features = [read_features(store, network, table["window_id"]) for store in stores]
-    model = make_model(network, task, stores[0], features[0].shape[1:], Recipe(), seed)
+    features, (kind, parts) = (
+        [read_features(store, network, table["window_id"]) for store in stores],
+        split_name(network),
+    )
+    widths = [] if kind == "linear" else [stores[0].width(step) for step in parts]
+    model = build_network(network, task.classes, features[0].shape[1:], task=task.name, widths=widths, seed=seed)
     rows, judged = (np.flatnonzero(table["split"] == part) for part in ("train", "validation"))
     judged = judged if len(judged) else rows
     rows = np.concatenate([rows + len(table) * number for number in range(len(stores))])

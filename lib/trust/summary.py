@@ -12,12 +12,11 @@ from lib.encoders import load_encoder
 from lib.evaluate import CONSTANT, SHIPPED, choose_models, list_records
 from lib.linear import middle_penalty
 from lib.model_folder import BY_CORPUS, save_model_folder
-from lib.networks import split_name
 from lib.stages import Stage
 from lib.store import Store
 from lib.tasks import YEARS, Task
 from lib.train import checkpoint_path
-from lib.trainings import CONVEX, folder_name, train_linear
+from lib.trainings import folder_name, train_linear
 from lib.trust.confidence import fit_reliability, fit_years, score_choices, score_reliability
 from lib.trust.corpus_audit import audit_corpora
 from lib.trust.slices import slice_all
@@ -102,7 +101,7 @@ def save_models(
         checkpoints, trainings, settings, years = {}, {}, {}, {}
         for task in (task for task in tasks if task.name in models):
             network = models[task.name]
-            again = refit and split_name(network)[0] in CONVEX
+            again = refit and network != "paper"
             fold, rows = -1 if again else 0, scored["settings"]
             rows = rows[(rows["task"] == task.name) & (rows["model"] == network) & (rows["fold"] == fold)]
             settings[task.name] = rows.sort_values("seed").iloc[0].to_dict()
