@@ -187,19 +187,6 @@ def compare_ages(table: pd.DataFrame, protocol: str, draws: int, seed: int) -> p
     return pd.concat(records, ignore_index=True)
 
 
-def count_confusions(predictions: pd.DataFrame, tasks: list[Task]) -> list[dict[str, Any]]:
-    """Confusion counts of every model on the windows of the test part, for each of its seeds."""
-    confusions, test = [], predictions[predictions["split"] == "test"]
-    for task in tasks:
-        keys, columns = ["model", "protocol", "seed"], [f"p_{name}" for name in task.classes]
-        for key, rows in test[test["task"] == task.name].groupby(keys, sort=False):
-            answers = rows[columns].to_numpy().argmax(axis=1)
-            counts = scores.confusion_counts(rows["target"].to_numpy(), answers, len(task.classes)).tolist()
-            facts = {"task": task.name} | dict(zip(keys, key)) | {"split": "test", "level": "window"}
-            confusions.append(facts | {"classes": task.classes, "counts": counts})
-    return confusions
-
-
 def list_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as JSON-able records at full precision; what is no number becomes None."""
     return frame.astype(object).where(frame.notna(), None).to_dict("records")

@@ -4,7 +4,6 @@ A record is a row as `lib.scores` writes it. Tables and sentences are made from 
 every `tell_*` returns one plain sentence or two, and "" where there is nothing to tell.
 """
 
-import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -54,15 +53,6 @@ def metric_name(metric: str) -> str:
 def is_baseline(model: str) -> bool:
     """True for models without an encoder: they show what a guess, or one simple measure, scores."""
     return model.startswith(("majority", "baseline"))
-
-
-def describe_classes(classes: Sequence[str], settings: dict[str, Any]) -> list[str]:
-    """Class names, those of age with their bounds in years where `settings`, a run file's section `run`, holds them."""
-    bounds = [f"{bound:g}" for bound in settings.get("age_bounds") or []]
-    if not bounds or list(classes) != settings.get("age_classes"):
-        return list(classes)
-    spans = [f"under {bounds[0]}", *(f"{low} to under {high}" for low, high in itertools.pairwise(bounds))]
-    return [f"{name} ({span})" for name, span in zip(classes, [*spans, f"{bounds[-1]} and over"])]
 
 
 NAMED = {"task": task_name, "model": model_name, "against": lambda model: f"minus {model_name(model)}",

@@ -6,7 +6,7 @@ import pytest
 from report_fixture import make_metrics, make_row
 
 from lib import results
-from lib.report import sentences
+from lib.report import compare, sentences
 
 YEARS = {"metric": "mae_years", "task": "age_years"}
 VIEW = {"task": "gender", "model": "paper", "protocol": "speaker", "level": "clip"}
@@ -168,8 +168,8 @@ def test_the_paper_stands_beside_a_guess_on_its_own_data_and_this_run():
 @pytest.mark.parametrize(("bounds", "last"), [([16], "adult (16 and over)"), ([16, 70], "adult (16 to under 70)")])
 def test_age_classes_stand_with_their_bounds(bounds, last):
     settings = {"age_classes": ["child", "adult"], "age_bounds": bounds}
-    assert results.describe_classes(["child", "adult"], settings) == ["child (under 16)", last]
-    assert results.describe_classes(["male", "female"], settings) == ["male", "female"]
+    assert compare.describe_classes(["child", "adult"], settings) == ["child (under 16)", last]
+    assert compare.describe_classes(["male", "female"], settings) == ["male", "female"]
 
 
 def test_names_are_a_reader_s_and_a_markdown_table_keeps_a_bar_inside_its_cell():

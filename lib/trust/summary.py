@@ -12,6 +12,7 @@ from lib.encoders import load_encoder
 from lib.evaluate import CONSTANT, SHIPPED, choose_models, list_records
 from lib.linear import middle_penalty
 from lib.model_folder import BY_CORPUS, save_model_folder
+from lib.scores import confusion_counts
 from lib.stages import Stage
 from lib.store import Store
 from lib.tasks import YEARS, Task
@@ -47,7 +48,20 @@ def score_run(
     }
     for name, table in tables.items():
         paths.save_frame(stage.path(f"{name}.parquet"), table)
-    paths.save_json(stage.path("confusions.json"), evaluate.count_confusions(predictions, tasks))
+    paths.save_json(stage.path("confusions.json"), count_confusions(predictions, tasks))
+
+
+def count_confusions(predictions: pd.DataFrame, tasks: list[Task]) -> list[dict[str, Any]]:
+    """Confusion counts of every model on the windows of the test part, for each of its seeds."""
+    confusions, test = [], predictions[predictions["split"] == "test"]
+    for task in tasks:
+        keys, columns = ["model", "protocol", "seed"], [f"p_{name}" for name in task.classes]
+        for key, rows in test[test["task"] == task.name].groupby(keys, sort=False):
+            answers = rows[columns].to_numpy().argmax(axis=1)
+            counts = confusion_counts(rows["target"].to_numpy(), answers, len(task.classes)).tolist()
+            facts = {"task": task.name} | dict(zip(keys, key)) | {"split": "test", "level": "window"}
+            confusions.append(facts | {"classes": task.classes, "counts": counts})
+    return confusions
 
 
 def load_scores(stage: Stage) -> dict[str, pd.DataFrame]:
