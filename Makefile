@@ -3,6 +3,8 @@ RUN ?= demo
 SET ?=
 FROM ?=
 ONLY ?=
+# as it was written, quotes and dollars too: recipes read it from the environment, where no shell takes it apart
+export SET_AS_WRITTEN := $(value SET)
 TORCH ?=
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -36,7 +38,7 @@ $(READY): requirements.txt requirements-campplus.txt pyproject.toml
 env: $(READY)  ## make .venv from the pinned requirements.txt, if missing or out of date; TORCH=cpu takes torch without CUDA
 
 reports: $(READY)  ## run all notebooks of RUN (default: demo) and build reports/RUN/index.html
-	$(BIN)/python -m lib.run params/$(RUN).yaml $(if $(SET),--set "$(SET)") $(if $(FROM),--from $(FROM)) $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python -m lib.run params/$(RUN).yaml $${SET_AS_WRITTEN:+--set "$$SET_AS_WRITTEN"} $(if $(FROM),--from $(FROM)) $(if $(ONLY),--only $(ONLY))
 
 test: $(READY)  ## run every test, the demo chain at reduced size included
 	$(BIN)/python -m pytest
@@ -68,6 +70,7 @@ bench: $(READY)  ## measure speed and memory as ratios in one run (minutes)
 	$(BIN)/python -m lib.speed.bench
 
 ship: $(READY)  ## copy the best model of RUN to lib/assets/RUN, where lib.predict finds it by name
+	@test -f data/$(RUN)/models/best/model.json || { echo "data/$(RUN)/models/best holds no model; make reports RUN=$(RUN) first"; exit 1; }
 	rm -rf lib/assets/$(RUN)
 	cp -r data/$(RUN)/models/best lib/assets/$(RUN)
 

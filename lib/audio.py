@@ -6,6 +6,7 @@ comes: no header's count is believed, but what it promises in vain becomes a war
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import os
@@ -21,9 +22,18 @@ import soxr
 RATE_HZ = 16_000  # what every encoder here was trained on
 BLOCK_S = 20.0  # decoded at a time, counted from the start of the file, so that a cut is a slice of the whole
 SHORTFALL_S = 0.06  # promised sound that does not come is told from here; codecs pad by less
-COUNTED = {"aiff", "ape", "au", "flac", "matroska", "mov", "tta", "wv"}  # other lengths are guessed from a bit rate
+# other lengths are guessed from a bit rate
+COUNTED = ["aiff", "ape", "ast", "au", "flac", "flv", "matroska", "mov", "nistsphere", "tta", "wv"]
+COUNTS_MP3 = (b"Xing\0\0\0", b"Info\0\0\0", b"VBRI")
+EVEN = {"mp1", "mp2", "mp3", "ac3", "eac3", "dts"}  # codecs whose pieces are of one size, unless the rate varies
+CHUNKS = {  # by a file's first bytes: where its chunks begin, bytes of an id, of a size, their order, both counted?, padding
+    b"RIFF": (0, 4, 4, "little", False, 2), b"FORM": (0, 4, 4, "big", False, 2), b"riff": (0, 16, 8, "little", True, 8),
+    b"0&\xb2u": (0, 16, 8, "little", True, 1), b"caff": (8, 4, 8, "big", False, 1),  # wma; Apple's caf
+}  # fmt: skip
 MISTAKEN = [("wav", "g726"), ("au", "g726le"), ("wav", "amrnb"), ("caf", "alac"), ("aiff", "gsm")]  # by FFmpeg alone
 COUNTS_LESS = "its header counts less sound than the file holds; all of it is heard"
+JOINED = "other files were joined to its end; all are heard"
+NO_END = "its end is missing, it does not tell how much"
 UPSIDE_DOWN = "a channel is upside down; it was turned before the channels were averaged"
 
 Blocks = Iterator[tuple[np.ndarray, int]]  # samples [n, C] in their own type, at their own rate in Hz
@@ -84,13 +94,37 @@ def shown_name(path: Path | str) -> str:
     return os.fsencode(Path(path).name).decode("utf-8", "backslashreplace")
 
 
-def open_sound(path: Path | str) -> io.FileIO:
+class SoundFile(io.FileIO):
+    """A file to read, or what of it begins at byte `begin`, as if that were all of it."""
+
+    begin = 0
+    end = 0  # of what was heard, in bytes of the whole file
+    is_cut = False  # whether its last piece is not whole
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        with contextlib.suppress(OSError, OverflowError):  # of a place before the first, or beyond all numbers
+            super().seek(offset + self.begin * (whence == 0), whence)
+        return self.tell()
+
+    def tell(self) -> int:
+        return super().tell() - self.begin
+
+    def peek(self, count: int, place: int) -> bytes:
+        """So many bytes from `place` on, or fewer at the end; reading goes on where it was."""
+        return os.pread(self.fileno(), count, self.begin + place)
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self.fileno()).st_size - self.begin
+
+
+def open_sound(path: Path | str) -> SoundFile:
     """Open a file to read. UnreadableAudio says why not: missing, a folder, a pipe, empty, forbidden, a name too long."""
     try:
         status = os.stat(path)
         if stat.S_ISREG(status.st_mode) and status.st_size:
             # by number: bytes show what a file is, its name does not, and FFmpeg would take "http:x.wav" for an address
-            return io.FileIO(os.open(path, os.O_RDONLY))
+            return SoundFile(os.open(path, os.O_RDONLY))
         reason = "empty file (0 bytes)" if stat.S_ISREG(status.st_mode) else "a folder, a pipe or a device, not a file"
     except FileNotFoundError:
         reason = "a link to nothing" if os.path.islink(path) else "no such file"
@@ -100,35 +134,59 @@ def open_sound(path: Path | str) -> io.FileIO:
 
 
 def _file_blocks(path: Path | str, warnings: list[str]) -> Blocks:
-    """Blocks of a file by the first decoder that gives any; what is missing or damaged goes to `warnings`."""
-    reasons, done_s = [], 0.0
+    """Blocks of a file and of what was joined to its end; what is missing or damaged goes to `warnings`."""
     with open_sound(path) as file:
-        for decode in (_ffmpeg_blocks, _libsndfile_blocks):
-            file.seek(0)
-            warnings.clear()
-            try:
-                for samples, rate_hz in decode(file, warnings):
-                    yield samples, rate_hz
-                    done_s += len(samples) / rate_hz
-                reasons.append("decodes to no samples")
-            except Exception as error:  # decoders raise whatever they like
-                reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
-                reasons.append(reason.strip(" ."))
-                warnings += [f"breaks off after {done_s:.2f} s ({reason})"] if done_s else []
-            if done_s:
-                return
-        if os.pread(file.fileno(), 4, 4) == b"ftyp" and reasons[0].startswith("Invalid data"):
-            reasons = ["its index, the moov atom, is missing: the file was cut off"]
-    raise UnreadableAudio(f"{shown_name(path)}: no audio that can be decoded ({'; '.join(dict.fromkeys(reasons))})")
+        yield from _part_blocks(file, shown_name(path), warnings)
+        for begin in _begin_again(file):
+            file.begin = begin
+            with contextlib.suppress(UnreadableAudio):
+                notes = []
+                yield from _part_blocks(file, "", notes)
+                warnings += [note for note in [*notes, JOINED] if note not in warnings]
 
 
-def _libsndfile_blocks(file: io.FileIO, warnings: list[str]) -> Blocks:
+def _begin_again(file: SoundFile) -> Iterator[int]:
+    """Where the file's first bytes come again, behind the end of all that was heard by then; a hundred places at most."""
+    shift = 4 * (file.peek(3, 0) == bytes(3))  # of MP4 and its like: a size comes first
+    mark, place, left = file.peek(4, shift), 1, 100
+    while left and len(piece := os.pread(file.fileno(), 1 << 16, place := max(place, file.end + shift))) > 3:
+        found = piece.find(mark)
+        if found >= 0:
+            yield place + found - shift
+            left -= 1
+        place += found + 1 if found >= 0 else len(piece) - 3
+
+
+def _part_blocks(file: SoundFile, name: str, warnings: list[str]) -> Blocks:
+    """Blocks by the first decoder that gives any."""
+    reasons, done_s = [], 0.0
+    for decode in (_ffmpeg_blocks, _libsndfile_blocks):
+        file.seek(0)
+        warnings.clear()
+        try:
+            for samples, rate_hz in decode(file, warnings):
+                yield samples, rate_hz
+                done_s += len(samples) / rate_hz
+            reasons.append("decodes to no samples")
+        except Exception as error:  # decoders raise whatever they like
+            reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+            reasons.append(reason.strip(" ."))
+            warnings += [f"breaks off after {done_s:.2f} s ({reason})"] if done_s else []
+        if done_s:
+            return
+    if file.peek(4, 4) == b"ftyp" and reasons[0].startswith("Invalid data"):
+        reasons = ["its index, the moov atom, is missing: the file was cut off"]
+    raise UnreadableAudio(f"{name}: no audio that can be decoded ({'; '.join(dict.fromkeys(reasons))})")
+
+
+def _libsndfile_blocks(file: SoundFile, warnings: list[str]) -> Blocks:
     with soundfile.SoundFile(file) as sound:
         while len(samples := sound.read(round(BLOCK_S * sound.samplerate), "float32", always_2d=True)):
             yield samples, sound.samplerate
+            file.end = max(file.end, file.begin + file.tell())
 
 
-def _ffmpeg_blocks(file: io.FileIO, warnings: list[str]) -> Blocks:
+def _ffmpeg_blocks(file: SoundFile, warnings: list[str]) -> Blocks:
     """Blocks of the sound that the program ffmpeg would take, each of one rate and number of channels."""
     too_short, seconds = _wav_goes_on(file), 0.0
     options = {"protocol_whitelist": "none", "ignore_length": str(int(too_short))}  # a list leads to no other file
@@ -137,7 +195,7 @@ def _ffmpeg_blocks(file: io.FileIO, warnings: list[str]) -> Blocks:
         codec = stream.codec_context.name if stream and stream.codec_context else ""
         if not codec or (container.format.name, codec) in MISTAKEN:
             raise ValueError("no sound in it that FFmpeg knows")
-        frames = _decode_frames(container.demux(stream), warnings)
+        frames = _decode_frames(container.demux(stream), file, warnings)
         # a joined file may change its rate and its channels on the way
         for (rate_hz, _), run in itertools.groupby(frames, lambda frame: (frame.sample_rate, frame.layout.nb_channels)):
             while len(samples := _gather_samples(run, round(BLOCK_S * rate_hz))):
@@ -146,15 +204,24 @@ def _ffmpeg_blocks(file: io.FileIO, warnings: list[str]) -> Blocks:
         warnings += [COUNTS_LESS] if too_short else _find_missing(container, file, seconds)
 
 
-def _decode_frames(packets: Iterator[av.Packet], warnings: list[str]) -> Iterator[av.AudioFrame]:
+def _decode_frames(packets: Iterator[av.Packet], file: SoundFile, warnings: list[str]) -> Iterator[av.AudioFrame]:
     """Frames of a stream; a packet that is damaged is left out and counted, as the program ffmpeg does."""
-    damaged = 0
+    damaged, failed, pieces, sizes = 0, False, [], []  # of the pieces the first and the last
+    file.is_cut = False
     try:
         for packet in packets:
+            if packet.size:
+                place = file.size if packet.pos is None else packet.pos + packet.size
+                file.end = max(file.end, file.begin + place)
+                pieces, failed = [*pieces[:1], packet], False
+                sizes.append(packet.size)
             try:
                 yield from packet.decode()
             except av.error.FFmpegError:
-                damaged += 1
+                damaged, failed = damaged + 1, True
+        if len(sizes) > 1 and bytes(pieces[0])[:2] == bytes(pieces[1])[:2]:  # else it is a tag, or samples as they are
+            codec, least = pieces[0].stream.codec_context.name.removesuffix("float"), min(sizes[:-1])
+            file.is_cut = failed or (codec in EVEN and sizes[-1] < least >= max(sizes[:-1]) - 2)
     except (av.error.FFmpegError, OSError) as error:
         warnings.append(f"breaks off ({error.strerror})")
     warnings += [f"damaged pieces left out: {damaged}"] if damaged else []
@@ -174,36 +241,46 @@ def _gather_samples(frames: Iterator[av.AudioFrame], count: int) -> np.ndarray:
     return np.concatenate(parts or [np.zeros((0, 1))])
 
 
-def _wav_goes_on(file: io.FileIO) -> bool:
+def _wav_goes_on(file: SoundFile) -> bool:
     """Whether something that is no chunk of a wav follows where its data should end: its header counts too little."""
-    head, place = os.pread(file.fileno(), 12, 0), 12
-    while head[:4] == b"RIFF" and head[8:] == b"WAVE" and len(chunk := os.pread(file.fileno(), 8, place)) == 8:
+    head, place = file.peek(12, 0), 12
+    while head[:4] == b"RIFF" and head[8:] == b"WAVE" and len(chunk := file.peek(8, place)) == 8:
         size = int.from_bytes(chunk[4:], "little")
         place += 8 + size + size % 2
         if chunk[:4] == b"data":
-            behind = os.pread(file.fileno(), 4, place)
-            return behind == b"RIFF" or (len(behind) == 4 and not behind.replace(b" ", b"").isalnum())
+            behind = [file.peek(4, end).replace(b" ", b"") for end in {place, place - size % 2}]  # some do not pad
+            return len(file.peek(4, place)) == 4 and not any(map(bytes.isalnum, behind))
     return False
 
 
-def _find_missing(container: av.container.InputContainer, file: io.FileIO, done_s: float) -> list[str]:
+def _asked_bytes(file: SoundFile) -> int:
+    """Bytes that a file of chunks should have by their sizes; 0 where it is none, or was written without knowing."""
+    place, named, sized, order, both, padding = CHUNKS.get(file.peek(4, 0), (file.size, 0, 0, "big", True, 1))
+    while place < 0.9 * file.size and len(head := file.peek(named + sized, place)) == named + sized:
+        length = int.from_bytes(head[named:], order) + (0 if both else named + sized)
+        if not length or length > min(1000 * file.size, 2 ** (8 * sized - 1) - 256):
+            return 0
+        place += -(-length // padding) * padding
+    return place
+
+
+def _find_missing(container: av.container.InputContainer, file: SoundFile, done_s: float) -> list[str]:
     """What a header promises beyond the `done_s` that came; FFmpeg's guesses from a bit rate are no promise."""
     kind, stream, promised_s = container.format.name.split(",")[0], container.streams.best("audio"), 0.0
-    head, size = os.pread(file.fileno(), 1 << 16, 0), container.size
+    head, asked = file.peek(1 << 16, 0), _asked_bytes(file)
     if kind == "ogg":
-        page = os.pread(file.fileno(), 1 << 17, max(0, size - (1 << 17))).rpartition(b"OggS")[2] + bytes(23)
+        page = file.peek(1 << 17, max(0, file.size - (1 << 17))).rpartition(b"OggS")[2] + bytes(23)
         is_whole = len(page) >= 46 + page[22] + sum(page[23 : 23 + page[22]])  # by the lengths of its segments
-        is_last = page[1] & 4
-        return [] if is_whole and is_last else ["its end is missing, it does not tell how much"]
-    if kind == "wav":  # FFmpeg cuts the count down to what is there; a stream's header holds the largest number
-        whole = int.from_bytes(head[4:8], "little") + 8
-        promised_s = done_s * whole / size if head.startswith(b"RIFF") and whole < 0x7FFFFF00 else 0.0
-    elif kind in COUNTED or (kind == "mp3" and any(mark in head for mark in (b"Xing\0\0\0", b"Info\0\0\0", b"VBRI"))):
+        file.is_cut = not (is_whole and page[1] & 4)
+    if asked > file.size:  # FFmpeg may cut its count down to what is there
+        promised_s = done_s * asked / file.size
+    elif kind in COUNTED or head[:4] == b"RF64" or (kind == "mp3" and any(mark in head for mark in COUNTS_MP3)):
         promised_s = float((stream.duration or 0) * stream.time_base)
         if not promised_s and len(container.streams) == 1:
             promised_s = (container.duration or 0) / av.time_base
-    promise = f"only {done_s:.2f} of the {promised_s:.2f} s that its header promises are there"
-    return [promise] if promised_s > done_s + SHORTFALL_S else []
+    if promised_s > done_s + SHORTFALL_S:
+        return [f"only {done_s:.2f} of the {promised_s:.2f} s that its header promises are there"]
+    return [NO_END] if file.is_cut else []
 
 
 def _as_channels(samples: np.ndarray, rate_hz: int) -> np.ndarray:
@@ -215,7 +292,7 @@ def _as_channels(samples: np.ndarray, rate_hz: int) -> np.ndarray:
 
 
 def _mix_channels(blocks: Blocks, name: str, warnings: list[str]) -> Blocks:
-    """Average channels [n, C] to float32 [n, 1]; one that correlates with the loudest by less than -0.5 is turned first."""
+    """Average channels [n, C] to float32 [n, 1]; one that is upside down is turned first, second by second."""
     loudness: dict[int, list[np.ndarray]] = {}  # number of channels -> their loudness [20-ms frames, C] in each block
     try:
         for samples, rate_hz in blocks:
@@ -226,21 +303,44 @@ def _mix_channels(blocks: Blocks, name: str, warnings: list[str]) -> Blocks:
             if not np.isfinite(samples).all():
                 raise UnreadableAudio(f"{name}: holds samples that are not numbers (NaN or infinite)")
             if (count := samples.shape[1]) > 1:
-                similar = samples.T @ samples  # [C, C]
-                energy = similar.diagonal()
-                opposite = similar[energy.argmax()] < -0.5 * np.sqrt(energy * energy.max())
-                warnings += [UPSIDE_DOWN] if opposite.any() and UPSIDE_DOWN not in warnings else []
-                step = max(1, rate_hz // 50)
+                signs, step = _find_signs(samples, rate_hz), max(1, rate_hz // 50)
+                warnings += [UPSIDE_DOWN] if signs.min() < 0 and UPSIDE_DOWN not in warnings else []
                 pieces = samples[: len(samples) // step * step].reshape(-1, step, count)
                 loudness.setdefault(count, []).append(np.sqrt(np.square(pieces).mean(axis=1)))
-                samples = (samples * np.where(opposite, -1, 1)).mean(axis=1, dtype=np.float32)[:, None]
+                samples = (samples * np.repeat(signs, min(rate_hz, len(samples)), axis=0)[: len(samples)]).mean(
+                    axis=1, keepdims=True
+                )
             yield samples, rate_hz
     finally:  # at the end of a cut, too
-        for frames in map(np.concatenate, loudness.values()):
+        for frames in (frames for frames in map(np.concatenate, loudness.values()) if len(frames) > 50):
             mean, deviation = frames.mean(axis=0), frames.std(axis=0)
             audible = frames[:, (mean > 0.03 * mean.max()) & (deviation > 0)]  # within 30 dB of the loudest channel
-            if len(frames) > 50 and audible.shape[1] > 1 and np.corrcoef(audible.T).min() < 0.5:
+            if audible.shape[1] > 1 and np.corrcoef(audible.T).min() < 0.5:
                 warnings.append("its channels are loud at different times, as two people are; their mean is heard")
+
+
+def _find_signs(samples: np.ndarray, rate_hz: int) -> np.ndarray:
+    """1, or -1 where a channel is upside down, float32 [seconds, C], of channels [n, C].
+
+    A channel is, in a second that is not soft, when its correlation with the loudest one is below -0.5 at some delay of
+    up to 20 ms, and further from 0 than it is above 0 at any other.
+    """
+    group = max(1, rate_hz // 4000)  # a voice is told at 4 kHz as well
+    second = min(rate_hz, len(samples))
+    size, seconds = -(-second // group), -(-len(samples) // second)
+    padded = np.pad(samples, ((0, seconds * second - len(samples)), (0, 0))).reshape(seconds, second, -1)
+    coarse = np.add.reduceat(padded, np.arange(0, second, group), axis=1)  # [seconds, size, C]
+    energy = np.square(coarse).sum(axis=1)
+    loudest = energy.sum(axis=0).argmax()
+    spectrum = np.fft.rfft(coarse, 1 << (2 * size).bit_length(), axis=1)
+    cross = np.fft.irfft(spectrum * spectrum[:, :, [loudest]].conj(), axis=1)
+    cross /= np.sqrt(energy * energy[:, [loudest]] + 1e-12)[:, None]
+    most_delay = rate_hz // group // 50
+    near = np.r_[: min(size, most_delay + 1), -min(size, most_delay) : 0]
+    least, most = cross[:, near].min(axis=1), cross[:, near].max(axis=1)
+    opposite = (least < -0.5) & ((least < -1.1 * most) | (cross[:, 0] < -0.95 * most))  # a steady tone is both
+    loud = energy[:, [loudest]] > 0.01 * energy[:, loudest].max()
+    return np.where(opposite & loud, -1, 1).astype(np.float32)
 
 
 def _resample_blocks(blocks: Blocks, name: str) -> Iterator[np.ndarray]:

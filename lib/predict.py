@@ -29,7 +29,7 @@ from lib.compute import cores, torch_threads
 from lib.corpora.own_data import list_recordings
 from lib.embed import encode_batch
 from lib.encoders import check_encoder
-from lib.model_folder import DESCRIPTION, Head, ModelFolder, load_model_folder, tell_gain
+from lib.model_folder import DESCRIPTION, READY, Head, ModelFolder, load_model_folder, tell_gain
 from lib.networks import select_input
 from lib.paths import ASSETS, load_json, write_whole
 from lib.scores import expected_years
@@ -42,7 +42,6 @@ STATES = ["ok", "unsure", "several speakers", "no speech", "too short", "unreada
 SHORTEST_S = 1.0  # a recording below this is not answered
 LEAST_SPEECH = 0.1  # a recording whose best window has a smaller share of speech holds none
 Model = ModelFolder | Path | str | None  # loaded, a folder, the name of one that ships; None = the ready one
-READY = ["ready", "tiny"]  # models that ship, the best first
 HINT = "A guess about how a voice sounds; it does not reveal who someone is."
 ready_engine = functools.lru_cache(4)(load_engine)  # the exact one, torch in float32; made once for all recordings
 
@@ -305,7 +304,7 @@ def count_states(states: Iterable[str]) -> pd.DataFrame:
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """The command line of `python -m lib.predict`: sources, model, and the form and place of the answers."""
+    """The command line of `python -m lib.predict`: sources, model, and the form and place of the answers; or ValueError."""
     parser = argparse.ArgumentParser(prog="python -m lib.predict", description="Ask a model about recordings.")
     parser.add_argument("sources", nargs="*", metavar="FILE|FOLDER|list.csv", help="what to ask about")
     parser.add_argument("--model", help="a model folder, or the name of one that ships; else the ready one")
@@ -314,7 +313,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     form.add_argument("--csv", nargs="?", const="-", metavar="OUT.csv", help="one line a recording")
     # a file whose name begins with a dash is no option
     words = [f"./{word}" if word[:1] == "-" and os.path.lexists(word) else word for word in arguments]
-    options = parser.parse_args(words)
+    options, unknown = parser.parse_known_args(words)
+    if unknown:
+        raise ValueError(f"{unknown[0]}: neither an option (see --help) nor a file that is there; write ./{unknown[0]}")
     if options.sources and not options.model and (Path(options.sources[0]) / DESCRIPTION).is_file():
         options.model = options.sources.pop(0)  # as in `python -m lib.predict MODEL FILE`
     return options
@@ -322,11 +323,11 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command-line entry; returns the exit code: 0, 1 when no recording could be read, 2 when the call was refused."""
-    options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
-    target = options.json or options.csv or "-"
     warnings.simplefilter("ignore")  # of libraries, which no one here can mend
     warnings.filterwarnings("default", message="the model '")
     try:
+        options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+        target = options.json or options.csv or "-"
         if target != "-" and not target.lower().endswith((".json", ".csv")):
             raise ValueError(f"{target}: answers go to a name in .json or .csv; put recordings before --json and --csv")
         if not options.sources:

@@ -21,7 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lib import config, paths
-from lib.corpora import check_run
+from lib.corpora import check_run, find_folder, read_clips
 from lib.stages import forget_digests
 
 SHOWN_VERSIONS = ["torch", "torchaudio", "numpy", "pandas", "scikit-learn", "soundfile", "silero-vad", "matplotlib"]
@@ -203,6 +203,43 @@ def check_sections(run: str, sections: dict[str, dict]) -> None:
         check_engine(asked.get("engine", "local"), asked.get("precision", "auto"), asked["device"])
 
 
+def check_earlier(run: str, sections: dict[str, dict], first: str) -> None:
+    """ValueError where stages before notebook `first`, which it takes as they are, came of other values or other data."""
+    about = sections["run"]
+    for name in about["notebooks"][: about["notebooks"].index(first)]:
+        pointer = paths.DATA / run / f"{name}.json"
+        if not pointer.exists():
+            continue  # the notebook that reads the stage says so
+        made, asked = paths.load_json(pointer)["parameters"], config.parameters_for(name, run, sections)
+        other = [
+            f"{key} was {made[key]}, is {asked[key]}" for key in made if key in asked and _differ(made[key], asked[key])
+        ]
+        if name == "01_download" and not other and read_checksum(sections) not in (made["data"], None):
+            other = ["labels, ledger or sounds of its corpora have changed"]
+        if other:
+            raise ValueError(
+                f"{name} of run '{run}' was made otherwise: {'; '.join(other)}; run from there: --from {name}, "
+                f"or make reports RUN={run} FROM={name}"
+            )
+
+
+def _differ(made: Any, asked: Any) -> bool:
+    """Whether a stage's note and a run file's value differ; what 'auto' became is no difference, nor a corpus' folder."""
+    plain = isinstance(made, list) and all(isinstance(value, str) for value in made)
+    return asked != "auto" and made != asked and not (plain and made == [text.partition(":")[0] for text in asked])
+
+
+def read_checksum(sections: dict[str, dict]) -> str | None:
+    """The checksum of labels and sounds as 01_download would note it now; None where they are there no longer."""
+    asked, about = sections["download"], sections["run"]
+    folder = find_folder(asked["root"], about["synthetic"], about["seed"], asked["speakers"])
+    options = {key: asked[key] for key in ("max_clips_per_speaker", "age_labels")}
+    try:
+        return read_clips(asked["corpora"], folder, **options, seed=about["seed"])[2]
+    except (ValueError, OSError):
+        return None
+
+
 def run_all(run: str, sections: dict[str, dict], notebooks: list[str], only: bool) -> None:
     """Execute the notebooks and build the report, unless `only` one was asked for."""
     run_notebooks(run, sections, notebooks)
@@ -223,6 +260,7 @@ def main(arguments: list[str] | None = None) -> int:
         sections = config.load_run(asked.params, asked.set)
         notebooks = select_notebooks(sections["run"]["notebooks"], asked.first, asked.only)
         check_sections(run, sections)
+        check_earlier(run, sections, notebooks[0])
         if asked.first == "01_download":
             forget_digests()  # every sound is read anew, whatever its time of change says
         with lock_run(run):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -98,7 +99,9 @@ def load_vad():
     """The silero-vad network (weights in its wheel), loaded once a process."""
     from silero_vad import load_silero_vad
 
-    return load_silero_vad()
+    with warnings.catch_warnings():  # the wheel holds these weights as TorchScript alone, and loads them by this call
+        warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", FutureWarning)
+        return load_silero_vad()
 
 
 def speech_probabilities(waveforms: list[np.ndarray]) -> list[np.ndarray]:

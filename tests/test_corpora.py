@@ -85,6 +85,10 @@ def test_a_sound_of_two_speakers_is_dropped_or_refused_by_name(both):
     assert read["clip_id"].tolist() == ["common_voice:common_voice_en_2"]
     assert ledger["reason"].tolist() == ["the same sound for two speakers"] * 2
     assert ledger["detail"][0] == "common_voice:common_voice_en_0, common_voice:common_voice_en_1"
+    for path in clips.iterdir():
+        path.write_bytes(b"one page for all")
+    with pytest.raises(ValueError, match="common_voice: every sound is another speaker's too, byte for byte"):
+        corpora.read_clips(["common_voice", "own_data"], both)
     (both / "own_data" / "b.wav").write_bytes((both / "own_data" / "a.wav").read_bytes())
     with pytest.raises(ValueError, match=r"several speakers \(own_data:a\.wav, own_data:b\.wav\)"):
         corpora.read_clips(["own_data"], both)

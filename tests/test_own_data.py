@@ -38,6 +38,15 @@ def test_headers_are_understood_as_labels_are(tmp_path, header):
     assert clips["age_years"].tolist() == [23, 24]
 
 
+def test_speakers_whose_names_differ_in_case_or_blanks_are_one_and_it_is_said(tmp_path):
+    lines = "a.wav,Anna B,f\nb.wav,anna  b,\nsub/c.flac,bela,m\n"
+    clips, _ = read_own_data(make(tmp_path, f"path,speaker,gender\n{lines}"))
+    assert clips["speaker_id"].tolist() == ["own_data:Anna B"] * 2 + ["own_data:bela"]
+    assert clips.attrs["warnings"][0].endswith("differ in case or blanks alone: anna  b as Anna B")
+    with pytest.raises(ValueError, match=r"gender of Anna B: female \(line 2\), male \(line 3\)"):
+        read_own_data(make(tmp_path, f"path,speaker,gender\n{lines.replace('b,', 'b,m')}"))
+
+
 def test_decimal_commas_decades_by_number_and_stretches_are_read(tmp_path):
     clips, _ = read_own_data(make(tmp_path, "path;speaker;start_s;end_s;age\na.wav;x;0,5;2,5;23,5\n"))
     assert clips[["start_s", "end_s", "age_years"]].to_numpy().tolist() == [[0.5, 2.5, 23.5]]

@@ -58,6 +58,30 @@ def test_make_alone_lists_the_targets_and_checks_run_the_readme_s_test_command()
     assert all("make test" in read(name) for name in (".ci/run", "README.md"))
 
 
+def test_a_value_of_set_reaches_the_run_as_it_was_written(tmp_path):
+    (tmp_path / "python").write_text('#!/bin/sh\nshift 2\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    call = ["make", "-s", f"BIN={tmp_path}", f"READY={tmp_path}/python", "-o", f"{tmp_path}/python", "reports"]
+    for value in (
+        "a.b=/my data",
+        "a.b=$x$(y)",
+        "a.b='it' \"is\"",
+        'a.b=`id` #;&& c.d=["1", "2"]',
+        "a.b=back\\slash",
+        "",
+    ):
+        done = subprocess.run([*call, f"SET={value}"], cwd=paths.ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines() == ["params/demo.yaml", *(["--set", value] if value else [])]
+
+
+def test_ship_takes_nothing_away_where_there_is_no_model(tmp_path):
+    for run in ("", "of-no-run", "../x"):
+        call = ["make", "-s", f"READY={tmp_path}", "-o", str(tmp_path), "ship", f"RUN={run}"]
+        done = subprocess.run(call, cwd=paths.ROOT, capture_output=True, text=True, check=False)
+        assert (done.returncode, "holds no model; make reports" in done.stdout) == (2, True)
+    assert (paths.ASSETS / "ready" / "model.json").exists()
+
+
 def test_files_that_the_prose_names_are_there():
     below = r"(?<![\w/.])((?:lib|notebooks|params|tests|docs|reports)/[\w./-]*\w)(?![\w/]*<)"
     root = r"(?<![\w/.-])((?:requirements[\w-]*|environment|pyproject|README|CONTRIBUTING|CHANGELOG)\.\w+)"

@@ -3,8 +3,11 @@
 import nbformat
 import pytest
 from test_config import write_notebook
+from test_own_data import make
 
 from lib import paths, run
+from lib.config import load_run
+from lib.stages import finish_stage, open_stage
 
 RUN_FILE = """
 run: {title: "Two notebooks", question: "Do they run?", notebooks: ["first", "second"]}
@@ -60,3 +63,25 @@ def test_what_is_wrong_is_refused_before_a_kernel_starts(world, capsys, monkeypa
     assert run.select_notebooks(["a", "b", "c"], "b", None) == ["b", "c"]
     assert run.main([str(world().parent)]) == 2  # a folder is no run file
     assert "refused: [Errno 21] Is a directory" in capsys.readouterr().err
+
+
+def test_a_run_that_begins_behind_stages_of_other_labels_sounds_or_values_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(paths, "DATA", tmp_path / "data")
+    monkeypatch.delenv("VOICE_CACHE", raising=False)
+    table = "path,speaker,gender,age\na.wav,x,f,40\nb.wav,y,m,15\n"
+    own = make(tmp_path / "mine", table) / "own_data.csv"
+    change = ["--set", f"download.root={tmp_path}/mine"]
+    sections = load_run(paths.PARAMS / "own_data.yaml", change[1:])
+    settings = {"corpora": ["own_data"], "data": run.read_checksum(sections)}
+    finish_stage(open_stage("01_download", "own_data", settings, version=1))
+    finish_stage(open_stage("02_segment", "own_data", {"window_s": 3.0, "step_s": 2.0}, version=1))
+    run.check_earlier("own_data", sections, "04_train")
+    monkeypatch.setattr(run, "run_notebooks", lambda *_: pytest.fail("a notebook was run"))
+    call = [str(paths.PARAMS / "own_data.yaml"), *change, "--only", "04_train"]
+    assert run.main([*call, "--set", "segment.window_s=2.0"]) == 2
+    assert "02_segment of run 'own_data' was made otherwise: window_s was 3.0, is 2.0; run" in capsys.readouterr().err
+    own.write_text(table.replace("x,f", "x,m"))
+    assert run.main(call) == 2
+    assert "01_download of run 'own_data' was made otherwise: labels, ledger or sounds" in capsys.readouterr().err
+    own.unlink()  # nobody can tell, and what was read is there
+    run.check_earlier("own_data", sections, "04_train")

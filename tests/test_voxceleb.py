@@ -84,7 +84,8 @@ def test_cuts_are_found_in_every_layout(tmp_path, place):
     assert below["gender"].tolist() == ["male", "female"]
 
 
-NAMES = ["{}.m4a", "{}.f140.m4a", "Title [{}].webm", "A - title-{}.opus", "{}.webm.wav", "{}.MKV"]
+NAMES = ["{}.m4a", "{}.f140.m4a", "Title [{}].webm", "A - title-{}.opus", "{}.webm.wav", "{}.MKV", "{}.f251-drc.webm"]
+NAMES += ["Tïtle_[x]_[{}].temp.m4a", "Title [{}] (1).mp3"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -133,10 +134,23 @@ def test_two_files_of_one_utterance_count_once_and_keep_its_age(tmp_path):
         write_file(tmp_path / name.format(f"id10270/{VIDEO}"))
     write_frames(tmp_path / "a")
     write_frames(tmp_path / "b")
+    for suffix in ("m4a", "webm"):  # a video that no frame file needs
+        write_file(tmp_path / f"audio/{OTHER}.{suffix}")
     clips, ledger = read_voxceleb(tmp_path)
     check_sum(clips, ledger, 4)
     assert clips[["path", "age_years"]].to_numpy().tolist() == [[f"wav/id10270/{VIDEO}/00001.m4a.wav", 30.0]]
     assert ledger["reason"].tolist() == ["listed twice"] * 3
+
+
+def test_two_files_of_one_video_are_told(tmp_path):
+    write_meta(tmp_path)
+    write_frames(tmp_path)
+    for name in ("Title - 001 Chapter [{}].webm", "{}.m4a"):
+        write_file(tmp_path / "audio" / name.format(VIDEO))
+    clips, ledger = read_voxceleb(tmp_path)
+    check_sum(clips, ledger, 2)
+    assert clips["path"].tolist() == [f"audio/{VIDEO}.m4a"]
+    assert ledger[["reason", "detail"]].to_numpy().tolist() == [["listed twice", f"audio/{VIDEO}.m4a is read"]]
 
 
 def test_roots_without_utterances_are_told_what_to_do(tmp_path):

@@ -1,5 +1,7 @@
 """Cutting: which windows a recording gives, what is kept of each, and that a killed run goes on."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -67,6 +69,13 @@ def test_what_is_stored_is_what_16_bit_sound_was_and_a_short_piece_is_repeated()
     assert as_heard(np.array([0, 16384], np.int16), 5).tolist() == [0, 0.5, 0, 0.5, 0]
     loud = np.array([0.0, 3.0, -1.5, 0.75], np.float32)  # beyond full scale: the whole window is brought down
     np.testing.assert_allclose(as_heard(as_stored(loud), 4), loud / 3, atol=1e-4)
+
+
+def test_the_detector_of_speech_is_loaded_without_a_warning():
+    cutting.load_vad.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cutting.load_vad()
 
 
 @pytest.mark.parametrize(("name", "value"), [("window_s", 0.0), ("step_s", -1.0), ("short_clips", "pad")])

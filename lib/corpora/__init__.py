@@ -52,6 +52,12 @@ def resolve_root(root: str) -> Path:
     return (paths.ROOT / Path(root).expanduser()).resolve() if root else paths.DATA / "corpora"
 
 
+def find_folder(root: str, synthetic: bool, seed: int, speakers: int, clips_per_speaker: int = 2) -> Path:
+    """Where the corpora of a run lie, or will; see `obtain_corpora`."""
+    name = f"synthetic-v{VERSION}-{speakers}x{clips_per_speaker}-seed{seed}" if synthetic and not root else ""
+    return resolve_root(root) / name
+
+
 def _find_sources(corpora: Sequence[str], folder: Path) -> dict[str, Path]:
     """What each reader is given: its folder, or the CSV of one's own data that `folder` is."""
     sources = {}
@@ -139,9 +145,8 @@ def obtain_corpora(
     VoxCeleb's audio too, see `lib.corpora.youtube.LEGAL_NOTE`; anything else is Common Voice, an id at Mozilla Data
     Collective (needs MDC_API_KEY) or an archive that is here already. ValueError when that cannot be had.
     """
-    folder = resolve_root(root)
+    folder = find_folder(root, synthetic, seed, speakers, clips_per_speaker)
     if synthetic:
-        folder = folder if root else folder / f"synthetic-v{VERSION}-{speakers}x{clips_per_speaker}-seed{seed}"
         render_synthetic_corpora(folder, seed, speakers=speakers, clips_per_speaker=clips_per_speaker)
         return folder
     names = _find_sources(corpora, folder)
@@ -199,6 +204,8 @@ def read_clips(
         if len(own):
             raise ValueError(f"own_data: one sound is listed for several speakers ({own.iloc[0]}); say whose it is")
         clips, ledger = clips[~shared], pd.concat([ledger, lost], ignore_index=True)
+    for name in {*noticed} - {*clips["corpus"]}:
+        raise ValueError(f"{name}: every sound is another speaker's too, byte for byte; fetch or unpack it again")
     checksum = hashlib.sha256()
     for table in (clips, ledger):
         checksum.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())

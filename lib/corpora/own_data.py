@@ -100,8 +100,9 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]], lis
 
 
 def _name_rows(sieve: Sieve, strange: list[str]) -> None:
-    """Give rows their ids, and warn of what is not understood."""
-    rows = sieve.rows
+    """Give rows their ids, and warn of what is not understood; names that differ in case or blanks are one speaker's."""
+    rows, spelled = sieve.rows, sieve.rows["speaker"]
+    rows["speaker"] = spelled.groupby(spelled.str.split().str.join(" ").str.casefold()).transform("first")
     recording, alone = f"{CORPUS}:" + rows["path"], rows["speaker"] == ""
     stamp = "@" + (rows["start_s"] * 1000).round().astype("int64").astype("str")
     sieve.rows = rows.assign(
@@ -111,6 +112,9 @@ def _name_rows(sieve: Sieve, strange: list[str]) -> None:
     sieve.facts["files that count as a speaker of their own"] = rows.loc[alone, "path"].nunique()
     if strange:
         sieve.warnings.append(f"columns that are not understood, and left out: {strange}")
+    if (other := spelled != rows["speaker"]).any():
+        pairs = sorted({f"{one} as {name}" for one, name in zip(spelled[other], rows.loc[other, "speaker"])})
+        sieve.warnings.append(f"speakers read as one, as they differ in case or blanks alone: {', '.join(pairs[:5])}")
     if alone.any():
         text = f"rows without a speaker: {alone.sum()}; each file counts as its own: a split may divide a person"
         sieve.warnings.append(text)

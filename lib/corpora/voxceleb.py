@@ -169,8 +169,10 @@ def read_voxceleb(root: Path, ages: Path | None = None) -> tuple[pd.DataFrame, p
         raise ValueError(f"{root}{text}")
     keys = sorted(cuts.keys() | frame_files.keys())
     sieve = Sieve(CORPUS, pd.DataFrame([_describe(root, key, cuts, frame_files, videos) for key in keys]))
-    again = [path for files in (*cuts.values(), *frame_files.values()) for path in files[1:]]
-    sieve.note([(path, "listed twice", "another file of the same utterance") for path in again])
+    wanted = {key.split("/")[1] for key in frame_files.keys() - cuts.keys()}
+    several = [*cuts.values(), *frame_files.values(), *(files for video, files in videos.items() if video in wanted)]
+    again = [(path, "listed twice", f"{files[0]} is read") for files in several for path in files[1:]]
+    sieve.note(again)
     sieve.note([(path, "name is not UTF-8", "rename the file") for path in strange])
     meta = pd.concat([read_meta(tables[name]) for name in metas])
     meta = meta[~meta.index.duplicated()].reindex(sieve.rows["speaker"])  # it lists more speakers than have audio
@@ -232,10 +234,10 @@ def _list_files(root: Path) -> tuple[Files, Files, Files, dict[str, Path], list[
 
 
 def _video_of(path: str, wanted: set[str]) -> str:
-    """The video that a file is of: "<id>.m4a", "<id>.f140.m4a", "Title [<id>].webm" (yt-dlp), "Title-<id>.m4a"."""
-    stem = re.sub(r"\.f\d+$", "", audio_stem(path))
-    names = [stem, *re.findall(r"\[([\w-]{11})\]$", stem), *re.findall(r"-([\w-]{11})$", stem)]
-    return next((name for name in names if name in wanted), stem)
+    """The video that a file is of: its name, or the last id in it, as in "Title [<id>].f251-drc.webm" of yt-dlp."""
+    stem = audio_stem(path)
+    ids = (stem[place : place + 11] for place in range(len(stem) - 11, -1, -1))
+    return next((name for name in (stem, *ids) if name in wanted), stem)
 
 
 def _describe(root: Path, key: str, cuts: Files, frame_files: Files, videos: Files) -> dict[str, Any]:
