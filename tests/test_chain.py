@@ -57,9 +57,14 @@ def test_the_record_says_what_made_the_numbers(first, folders):
 def test_planted_sores_come_back_in_the_ledger(first, folders):
     manifest = paths.load_json(next((folders / "data" / "corpora").glob("synthetic-*/manifest.json")))
     ledger = pd.concat(map(pd.read_parquet, (folders / "data" / "demo").glob("0[12]_*/ledger.parquet")))
+    (read,) = (folders / "data" / "demo").glob("01_*/clips.parquet")
+    rows = pd.concat([pd.read_parquet(read), pd.read_parquet(read.with_name("ledger.parquet"))])[
+        "corpus"
+    ].value_counts()
     for corpus in ("common_voice", "voxceleb"):
         found, planted = ledger[ledger["corpus"] == corpus]["reason"].value_counts(), manifest[corpus]["ledger"]
         assert {reason: found.get(reason) for reason in planted} == planted
+        assert rows[corpus] == manifest[corpus]["rows"]
 
 
 def test_an_identical_run_recomputes_nothing(first, folders):

@@ -1,7 +1,5 @@
 """Runs side by side, for compare.html and for README: `python -m lib.report.compare` writes README's table anew."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from pathlib import Path

@@ -3,8 +3,6 @@
 Every training has its own temperature and thresholds, from the validation part of its own fold; scores are means over seeds.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -74,8 +72,7 @@ def fit_years(
     errors = {}  # by split, a series over clips whose index is the speaker
     for split in ("validation", "test"):
         clips = aggregate_predictions(answer_years(predictions, splits, task, split), "clip")
-        clips = clips[(clips["model"] == model) & (clips["protocol"] == protocol)]
-        clips = clips[(clips["fold"] == fold) | (fold < 0)]
+        clips = clips.query("model == @model and protocol == @protocol and (fold == @fold or @fold < 0)")
         clips = clips[clips["seed"] == clips["seed"].min()].set_index("speaker_id")
         errors[split] = (clips["predicted_years"] - clips["years"]).abs()
     margin = calibration.conformal_margin(errors["validation"], errors["validation"].index, YEARS_SHARE)

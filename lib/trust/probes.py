@@ -3,8 +3,6 @@
 Probes read the time statistics of a clip, speakers never on both sides. What they show chooses nothing.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA

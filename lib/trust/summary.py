@@ -1,7 +1,5 @@
 """The whole of 05 Evaluate: every score of a run computed once and kept beside its predictions, and the models that leave it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -116,17 +114,15 @@ def save_models(
         for task in (task for task in tasks if task.name in models):
             network = models[task.name]
             again = refit and network != "paper"
-            fold, rows = -1 if again else 0, scored["settings"]
-            rows = rows[(rows["task"] == task.name) & (rows["model"] == network) & (rows["fold"] == fold)]
+            fold, own = -1 if again else 0, fits.query("task == @task.name and network == @network")
+            rows = scored["settings"].query("task == @task.name and model == @network and fold == @fold")
             settings[task.name] = rows.sort_values("seed").iloc[0].to_dict()
             if task.name == YEARS:
                 years[task.name] = fit_years(predictions, splits, task, network, protocol, fold)
-            own = fits[(fits["task"] == task.name) & (fits["network"] == network)]
             first = own[own["fold"] == 0].sort_values("seed").iloc[0]
+            checkpoint = checkpoint_path(stages["04_train"].path(first["folder"]), first["best_epoch"])
+            checkpoints[task.name] = _refit(stages, own, splits, stores, task) if again else checkpoint
             trainings[task.name] = first["folder"]
-            checkpoints[task.name] = checkpoint_path(stages["04_train"].path(first["folder"]), first["best_epoch"])
-            if again:
-                checkpoints[task.name] = _refit(stages, own, splits, stores, task)
         written.append(save_model_folder(
             paths.DATA / run / "models" / folder_name(name), checkpoints, encoder, windowing, embedding["feature"],
             settings=settings, years=years, trainings=trainings, metrics=own_scores(scored, name, models, protocol, level),
@@ -147,10 +143,8 @@ def describe_data(clips: pd.DataFrame, splits: pd.DataFrame, protocol: str) -> d
 
 def _refit(stages: dict[str, Stage], fits: pd.DataFrame, splits: pd.DataFrame, stores: list[Store], task: Task) -> Path:
     """The checkpoint of a linear model that learned from everybody, at the median of the penalties of its `fits`."""
-    penalties = []
-    for fit in fits.itertuples():
-        history = pd.read_csv(stages["04_train"].path(fit.folder) / "history.csv").set_index("epoch")
-        penalties.append(history.loc[fit.best_epoch, "penalty"])
+    histories = [(pd.read_csv(stages["04_train"].path(fit.folder) / "history.csv"), fit) for fit in fits.itertuples()]
+    penalties = [history.set_index("epoch").loc[fit.best_epoch, "penalty"] for history, fit in histories]
     told = middle_penalty(penalties, max(str(one).count("|") + 1 for one in penalties))
     network = fits["network"].iloc[0]
     folder = stages["05_evaluate"].path(f"refit-{task.name}") / folder_name(network)
