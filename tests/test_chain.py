@@ -47,7 +47,10 @@ def test_the_record_says_what_made_the_numbers(first, folders):
     assert record["synthetic"] is True
     assert len(record["data_checksum"]) == len(record["encoder"]["weights_sha256"]) == 64
     assert record["parameters"]["train"]["epochs"] == 2
+    assert {"python", "torch", "numpy"} <= set(record["versions"])
+    assert len(record["git_commit"].removesuffix("+changes")) == 12
     assert [stage["stage"] for stage in record["stages"]] == config.NOTEBOOKS
+    assert all(stage["counts"] for stage in record["stages"])
     assert all(stage["peak_memory_mb"] > 50 and stage["seconds"] > 0 for stage in record["stages"])
 
 

@@ -8,6 +8,7 @@ import pytest
 from learning_fixture import make_stage
 from model_fixture import CLASSES, WINDOWING, make_checkpoint, make_model_folder, untrained
 
+from lib import paths
 from lib.compute import Compute
 from lib.corpora.own_data import list_recordings
 from lib.model_folder import load_model_folder, save_model_folder
@@ -15,7 +16,7 @@ from lib.networks import build_network
 from lib.predict import predict_listed, predictions_table
 from lib.report.sentences import tell_origin
 from lib.tasks import Task
-from lib.train import Recipe, fit_network
+from lib.train import Recipe, checkpoint_path, fit_network
 from lib.trust import new_recordings
 
 GENDER, AGE = Task("gender", CLASSES["gender"]), Task("age", CLASSES["age"], [20])
@@ -29,13 +30,14 @@ def trained(spoken, tmp_path_factory):
     targets = new_recordings.label_recordings(listed, [GENDER, AGE])
     blank = make_model_folder(stage.path("blank"))
     owners, tensors = new_recordings.join_tensors(predict_listed(listed, blank, keep=[True] * len(listed)))
-    checkpoints, rows = {}, np.arange(len(owners))
+    checkpoints, rows, compute = {}, np.arange(len(owners)), Compute("cpu", "float32", "")
     for task in (GENDER, AGE):
+        folder = stage.path(task.name)
         wanted = targets[task.name].fillna(0).to_numpy(np.int64)[owners]
         network = build_network("paper", task.classes, (149, 32), task=task.name, width=0.125)
         part, recipe = (tensors["frames"], wanted, rows, rows), Recipe(epochs=3, learning_rate=1e-2, batch=8)
-        fit = fit_network(network, *part, recipe, stage.path(task.name), seed=0, compute=Compute("cpu", "float32", ""))
-        checkpoints[task.name] = fit.checkpoint
+        _, best = fit_network(network, *part, recipe, folder, seed=0, compute=compute)
+        checkpoints[task.name] = checkpoint_path(folder, best)
     options = {"trainings": {task: task for task in checkpoints}}
     save_model_folder(stage.path("model"), checkpoints, untrained(), WINDOWING, "emission", **options)
     model = load_model_folder(stage.path("model"), untrained())
@@ -149,7 +151,8 @@ def test_without_new_recordings_test_clips_are_drawn_and_called_what_they_are(tm
 def test_answers_survive_their_files(tmp_path):
     stage = make_stage(tmp_path)
     answers = pd.DataFrame({"name": ["01", "b"], "state": ["ok", "unreadable"], "gender": ["male", None], "duration_s": [2.0, 0.0], "warning": "", "reason": ["", "empty"]})  # fmt: skip
-    new_recordings.save_answers(stage, answers, pd.DataFrame(columns=new_recordings.EPOCHS))
+    paths.save_frame(stage.path("answers.csv"), answers)
+    paths.save_frame(stage.path("epochs.csv"), pd.DataFrame(columns=new_recordings.EPOCHS))
     told, epochs = new_recordings.load_answers(stage)
     assert told["name"].tolist() == ["01", "b"]
     assert told["reason"].tolist() == ["", "empty"]

@@ -78,15 +78,8 @@ def fingerprint_recordings(recordings: pd.DataFrame) -> str:
     return fingerprint_of(recordings.drop(columns="path").astype(str).to_dict("split")["data"], content)
 
 
-def save_answers(stage: Stage, answers: pd.DataFrame, epochs: pd.DataFrame) -> None:
-    """Write `answers.csv` and `epochs.csv` into the stage's folder."""
-    for name, table in {"answers": answers, "epochs": epochs}.items():
-        with paths.write_whole(stage.path(f"{name}.csv")) as partial:
-            table.to_csv(partial, index=False)
-
-
 def load_answers(stage: Stage) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The two tables that `save_answers` wrote."""
+    """`answers.csv` and `epochs.csv` of 06 Predict: what every recording was told, and what every saved epoch scored."""
     words = {"name": str, "reason": str, "warning": str}
     answers = pd.read_csv(stage.path("answers.csv"), dtype=words)
     return answers.fillna({"reason": "", "warning": ""}), pd.read_csv(stage.path("epochs.csv"))
