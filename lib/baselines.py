@@ -3,8 +3,6 @@
 Their inputs are measured once, where windows are cut (`measure_acoustics`), so evaluation never needs the audio again.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 
@@ -169,8 +167,3 @@ def predict_probe(probe: Any, vectors: np.ndarray, classes: int) -> np.ndarray:
     probabilities = np.zeros((len(vectors), classes))
     probabilities[:, probe.classes_] = probe.predict_proba(np.asarray(vectors, np.float64))
     return probabilities
-
-
-def fit_constant_age(years: np.ndarray) -> float:
-    """The median age of the training part: of all constants the one with the smallest mean absolute error."""
-    return float(np.median(years))

@@ -4,8 +4,6 @@ Every choice is "auto" unless a name is given: the GPU where there is one, and b
 emulated. `ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2` let any x86-64 machine play a plain one.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import platform
@@ -60,9 +58,7 @@ def choose_compute(device: str = "auto", arithmetic: str = "auto") -> Compute:
         device = "cuda" if present["cuda"] else "cpu"
     if not present[device]:
         raise ValueError(f"device {device!r}: torch finds none on this machine; set it to 'auto' or 'cpu'")
-    computed = device == "cpu" and bool(
-        bfloat16_instructions()
-    )  # nobody measured it on MPS: counts as one that does not
+    computed = device == "cpu" and bool(bfloat16_instructions())  # nobody measured MPS: counts as one that does not
     if device == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # else its convolutions in float32 would round to 10 bits
         computed = torch.cuda.is_bf16_supported(including_emulation=False)

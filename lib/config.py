@@ -1,7 +1,5 @@
 """Run files: one YAML a run that says what differs from the notebooks' own values, checked before a kernel starts."""
 
-from __future__ import annotations
-
 import ast
 import itertools
 import re
@@ -9,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import pandas as pd
 import yaml
 from pydantic import ConfigDict, ValidationError, create_model
 
@@ -86,18 +83,6 @@ def load_run(path: Path, changes: list[str] = ()) -> dict[str, dict[str, Any]]:
     return _validate_run(content, path)
 
 
-def list_runs() -> pd.DataFrame:
-    """One row a run file: run, what it asks, its corpora and encoder, and whether anything must be had first."""
-    rows = []
-    for path in sorted(paths.PARAMS.glob("*.yaml")):
-        sections = load_run(path)
-        run, download = sections["run"], sections.get("download", {})
-        needs = "nothing" if run.get("synthetic") else "its corpora, see the first lines of the file"
-        row = {"run": path.stem, "question": run["question"], "corpora": ", ".join(download.get("corpora", []))}
-        rows.append(row | {"encoder": sections.get("embed", {}).get("encoder", ""), "needs": needs})
-    return pd.DataFrame(rows)
-
-
 def _apply_change(content: dict, change: str, path: Path) -> None:
     name, equals, text = change.partition("=")
     section, dot, key = name.partition(".")
@@ -126,32 +111,24 @@ def _validate_run(content: dict, path: Path) -> dict[str, dict[str, Any]]:
         for key, declared in declared_parameters(notebook_path(name)).items():
             if key != "run":  # a run's name is its file's name, never a key
                 expected.setdefault(SHARED.get(key, section_of(name)), {})[key] = declared
-    problems = [f"unknown section '{name}'" for name in content if name not in expected]
-    checked = {}
-    for section, keys in expected.items():
-        values = content.get(section, {})
-        if not isinstance(values, dict):
-            problems.append(f"section '{section}' must hold keys, found {values!r}")
-            continue
-        try:
-            model = create_model(section, __config__=ConfigDict(extra="forbid", strict=True), **keys)
-            checked[section] = model.model_validate(values).model_dump()
-        except ValidationError as error:
-            problems += [_explain(section, problem) for problem in error.errors()]
-    if problems:
-        raise ValueError(f"{path}: " + "; ".join(problems))
-    return checked
+    strict = ConfigDict(extra="forbid", strict=True, validate_default=True)
+    sections = {name: (create_model(name, __config__=strict, **keys), {}) for name, keys in expected.items()}
+    try:
+        return create_model("run file", __config__=strict, **sections).model_validate(content).model_dump()
+    except ValidationError as error:
+        raise ValueError(f"{path}: " + "; ".join(map(_explain, error.errors()))) from error
 
 
-def _explain(section: str, problem: dict) -> str:
-    key = ".".join([section, *map(str, problem["loc"])])
+def _explain(problem: dict) -> str:
+    key, value = ".".join(map(str, problem["loc"])), problem["input"]
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {key}"
+        return f"unknown key {key}" if "." in key else f"unknown section '{key}'"
     if problem["type"] == "missing":
         return f"missing key {key}"
-    is_text = problem["type"] == "float_type" and isinstance(problem["input"], str)
-    hint = "; write it as 0.001 or 1.0e-3" if is_text else ""
-    return f"{key} = {problem['input']!r}: {problem['msg'].lower()}{hint}"
+    if problem["type"] == "model_type":
+        return f"section '{key}' must hold keys, found {value!r}"
+    hint = "; write it as 0.001 or 1.0e-3" if problem["type"] == "float_type" and isinstance(value, str) else ""
+    return f"{key} = {value!r}: {problem['msg'].lower()}{hint}"
 
 
 def parameters_for(notebook: str, run: str, sections: dict[str, dict[str, Any]]) -> dict[str, Any]:

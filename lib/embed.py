@@ -1,7 +1,5 @@
 """Embedding: windows through a frozen encoder into the store, in blocks; memory is bounded by a block, never by the corpus."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

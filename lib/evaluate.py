@@ -1,7 +1,5 @@
 """What the models answered, scored beside baselines: every network, every baseline, every protocol, three levels."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 
@@ -9,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from lib import scores
-from lib.baselines import BASELINES, fit_baseline, fit_constant_age
+from lib.baselines import BASELINES, fit_baseline
 from lib.networks import count_parameters
 from lib.results import CONSTANT, first_record, format_interval
 from lib.stages import Stage
@@ -49,15 +47,16 @@ def predict_all(
     return pd.concat(parts, ignore_index=True)
 
 
-def _mean_uar(fits: pd.DataFrame, protocol: str) -> pd.Series:
-    """UAR on validation by task and network, mean over folds and seeds."""
-    return fits[fits["protocol"] == protocol].groupby(["task", "network"], sort=False)["validation_uar"].mean()
-
-
-def choose_models(fits: pd.DataFrame, protocol: str) -> dict[str, str]:
-    """The network that speaks for each task: the best on validation, mean over folds and seeds."""
-    means = _mean_uar(fits, protocol)
-    return {task: str(means[task].idxmax()) for task in dict.fromkeys(fits["task"])}
+def choose_models(fits: pd.DataFrame, protocol: str) -> pd.DataFrame:
+    """One row a task: the network that speaks for it, the best on validation by its mean over folds and seeds, and the next best."""
+    means = fits[fits["protocol"] == protocol].groupby(["task", "network"], sort=False)["validation_uar"].mean()
+    rows = []
+    for task in means.index.unique("task"):
+        ranks = means[task].sort_values(ascending=False, kind="stable")
+        rows.append({"task": task, "network": ranks.index[0], "validation UAR": ranks.iloc[0]})
+        if len(ranks) > 1:
+            rows[-1] |= {"next best": ranks.index[1], "its validation UAR": ranks.iloc[1]}
+    return pd.DataFrame(rows)
 
 
 def select_answers(
@@ -132,7 +131,8 @@ def score_leaks(predictions: pd.DataFrame, tasks: list[Task], protocol: str, dra
 def answer_years(predictions: pd.DataFrame, splits: pd.DataFrame, task: Task, split: str = "test") -> pd.DataFrame:
     """Every answer of the task in years, the constant's too: model, protocol, seed, fold, ids, years, predicted_years.
 
-    A network tells the expected age over its classes, whose mean ages, as the constant, are of its own training part.
+    A network tells the expected age over its classes, whose mean ages are of its own training part; so is the median,
+    of all constants the one with the smallest mean absolute error.
     """
     rows = predictions[(predictions["task"] == task.name) & (predictions["split"] == split)]
     own = splits[splits["task"] == task.name]
@@ -143,7 +143,7 @@ def answer_years(predictions: pd.DataFrame, splits: pd.DataFrame, task: Task, sp
         expected = scores.expected_years(part[columns].to_numpy(), year_centres(train, task))
         parts.append(part.assign(predicted_years=expected))
         constant = part.drop_duplicates("window_id").assign(model=CONSTANT, seed=0)
-        parts.append(constant.assign(predicted_years=fit_constant_age(train["age_years"].to_numpy())))
+        parts.append(constant.assign(predicted_years=np.median(train["age_years"])))
     table = pd.concat(parts, ignore_index=True)
     kept = ["model", "protocol", "seed", "fold", "window_id", "clip_id", "speaker_id", "predicted_years"]
     return table[kept].assign(years=table["clip_id"].map(age_of))
@@ -154,20 +154,12 @@ def year_centres(train: pd.DataFrame, task: Task) -> list[float]:
     return train.groupby("target")["age_years"].mean().reindex(range(len(task.classes))).tolist()
 
 
-def average_years(table: pd.DataFrame, level: str) -> pd.DataFrame:
-    """Answers in years, averaged over the windows of a clip or of a speaker at one age."""
-    if level == "window":
-        return table
-    keys = ["model", "protocol", "seed", "fold", "speaker_id", "years"] + ["clip_id"] * (level == "clip")
-    return table.groupby(keys, sort=False)["predicted_years"].mean().reset_index()
-
-
 def score_ages(table: pd.DataFrame, draws: int, seed: int) -> pd.DataFrame:
     """Records of mae_years, bias_years and ccc for every model of `answer_years`; seeds are averaged."""
     records = []
     for (protocol, model), rows in table.groupby(["protocol", "model"], sort=False):
         for level in scores.LEVELS:
-            here = average_years(rows, level)
+            here = scores.aggregate_predictions(rows, level)
             context = {"task": YEARS, "model": model, "protocol": protocol, "split": "test", "level": level}
             arrays = [here[name].to_numpy() for name in ("years", "predicted_years", "speaker_id", "seed")]
             found = scores.score_years(*arrays, draws=draws, seed=seed, context=context)
@@ -181,7 +173,7 @@ def compare_ages(table: pd.DataFrame, protocol: str, draws: int, seed: int) -> p
     """Paired difference in mean absolute error, every model minus the constant: below 0 the model is nearer."""
     here, records = table[table["protocol"] == protocol], []
     for level in scores.LEVELS:
-        averaged = average_years(here, level)
+        averaged = scores.aggregate_predictions(here, level)
         averaged = averaged.assign(error=(averaged["predicted_years"] - averaged["years"]).abs())
         keys = [name for name in ("window_id", "clip_id") if name in averaged] + ["speaker_id", "years"]
         wide = averaged.pivot_table(index=keys, columns="model", values="error")
@@ -195,48 +187,9 @@ def compare_ages(table: pd.DataFrame, protocol: str, draws: int, seed: int) -> p
     return pd.concat(records, ignore_index=True)
 
 
-def count_confusions(predictions: pd.DataFrame, tasks: list[Task]) -> list[dict[str, Any]]:
-    """Confusion counts of every model on the windows of the test part, for each of its seeds."""
-    confusions, test = [], predictions[predictions["split"] == "test"]
-    for task in tasks:
-        keys, columns = ["model", "protocol", "seed"], [f"p_{name}" for name in task.classes]
-        for key, rows in test[test["task"] == task.name].groupby(keys, sort=False):
-            answers = rows[columns].to_numpy().argmax(axis=1)
-            counts = scores.confusion_counts(rows["target"].to_numpy(), answers, len(task.classes)).tolist()
-            facts = {"task": task.name} | dict(zip(keys, key)) | {"split": "test", "level": "window"}
-            confusions.append(facts | {"classes": task.classes, "counts": counts})
-    return confusions
-
-
-def find_confusion(confusions: list[dict[str, Any]], task: str, model: str, protocol: str) -> dict[str, Any]:
-    """The confusion counts of one model, of its first seed."""
-    wanted = {"task": task, "model": model, "protocol": protocol}
-    return next(one for one in confusions if wanted.items() <= one.items())
-
-
 def list_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as JSON-able records at full precision; what is no number becomes None."""
     return frame.astype(object).where(frame.notna(), None).to_dict("records")
-
-
-def describe_data(clips: pd.DataFrame, splits: pd.DataFrame, protocol: str) -> dict[str, Any]:
-    """For the card of a model folder: how many clips and speakers, in which languages, and who trained and tested it."""
-    here = splits[(splits["protocol"] == protocol) & (splits["fold"] == 0)]
-    voices = here.groupby(["split", "task"], sort=False)["speaker_id"].nunique()
-    parts = {f"{part}_speakers": voices[part].to_dict() for part in ("train", *PARTS) if part in voices}
-    languages = clips.groupby(clips["language"].replace("", "not known"))["speaker_id"].nunique()
-    facts = {"clips": len(clips), "speakers": int(clips["speaker_id"].nunique())}
-    return facts | {"speakers_by_language": languages.sort_values(ascending=False).to_dict()} | parts
-
-
-def describe_models(fits: pd.DataFrame, models: dict[str, str], protocol: str) -> pd.DataFrame:
-    """One row a task: the network that speaks for it, its validation UAR, and that of the best other."""
-    means, rows = _mean_uar(fits, protocol), []
-    for task, network in models.items():
-        others = means[task].drop(network)
-        best = {"next best": others.idxmax(), "its validation UAR": others.max()} if len(others) else {}
-        rows.append({"task": task, "network": network, "validation UAR": means[task][network]} | best)
-    return pd.DataFrame(rows)
 
 
 def tabulate_networks(

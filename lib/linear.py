@@ -1,7 +1,5 @@
 """Linear models, fitted by scikit-learn: each is one logistic regression or several, each with a penalty of its own."""
 
-from __future__ import annotations
-
 import itertools
 import warnings
 from collections.abc import Sequence
@@ -22,8 +20,8 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from lib.networks import LinearNet, Model, StepsNet
-from lib.paths import write_whole
-from lib.train import HISTORY, Fit, balanced_weights, checkpoint_path, fit_normaliser, save_model, scores_of, validate
+from lib.paths import save_frame
+from lib.train import HISTORY, balanced_weights, checkpoint_path, fit_normaliser, save_model, scores_of, validate
 
 PENALTIES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # scikit-learn's C, strongest penalty first
 STEPS = 50  # of L-BFGS at each penalty
@@ -105,8 +103,10 @@ def fit_linear(
     voices: np.ndarray,
     seed: int = 0,
     penalties: Sequence[float | Sequence[float]] = PENALTIES,
-) -> Fit:
+) -> tuple[pd.DataFrame, int]:
     """Fit a linear model at every penalty; the one with the lowest tempered loss is chosen, each regression's by itself.
+
+    Returns the history, one row a penalty, numbered from 1 in the column "epoch", and the chosen one's number.
 
     weights, children, voices: (len(features),) factor on each row's loss, whether a child speaks (for "experts"), and
     the speaker, by whom training is folded to choose; validation chooses where too few speak. penalties: to choose
@@ -115,8 +115,8 @@ def fit_linear(
     """
     folder, classes = Path(folder), model.settings["classes"]
     if (folder / HISTORY).exists():
-        history = pd.read_csv(folder / HISTORY)
-        return Fit(history, lowest_loss(history), folder)
+        table = pd.read_csv(folder / HISTORY)
+        return table, int(table["tempered_loss"].idxmin()) + 1
     criterion, history = nn.NLLLoss(weight=balanced_weights(targets[rows_train], classes)), []
     rows_train, judged = (_draw(rows, seed) for rows in (rows_train, rows_validation))
     fit_normaliser(model.normaliser, features, rows_train)
@@ -125,31 +125,26 @@ def fit_linear(
     learned = np.isin(np.arange(len(targets)), rows_train)
     problems = list_problems(model.network, targets, np.where(learned, weights, 0.0), children)
 
-    def note(each: Sequence[float], loss: float) -> None:
+    if isinstance(penalties[0], float):
+        losses = np.stack([one.losses(penalties, values, rows_train, (unheard, judged), voices) for one in problems])
+        trials = [([penalty] * len(problems), losses[:, number].sum()) for number, penalty in enumerate(penalties)]
+        if len(problems) > 1:
+            trials.append(([penalties[number] for number in losses.argmin(axis=1)], losses.min(axis=1).sum()))
+    else:
+        trials = [(list(penalties[0]) * (len(problems) // len(penalties[0])), 0.0)]
+    best = int(np.argmin([loss for _, loss in trials])) + 1
+    for epoch, (each, loss) in enumerate(trials, 1):
         for problem, penalty in zip(problems, each):
             problem.fit(values, rows_train, penalty)
-        row = {"epoch": len(history) + 1, "penalty": tell_penalty(each), "tempered_loss": loss}
+        told = "|".join(f"{one:g}" for one in (each if len(set(each)) > 1 else each[:1]))  # once where all are alike
+        row = {"epoch": epoch, "penalty": told, "tempered_loss": float(loss)}
         trained = validate(model.network, values, targets[rows_train], np.arange(len(values)), criterion)
         row |= scores_of("train", *trained, classes)
         row |= scores_of("validation", *validate(model, features, targets, rows_validation, criterion), classes)
         history.append(row)
-        if lowest_loss(pd.DataFrame(history)) == row["epoch"]:
-            save_model(checkpoint_path(folder, row["epoch"]), model, {"epoch": row["epoch"], "scores": row})
-
-    if isinstance(penalties[0], float):
-        losses = np.stack([one.losses(penalties, values, rows_train, (unheard, judged), voices) for one in problems])
-        for number, penalty in enumerate(penalties):
-            note([penalty] * len(problems), float(losses[:, number].sum()))
-        if len(problems) > 1:
-            note([penalties[number] for number in losses.argmin(axis=1)], float(losses.min(axis=1).sum()))
-    else:
-        note(list(penalties[0]) * (len(problems) // len(penalties[0])), 0.0)
-    table = pd.DataFrame(history)
-    for epoch in set(table["epoch"]) - {lowest_loss(table)}:
-        checkpoint_path(folder, epoch).unlink(missing_ok=True)
-    with write_whole(folder / HISTORY) as partial:
-        table.to_csv(partial, index=False)
-    return Fit(table, lowest_loss(table), folder)
+        if epoch == best:
+            save_model(checkpoint_path(folder, epoch), model, {"epoch": epoch, "scores": row})
+    return save_frame(folder / HISTORY, pd.DataFrame(history)), best
 
 
 def list_problems(network: nn.Module, targets: np.ndarray, weights: np.ndarray, children: np.ndarray) -> list[Problem]:
@@ -176,18 +171,11 @@ def list_problems(network: nn.Module, targets: np.ndarray, weights: np.ndarray, 
     ]
 
 
-def lowest_loss(history: pd.DataFrame) -> int:
-    """The row, by its number, with the lowest tempered loss."""
-    return int(history.loc[history["tempered_loss"].idxmin(), "epoch"])
-
-
-def tell_penalty(penalties: Sequence[float]) -> str:
-    """Penalties of a network's regressions as a history keeps them: "0.0001" for all alike, else "0.01|0.0001"."""
-    return "|".join(f"{one:g}" for one in (penalties if len(set(penalties)) > 1 else penalties[:1]))
-
-
 def middle_penalty(told: Sequence[str], count: int) -> list[float]:
-    """The median of what `tell_penalty` told of several trainings, for each of a network's `count` regressions."""
+    """The median of several trainings' penalties, as histories keep them, for each of a network's `count` regressions.
+
+    "0.0001" is of all regressions, "0.01|0.0001" of each.
+    """
     values = [[float(one) for one in str(text).split("|")] for text in told]
     return np.median([each * (count // len(each)) for each in values], axis=0).tolist()
 

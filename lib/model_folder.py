@@ -8,8 +8,6 @@
 Nothing in it is pickled; loading compares every hash, that of model.json's own content included, before a weight is used.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import platform
 import shutil

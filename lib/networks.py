@@ -4,8 +4,6 @@ The paper's networks read frames (B, T, D), the others time statistics, one vect
 disagree about it.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The only module that knows the tree: named folders, and writing so that nothing half-written is ever read."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -10,6 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 ROOT = Path(os.environ.get("VOICE_ROOT", Path(__file__).resolve().parent.parent))  # the repository
 NOTEBOOKS = ROOT / "notebooks"  # 01_download.ipynb ... in reading order
@@ -47,6 +47,13 @@ def save_json(path: Path, content: Any, indent: int | None = 2) -> Path:
     with write_whole(path) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
     return Path(path)
+
+
+def save_frame(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """Write a frame without its index, whole or not at all, as CSV or Parquet by the name's ending; return it."""
+    with write_whole(path) as partial:
+        (table.to_csv if Path(path).suffix == ".csv" else table.to_parquet)(partial, index=False)
+    return table
 
 
 def load_json(path: Path) -> Any:

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,7 @@ class Prediction:
 
     `windows`: start_s, duration_s, speech_ratio, p_<task>_<class>, and <task> where that is in years (NaN where a window
     held too little speech to be asked). `speech`: probability of speech for each 32 ms, NaN where no window reached.
+    `tensors`: what heads read of the windows that were asked, some 20 kB each; {} unless it was to be kept.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Prediction:
     answers: dict[str, Answer] = field(default_factory=dict)
     windows: pd.DataFrame = field(default_factory=pd.DataFrame)
     speech: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    tensors: dict[str, np.ndarray] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
         """One flat row: name, state, then per task the label and p_<task>_<class>, then what explains it."""
@@ -159,12 +161,12 @@ def find_model(model: Path | str | None) -> Path:
 
 def predict(
     source: Path | str | np.ndarray, rate: int | None = None, *, model: Model = None,
-    start_s: float = 0.0, end_s: float | None = None, name: str | None = None, progress: bool = False,
+    start_s: float = 0.0, end_s: float | None = None, name: str | None = None, progress: bool = False, keep: bool = False,
 ) -> Prediction:  # fmt: skip
     """Ask `model` about one recording: a `Prediction` for any file whatsoever.
 
     source, rate, start_s, end_s: as `lib.audio.Recording` takes them; `rate` in Hz goes with samples, and only with them.
-    name: what the prediction is called, None = the file's name or "array". progress: show a bar.
+    name: what the prediction is called, None = the file's name or "array". progress: show a bar. keep: `tensors` as well.
     ValueError for wrong arguments or a model folder that fails its checks.
     """
     model = model if isinstance(model, ModelFolder) else load_model_folder(find_model(model))
@@ -174,15 +176,17 @@ def predict(
     if not 0.0 <= start_s < float("inf") or (end_s is not None and end_s <= start_s):
         raise ValueError(f"start_s = {start_s}, end_s = {end_s}: not a stretch of time")
     name = name or (shown_name(source) if is_path else "array")
-    recording, tables = Recording(source, rate, start_s, end_s), [pd.DataFrame()]
+    recording, tables, kept = Recording(source, rate, start_s, end_s), [pd.DataFrame()], []
     try:
         with tqdm(desc=name, unit="s", unit_scale=True, disable=not progress) as bar:
             for windows, tensors in embed_recording(recording, model):
                 tables.append(pd.concat([windows, *_ask_heads(windows, tensors, model)], axis=1))
+                kept += [tensors] if keep and tensors else []
                 bar.update(recording.samples / RATE_HZ - bar.n)
     except UnreadableAudio as error:
         return Prediction(name, "unreadable", reason=str(error))
-    return _conclude(name, recording, pd.concat(tables, ignore_index=True), model)
+    tensors = {part: np.concatenate([one[part] for one in kept]) for part in (kept or [{}])[0]}
+    return replace(_conclude(name, recording, pd.concat(tables, ignore_index=True), model), tensors=tensors)
 
 
 def embed_recording(recording: Recording, model: ModelFolder) -> Iterator[tuple[pd.DataFrame, dict[str, np.ndarray]]]:
@@ -216,11 +220,6 @@ def embed_recording(recording: Recording, model: ModelFolder) -> Iterator[tuple[
             windows = coming.result()
 
 
-def has_speech(ratios: Iterable[float], model: ModelFolder) -> bool:
-    """Whether any window holds enough speech to answer from; `ratios`: the share of speech of each window."""
-    return max(ratios, default=0.0) >= max(model.windowing.min_speech_ratio, LEAST_SPEECH)
-
-
 def _ask_heads(windows: pd.DataFrame, tensors: dict[str, np.ndarray], model: ModelFolder) -> Iterator[pd.DataFrame]:
     """What every head says of windows that are asked: p_<task>_<class>, calibrated, and <task> where it is in years.
 
@@ -248,9 +247,9 @@ def _conclude(name: str, recording: Recording, windows: pd.DataFrame, model: Mod
         speech[place : place + len(track)] = track[: len(speech) - place]
     share, windows = float(np.mean(speech[~np.isnan(speech)] >= 0.5)), windows.drop(columns=["track", "asked"])
     prediction = Prediction(name, "no speech", "", "; ".join(notes), duration_s, share, {}, windows, speech)
-    if not has_speech(windows["speech_ratio"], model):
-        best = 100 * windows["speech_ratio"].max()
-        return replace(prediction, reason=f"the best of {len(windows)} windows holds {best:.0f} % of speech")
+    best = windows["speech_ratio"].max()
+    if best < max(model.windowing.min_speech_ratio, LEAST_SPEECH):
+        return replace(prediction, reason=f"the best of {len(windows)} windows holds {100 * best:.0f} % of speech")
     pairs = [_join_windows(head, windows) for head in model.heads.values()]
     state = max((answer.state for answer, _ in pairs), key=STATES.index)
     reason = "; ".join(f"{answer.task}: {why}" for answer, why in pairs if why)
@@ -281,12 +280,18 @@ def _join_windows(head: Head, windows: pd.DataFrame) -> tuple[Answer, str]:
     return replace(answer, label=head.classes[int(mean.argmax())]), ""
 
 
-def predict_listed(recordings: pd.DataFrame, model: Model = None, progress: bool = True) -> list[Prediction]:
-    """Ask about every row of `list_recordings`; as many predictions as rows, in their order, whatever the files hold."""
+def predict_listed(
+    recordings: pd.DataFrame, model: Model = None, progress: bool = True, keep: Iterable[bool] = ()
+) -> list[Prediction]:
+    """Ask about every row of `list_recordings`; as many predictions as rows, in their order, whatever the files hold.
+
+    keep: for each row whether its `tensors` are kept; () = none are.
+    """
     model = model if isinstance(model, ModelFolder) else load_model_folder(find_model(model))
-    predictions, alone = [], len(recordings) == 1
-    for row in tqdm(list(recordings.itertuples()), "predicting", unit="file", disable=not progress or alone):
-        options = {"name": row.name, "start_s": row.start_s, "end_s": row.end_s, "progress": progress and alone}
+    predictions, shown = [], progress and len(recordings) == 1  # one file has a bar of its own
+    rows = list(zip_longest(recordings.itertuples(), keep, fillvalue=False))
+    for row, kept in tqdm(rows, "predicting", unit="file", disable=not progress or shown):
+        options = {"name": row.name, "start_s": row.start_s, "end_s": row.end_s, "progress": shown, "keep": kept}
         lost = Prediction(row.name, "unreadable", reason=row.fault)
         predictions.append(lost if row.fault else predict(row.path, model=model, **options))
     return predictions

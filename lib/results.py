@@ -4,9 +4,6 @@ A record is a row as `lib.scores` writes it. Tables and sentences are made from 
 every `tell_*` returns one plain sentence or two, and "" where there is nothing to tell.
 """
 
-from __future__ import annotations
-
-import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -58,15 +55,6 @@ def is_baseline(model: str) -> bool:
     return model.startswith(("majority", "baseline"))
 
 
-def describe_classes(classes: Sequence[str], settings: dict[str, Any]) -> list[str]:
-    """Class names, those of age with their bounds in years where `settings`, a run file's section `run`, holds them."""
-    bounds = [f"{bound:g}" for bound in settings.get("age_bounds") or []]
-    if not bounds or list(classes) != settings.get("age_classes"):
-        return list(classes)
-    spans = [f"under {bounds[0]}", *(f"{low} to under {high}" for low, high in itertools.pairwise(bounds))]
-    return [f"{name} ({span})" for name, span in zip(classes, [*spans, f"{bounds[-1]} and over"])]
-
-
 NAMED = {"task": task_name, "model": model_name, "against": lambda model: f"minus {model_name(model)}",
          "metric": metric_name, "protocol": lambda name: COLUMNS.get(name, name),
          "subset": lambda name: name.replace("=", ": ")}  # fmt: skip
@@ -98,11 +86,6 @@ def first_record(scores: pd.DataFrame, **wanted: Any) -> Record | None:
     rows = select_scores(scores, **wanted).dropna(subset="value")
     found = rows.head(1).to_dict("records")
     return {name: None if pd.isna(value) else value for name, value in found[0].items()} if found else None
-
-
-def join_leaks(scores: pd.DataFrame, leaks: pd.DataFrame, protocol: str) -> pd.DataFrame:
-    """Scores of both protocols, and the records of `lib.evaluate.score_leaks` as a third protocol "leak"."""
-    return pd.concat([select_scores(scores, protocol=["paper", protocol]), leaks.assign(protocol="leak")])
 
 
 def unit_of(metric: str) -> int:

@@ -4,8 +4,6 @@ A tidy record is {task, model, protocol, split, level, subset, metric, value, lo
 are the 95 % interval from a bootstrap over speakers, never over windows: windows of one voice are not independent.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -175,17 +173,17 @@ def score_answers(
 
 
 def aggregate_predictions(predictions: pd.DataFrame, level: str) -> pd.DataFrame:
-    """Average the probabilities of windows up to "clip" or "speaker" ("window" changes nothing).
+    """Average windows' probabilities, or `predicted_years`, up to "clip" or "speaker" ("window" changes nothing).
 
-    Rows are kept apart by task, model, protocol, seed, split, fold, epoch and target, so a speaker recorded at two ages counts
-    once for each. `windows` tells how many were averaged.
+    Rows are kept apart by task, model, protocol, seed, split, fold, epoch, and target or years, so a speaker recorded at two
+    ages counts once for each. `windows` tells how many were averaged.
     """
     if level == "window":
         return predictions.assign(windows=1)
-    keys = ["task", "model", "protocol", "seed", "split", "epoch", "target", "speaker_id", "fold"]
+    keys = ["task", "model", "protocol", "seed", "split", "epoch", "target", "speaker_id", "fold", "years"]
     keys = [name for name in keys if name in predictions] + ["clip_id"] * (level == "clip")
     grouped = predictions.groupby(keys, sort=False)
-    columns = [name for name in predictions if name.startswith("p_")]
+    columns = [name for name in predictions if name.startswith(("p_", "predicted_"))]
     return grouped[columns].mean().assign(windows=grouped.size()).reset_index()
 
 

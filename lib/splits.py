@@ -1,7 +1,5 @@
 """Who is trained on and who is tested on: unseen speakers, unseen languages, random windows as published."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from scipy.sparse import coo_matrix

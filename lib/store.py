@@ -5,8 +5,6 @@ A finished folder holds `statistics.npy` (n, S), `frames.npy` (n, T, D) where a 
 whole has a marker in `blocks/`, so a killed run goes on with the first that has none, and several workers can fill one store.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +76,31 @@ class StoreWriter:
         return self.folder / "blocks" / f"{rows.start:08d}"
 
 
+class Features:
+    """Rows of one array on disk: `features[rows]` gives float32 (len(rows), ...), in the order asked for.
+
+    columns: those that are read, None = all.
+    """
+
+    def __init__(self, path: Path, rows: np.ndarray, columns: np.ndarray | None) -> None:
+        self.path, self.rows, self.columns = path, rows, columns
+        self._array, self._read = np.load(path, mmap_mode="r"), 0
+        self.shape = (len(rows), *(self._array.shape[1:] if columns is None else [len(columns)]))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        places = np.atleast_1d(self.rows[rows])
+        order = np.argsort(places, kind="stable")  # read in the order of the disk
+        values = np.empty((len(places), *self._array.shape[1:]), np.float32)
+        values[order] = self._array[places[order]]
+        self._read += values.nbytes
+        if self._read > LET_GO:
+            self._array, self._read = np.load(self.path, mmap_mode="r"), 0
+        return values if self.columns is None else values[:, self.columns]
+
+
 class Store:
     """A finished store, opened for reading.
 
@@ -144,28 +167,3 @@ def open_stores(folder: Path) -> list[Store]:
     """The store of the windows as they are, and after it those of their altered copies."""
     copies = sorted(Path(folder).glob("copy-*"), key=lambda path: int(path.name.split("-")[1]))
     return [Store(folder), *map(Store, copies)]
-
-
-class Features:
-    """Rows of one array on disk: `features[rows]` gives float32 (len(rows), ...), in the order asked for.
-
-    columns: those that are read, None = all.
-    """
-
-    def __init__(self, path: Path, rows: np.ndarray, columns: np.ndarray | None) -> None:
-        self.path, self.rows, self.columns = path, rows, columns
-        self._array, self._read = np.load(path, mmap_mode="r"), 0
-        self.shape = (len(rows), *(self._array.shape[1:] if columns is None else [len(columns)]))
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, rows: Any) -> np.ndarray:
-        places = np.atleast_1d(self.rows[rows])
-        order = np.argsort(places, kind="stable")  # read in the order of the disk
-        values = np.empty((len(places), *self._array.shape[1:]), np.float32)
-        values[order] = self._array[places[order]]
-        self._read += values.nbytes
-        if self._read > LET_GO:
-            self._array, self._read = np.load(self.path, mmap_mode="r"), 0
-        return values if self.columns is None else values[:, self.columns]

@@ -3,15 +3,13 @@
 Rows join on ids, never on position.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd
 import pandera.pandas as pa
 from pandera.errors import SchemaError, SchemaErrors
 
-from lib.paths import write_whole
+from lib.paths import save_frame
 
 GENDERS = ["male", "female"]
 PARTS = ["train", "validation", "test"]
@@ -107,10 +105,7 @@ def validate_table(table: pd.DataFrame, kind: str, origin: str = "") -> pd.DataF
 
 def save_table(path: Path, table: pd.DataFrame, kind: str) -> pd.DataFrame:
     """Validate `table` and write it as Parquet, whole or not at all. Return the validated frame."""
-    table = validate_table(table, kind, str(path))
-    with write_whole(Path(path)) as partial:
-        table.to_parquet(partial, index=False)
-    return table
+    return save_frame(path, validate_table(table, kind, str(path)))
 
 
 def load_table(path: Path, kind: str) -> pd.DataFrame:

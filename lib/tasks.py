@@ -1,7 +1,5 @@
 """What is told apart: gender, and age in four forms. A task gives every clip a class number, or none."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from itertools import pairwise
 

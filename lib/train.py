@@ -4,8 +4,6 @@ An epoch is reproducible by itself: its order and its dropout come from (seed, e
 after its last whole epoch and ends with the same numbers as one that ran through.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ from tqdm import tqdm
 
 from lib.compute import Compute, torch_threads
 from lib.networks import Model, Normaliser, build_network, count_parameters
-from lib.paths import write_whole
+from lib.paths import save_frame, write_whole
 from lib.scores import confusion_counts, confusion_metrics
 
 VERSION = 7  # of a training's result; raised by hand when the code's results change
@@ -40,20 +38,6 @@ class Recipe:
     width: float = 1.0  # of the paper's networks
     normalisation: str = "none"
     batch: int = 50
-
-
-@dataclass
-class Fit:
-    """What a training left behind. `history` has one row an epoch from 0 (before training); of linear models one a penalty."""
-
-    history: pd.DataFrame
-    best_epoch: int
-    folder: Path
-
-    @property
-    def checkpoint(self) -> Path:
-        """Path of the chosen epoch's checkpoint."""
-        return checkpoint_path(self.folder, self.best_epoch)
 
 
 def train_epoch(model, batches, criterion, optimizer, compute: Compute) -> tuple[float, np.ndarray]:
@@ -107,14 +91,15 @@ def fit_network(
     seed: int,
     compute: Compute,
     every_epoch: bool = True,
-) -> Fit:
+) -> tuple[pd.DataFrame, int]:
     """Train with Adam and weighted negative log-likelihood; choose the epoch by UAR on validation; go on where a kill left off.
 
-    model: changed in place; ends with the last epoch's weights (load `Fit.checkpoint` for the chosen ones). features:
-    `features[rows] -> float32 (B, ...)`, read batch by batch; a memory map stays on disk. targets: (len(features),)
-    class numbers; only those of the two parts are looked at. every_epoch: False keeps the best checkpoint alone.
+    model: changed in place; ends with the last epoch's weights (those of the chosen one are at `checkpoint_path`).
+    features: `features[rows] -> float32 (B, ...)`, read batch by batch; a memory map stays on disk. targets:
+    (len(features),) class numbers; only those of the two parts are looked at. every_epoch: False keeps the best
+    checkpoint alone.
 
-    Raises ValueError for an empty validation part, classes missing from training, and a folder that holds another training.
+    Returns the history, one row an epoch from 0 (before training), and the chosen epoch. Raises ValueError for an empty validation part, classes missing from training, and a folder that holds another training.
     """
     folder, classes = Path(folder), model.settings["classes"]
     if not len(rows_validation):
@@ -145,7 +130,7 @@ def fit_network(
         row = {"epoch": epoch} | scores_of("train", *trained, classes)
         history.append(row | scores_of("validation", *validate(model, *part), classes))
         save_epoch(folder, model, optimizer, settings, history, every_epoch)
-    return Fit(pd.DataFrame(history), best_epoch(history), folder)
+    return pd.DataFrame(history), best_epoch(history)
 
 
 def scores_of(part: str, loss: float, answers: np.ndarray, classes: list[str]) -> dict[str, float]:
@@ -193,8 +178,7 @@ def save_epoch(folder: Path, model: Model, optimizer, settings: dict, history: l
     epoch, best = history[-1]["epoch"], best_epoch(history)
     if every_epoch or best == epoch:
         save_model(checkpoint_path(folder, epoch), model, {"epoch": epoch, "scores": history[-1]})
-    with write_whole(folder / HISTORY) as partial:
-        pd.DataFrame(history).to_csv(partial, index=False)
+    save_frame(folder / HISTORY, pd.DataFrame(history))
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{number}.{name}": value for name, value in state.items()}

@@ -1,7 +1,5 @@
 """From windows to trained networks: every task split under every protocol, every network trained."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 
@@ -12,15 +10,14 @@ from tqdm import tqdm
 from lib import paths
 from lib.compute import Compute
 from lib.linear import PENALTIES, fit_linear
-from lib.networks import Model, build_network, parts_read, split_name
+from lib.networks import build_network, parts_read, split_name
 from lib.splits import split_windows
 from lib.stages import Stage, seed_everything
 from lib.store import Features, Store
 from lib.tasks import Task, task_table
-from lib.train import HISTORY, Fit, Recipe, balanced_weights, fit_network, load_model, predict_log_probabilities
+from lib.train import HISTORY, Recipe, fit_network, load_model, predict_log_probabilities
 
 KEYS = ["task", "protocol", "network", "fold", "seed"]  # what tells one training from another
-CONVEX = ("linear", "steps", "experts")  # kinds whose fit does not depend on a seed
 CHILD_YEARS = 16  # younger speakers are children where rows are balanced
 
 
@@ -61,17 +58,6 @@ def main_protocol(protocols: list[str]) -> str:
     return next((name for name in protocols if name != "paper"), protocols[0])
 
 
-def save_splits(stage: Stage, splits: pd.DataFrame) -> None:
-    """Keep the splits beside the trainings: task, protocol, fold, ids, split and target of every window."""
-    with paths.write_whole(stage.path("splits.parquet")) as partial:
-        splits.drop(columns="content_hash").to_parquet(partial, index=False)
-
-
-def load_splits(stage: Stage) -> pd.DataFrame:
-    """The splits that `save_splits` wrote."""
-    return pd.read_parquet(stage.path("splits.parquet"))
-
-
 def train_networks(
     stage: Stage,
     splits: pd.DataFrame,
@@ -92,45 +78,37 @@ def train_networks(
     groups = splits.groupby(["task", "protocol", "fold"], sort=False)
     jobs = [(*key, rows, name) for key, rows in groups for task, _, name in asked if task in ("", key[0])]
     for task, protocol, fold, table, network in tqdm(jobs, desc="networks"):
-        for seed in seeds if split_name(network)[0] not in CONVEX else seeds[:1]:
+        for seed in seeds if network == "paper" else seeds[:1]:  # the fit of all others does not depend on it
             begun = time.monotonic()
             folder = str(Path(task, protocol, folder_name(network), f"fold-{fold}", f"seed-{seed}"))
-            fit = _train_network(stage.path(folder), table, stores, task_of[task], network, seed, recipe, compute)
-            chosen = fit.history.set_index("epoch").loc[fit.best_epoch]
+            seed_everything(seed)
+            given = (stage.path(folder), table, stores, task_of[task])
+            if network == "paper":
+                history, best = _train_paper(*given, seed, recipe, compute)
+            else:
+                history, best = train_linear(*given, network, seed)
+            chosen = history.set_index("epoch").loc[best]
             row = dict(zip(KEYS, (task, protocol, network, fold, seed)))
-            row |= {"best_epoch": fit.best_epoch, "epochs": int(fit.history["epoch"].max())}
+            row |= {"best_epoch": best, "epochs": int(history["epoch"].max())}
             row |= {name: chosen[name] for name in ("validation_uar", "validation_macro_f1")}
             fits.append(row | {"minutes": round((time.monotonic() - begun) / 60, 2), "folder": folder})
-    table = pd.DataFrame(fits)
-    with paths.write_whole(stage.path("fits.csv")) as partial:
-        table.to_csv(partial, index=False)
-    return table
+    return paths.save_frame(stage.path("fits.csv"), pd.DataFrame(fits))
 
 
-def _train_network(folder, table, stores, task, network, seed, recipe, compute) -> Fit:
-    """Train one network on the table's training part; `folder` gets its history and its checkpoints."""
-    seed_everything(seed)
-    rows_train, rows_validation = (np.flatnonzero(table["split"] == part) for part in ("train", "validation"))
-    if split_name(network)[0] in CONVEX:
-        return _fit_linear(folder, table, stores, task, network, seed, rows_validation)
-    features, targets = read_features(stores[0], network, table["window_id"]), table["target"].to_numpy()
-    model = make_model(network, task, stores[0], features.shape[1:], recipe, seed)
-    parts, first = (rows_train, rows_validation), bool((table["fold"] == 0).all()) and seed == 0
-    return fit_network(model, features, targets, *parts, recipe, folder, seed=seed, compute=compute, every_epoch=first)
-
-
-def make_model(network: str, task: Task, store: Store, shape: tuple[int, ...], recipe: Recipe, seed: int) -> Model:
-    """An untrained model for this task and the shape of one window's input.
+def _train_paper(folder, table, stores, task, seed, recipe, compute) -> tuple[pd.DataFrame, int]:
+    """The paper's network for this task on the table's training part; `folder` gets its history and its checkpoints.
 
     The normalisation "paper" is the paper's own: the p-norm for gender, nothing for age.
     """
-    kind, parts = split_name(network)
-    normalisation = recipe.normalisation if kind == "paper" else "standard"
+    features, targets = read_features(stores[0], "paper", table["window_id"]), table["target"].to_numpy()
+    normalisation = recipe.normalisation
     if normalisation == "paper":
         normalisation = "p10" if task.name == "gender" else "none"
     options = {"task": task.name, "width": recipe.width, "normalisation": normalisation, "seed": seed}
-    widths = [store.width(step) for step in parts] if kind in ("steps", "experts") else []
-    return build_network(network, task.classes, shape, widths=widths, **options)
+    model = build_network("paper", task.classes, features.shape[1:], **options)
+    parts = [np.flatnonzero(table["split"] == part) for part in ("train", "validation")]
+    first = bool((table["fold"] == 0).all()) and seed == 0
+    return fit_network(model, features, targets, *parts, recipe, folder, seed=seed, compute=compute, every_epoch=first)
 
 
 def read_features(store: Store, network: str, window_ids: pd.Series) -> Features:
@@ -166,33 +144,28 @@ def balance_rows(table: pd.DataFrame) -> np.ndarray:
     return weights.reindex(table.index, fill_value=0.0).to_numpy(np.float64)
 
 
-def refit_linear(
-    folder: Path, table: pd.DataFrame, stores: list[Store], task: Task, network: str, penalties: list[float], seed: int
-) -> Path:
-    """Checkpoint of a linear model that learns from every row, at one penalty for all regressions or one for each."""
-    everyone = table.assign(split="train")
-    return _fit_linear(folder, everyone, stores, task, network, seed, np.arange(len(table)), [penalties]).checkpoint
+def train_linear(folder, table, stores, task, network, seed, penalties=PENALTIES) -> tuple[pd.DataFrame, int]:
+    """A linear model on the table's training part, altered copies included; see `lib.linear.fit_linear`.
 
-
-def _fit_linear(folder, table, stores, task, network, seed, rows_validation, penalties=PENALTIES) -> Fit:
-    """Fit on the table's training part, altered copies included."""
-    features = [read_features(store, network, table["window_id"]) for store in stores]
-    model = make_model(network, task, stores[0], features[0].shape[1:], Recipe(), seed)
-    rows = np.flatnonzero(table["split"] == "train")
+    A table without a validation part, whose model learns from everybody, is judged by all its rows.
+    """
+    features, (kind, parts) = (
+        [read_features(store, network, table["window_id"]) for store in stores],
+        split_name(network),
+    )
+    widths = [] if kind == "linear" else [stores[0].width(step) for step in parts]
+    model = build_network(network, task.classes, features[0].shape[1:], task=task.name, widths=widths, seed=seed)
+    rows, judged = (np.flatnonzero(table["split"] == part) for part in ("train", "validation"))
+    judged = judged if len(judged) else rows
     rows = np.concatenate([rows + len(table) * number for number in range(len(stores))])
     columns = (table["target"], balance_rows(table), table["age_years"].lt(CHILD_YEARS), table["speaker_id"])
     targets, *facts = (np.tile(column, len(stores)) for column in columns)
-    return fit_linear(model, Stacked(features), targets, rows, rows_validation, folder, *facts, seed, penalties)
+    return fit_linear(model, Stacked(features), targets, rows, judged, folder, *facts, seed, penalties)
 
 
 def folder_name(network: str) -> str:
     """A network's name as a folder: "linear:block:2+bank" -> "linear-block-2-bank"."""
     return network.replace(":", "-").replace("+", "-").replace("|", "_")
-
-
-def load_fits(stage: Stage) -> pd.DataFrame:
-    """The table of trainings that `train_networks` wrote."""
-    return pd.read_csv(stage.path("fits.csv"))
 
 
 def load_history(stage: Stage, fits: pd.DataFrame) -> pd.DataFrame:
@@ -205,46 +178,7 @@ def load_history(stage: Stage, fits: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def summarise_fits(fits: pd.DataFrame) -> pd.DataFrame:
-    """One row a task, protocol and network: trainings, median chosen epoch, validation scores and their spread, minutes."""
-    groups = fits.groupby(["task", "protocol", "network"], sort=False)
-    table = groups.agg(
-        trainings=("seed", "size"),
-        chosen_epoch=("best_epoch", "median"),
-        validation_uar=("validation_uar", "mean"),
-        spread=("validation_uar", lambda values: float(np.std(values))),
-        validation_macro_f1=("validation_macro_f1", "mean"),
-        minutes=("minutes", "sum"),
-    )
-    return table.reset_index()
-
-
 def ask_checkpoint(path: Path, store: Store, window_ids: pd.Series, network: str) -> np.ndarray:
     """Probabilities (n, C) of one checkpoint for these windows."""
     model, _ = load_model(path)
     return np.exp(predict_log_probabilities(model, read_features(store, network, window_ids)).astype(np.float64))
-
-
-def frame_shape(store: Store) -> list[int]:
-    """Frames (T, D) of one window in this store; the paper's, (149, 32), where it keeps none."""
-    return store.description["shapes"].get("frames", [149, 32])
-
-
-def tabulate_weights(splits: pd.DataFrame, tasks: list[Task], protocol: str) -> pd.DataFrame:
-    """task, class, training windows and weight in the loss, of the first fold of a protocol."""
-    rows = splits[(splits["protocol"] == protocol) & (splits["fold"] == 0) & (splits["split"] == "train")]
-    parts = []
-    for task in tasks:
-        targets = rows.loc[rows["task"] == task.name, "target"].to_numpy()
-        table = pd.DataFrame({"task": task.name, "class": task.classes})
-        table["training windows"] = np.bincount(targets, minlength=len(task.classes))
-        parts.append(table.assign(weight=balanced_weights(targets, task.classes).numpy()))
-    return pd.concat(parts, ignore_index=True)
-
-
-def first_training(history: pd.DataFrame, task: str, protocol: str) -> pd.DataFrame:
-    """The history of a task's first network, fold and seed: the paper's network where it was trained."""
-    rows = history[(history["task"] == task) & (history["protocol"] == protocol) & (history["fold"] == 0)]
-    networks = list(dict.fromkeys(rows["network"]))
-    rows = rows[rows["network"] == ("paper" if "paper" in networks else networks[0])]
-    return rows[rows["seed"] == rows["seed"].min()].dropna(axis="columns", how="all").reset_index(drop=True)

@@ -1,7 +1,10 @@
 """A small made-up corpus whose embeddings tell gender and age: clips, windows, a store of them, and their acoustics."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 
 from lib import tables
 from lib.baselines import ACOUSTICS
@@ -56,6 +59,19 @@ def make_store(folder, windows, clips, seed=0, noise=0.5):
         writer.write(rows, {"statistics": statistics[rows], "frames": frames[rows]})
     writer.finish()
     return Store(folder)
+
+
+def make_answers(rows, task, right, models=("linear",), seeds=(0, 1), sharp=4.0):
+    """Predictions for `rows` of splits: right in a share `right` of them (one number, or one a row), and surer than that."""
+    rng, parts, size = np.random.default_rng(1), [], len(task.classes)
+    keys = ["window_id", "clip_id", "speaker_id", "task", "protocol", "fold", "split", "target"]
+    for model, seed in product(models, seeds):
+        others = (rows["target"] + rng.integers(1, size, len(rows))) % size
+        answers = np.where(rng.random(len(rows)) < right, rows["target"], others)
+        p = softmax(rng.normal(0, 1, (len(rows), size)) + sharp * np.eye(size)[answers], axis=1)
+        columns = {f"p_{name}": p[:, number] for number, name in enumerate(task.classes)}
+        parts.append(rows[keys].assign(model=model, seed=seed, epoch=1, **columns))
+    return pd.concat(parts, ignore_index=True)
 
 
 def make_acoustics(windows, clips, seed=0):

@@ -50,16 +50,24 @@ def test_the_record_says_what_made_the_numbers(first, folders):
     assert record["synthetic"] is True
     assert len(record["data_checksum"]) == len(record["encoder"]["weights_sha256"]) == 64
     assert record["parameters"]["train"]["epochs"] == 2
+    assert {"python", "torch", "numpy"} <= set(record["versions"])
+    assert len(record["git_commit"].removesuffix("+changes")) == 12
     assert [stage["stage"] for stage in record["stages"]] == config.NOTEBOOKS
+    assert all(stage["counts"] for stage in record["stages"])
     assert all(stage["peak_memory_mb"] > 50 and stage["seconds"] > 0 for stage in record["stages"])
 
 
 def test_planted_sores_come_back_in_the_ledger(first, folders):
     manifest = paths.load_json(next((folders / "data" / "corpora").glob("synthetic-*/manifest.json")))
     ledger = pd.concat(map(pd.read_parquet, (folders / "data" / "demo").glob("0[12]_*/ledger.parquet")))
+    (read,) = (folders / "data" / "demo").glob("01_*/clips.parquet")
+    rows = pd.concat([pd.read_parquet(read), pd.read_parquet(read.with_name("ledger.parquet"))])[
+        "corpus"
+    ].value_counts()
     for corpus in ("common_voice", "voxceleb"):
         found, planted = ledger[ledger["corpus"] == corpus]["reason"].value_counts(), manifest[corpus]["ledger"]
         assert {reason: found.get(reason) for reason in planted} == planted
+        assert rows[corpus] == manifest[corpus]["rows"]
 
 
 def test_an_identical_run_recomputes_nothing(first, folders):

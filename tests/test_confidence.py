@@ -3,8 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from learning_fixture import make_corpus
-from scipy.special import softmax
+from learning_fixture import make_answers, make_corpus
 
 from lib.scores import aggregate_predictions
 from lib.tasks import Task, task_table
@@ -28,22 +27,8 @@ def make_splits(task):
     return pd.concat(parts, ignore_index=True)
 
 
-def make_predictions(splits, task, right=0.6, sharp=4.0):
-    """Answers of two seeds, right in so many of their windows, else by chance, and surer of themselves than that."""
-    rng, parts = np.random.default_rng(1), []
-    keys = ["window_id", "clip_id", "speaker_id", "task", "protocol", "fold", "split", "target"]
-    rows = splits.loc[splits["split"] != "train", keys]
-    for seed in SEEDS:
-        answer = np.where(rng.random(len(rows)) < right, rows["target"], rng.integers(0, len(task.classes), len(rows)))
-        logits = rng.normal(0, 1, (len(rows), len(task.classes))) + sharp * np.eye(len(task.classes))[answer]
-        p = softmax(logits, axis=1)
-        columns = {f"p_{name}": p[:, number] for number, name in enumerate(task.classes)}
-        parts.append(rows.assign(model="linear", seed=seed, epoch=1, **columns))
-    return pd.concat(parts, ignore_index=True)
-
-
 SPLITS = make_splits(AGE)
-PREDICTIONS = make_predictions(SPLITS, AGE)
+PREDICTIONS = make_answers(SPLITS[SPLITS["split"] != "train"], AGE, right=0.8)
 SETTINGS = confidence.fit_reliability(PREDICTIONS, SPLITS, [AGE], "speaker", ["linear"])
 TESTED = PREDICTIONS[PREDICTIONS["split"] == "test"]
 COLUMNS = ["p_teen", "p_adult"]
@@ -128,7 +113,7 @@ def test_a_class_that_is_never_answered_for_leaves_no_uar_and_silence_about_all_
 
 
 YEARS_SPLITS = make_splits(YEARS)
-YEARS_ANSWERS = make_predictions(YEARS_SPLITS, YEARS, right=0.9)
+YEARS_ANSWERS = make_answers(YEARS_SPLITS[YEARS_SPLITS["split"] != "train"], YEARS, right=0.93)
 
 
 def fit_years(predictions=YEARS_ANSWERS, fold=0):

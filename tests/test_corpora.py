@@ -2,14 +2,13 @@
 
 import os
 import shutil
-import tarfile
 from pathlib import Path
 
 import pytest
-import yt_dlp
 from test_common_voice import V1, V17, make_locale, row
 from test_own_data import make
 from test_voxceleb import VIDEO, write_file, write_frames, write_meta
+from test_youtube import fail_with
 from yt_dlp.utils import ExtractorError
 
 from lib import config, corpora, paths
@@ -161,10 +160,7 @@ def test_archives_without_folders_of_releases_one_to_three_do_not_overwrite_each
     for locale in ("nl", "fy-NL"):
         rows = [row(locale, 1, locale, path=f"{locale}.mp3"), row(locale, 2, locale, path=f"{locale}-2.mp3")]
         folder = make_locale(tmp_path / "made" / locale, V1, rows)
-        datasets.append(str(tmp_path / f"cv-corpus-3_{locale}.tar.gz"))
-        with tarfile.open(datasets[-1], "w:gz") as tar:
-            for path in sorted(folder.iterdir()):
-                tar.add(path, path.name)
+        datasets.append(shutil.make_archive(str(tmp_path / f"cv-corpus-3_{locale}"), "gztar", folder))
     for _ in range(2):  # the second time nothing is unpacked
         folder = corpora.obtain_corpora(["common_voice"], str(tmp_path / "corpora"), False, 0, fetch=datasets)
     clips, ledger = read_common_voice(folder / "common_voice")
@@ -181,11 +177,7 @@ def test_when_youtube_stops_the_run_before_any_video_its_advice_is_in_the_error(
     write_meta(folder)
     write_frames(folder)
     (folder / "final_dataframe_extended.csv").write_text("VoxCeleb_ID,video_id,speaker_age\nid10270,x,30\n")
-
-    def robot(self, url):
-        raise ExtractorError("Sign in to confirm you\u2019re not a bot", expected=True)
-
-    monkeypatch.setattr(yt_dlp.extractor.youtube.YoutubeIE, "_real_extract", robot)
+    fail_with(monkeypatch, ExtractorError("Sign in to confirm you\u2019re not a bot", expected=True))
     with pytest.raises(ValueError, match=r"no audio yet.*stopped at video 1 of 1.*takes this connection for a robot"):
         corpora.obtain_corpora(["voxceleb"], str(tmp_path / "corpora"), False, 0, fetch=["youtube"])
 

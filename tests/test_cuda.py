@@ -12,7 +12,7 @@ from lib.networks import build_network
 from lib.speed.engines import choose_engine, load_engine
 from lib.tiny import distill
 from lib.tiny.teacher import COMPONENTS
-from lib.train import Recipe, fit_network, load_model, predict_log_probabilities
+from lib.train import Recipe, checkpoint_path, fit_network, load_model, predict_log_probabilities
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 PROCESSOR, CUDA = Compute("cpu", "float32", ""), Compute("cuda", "float32", "")
@@ -47,10 +47,11 @@ def test_a_network_learns_the_same_there_and_a_killed_training_goes_on(tmp_path)
 
     processor, cuda, _ = fit("cpu", 4, PROCESSOR), fit("cuda", 4, CUDA), fit("resumed", 2, CUDA)
     resumed = fit("resumed", 4, CUDA)
-    losses = [fitted.history["validation_loss"].to_numpy() for fitted in (processor, cuda, resumed)]
+    losses = [history["validation_loss"].to_numpy() for history, _ in (processor, cuda, resumed)]
     np.testing.assert_allclose(losses[1], losses[0], atol=0.02)
     np.testing.assert_allclose(losses[2], losses[1], atol=2e-3)
-    told = [predict_log_probabilities(load_model(fitted.checkpoint)[0], features) for fitted in (processor, cuda)]
+    chosen = [checkpoint_path(tmp_path / name, best) for name, (_, best) in (("cpu", processor), ("cuda", cuda))]
+    told = [predict_log_probabilities(load_model(path)[0], features) for path in chosen]
     np.testing.assert_allclose(told[1], told[0], atol=0.05)
 
 

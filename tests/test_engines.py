@@ -50,7 +50,7 @@ def test_the_engine_follows_machine_and_run_file(
     play_machine(monkeypatch, flags, missing)
     choice = choose_engine(encoder, engine, precision)
     assert note in choice.note
-    assert choice.describe()["value"].tolist() == [*expected, "cpu", choice.note]
+    assert [*vars(choice).values()] == [*expected, "cpu", choice.note]
 
 
 def test_what_is_not_there_or_unknown_is_refused_before_a_notebook_begins(monkeypatch):

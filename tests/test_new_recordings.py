@@ -8,13 +8,15 @@ import pytest
 from learning_fixture import make_stage
 from model_fixture import CLASSES, WINDOWING, make_checkpoint, make_model_folder, untrained
 
+from lib import paths
 from lib.compute import Compute
 from lib.corpora.own_data import list_recordings
 from lib.model_folder import load_model_folder, save_model_folder
 from lib.networks import build_network
 from lib.predict import predict_listed, predictions_table
+from lib.report.sentences import tell_origin
 from lib.tasks import Task
-from lib.train import Recipe, fit_network
+from lib.train import Recipe, checkpoint_path, fit_network
 from lib.trust import new_recordings
 
 GENDER, AGE = Task("gender", CLASSES["gender"]), Task("age", CLASSES["age"], [20])
@@ -27,17 +29,20 @@ def trained(spoken, tmp_path_factory):
     listed = list_recordings(spoken / "labels.csv")
     targets = new_recordings.label_recordings(listed, [GENDER, AGE])
     blank = make_model_folder(stage.path("blank"))
-    owners, tensors = new_recordings.embed_recordings(listed, blank)
-    checkpoints, rows = {}, np.arange(len(owners))
+    owners, tensors = new_recordings.join_tensors(predict_listed(listed, blank, keep=[True] * len(listed)))
+    checkpoints, rows, compute = {}, np.arange(len(owners)), Compute("cpu", "float32", "")
     for task in (GENDER, AGE):
+        folder = stage.path(task.name)
         wanted = targets[task.name].fillna(0).to_numpy(np.int64)[owners]
         network = build_network("paper", task.classes, (149, 32), task=task.name, width=0.125)
         part, recipe = (tensors["frames"], wanted, rows, rows), Recipe(epochs=3, learning_rate=1e-2, batch=8)
-        fit = fit_network(network, *part, recipe, stage.path(task.name), seed=0, compute=Compute("cpu", "float32", ""))
-        checkpoints[task.name] = fit.checkpoint
+        _, best = fit_network(network, *part, recipe, folder, seed=0, compute=compute)
+        checkpoints[task.name] = checkpoint_path(folder, best)
     options = {"trainings": {task: task for task in checkpoints}}
     save_model_folder(stage.path("model"), checkpoints, untrained(), WINDOWING, "emission", **options)
-    return listed, targets, load_model_folder(stage.path("model"), untrained()), stage
+    model = load_model_folder(stage.path("model"), untrained())
+    predictions = predict_listed(listed, model, progress=False, keep=targets["gender"].notna())
+    return predictions, targets, model, stage
 
 
 def test_labels_follow_the_list_and_missing_ones_stay_missing(spoken):
@@ -51,9 +56,9 @@ def test_labels_follow_the_list_and_missing_ones_stay_missing(spoken):
 
 
 def test_the_chosen_epoch_scores_as_the_answers_of_its_model_do(trained):
-    listed, targets, model, stage = trained
-    epochs = new_recordings.score_epochs(listed, targets, model, stage)
-    answers = predictions_table(predict_listed(listed, model, progress=False))
+    predictions, targets, model, stage = trained
+    epochs = new_recordings.score_epochs(predictions, targets, model, stage)
+    answers = predictions_table(predictions)
     scores = new_recordings.score_recordings(answers, targets, [GENDER, AGE]).set_index("task")
     assert epochs.groupby("task").size().to_dict() == {"gender": 3, "age": 3}
     assert epochs["chosen"].sum() == 2
@@ -63,17 +68,19 @@ def test_the_chosen_epoch_scores_as_the_answers_of_its_model_do(trained):
         assert row.unseen_accuracy == pytest.approx(scores.loc[row.task, "accuracy"])
         assert row.unseen_uar == pytest.approx(scores.loc[row.task, "UAR"])
     nothing = targets.assign(gender=pd.array([pd.NA] * len(targets), dtype="Int64"), age=1)  # one class, or none at all
-    assert new_recordings.score_epochs(listed, nothing, model, stage).empty
+    assert new_recordings.score_epochs(predictions, nothing, model, stage).empty
     assert new_recordings.judge_choice(epochs)["recordings"].tolist() == [9, 9]
 
 
 def test_a_head_that_is_not_one_of_the_saved_epochs_has_no_epochs_to_compare(trained):
     """As one that learned from everybody in the end, or whose training was made anew since."""
-    listed, targets, _, stage = trained
+    predictions, targets, _, stage = trained
     heads = {task: make_checkpoint(stage.path(f"other-{task}.safetensors"), task, "paper", seed=9) for task in CLASSES}
     options = {"trainings": {task: task for task in heads}}
     save_model_folder(stage.path("other"), heads, untrained(), WINDOWING, "emission", **options)
-    epochs = new_recordings.score_epochs(listed, targets, load_model_folder(stage.path("other"), untrained()), stage)
+    epochs = new_recordings.score_epochs(
+        predictions, targets, load_model_folder(stage.path("other"), untrained()), stage
+    )
     assert epochs.empty
     assert new_recordings.judge_choice(epochs).empty
 
@@ -126,25 +133,26 @@ def test_without_new_recordings_test_clips_are_drawn_and_called_what_they_are(tm
     assert len(drawn) == 2
     assert set(drawn["name"]) <= {"c:0", "c:1", "c:2"}
     assert drawn["path"].iloc[0].parent == tmp_path
-    assert "NOT new ones: they are clips of the test speakers" in origin
+    assert "NOT new ones: they are clips of the test speakers" in tell_origin(origin)
     model = make_model_folder(tmp_path / "refit", about={"refit on everybody": True})
     heard = new_recordings.heard_splits(splits.assign(task="gender"), model)
     drawn, origin = new_recordings.obtain_recordings("", False, 0, 6, heard, clips, {"c": tmp_path})
     assert len(drawn) == 6
-    assert "learned from everybody" in origin
+    assert "learned from everybody" in tell_origin(origin)
     labelled = drawn.assign(gender="male", age_decade=None, age_years=np.nan)
     assert new_recordings.label_recordings(labelled, [GENDER], heard)["gender"].isna().all()
     (tmp_path / "given").mkdir()
     (tmp_path / "given/a.wav").write_bytes(b"x")
     given, origin = new_recordings.obtain_recordings(str(tmp_path / "given"), False, 0, 2, splits, clips, {})
     assert given["name"].tolist() == ["a.wav"]
-    assert "given" in origin
+    assert "given in `predict.unseen`" in tell_origin(origin)
 
 
 def test_answers_survive_their_files(tmp_path):
     stage = make_stage(tmp_path)
     answers = pd.DataFrame({"name": ["01", "b"], "state": ["ok", "unreadable"], "gender": ["male", None], "duration_s": [2.0, 0.0], "warning": "", "reason": ["", "empty"]})  # fmt: skip
-    new_recordings.save_answers(stage, answers, pd.DataFrame(columns=new_recordings.EPOCHS))
+    paths.save_frame(stage.path("answers.csv"), answers)
+    paths.save_frame(stage.path("epochs.csv"), pd.DataFrame(columns=new_recordings.EPOCHS))
     told, epochs = new_recordings.load_answers(stage)
     assert told["name"].tolist() == ["01", "b"]
     assert told["reason"].tolist() == ["", "empty"]

@@ -64,14 +64,3 @@ def test_nbstripout_finds_nothing_to_strip():
     call = [sys.executable, "-m", "nbstripout", "--verify", "--keep-id", *map(str, NOTEBOOKS)]
     done = subprocess.run(call, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_nbdime_shows_the_line_that_changed(tmp_path):
-    source = nbformat.read(NOTEBOOKS[1], as_version=4)
-    nbformat.write(source, tmp_path / "a.ipynb")
-    source.cells[2].source = source.cells[2].source.replace("seed: int = 0", "seed: int = 7")
-    nbformat.write(source, tmp_path / "b.ipynb")
-    call = [sys.executable, "-m", "nbdime", "diff", "--no-color", str(tmp_path / "a.ipynb"), str(tmp_path / "b.ipynb")]
-    done = subprocess.run(call, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "+seed: int = 7" in done.stdout

@@ -7,38 +7,29 @@ import sys
 import numpy as np
 import pytest
 import soundfile
+from model_fixture import CENTRES, make_model_folder
 
 from lib.embed import encode_batch
-from lib.encoders import UNTRAINED, load_encoder
-from lib.model_folder import load_model_folder, save_model_folder
-from lib.networks import build_network, select_input
+from lib.model_folder import load_model_folder
+from lib.networks import select_input
 from lib.speed import onnx
 from lib.speed.engines import load_engine
-from lib.train import predict_log_probabilities, save_model
+from lib.train import predict_log_probabilities
 from lib.trust.calibration import Years
-from lib.windows import Windowing
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason="not installed: pip install onnx onnxscript onnxruntime")
-CENTRES = [9.0, 21.0, 44.0]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A model folder of random weights: the paper's network on frames, a linear model, and years from two parts."""
-    folder, encoder, checkpoints = tmp_path_factory.mktemp("models"), load_encoder(UNTRAINED), {}
-    tensors, parts = encode_batch(load_engine(encoder, "emission"), np.zeros((1, 48_000), np.float32)), encoder.parts()
-    for task, network, classes in (
-        ("gender", "paper", ["male", "female"]),
-        ("age", "linear", ["teen", "adult"]),
-        ("age_years", "linear:layer:2+bank", ["6 to 12", "13 to 30", "31 to 60"]),
-    ):
-        shape = select_input(network, tensors, parts).shape[1:]
-        model = build_network(network, classes, shape, task=task, width=0.1)
-        checkpoints[task] = save_model(folder / f"{task}.safetensors", model, {"epoch": 1})
+    networks = {"gender": "paper", "age": "linear", "age_years": "linear:layer:2+bank"}
     settings = {"gender": {"temperature": 0.4}, "age": {"temperature": 1.5, "cap": 0.9, "silence": 0.6}}
     options = {"settings": settings, "years": {"age_years": Years(CENTRES, 7.5)}}
-    return save_model_folder(folder / "model", checkpoints, encoder, Windowing(), "emission", **options)
+    folder = tmp_path_factory.mktemp("models") / "model"
+    make_model_folder(folder, networks, (*networks,), **options)
+    return folder
 
 
 def test_the_example_answers_without_torch_as_the_model_folder_does(folder, tmp_path):

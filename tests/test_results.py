@@ -6,7 +6,7 @@ import pytest
 from report_fixture import make_metrics, make_row
 
 from lib import results
-from lib.report import sentences
+from lib.report import compare, sentences
 
 YEARS = {"metric": "mae_years", "task": "age_years"}
 VIEW = {"task": "gender", "model": "paper", "protocol": "speaker", "level": "clip"}
@@ -48,8 +48,10 @@ def test_the_table_holds_every_score_once_baselines_last_and_sizes():
     assert table.columns.tolist() == ["task", "model", "UAR", "accuracy", "clips", "speakers"]
     assert table["model"].tolist() == ["the paper's network", "a guess (majority)", "mean pitch"] * 2
     assert table.iloc[0].tolist() == ["Gender", "the paper's network", "78 % (72 to 84)", "78 % (72 to 84)", 480, 40]
-    both = results.join_leaks(scores, records(*make_metrics()["leak"]), "speaker")
-    both = results.select_scores(both, metric="uar", model="paper")
+    leaks = records(*make_metrics()["leak"]).assign(protocol="leak")
+    both = results.select_scores(
+        pd.concat([scores, leaks]), protocol=["paper", "speaker", "leak"], metric="uar", model="paper"
+    )
     row = results.tabulate(both, rows=["task", "model", "metric"], columns="protocol").iloc[0, 3:6].to_dict()
     assert row == {"random windows claim": "87 % (81 to 93)", "speakers never heard in training": "78 % (72 to 84)",
                    "leak (points)": "+9 (+4 to +14)*"}  # fmt: skip
@@ -166,8 +168,8 @@ def test_the_paper_stands_beside_a_guess_on_its_own_data_and_this_run():
 @pytest.mark.parametrize(("bounds", "last"), [([16], "adult (16 and over)"), ([16, 70], "adult (16 to under 70)")])
 def test_age_classes_stand_with_their_bounds(bounds, last):
     settings = {"age_classes": ["child", "adult"], "age_bounds": bounds}
-    assert results.describe_classes(["child", "adult"], settings) == ["child (under 16)", last]
-    assert results.describe_classes(["male", "female"], settings) == ["male", "female"]
+    assert compare.describe_classes(["child", "adult"], settings) == ["child (under 16)", last]
+    assert compare.describe_classes(["male", "female"], settings) == ["male", "female"]
 
 
 def test_names_are_a_reader_s_and_a_markdown_table_keeps_a_bar_inside_its_cell():

@@ -1,7 +1,5 @@
 """Run-all: notebooks in order through papermill, the first failure told in three lines, a run file refused before any of it."""
 
-import fcntl
-
 import nbformat
 import pytest
 from test_config import write_notebook
@@ -87,33 +85,3 @@ def test_a_run_that_begins_behind_stages_of_other_labels_sounds_or_values_is_ref
     assert "01_download of run 'own_data' was made otherwise: labels, ledger or sounds" in capsys.readouterr().err
     own.unlink()  # nobody can tell, and what was read is there
     run.check_earlier("own_data", sections, "04_train")
-
-
-def test_a_second_run_of_the_same_name_is_kept_out(world, capsys, monkeypatch):
-    monkeypatch.setattr(run, "run_notebooks", lambda *_: pytest.fail("a notebook was run"))
-    (paths.DATA / "tiny").mkdir(parents=True)
-    with open(paths.DATA / "tiny" / ".lock", "w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        assert run.main([str(world())]) == 2
-    assert "run 'tiny' is being made by another process" in capsys.readouterr().err
-    with run.lock_run("tiny"):
-        pass
-
-
-def test_the_record_gathers_what_every_stage_noted(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "DATA", tmp_path)
-    for name, facts in (("02_segment", {"data_checksum": "x"}), ("03_embed", {"encoder": {"name": "a"}})):
-        stage = open_stage(name, "r", {}, version=1)
-        stage.facts |= facts
-        stage.recomputed.append("all")
-        finish_stage(stage, {"windows": 3})
-    about = {"title": "T", "question": "Q?", "synthetic": True, "seed": 4}
-    sections = {"run": about | {"notebooks": ["02_segment", "03_embed", "04_train"]}}
-    record = run.write_record("r", sections)
-    assert paths.load_json(tmp_path / "r" / "run.json") == record
-    expected = about | {"data_checksum": "x", "encoder": {"name": "a"}, "parameters": sections}
-    assert {key: record[key] for key in expected} == expected
-    stages = [(stage["stage"], stage["counts"]) for stage in record["stages"]]  # 04_train never ran
-    assert stages == [("02_segment", {"windows": 3}), ("03_embed", {"windows": 3})]
-    assert {"python", "torch", "numpy"} <= set(record["versions"])
-    assert len(record["git_commit"].removesuffix("+changes")) == 12

@@ -8,7 +8,7 @@ import pytest
 
 from lib.splits import split_windows
 from lib.trust import leakage
-from lib.trust.leakage import audit_leakage, require_no_leakage
+from lib.trust.leakage import audit_leakage, stop_on_leakage
 
 
 def make_table(speakers=60, windows=20, seed=0, rare=0.2):
@@ -38,7 +38,7 @@ def test_speakers_and_recordings_stay_in_one_part():
     assert split[table["speaker_id"].isin(chain).to_numpy()].nunique() == 1
     for column in ("speaker_id", "recording_id"):
         assert (split.groupby(table[column].to_numpy()).nunique() == 1).all()
-    require_no_leakage(audit_leakage(table, split))
+    stop_on_leakage(audit_leakage(table, split))
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -69,7 +69,7 @@ def test_folds_test_everyone_once_and_hold_every_class():
     tested = pd.concat([split[split == "test"] for split in splits])
     assert sorted(tested.index) == sorted(table["window_id"])
     for split in splits:
-        require_no_leakage(audit_leakage(table, split))
+        stop_on_leakage(audit_leakage(table, split))
         assert (pd.crosstab(table["label"].to_numpy(), split.to_numpy()) > 0).all().all()
         assert (split[split != "test"] == "validation").mean() == pytest.approx(0.15, abs=0.05)
     assert len(split_windows(table, "paper", "label", 0, folds=4)) == 1
@@ -102,7 +102,7 @@ def test_languages_held_out_are_not_heard_and_guests_are_left_out(folds):
         assert (split[many].groupby(known["language"][many]).nunique() == 1).all()
         assert (split.groupby(known["speaker_id"]).nunique() == 1).all()
         assert set(split[~many]) == {"train", "validation", "test"}  # of one language: split by speakers
-        require_no_leakage(audit_leakage(known.reset_index(), split, protocol="language"))
+        stop_on_leakage(audit_leakage(known.reset_index(), split, protocol="language"))
         part_of = dict(zip(known["language"][many], split[many]))
         guest = table[table["speaker_id"] == "s020"]
         away = guest[guest["language"].map(part_of) != part_of[LANGUAGES[4]]]
@@ -112,9 +112,9 @@ def test_languages_held_out_are_not_heard_and_guests_are_left_out(folds):
     with pytest.raises(ValueError, match="no corpus has 3 languages"):
         split_once(make_table(), "language")
     split = split_once(table)  # by speaker: languages are shared, which is a leak only where they are held out
-    require_no_leakage(audit_leakage(table, split))
+    stop_on_leakage(audit_leakage(table, split))
     with pytest.raises(ValueError, match=r"language\(s\) in both train, validation: many: "):
-        require_no_leakage(audit_leakage(table, split, protocol="language"))
+        stop_on_leakage(audit_leakage(table, split, protocol="language"))
 
 
 def test_the_papers_protocol_cuts_random_windows_as_published_and_leaks():
@@ -124,7 +124,7 @@ def test_the_papers_protocol_cuts_random_windows_as_published_and_leaks():
     audit = audit_leakage(table, split)
     assert audit.loc[audit["kind"] == "clip", "count"].min() > 0
     with pytest.raises(ValueError, match=r"speaker\(s\) in both train, test: s0"):
-        require_no_leakage(audit)
+        stop_on_leakage(audit)
 
 
 def test_identical_audio_in_two_parts_stops_the_run():
@@ -133,7 +133,7 @@ def test_identical_audio_in_two_parts_stops_the_run():
     train, test = (np.flatnonzero(split == name)[0] for name in ("train", "test"))
     table.loc[test, "content_hash"] = table.loc[train, "content_hash"]
     with pytest.raises(ValueError, match=f"identical audio.*{table.loc[train, 'content_hash']}"):
-        require_no_leakage(audit_leakage(table, split))
+        stop_on_leakage(audit_leakage(table, split))
 
 
 @pytest.mark.parametrize("block", [2048, 50])
@@ -148,7 +148,7 @@ def test_near_duplicates_of_other_speakers_are_counted_and_named(block, monkeypa
     near = audit[(audit["kind"] == "near-duplicate") & (audit["count"] > 0)]
     example = f"{table['window_id'][train]} ~ {table['window_id'][test]}"
     assert near[["parts", "count", "examples"]].to_numpy().tolist() == [["train, test", 1, example]]
-    require_no_leakage(audit)
+    stop_on_leakage(audit)
     same = table.assign(speaker_id=table["speaker_id"].mask(table.index == test, table["speaker_id"][train]))
     assert audit_leakage(same, split, vectors).query("kind == 'near-duplicate'")["count"].sum() == 0
 

@@ -18,16 +18,12 @@ CLIP = {
      ({"age_years": 300.0}, "age_years"), ({"official_split": "dev"}, "official_split"), ({"accent": "x"}, "accent"),
      ({"clip_id": None}, "clip_id"), ({"start_s": "x"}, "start_s")],
 )  # fmt: skip
-def test_bad_value_is_refused_and_named(tmp_path, change, told):
-    with pytest.raises(ValueError, match=told):
-        tables.save_table(tmp_path / "clips.parquet", pd.DataFrame([CLIP | change]), "clips")
+def test_bad_values_repeated_ids_and_missing_columns_are_refused_and_named(tmp_path, change, told):
+    wrong, right = pd.DataFrame([CLIP | change]), pd.DataFrame([CLIP])
+    for table, name in ((wrong, told), (pd.concat([right, right]), "clip_id"), (right.drop(columns="path"), "path")):
+        with pytest.raises(ValueError, match=name):
+            tables.save_table(tmp_path / "clips.parquet", table, "clips")
     assert not list(tmp_path.iterdir())
-
-
-def test_missing_columns_and_repeated_ids_are_refused():
-    for wrong, told in ((pd.DataFrame([CLIP, CLIP]), "clip_id"), (pd.DataFrame([CLIP]).drop(columns="path"), "path")):
-        with pytest.raises(ValueError, match=told):
-            tables.validate_table(wrong, "clips")
 
 
 def test_missing_and_broken_files_are_named(tmp_path):

@@ -12,7 +12,7 @@ from lib import linear, train
 from lib.compute import Compute, torch_threads
 from lib.linear import fit_linear
 from lib.networks import Normaliser, build_network
-from lib.train import Recipe, fit_network, fit_normaliser, load_model, predict_log_probabilities
+from lib.train import Recipe, checkpoint_path, fit_network, fit_normaliser, load_model, predict_log_probabilities
 
 CLASSES = ["male", "female"]
 EXACT, ROUNDED = (Compute("cpu", arithmetic, "") for arithmetic in ("float32", "bfloat16"))
@@ -35,21 +35,24 @@ def make_task(rows=240, frames=20, width=16, seed=0):
     return features, targets
 
 
-def fit(folder, name="paper", *, task=None, rows=(TRAIN, VALIDATION), compute=EXACT, every=True, seed=7, **recipe):
+def fit(folder, *, task=None, rows=(TRAIN, VALIDATION), compute=EXACT, every=True, seed=7, **recipe):
+    """The paper's network after its last epoch, its history and the chosen epoch."""
     features, targets = task or make_task()
     recipe = Recipe(**{"epochs": 4, "learning_rate": 1e-3, "batch": 32, "width": 0.1} | recipe)
-    model = build_network(name, CLASSES, features.shape[1:], width=0.1, seed=seed)
-    fitted = fit_network(model, features, targets, *rows, recipe, folder, seed=seed, compute=compute, every_epoch=every)
-    return model, fitted
+    model = build_network("paper", CLASSES, features.shape[1:], width=0.1, seed=seed)
+    options = {"seed": seed, "compute": compute, "every_epoch": every}
+    return model, *fit_network(model, features, targets, *rows, recipe, folder, **options)
 
 
 def fit_line(folder, name="linear", classes=CLASSES, task=None, widths=(), children=None, **options):
-    """A linear model on the means of frames, or on vectors; rows weigh by their class, and one voice speaks them all."""
+    """History and chosen checkpoint of a linear model on the means of frames, or on vectors; one voice speaks all rows."""
     features, targets = task or make_task()
     features = features.mean(axis=1) if features.ndim == 3 else features
     model, nobody = build_network(name, classes, features.shape[1:], widths=widths), np.zeros(len(targets), bool)
     facts = (1 / np.bincount(targets[TRAIN])[targets], nobody if children is None else children, nobody)
-    return fit_linear(model, features, targets, TRAIN, VALIDATION, folder, *facts, **options)
+    history, best = fit_linear(model, features, targets, TRAIN, VALIDATION, folder, *facts, **options)
+    assert list(train.list_checkpoints(folder)) == [best]
+    return history.set_index("epoch"), checkpoint_path(folder, best)
 
 
 def same_weights(one, two):
@@ -59,35 +62,34 @@ def same_weights(one, two):
 def test_training_learns_and_a_checkpoint_gives_the_chosen_epochs_predictions_and_normalisation(tmp_path):
     features, targets = make_task()
     features[..., 0] += 4 * targets[:, None]
-    _, fitted = fit(tmp_path, task=(features, targets), epochs=12, learning_rate=1e-2)
-    history, best = fitted.history.set_index("epoch"), fitted.best_epoch
+    _, table, best = fit(tmp_path, task=(features, targets), epochs=12, learning_rate=1e-2)
+    history = table.set_index("epoch")
     assert history["validation_uar"].max() > 0.95
     assert best == history["validation_uar"][1:].idxmax()  # the earliest best
     names = ["loss", "accuracy", "uar", "macro_f1", "f1_male", "f1_female"]
     assert {f"{part}_{name}" for part in ("train", "validation") for name in names} <= set(history)
     assert [0, *sorted(train.list_checkpoints(tmp_path))] == history.index.tolist() == list(range(13))
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "history.csv"), fitted.history, check_dtype=False)
-    model, record = load_model(fitted.checkpoint)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "history.csv"), table, check_dtype=False)
+    model, record = load_model(checkpoint_path(tmp_path, best))
     predicted = predict_log_probabilities(model, features, VALIDATION).argmax(axis=1)
     assert (predicted == targets[VALIDATION]).mean() == pytest.approx(history.loc[best, "validation_accuracy"])
     assert (record["epoch"], model.training, model.settings["classes"]) == (best, False, CLASSES)
     assert model.normaliser.mean.abs().max() > 1  # fitted, not the identity
 
 
-@pytest.mark.parametrize(("name", "compute"), [("paper", EXACT), ("paper", ROUNDED)])
-def test_same_seed_gives_the_same_numbers_to_the_last_digit(tmp_path, name, compute):
-    one, first = fit(tmp_path / "a", name, epochs=2, compute=compute)
+@pytest.mark.parametrize("compute", [EXACT, ROUNDED], ids=lambda compute: compute.arithmetic)
+def test_same_seed_gives_the_same_numbers_to_the_last_digit(tmp_path, compute):
+    one, first, _ = fit(tmp_path / "a", epochs=2, compute=compute)
     torch.rand(3)
-    two, second = fit(tmp_path / "b", name, epochs=2, compute=compute)
-    pd.testing.assert_frame_equal(first.history, second.history, check_exact=True)
+    two, second, _ = fit(tmp_path / "b", epochs=2, compute=compute)
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
     assert same_weights(one, two)
-    _, third = fit(tmp_path / "c", name, epochs=2, compute=compute, seed=8)
-    assert not first.history.equals(third.history)
+    assert not first.equals(fit(tmp_path / "c", epochs=2, compute=compute, seed=8)[1])
 
 
-@pytest.mark.parametrize(("name", "every"), [("paper", True), ("paper", False)])
-def test_killed_training_goes_on_and_ends_with_the_same_numbers(tmp_path, monkeypatch, name, every):
-    whole, expected = fit(tmp_path / "whole", name, every=every)
+@pytest.mark.parametrize("every", [True, False])
+def test_killed_training_goes_on_and_ends_with_the_same_numbers(tmp_path, monkeypatch, every):
+    whole, expected, _ = fit(tmp_path / "whole", every=every)
     step, steps = torch.optim.Adam.step, []
 
     def killed(self, *arguments):
@@ -99,10 +101,10 @@ def test_killed_training_goes_on_and_ends_with_the_same_numbers(tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.Adam, "step", killed)
         with pytest.raises(KeyboardInterrupt):
-            fit(tmp_path / "cut", name, every=every)
+            fit(tmp_path / "cut", every=every)
     assert len(pd.read_csv(tmp_path / "cut" / "history.csv")) == 3  # before, and two whole epochs
-    resumed, fitted = fit(tmp_path / "cut", name, every=every)
-    pd.testing.assert_frame_equal(fitted.history, expected.history, check_exact=True)
+    resumed, history, _ = fit(tmp_path / "cut", every=every)
+    pd.testing.assert_frame_equal(history, expected, check_exact=True)
     assert same_weights(whole, resumed)
     assert sorted(train.list_checkpoints(tmp_path / "cut")) == sorted(train.list_checkpoints(tmp_path / "whole"))
 
@@ -116,12 +118,12 @@ def test_folder_of_another_training_is_refused(tmp_path, change):
 
 def test_loss_is_the_negative_log_likelihood_weighted_by_classes_balanced_in_the_training_part(tmp_path):
     features, targets = make_task()
-    model, fitted = fit(tmp_path, epochs=1)
+    model, history, _ = fit(tmp_path, epochs=1)
     log_probabilities = torch.from_numpy(predict_log_probabilities(model, features, VALIDATION))
     weights = compute_class_weight("balanced", classes=np.arange(2), y=targets[TRAIN])
     weights = torch.tensor(weights, dtype=torch.float32)
     expected = torch.nn.functional.nll_loss(log_probabilities, torch.from_numpy(targets[VALIDATION]), weights)
-    assert fitted.history["validation_loss"][1] == pytest.approx(float(expected), rel=1e-5)
+    assert history["validation_loss"][1] == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize(("name", "axes"), [("paper", (0, 1)), ("linear", (0,))])
@@ -145,47 +147,36 @@ def test_missing_class_and_empty_validation_are_refused(tmp_path):
 def test_a_linear_model_is_scikit_learns_at_the_penalty_with_the_lowest_tempered_loss(tmp_path):
     features, targets = make_task()
     features = features.mean(axis=1)
-    fitted = fit_line(tmp_path)
-    assert [float(one) for one in fitted.history["penalty"]] == list(linear.PENALTIES)
-    chosen = fitted.history.loc[fitted.history["tempered_loss"].idxmin()]
-    assert list(train.list_checkpoints(tmp_path)) == [fitted.best_epoch] == [chosen["epoch"]]
+    history, checkpoint = fit_line(tmp_path)
+    assert [float(one) for one in history["penalty"]] == list(linear.PENALTIES)
+    best = history["tempered_loss"].idxmin()
+    assert checkpoint == checkpoint_path(tmp_path, best)
     scaler = StandardScaler().fit(features[TRAIN])
-    probe = LogisticRegression(C=float(chosen["penalty"]), class_weight="balanced", max_iter=1000)
+    probe = LogisticRegression(C=float(history["penalty"][best]), class_weight="balanced", max_iter=1000)
     probe.fit(scaler.transform(features[TRAIN]), targets[TRAIN])
-    model, _ = load_model(fitted.checkpoint)
+    model, _ = load_model(checkpoint)
     answers = np.exp(predict_log_probabilities(model, features, VALIDATION))
     expected = probe.predict_proba(scaler.transform(features[VALIDATION]))
     np.testing.assert_allclose(answers, expected, atol=2e-3)
 
 
-def make_ages(columns, seed, first, second):
-    """Vectors of three ordered classes: column 0 tells the first from the others, column 2 the last."""
-    targets = np.arange(240) % 3
-    features = np.random.default_rng(seed).normal(size=(240, columns)).astype(np.float32)
-    features[:, 0] += first * (targets > 0)
-    features[:, 2] += second * (targets > 1)
-    return "steps:a|b", ["child", "teen", "adult"], (features, targets)
-
-
-def test_steps_tell_ordered_classes_and_each_reads_its_own_columns(tmp_path):
-    fitted = fit_line(tmp_path, *make_ages(4, 0, 4, 4), widths=(2, 2), penalties=(1.0,))
-    assert fitted.history["validation_uar"].iloc[-1] > 0.85
-    model, _ = load_model(fitted.checkpoint)
-    for step in model.network.steps:
-        told, noise = step.weight.abs().detach().numpy()[0]
-        assert told > 3 * noise
-
-
-def test_each_step_gets_the_penalty_that_is_best_for_itself_and_the_folder_says_which(tmp_path):
-    ages = make_ages(42, 1, 6, 0.7)  # the one clear column wants a weak penalty, one hidden among forty a strong one
-    fitted = fit_line(tmp_path, *ages, widths=(2, 40), penalties=(1e-4, 1e-2, 1.0, 100.0))
-    assert fitted.best_epoch == len(fitted.history) == 4 + 1
-    first, second = linear.middle_penalty(fitted.history["penalty"].iloc[-1:], 2)
+def test_each_step_reads_its_own_columns_at_the_penalty_that_is_best_for_itself_and_the_folder_says_which(tmp_path):
+    targets = np.arange(240) % 3  # the one clear column wants a weak penalty, one hidden among forty a strong one
+    features = np.random.default_rng(1).normal(size=(240, 42)).astype(np.float32)
+    features[:, 0] += 6 * (targets > 0)
+    features[:, 2] += 0.7 * (targets > 1)
+    ages = "steps:a|b", ["child", "teen", "adult"], (features, targets)
+    history, checkpoint = fit_line(tmp_path, *ages, widths=(2, 40), penalties=(1e-4, 1e-2, 1.0, 100.0))
+    assert len(history) == 4 + 1
+    assert checkpoint == checkpoint_path(tmp_path, 5)
+    for step in load_model(checkpoint)[0].network.steps:
+        told, *noise = step.weight.abs().detach().numpy()[0]
+        assert told > 2 * np.mean(noise)
+    first, second = linear.middle_penalty(history["penalty"].iloc[-1:], 2)
     assert first > second
-    again = fit_line(tmp_path / "again", *ages, widths=(2, 40), penalties=[(first, second)])
+    again, _ = fit_line(tmp_path / "again", *ages, widths=(2, 40), penalties=[(first, second)])
     assert linear.middle_penalty(["0.1|0.01", "1", "0.001|0.01"], 2) == [0.1, 0.01]
-    scores = [fit.history["validation_loss"].iloc[-1] for fit in (fitted, again)]
-    assert scores[0] == pytest.approx(scores[1], abs=0.01)
+    assert history["validation_loss"].iloc[-1] == pytest.approx(again["validation_loss"].iloc[-1], abs=0.01)
 
 
 def test_experts_answer_for_children_by_other_columns_than_for_others(tmp_path):
@@ -194,16 +185,15 @@ def test_experts_answer_for_children_by_other_columns_than_for_others(tmp_path):
     features[:, 0] += 5 * children
     features[:, 1] += 4 * (targets != children)  # means the one gender of a child and the other of anybody else
     experts = {"name": "experts:a|b", "task": (features, targets), "widths": (1, 1)}
-    fitted = fit_line(tmp_path, **experts, children=children, penalties=(1.0,))
-    plain = fit_line(tmp_path / "plain", task=(features, targets))
-    scores = [fit.history.set_index("epoch").loc[fit.best_epoch, "validation_uar"] for fit in (fitted, plain)]
-    assert scores[0] > 0.9 > 0.8 > scores[1]
+    mixed, _ = fit_line(tmp_path, **experts, children=children, penalties=(1.0,))
+    plain, _ = fit_line(tmp_path / "plain", task=(features, targets))
+    assert mixed["validation_uar"].iloc[0] > 0.9 > 0.8 > plain["validation_uar"].max()
     with pytest.raises(ValueError, match="children from others by the ages"):
         fit_line(tmp_path / "none", **experts)
 
 
 def test_file_that_is_no_checkpoint_is_named(tmp_path):
-    checkpoint = fit_line(tmp_path, penalties=(1e-3,)).checkpoint
+    _, checkpoint = fit_line(tmp_path, penalties=(1e-3,))
     content = checkpoint.read_bytes()
     for broken in (b"not weights", b"", content[:20], content[:-1]):
         checkpoint.write_bytes(broken)

@@ -9,10 +9,9 @@ from learning_fixture import make_corpus, make_stage, make_store
 
 from lib import config, linear, paths, train, trainings
 from lib.compute import Compute, torch_threads
-from lib.store import Store
 from lib.tasks import Task
 from lib.train import Recipe, checkpoint_path, load_model
-from lib.trainings import load_fits, split_tasks, train_networks
+from lib.trainings import split_tasks, train_linear, train_networks
 from lib.trust.leakage import audit_splits, stop_on_leakage
 
 CLIPS, WINDOWS = make_corpus()
@@ -41,11 +40,13 @@ def trained(stores, splits, tmp_path_factory):
     stage = make_stage(tmp_path_factory.mktemp("trained"))
     rows = splits[splits["protocol"] == "speaker"]
     with torch_threads(1):
-        gender = rows[rows["task"] == "gender"]
-        train_networks(stage, gender, stores, [GENDER], NETWORKS, [0, 1], RECIPE, EXACT)
-        fits = [load_fits(stage)]
-        train_networks(stage, rows[rows["task"] == "age"], stores, [AGE], NETWORKS[1:], [0, 1], RECIPE, EXACT)
-    return stage, pd.concat([*fits, load_fits(stage)], ignore_index=True)
+        jobs = (
+            (rows[rows["task"] == "gender"], [GENDER], NETWORKS),
+            (rows[rows["task"] == "age"], [AGE], NETWORKS[1:]),
+        )
+        fits = [train_networks(stage, own, stores, *job, [0, 1], RECIPE, EXACT) for own, *job in jobs]
+    pd.testing.assert_frame_equal(pd.read_csv(stage.path("fits.csv")), fits[-1])
+    return stage, pd.concat(fits, ignore_index=True)
 
 
 def test_quarters_name_stages_so_far_up_any_encoder():
@@ -85,22 +86,8 @@ def test_every_network_is_trained_and_what_tells_is_told(trained):
     assert scores["age", "linear"] > 0.5
     for fit in fits.itertuples():
         assert checkpoint_path(stage.path(fit.folder), fit.best_epoch).exists()
-    summary = trainings.summarise_fits(fits).set_index(["task", "network"])
-    assert summary.loc[("gender", "paper"), "trainings"] == 2
+    assert fits.groupby(["task", "network"]).size()["gender", "paper"] == 2
     assert trainings.load_history(stage, fits).groupby(trainings.KEYS)["chosen"].sum().eq(1).all()
-
-
-def test_a_checkpoint_can_be_asked_about_windows_in_any_order(trained, stores):
-    stage, fits = trained
-    for network in ("paper", "linear", "linear:bank"):
-        fit = fits[(fits["task"] == "gender") & (fits["network"] == network)].iloc[0]
-        path = checkpoint_path(stage.path(fit["folder"]), fit["best_epoch"])
-        ids = WINDOWS["window_id"].iloc[[7, 3, 50]]
-        probabilities = trainings.ask_checkpoint(path, stores[0], ids, network)
-        np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
-        np.testing.assert_allclose(
-            trainings.ask_checkpoint(path, stores[0], ids[::-1], network)[::-1], probabilities, atol=1e-6
-        )
 
 
 def test_a_finished_training_is_not_trained_again(trained, stores, splits, monkeypatch):
@@ -113,17 +100,17 @@ def test_a_finished_training_is_not_trained_again(trained, stores, splits, monke
     pd.testing.assert_frame_equal(again[columns], fits.loc[fits["task"] == "gender", columns])
 
 
-def test_linear_models_learn_from_altered_copies_too(stores, splits, tmp_path):
+@pytest.mark.parametrize(("copies", "everybody"), [(1, False), (2, False), (1, True)])
+def test_linear_models_learn_from_the_training_part_altered_copies_included_or_from_everybody(
+    stores, splits, tmp_path, copies, everybody
+):
     rows = splits[(splits["protocol"] == "speaker") & (splits["task"] == "gender")]
-    models = []
-    for name, given in (("one", stores[:1]), ("two", stores)):
-        fit = trainings._train_network(tmp_path / name, rows, given, GENDER, "linear", 0, RECIPE, EXACT)
-        models.append(load_model(fit.checkpoint)[0])
-    one, two = (model.normaliser.mean for model in models)
-    here = WINDOWS["window_id"].isin(rows.loc[rows["split"] == "train", "window_id"])
-    expected = [store.statistics(WINDOWS["window_id"][here])[:].mean(axis=0) for store in stores]
-    np.testing.assert_allclose(one, expected[0], atol=1e-4)
-    np.testing.assert_allclose(two, np.mean(expected, axis=0), atol=1e-4)
+    rows = rows.assign(split="train") if everybody else rows
+    _, best = train_linear(tmp_path, rows, stores[:copies], GENDER, "linear", 0, [[1e-3]])
+    heard = rows.loc[rows["split"] == "train", "window_id"]
+    expected = np.mean([store.statistics(heard)[:].mean(axis=0) for store in stores[:copies]], axis=0)
+    model, _ = load_model(checkpoint_path(tmp_path, best))
+    np.testing.assert_allclose(model.normaliser.mean, expected, atol=1e-4)
 
 
 def test_rows_weigh_alike_by_class_and_by_the_root_of_their_number_within():
@@ -140,11 +127,3 @@ def test_rows_weigh_alike_by_class_and_by_the_root_of_their_number_within():
     assert by_speaker["a"] / by_speaker["b"] == pytest.approx(2)  # 16 windows against 4
     assert (by_speaker["a"] + by_speaker["b"]) / by_speaker["d"] == pytest.approx(2**0.5)  # two voices against one
     assert by_speaker["d"] == pytest.approx(by_speaker["e"])  # a child and an adult of one corpus: groups of one voice
-
-
-def test_a_model_refitted_on_everyone_learns_from_every_row(stores, splits, tmp_path):
-    table = splits[(splits["protocol"] == "speaker") & (splits["task"] == "age")]
-    path = trainings.refit_linear(tmp_path, table, stores[:1], AGE, "linear", [1e-3], 0)
-    model, _ = load_model(path)
-    everything = Store(stores[0].folder).statistics(table["window_id"])[:]
-    np.testing.assert_allclose(model.normaliser.mean, everything.mean(axis=0), atol=1e-4)

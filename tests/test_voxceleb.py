@@ -19,17 +19,15 @@ def frame_text(speaker="id10270", video=VIDEO, first=50, last=150, end="\n", ext
     return end.join([*head, *(f"{n:06d} \t154 \t105 \t91 \t91 " for n in range(first, last + 1)), ""])
 
 
-def write_frames(root: Path, number=1, speaker="id10270", video=VIDEO, text=None, **values) -> Path:
-    path = root / "txt" / speaker / video / f"{number:05d}.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes((text if text is not None else frame_text(speaker, video, **values)).encode())
-    return path
-
-
 def write_file(path: Path, content: bytes = b"sound") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
+
+
+def write_frames(root: Path, number=1, speaker="id10270", video=VIDEO, text=None, **values) -> Path:
+    text = frame_text(speaker, video, **values) if text is None else text
+    return write_file(root / "txt" / speaker / video / f"{number:05d}.txt", text.encode())
 
 
 def write_meta(root: Path, name="vox1_meta.csv") -> Path:

@@ -55,7 +55,8 @@ def fail_with(patch, error: Exception) -> None:
     def fail(self, url):
         raise error
 
-    patch.setattr(yt_dlp.extractor.generic.GenericIE, "_real_extract", fail)
+    for extractor in (yt_dlp.extractor.generic.GenericIE, yt_dlp.extractor.youtube.YoutubeIE):
+        patch.setattr(extractor, "_real_extract", fail)
 
 
 def test_nothing_is_fetched_until_it_is_switched_on(tmp_path):

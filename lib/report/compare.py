@@ -1,7 +1,6 @@
 """Runs side by side, for compare.html and for README: `python -m lib.report.compare` writes README's table anew."""
 
-from __future__ import annotations
-
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,18 @@ def find_answers(metrics: dict[str, Any], record: dict[str, Any]) -> list[dict[s
         if answer:
             verdict = results.judge(answer)
             words = results.tell_score(answer).removesuffix(verdict).strip()
-            classes = results.describe_classes(answer["classes"], settings) if answer["metric"] == "uar" else []
+            classes = describe_classes(answer["classes"], settings) if answer["metric"] == "uar" else []
             answers.append(answer | {"classes": classes, "words": words, "verdict": verdict})
     return answers
+
+
+def describe_classes(classes: list[str], settings: dict[str, Any]) -> list[str]:
+    """Class names, those of age with their bounds in years where `settings`, a run file's section `run`, holds them."""
+    bounds = [f"{bound:g}" for bound in settings.get("age_bounds") or []]
+    if not bounds or list(classes) != settings.get("age_classes"):
+        return list(classes)
+    spans = [f"under {bounds[0]}", *(f"{low} to under {high}" for low, high in itertools.pairwise(bounds))]
+    return [f"{name} ({span})" for name, span in zip(classes, [*spans, f"{bounds[-1]} and over"])]
 
 
 def tabulate_runs(runs: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:

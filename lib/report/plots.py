@@ -4,8 +4,6 @@ Classes come in the order that the caller gives, and keep their colours everywhe
 100 % no text is smaller than 11 pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import matplotlib
@@ -17,6 +15,7 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lib import paths
 from lib.results import is_baseline, metric_name, model_name
 
 # Okabe and Ito, "Color Universal Design" (2008): eight colours that stay apart under every common colour blindness.
@@ -26,19 +25,9 @@ COLOURS = {
     "twenties": "#E69F00", "thirties": "#56B4E9", "fourties": "#8C6D1F", "common_voice": "#56B4E9", "voxceleb": "#E69F00",
     "speechocean762": "#009E73", "train": "#E69F00", "validation": "#0072B2", "test": "#D55E00", "not known": "#8A8A8A",
 }  # fmt: skip
-INK, MUTED, RULE = "#22262B", "#5B636D", "#D9D6CF"
-WIDTH = 7.5  # inches, 720 pixels
+MUTED = "#5B636D"
+WIDTH = 7.5  # inches, 720 pixels; as in the style sheet
 FRAME_S = 0.02  # wav2vec 2.0 gives one frame each 20 ms (Baevski et al. 2020, section 2)
-
-STYLE = {
-    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so that every machine draws alike
-    "figure.figsize": (WIDTH, 3.6), "figure.dpi": 96, "figure.constrained_layout.use": True,
-    "font.size": 9.5, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 8,
-    "axes.labelsize": 9.5, "axes.labelcolor": MUTED, "axes.edgecolor": "#9AA0A6", "axes.spines.top": False,
-    "axes.spines.right": False, "axes.axisbelow": True, "grid.color": RULE, "grid.linewidth": 0.7, "text.color": INK,
-    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.frameon": False,
-    "legend.fontsize": 9, "legend.title_fontsize": 9, "lines.linewidth": 1.8, "image.cmap": "cividis",
-}  # fmt: skip
 
 
 def use_style() -> None:
@@ -48,8 +37,8 @@ def use_style() -> None:
     """
     if "inline" not in str(matplotlib.get_backend(auto_select=False)):
         matplotlib.use("agg")
-    matplotlib.style.use("seaborn-v0_8-ticks")  # seaborn's theme as matplotlib ships it
-    matplotlib.rcParams.update(STYLE | {"axes.prop_cycle": matplotlib.cycler(color=PALETTE)})
+    matplotlib.style.use(["seaborn-v0_8-ticks", paths.ASSETS / "report.mplstyle"])  # seaborn's as matplotlib ships it
+    matplotlib.rcParams["axes.prop_cycle"] = matplotlib.cycler(color=PALETTE)
 
 
 def colours_for(names: Iterable[str]) -> dict[str, str]:

@@ -4,8 +4,6 @@ Each `show_*` displays at once, so that a cell can show several things in a loop
 (CSV) and its alternative text along; `lib.report.site` makes files of them by nbconvert's own extraction.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import html

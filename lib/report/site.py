@@ -3,8 +3,6 @@
 Pages are static: one stylesheet, one small script that they read well without, nothing fetched from a network.
 """
 
-from __future__ import annotations
-
 import html
 import json
 import re
@@ -15,12 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import nbformat
 import pandas as pd
 
 from lib import paths, results
-from lib.report import compare, sentences
+from lib.report import TEMPLATES, compare, sentences
 from lib.report.show import table_html
 
 TEXTS = {".html", ".json", ".csv", ".css", ".js"}
@@ -132,6 +129,9 @@ def shown_time(text: str) -> str:
     return f"{moment.day} {moment:%B %Y, %H:%M} UTC"
 
 
+TEMPLATES.filters["time"] = shown_time
+
+
 def build_index(reports: Path) -> Path:
     """Write `index.html`, the runs with their answers (recorded speech first), and `compare.html`; return the former."""
     runs = []
@@ -148,11 +148,7 @@ def build_index(reports: Path) -> Path:
 
 def write_page(path: Path, template: str, **content: Any) -> None:
     """Render a page by its template, write it whole, and put the stylesheet and the script beside it."""
-    loader, options = jinja2.FileSystemLoader(paths.TEMPLATES), {"trim_blocks": True, "lstrip_blocks": True}
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, **options)
-    environment.filters |= {"time": shown_time, "number": results.format_number, "interval": results.format_interval,
-                            "model": results.model_name, "task": results.task_name}  # fmt: skip
-    text = environment.get_template(template).render(**content)
+    text = TEMPLATES.get_template(template).render(**content)
     with paths.write_whole(path) as partial:
         partial.write_text("\n".join(line.rstrip() for line in text.splitlines()) + "\n", encoding="utf-8")
     (path.parent / "assets").mkdir(exist_ok=True)

@@ -4,8 +4,6 @@ The browser hands the sound to the kernel on the same machine in parts of 1 MB, 
 keeps it in a temporary file until it is answered, and deletes it then. Where no browser listens, a note stands instead.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import os
@@ -23,22 +21,19 @@ from IPython.display import HTML
 from lib import paths
 from lib.audio import RATE_HZ, read_waveform
 from lib.model_folder import ModelFolder
-from lib.predict import Answer, Prediction, predict
+from lib.predict import HINT, Prediction, predict
+from lib.report import TEMPLATES
 from lib.report.plots import plot_timeline, use_style
 from lib.report.show import draw_png
 
 LONGEST_S = 120.0  # a recording by microphone stops by itself then
 DRAWN_S = 600.0  # of a longer file, so much of its waveform is drawn
-NOTE = (
-    "<p><b>This is a page of a report.</b> Opened in JupyterLab (<code>make lab</code>), this cell lets you upload a "
-    "recording or speak into the microphone, and draws the answer below it. Nothing leaves the machine that runs this "
-    'notebook. Without a browser: <code>lib.predict.predict("recording.wav", model=...)</code>.</p>'
-)
 
 
 def show_page(model: ModelFolder) -> Any:
     """The page for `model` where a notebook server started this kernel; else a note (papermill starts its own kernels)."""
-    return AnswerPage(model).box if os.environ.get("JPY_SESSION_NAME") else HTML(NOTE)
+    note = TEMPLATES.get_template("recorder.html.j2")
+    return AnswerPage(model).box if os.environ.get("JPY_SESSION_NAME") else HTML(note.render())
 
 
 class Recorder(anywidget.AnyWidget):
@@ -120,26 +115,7 @@ class AnswerPage:
 
 def answer_html(prediction: Prediction, warnings: list[str]) -> str:
     """The answer in words: state, best class of each task with its share, what to mind; `warnings` on the model last."""
-    lines = [_tell_answer(answer) for answer in prediction.answers.values()]
-    if not np.isnan(prediction.speech_ratio):
-        lines.append(f"{prediction.duration_s:.1f} s, {100 * prediction.speech_ratio:.0f} % speech")
-    if len(prediction.windows):
-        rest_s = prediction.duration_s - (prediction.windows["start_s"] + prediction.windows["duration_s"]).max()
-        lines += [f"The last {rest_s:.1f} s do not fill a window and were not heard."] if rest_s >= 0.5 else []
-    lines += filter(None, [prediction.warning, prediction.reason])
-    if prediction.answers:
-        lines.append("A guess about how a voice sounds; it does not reveal who someone is.")
-        lines += [f"This model was {warning}." for warning in warnings]
-    title = f"<h3>{html.escape(prediction.name)}: {prediction.state}</h3>"
-    return title + "".join(f"<p>{html.escape(line)}</p>" for line in lines)
-
-
-def _tell_answer(answer: Answer) -> str:
-    """ "gender: sounds like female (male 8 %, female 92 %)", with the interval of an age or a rare class told beside it."""
-    text = f"{answer.task}: sounds like {answer.label}" if answer.label else f"{answer.task}: {answer.state}"
-    if answer.low_years is not None:
-        text += f", probably between {answer.low_years:.0f} and {answer.high_years:.0f}"
-    elif answer.by_threshold not in (None, answer.label):
-        text += f"; {answer.by_threshold} where that class is told from its own threshold"
-    shares = {name: share for name, share in answer.probabilities.items() if share is not None}
-    return text + (f" ({', '.join(f'{name} {100 * share:.0f} %' for name, share in shares.items())})" if shares else "")
+    ends_s = [*(prediction.windows["start_s"] + prediction.windows["duration_s"])] if len(prediction.windows) else []
+    rest_s = prediction.duration_s - max(ends_s, default=prediction.duration_s)
+    facts = {"prediction": prediction, "rest_s": rest_s, "warnings": warnings, "hint": HINT}
+    return TEMPLATES.get_template("answer.html.j2").render(facts)

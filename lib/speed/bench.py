@@ -4,8 +4,6 @@ The paper's loop (decode a window, one call of the model for it, float32) is 1.0
 published weights the full-size encoder's are drawn at random: speed is the same, errors are not, and its name says so.
 """
 
-from __future__ import annotations
-
 import argparse
 import multiprocessing
 import os

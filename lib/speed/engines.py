@@ -4,20 +4,17 @@ Every engine gives what `Encoder.summary` gives. torch is always there and is th
 is an extra: `pip install -r requirements-speed.txt`.
 """
 
-from __future__ import annotations
-
 import copy
 import importlib.util
 import logging
 import tempfile
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from lib import paths
@@ -46,10 +43,6 @@ class EngineChoice:
     place: str = "local"  # or "ray"
     device: str = "cpu"  # or "cuda", "mps"
     note: str = "as the run file says"
-
-    def describe(self) -> pd.DataFrame:
-        """What a reader should know, as a table of two columns."""
-        return pd.DataFrame(asdict(self).items(), columns=["fact", "value"])
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@
 needs beside it) and an example of ten lines. It needs `pip install onnx onnxscript onnxruntime`.
 """
 
-from __future__ import annotations
-
 import argparse
 import shutil
 import sys

@@ -5,8 +5,6 @@ Each actor loads the encoder once and embeds whole blocks, in the same batches a
 its block with it. Ray is an extra: `pip install -r requirements-ray.txt`.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from lib.audio import RATE_HZ
 from lib.compute import Compute
 from lib.encoders import TINY, Wav2Vec2Stages
-from lib.paths import ASSETS, load_json, save_json, write_whole
+from lib.paths import ASSETS, load_json, save_frame, save_json, write_whole
 from lib.tiny.teacher import COMPONENTS, VIEWS, WIDTHS, shard_path
 from lib.tiny.views import SCALE
 
@@ -230,7 +230,6 @@ def distill(views: Path, folder: Path, recipe: Recipe, compute: Compute) -> None
             row = {"step": step + 1, "elapsed_s": round(before_s + time.monotonic() - begun, 1)}
             history.append(row | {key: round(float(value) / RECORD, 4) for key, value in sums.items()})
             sums.clear()
-            with write_whole(folder / "history.csv") as partial:
-                pd.DataFrame(history).to_csv(partial, index=False)
+            save_frame(folder / "history.csv", pd.DataFrame(history))
         if (step + 1) % CHECKPOINT == 0 or step + 1 == recipe.steps:
             save_state(folder, modules, optimizer)

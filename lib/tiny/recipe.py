@@ -66,8 +66,7 @@ def decode_speech(root: Path, corpora: list[str], left_out: dict[str, Any], fold
         print(f"{len(rows):,} clips are heard, {len(whole):,} left out as {folder / 'ledger.parquet'} says")
         with paths.write_whole(sound) as partial:
             np.save(partial, np.concatenate(parts))
-        with paths.write_whole(listed) as partial:
-            pd.DataFrame(rows).to_parquet(partial, index=False)
+        paths.save_frame(listed, pd.DataFrame(rows))
     return open_speech(folder)
 
 

@@ -3,8 +3,6 @@
 Everything that is chosen here is chosen on the validation part and handed in as numbers; the test part is only scored.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +11,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from lib.scores import confusion_counts, confusion_metrics
+from lib.scores import confusion_metrics
 
 BINS = 15
 FLOOR = 1e-7  # least probability whose logarithm is taken
@@ -111,15 +109,17 @@ def coverage_table(targets: np.ndarray, probabilities: np.ndarray, classes: list
     Rows go from the most confident hundredth to everything. A class that is never answered for counts 0 in macro_f1: else
     silence about all of a rare class would look perfect.
     """
-    confidence, answers = probabilities.max(axis=1), probabilities.argmax(axis=1)
-    order, rows = np.argsort(-confidence, kind="stable"), []
-    occurring = np.bincount(targets, minlength=len(classes)) > 0
-    for n in np.unique(np.ceil(np.linspace(0, 1, 101)[1:] * len(order)).astype(int)):
-        counts = confusion_counts(targets[order[:n]], answers[order[:n]], len(classes))
-        scores, named = confusion_metrics(counts, classes), counts.sum(axis=0) + counts.sum(axis=1) > 0
-        macro_f1 = scores["macro_f1"] * named.sum() / (named | occurring).sum()
-        rows.append((n / len(order), confidence[order[n - 1]], float(scores["accuracy"]), float(macro_f1)))
-    return pd.DataFrame(rows, columns=["coverage", "threshold", "accuracy", "macro_f1"])
+    confidence, answers, size = probabilities.max(axis=1), probabilities.argmax(axis=1), len(classes)
+    order = np.argsort(-confidence, kind="stable")
+    last = (
+        np.unique(np.ceil(np.linspace(0, 1, 101)[1:] * len(order)).astype(int)) - 1
+    )  # place in the order of each row's last
+    cells = np.eye(size**2)[(targets * size + answers)[order]].cumsum(axis=0)[last].reshape(-1, size, size)
+    scores, named = confusion_metrics(cells, classes), cells.sum(axis=1) + cells.sum(axis=2) > 0
+    occurring = cells[-1].sum(axis=1) > 0
+    macro_f1 = scores["macro_f1"] * named.sum(axis=1) / (named | occurring).sum(axis=1)
+    columns = {"coverage": (last + 1) / len(order), "threshold": confidence[order[last]]}
+    return pd.DataFrame(columns | {"accuracy": scores["accuracy"], "macro_f1": macro_f1})
 
 
 def choose_coverage(targets: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> float:

@@ -3,14 +3,12 @@
 Every training has its own temperature and thresholds, from the validation part of its own fold; scores are means over seeds.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lib.evaluate import answer_years, average_years, select_answers, year_centres
+from lib.evaluate import answer_years, select_answers, year_centres
 from lib.results import format_score
 from lib.scores import aggregate_predictions, bootstrap_trainings, make_records, score_answers
 from lib.tasks import YEARS, Task
@@ -73,9 +71,8 @@ def fit_years(
     """
     errors = {}  # by split, a series over clips whose index is the speaker
     for split in ("validation", "test"):
-        clips = average_years(answer_years(predictions, splits, task, split), "clip")
-        clips = clips[(clips["model"] == model) & (clips["protocol"] == protocol)]
-        clips = clips[(clips["fold"] == fold) | (fold < 0)]
+        clips = aggregate_predictions(answer_years(predictions, splits, task, split), "clip")
+        clips = clips.query("model == @model and protocol == @protocol and (fold == @fold or @fold < 0)")
         clips = clips[clips["seed"] == clips["seed"].min()].set_index("speaker_id")
         errors[split] = (clips["predicted_years"] - clips["years"]).abs()
     margin = calibration.conformal_margin(errors["validation"], errors["validation"].index, YEARS_SHARE)

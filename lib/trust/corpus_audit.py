@@ -1,7 +1,5 @@
 """Does the model hear the speaker or the corpus? Where label and corpus go together, a score may measure the latter."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What the parts of a split share: the gate of 04 that stops a run, and what its page says."""
 
-from __future__ import annotations
-
 import math
 from itertools import combinations
 from typing import Any
@@ -30,15 +28,8 @@ def audit_splits(splits: pd.DataFrame, store: Store) -> pd.DataFrame:
         if math.prod(averages.shape) < IN_MEMORY:
             averages = averages[np.arange(len(averages))]
         audit = audit_leakage(table, table.set_index("window_id")["split"], averages, protocol)
-        audits.append(audit.assign(task=task, protocol=protocol, fold=fold))
+        audits.append(audit.assign(task=task, fold=fold))
     return pd.concat(audits, ignore_index=True)
-
-
-def stop_on_leakage(audit: pd.DataFrame) -> None:
-    """ValueError naming the ids when parts of a split other than the paper's share what they must not."""
-    honest = audit[audit["protocol"] != "paper"]
-    for (task, protocol, fold), rows in honest.groupby(["task", "protocol", "fold"]):
-        require_no_leakage(rows, f"task {task}, protocol {protocol}, fold {fold}: ")
 
 
 def audit_leakage(
@@ -51,7 +42,7 @@ def audit_leakage(
     so that it may stay on disk; None = near-duplicates are not looked for. protocol: under "language" a language of a
     corpus of `MANY` must not be shared either; else it is only counted.
 
-    Returns kind, parts, hard (True = never allowed but under the paper's protocol), count, examples.
+    Returns kind, parts, hard (True = never allowed but under the paper's protocol), count, examples, protocol.
     """
     part = split.reindex(table["window_id"]).set_axis(table.index)
     if part.isna().any():
@@ -66,15 +57,17 @@ def audit_leakage(
         for kind, ids in shared.items():
             hard = kind in KINDS or (kind == "language" and protocol == "language")
             rows.append((kind, f"{one}, {other}", hard, len(ids), ", ".join(map(str, ids[:EXAMPLES]))))
-    return pd.DataFrame(rows, columns=["kind", "parts", "hard", "count", "examples"])
+    return pd.DataFrame(rows, columns=["kind", "parts", "hard", "count", "examples"]).assign(protocol=protocol)
 
 
-def require_no_leakage(audit: pd.DataFrame, where: str = "") -> None:
-    """ValueError naming the shared ids, after `where`, when a hard kind of overlap is not zero."""
-    shared = audit[audit["hard"] & (audit["count"] > 0)].to_dict("records")
-    if shared:
-        lines = [f"{row['count']} {row['kind']}(s) in both {row['parts']}: {row['examples']}" for row in shared]
-        raise ValueError(f"{where}the parts of this split share what they must not: " + "; ".join(lines))
+def stop_on_leakage(audit: pd.DataFrame) -> None:
+    """ValueError naming split and ids when parts of a split other than the paper's share what they must not."""
+    shared, places = audit["hard"] & (audit["count"] > 0) & (audit["protocol"] != "paper"), []
+    for row in audit[shared].to_dict("records"):
+        where = ", ".join(f"{name} {row[name]}" for name in ("task", "protocol", "fold") if name in row)
+        places.append(f"{where}: {row['count']} {row['kind']}(s) in both {row['parts']}: {row['examples']}")
+    if places:
+        raise ValueError("the parts of this split share what they must not: " + "; ".join(places))
 
 
 def _near_duplicates(table: pd.DataFrame, embeddings: Any, one: pd.Series, other: pd.Series) -> list[str]:

@@ -1,60 +1,46 @@
 """Recordings that no stage has seen: where they come from, what is known of them, and how every epoch would have done."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from lib import paths
-from lib.audio import Recording, UnreadableAudio
 from lib.corpora import resolve_root
 from lib.corpora.demo import render
 from lib.corpora.own_data import list_recordings
 from lib.model_folder import ModelFolder
 from lib.networks import select_input
-from lib.predict import embed_recording, has_speech
+from lib.predict import Prediction
 from lib.scores import confusion_counts, confusion_metrics
 from lib.stages import Stage, file_checksum, fingerprint_of
 from lib.tasks import YEARS, Task, assign_targets
 from lib.train import list_checkpoints, load_model, predict_log_probabilities
 from lib.trainings import main_protocol
 
-RENDERED = "recordings of invented speakers of whom no stage before has heard, with a few bad files among them"
-GIVEN = "the recordings given in `predict.unseen`; whether training has heard their speakers is for their owner to know"
-TESTED = (
-    "no recordings were given, so these are NOT new ones: they are clips of the test speakers, read again from their files. "
-    "Training never heard them, but the test scores of 05 Evaluate have"
-)
-LEARNED = (
-    "no recordings were given, so these are NOT new ones: they are clips of this run, and since the model learned from everybody "
-    "in the end (`evaluate.refit`), its answers about them prove nothing and are not scored"
-)
 EPOCHS = ["task", "epoch", "validation_uar", "unseen_uar", "unseen_accuracy", "unseen_macro_f1", "recordings", "chosen"]
 
 
 def obtain_recordings(
     unseen: str, synthetic: bool, seed: int, count: int, splits: pd.DataFrame, clips: pd.DataFrame, roots: dict[str, Path]
 ) -> tuple[pd.DataFrame, str]:  # fmt: skip
-    """The recordings to ask about, as `list_recordings` gives them, and a sentence that says what they are.
+    """The recordings to ask about, as `list_recordings` gives them, and whose they are, for `sentences.tell_origin`.
 
     unseen: a folder or a CSV list; "" = render `count` new ones when `synthetic`, else up to `count` test clips, drawn by
     `seed` from the main protocol's first fold, or any clips where nobody was left to test on. splits: of `heard_splits`.
     clips, roots: what 01 Download left.
     """
     if unseen:
-        return list_recordings(resolve_root(unseen)), GIVEN
+        return list_recordings(resolve_root(unseen)), "given"
     if synthetic:
         folder = paths.DATA / "corpora" / f"unseen-v{render.VERSION}-{count}-seed{seed}"
         render.render_unseen(folder, seed, count)
-        return list_recordings(folder / "labels.csv"), RENDERED
+        return list_recordings(folder / "labels.csv"), "rendered"
     tested = tested_clips(splits)
     drawn = clips[clips["clip_id"].isin((tested if len(tested) else splits)["clip_id"])]
     drawn = drawn.sample(min(count, len(drawn)), random_state=seed).sort_values("clip_id", ignore_index=True)
     files = [roots[clip.corpus] / clip.path for clip in drawn.itertuples(index=False)]
-    return drawn.assign(name=drawn["clip_id"], path=files, fault=""), TESTED if len(tested) else LEARNED
+    return drawn.assign(name=drawn["clip_id"], path=files, fault=""), "tested" if len(tested) else "learned"
 
 
 def heard_splits(splits: pd.DataFrame, model: ModelFolder) -> pd.DataFrame:
@@ -92,15 +78,8 @@ def fingerprint_recordings(recordings: pd.DataFrame) -> str:
     return fingerprint_of(recordings.drop(columns="path").astype(str).to_dict("split")["data"], content)
 
 
-def save_answers(stage: Stage, answers: pd.DataFrame, epochs: pd.DataFrame) -> None:
-    """Write `answers.csv` and `epochs.csv` into the stage's folder."""
-    for name, table in {"answers": answers, "epochs": epochs}.items():
-        with paths.write_whole(stage.path(f"{name}.csv")) as partial:
-            table.to_csv(partial, index=False)
-
-
 def load_answers(stage: Stage) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The two tables that `save_answers` wrote."""
+    """`answers.csv` and `epochs.csv` of 06 Predict: what every recording was told, and what every saved epoch scored."""
     words = {"name": str, "reason": str, "warning": str}
     answers = pd.read_csv(stage.path("answers.csv"), dtype=words)
     return answers.fillna({"reason": "", "warning": ""}), pd.read_csv(stage.path("epochs.csv"))
@@ -172,38 +151,27 @@ def score_ages(answers: pd.DataFrame, recordings: pd.DataFrame, targets: pd.Data
     return pd.DataFrame([row])
 
 
-def embed_recordings(recordings: pd.DataFrame, model: ModelFolder) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """For each window of the recordings that can be answered its row number, and the windows' tensors: some 10 kB each."""
-    owners, parts = [], []
-    for number, row in enumerate(tqdm(list(recordings.itertuples(index=False)), desc="embedding", unit="file")):
-        try:
-            recording = Recording(row.path, None, row.start_s, row.end_s)
-            pieces = [] if row.fault else list(embed_recording(recording, model))
-        except UnreadableAudio:
-            continue
-        if has_speech([ratio for windows, _ in pieces for ratio in windows["speech_ratio"]], model):
-            tensors = [tensors for _, tensors in pieces if tensors]
-            owners += [number] * sum(len(one["statistics"]) for one in tensors)
-            parts += tensors
-    if not parts:
-        raise ValueError(f"none of {len(recordings)} recordings holds speech that could be embedded")
-    return np.array(owners), {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def join_tensors(predictions: list[Prediction]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Of each window that was asked and kept the number of its recording, and the windows' tensors; {} where none was."""
+    kept = {number: one.tensors for number, one in enumerate(predictions) if one.answers and one.tensors}
+    owners = np.repeat(list(kept), [len(tensors["statistics"]) for tensors in kept.values()])
+    names = next(iter(kept.values()), {})
+    return owners, {name: np.concatenate([tensors[name] for tensors in kept.values()]) for name in names}
 
 
-def score_epochs(recordings: pd.DataFrame, targets: pd.DataFrame, model: ModelFolder, trained: Stage) -> pd.DataFrame:
+def score_epochs(
+    predictions: list[Prediction], targets: pd.DataFrame, model: ModelFolder, trained: Stage
+) -> pd.DataFrame:
     """Score every saved epoch of the trainings behind a model folder on labelled recordings, one answer a recording.
 
-    recordings, targets: of `list_recordings` and `label_recordings`. Returns one row a task and epoch: validation_uar (by
-    which the epoch was chosen), unseen_uar, unseen_accuracy, unseen_macro_f1, recordings, chosen (the head's own weights).
-    No rows for tasks without two labelled classes, nor for a head that is none of the saved epochs, such as a refit one.
+    predictions: with the tensors of recordings that have a label; targets: of `label_recordings`. Returns one row a task and
+    epoch: validation_uar (by which the epoch was chosen), unseen_uar, unseen_accuracy, unseen_macro_f1, recordings, chosen
+    (the head's own weights). No rows for tasks without two labelled classes, nor for a head that is none of the saved epochs,
+    such as a refit one.
     """
-    rows, tasks = [], [task for task in model.heads if task in targets and task != YEARS]
-    known = targets[tasks].notna().any(axis=1)
-    if not known.any():
-        return pd.DataFrame(columns=EPOCHS)
-    owners, tensors = embed_recordings(recordings[known.to_numpy()].reset_index(drop=True), model)
-    for task in tasks:
-        facts, labels = model.description["heads"][task], targets.loc[known, task].reset_index(drop=True)
+    rows, (owners, tensors) = [], join_tensors(predictions)
+    for task in [task for task in model.heads if tensors and task in targets and task != YEARS]:
+        facts, labels = model.description["heads"][task], targets[task].reset_index(drop=True)
         folder, labelled = trained.path(facts["training"]), labels.notna().to_numpy()[owners]
         checkpoints = list_checkpoints(folder)
         chosen = [epoch for epoch, path in checkpoints.items() if file_checksum(path) == facts["sha256"]]

@@ -3,8 +3,6 @@
 Probes read the time statistics of a clip, speakers never on both sides. What they show chooses nothing.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
@@ -58,10 +56,8 @@ def study_layers(
             uar = score_uar(table, values, task, draws=DRAWS, seed=seed)
             row = {"feature": feature, "task": task.name, "uar": uar["value"], "low": uar["low"], "high": uar["high"]}
             rows.append(row | {"clips": len(table), "speakers": table["speaker_id"].nunique()})
-    scores = pd.DataFrame(rows, columns=["feature", "task", "uar", "low", "high", "clips", "speakers"])
-    with paths.write_whole(kept) as partial:
-        scores.to_csv(partial, index=False)
-    return scores
+    columns = ["feature", "task", "uar", "low", "high", "clips", "speakers"]
+    return paths.save_frame(kept, pd.DataFrame(rows, columns=columns))
 
 
 def probe_table(windows: pd.DataFrame, clips: pd.DataFrame, task: Task, seed: int) -> pd.DataFrame:
@@ -109,10 +105,7 @@ def study_few_shots(
             scores = [score_few(vectors, table, task, [seed, draw]) for draw in range(DRAWN)]
             row = {"task": task.name, "feature": feature, "uar": np.mean(scores), "spread": np.std(scores)}
             rows.append(row | {"all_speakers": of_task[feature]})
-    few = pd.DataFrame(rows, columns=["task", "feature", "uar", "spread", "all_speakers"])
-    with paths.write_whole(kept) as partial:
-        few.to_csv(partial, index=False)
-    return few
+    return paths.save_frame(kept, pd.DataFrame(rows, columns=["task", "feature", "uar", "spread", "all_speakers"]))
 
 
 def score_few(
@@ -147,6 +140,4 @@ def project_windows(stage: Stage, store: Store, windows: pd.DataFrame, clips: pd
     other = voices[near] != voices[:, None]
     nearest = near[np.arange(len(near)), other.argmax(axis=1)]
     points[["near_gender", "near_corpus"]] = points[["gender", "corpus"]].to_numpy()[nearest]
-    with paths.write_whole(kept) as partial:
-        points.to_parquet(partial, index=False)
-    return points
+    return paths.save_frame(kept, points)

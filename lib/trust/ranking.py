@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from lib import paths, tables
-from lib.baselines import fit_constant_age, fit_probe, predict_probe
+from lib.baselines import fit_probe, predict_probe
 from lib.encoders import TINY
 from lib.scores import expected_years, score_answers, score_years
 from lib.store import Store
@@ -159,7 +159,7 @@ def rank(table: pd.DataFrame, columns: list[Column], answers: dict[str, Answers]
                 records.append(record.assign(model=model, part=part, chosen=False))
             records[int(best(inside)) - len(inside)]["chosen"] = True
         guess = take_rows(table, column, values)
-        guess["predicted"] = fit_constant_age(take_rows(table, column, values, "train")["years"].dropna())
+        guess["predicted"] = np.median(take_rows(table, column, values, "train")["years"].dropna())
         guess[[f"p_{word}" for word in column.task.classes]] = np.eye(len(column.task.classes))[0]
         records.append(score_rows(guess, column, **options).assign(model=GUESS, part="", chosen=True))
     return pd.concat(records, ignore_index=True)

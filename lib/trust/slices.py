@@ -1,7 +1,5 @@
 """Where a model works and where it does not: UAR by group, the worst group by name, the errors one by one."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import numpy as np
@@ -57,9 +55,9 @@ def describe_windows(table: pd.DataFrame, age: Task | None) -> pd.DataFrame:
         described["age group"] = assign_targets(table, age).map(dict(enumerate(age.classes))).fillna("").astype(str)
     for name, (column, edges, unit) in BANDS.items():
         inner = [f"{low:g} to {high:g} {unit}" for low, high in pairwise(edges)]
-        names = np.array([f"under {edges[0]:g} {unit}", *inner, f"{edges[-1]:g} {unit} and over"])
-        values = table[column].to_numpy(np.float64)
-        described[name] = np.where(np.isnan(values), "", names[np.searchsorted(edges, values, side="right")])
+        names = [f"under {edges[0]:g} {unit}", *inner, f"{edges[-1]:g} {unit} and over"]
+        bands = pd.cut(table[column], [-np.inf, *edges, np.inf], right=False, labels=names)
+        described[name] = bands.astype(object).fillna("")
     return described
 
 

@@ -1,7 +1,5 @@
 """The whole of 05 Evaluate: every score of a run computed once and kept beside its predictions, and the models that leave it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +10,12 @@ from lib.encoders import load_encoder
 from lib.evaluate import CONSTANT, SHIPPED, choose_models, list_records
 from lib.linear import middle_penalty
 from lib.model_folder import BY_CORPUS, save_model_folder
-from lib.networks import split_name
+from lib.scores import confusion_counts
 from lib.stages import Stage
 from lib.store import Store
 from lib.tasks import YEARS, Task
 from lib.train import checkpoint_path
-from lib.trainings import CONVEX, folder_name, refit_linear
+from lib.trainings import folder_name, train_linear
 from lib.trust.confidence import fit_reliability, fit_years, score_choices, score_reliability
 from lib.trust.corpus_audit import audit_corpora
 from lib.trust.slices import slice_all
@@ -31,7 +29,7 @@ def score_run(
     protocol: str, draws: int, seed: int,
 ) -> None:  # fmt: skip
     """Compute every table of `TABLES` and the confusion counts, and write them into the stage's folder."""
-    models = choose_models(fits, protocol)
+    models = {chosen.task: chosen.network for chosen in choose_models(fits, protocol).itertuples()}
     settings = fit_reliability(predictions, splits, tasks, protocol, list(fits["network"].unique()))
     choices = [score_choices(predictions, settings, task, models[task.name], protocol, draws, seed) for task in tasks]
     corpora, lines = audit_corpora(splits, store, tasks, protocol, draws, seed)
@@ -47,9 +45,21 @@ def score_run(
         "leaks": evaluate.score_leaks(predictions, tasks, protocol, draws, seed),
     }
     for name, table in tables.items():
-        with paths.write_whole(stage.path(f"{name}.parquet")) as partial:
-            table.to_parquet(partial, index=False)
-    paths.save_json(stage.path("confusions.json"), evaluate.count_confusions(predictions, tasks))
+        paths.save_frame(stage.path(f"{name}.parquet"), table)
+    paths.save_json(stage.path("confusions.json"), count_confusions(predictions, tasks))
+
+
+def count_confusions(predictions: pd.DataFrame, tasks: list[Task]) -> list[dict[str, Any]]:
+    """Confusion counts of every model on the windows of the test part, for each of its seeds."""
+    confusions, test = [], predictions[predictions["split"] == "test"]
+    for task in tasks:
+        keys, columns = ["model", "protocol", "seed"], [f"p_{name}" for name in task.classes]
+        for key, rows in test[test["task"] == task.name].groupby(keys, sort=False):
+            answers = rows[columns].to_numpy().argmax(axis=1)
+            counts = confusion_counts(rows["target"].to_numpy(), answers, len(task.classes)).tolist()
+            facts = {"task": task.name} | dict(zip(keys, key)) | {"split": "test", "level": "window"}
+            confusions.append(facts | {"classes": task.classes, "counts": counts})
+    return confusions
 
 
 def load_scores(stage: Stage) -> dict[str, pd.DataFrame]:
@@ -93,27 +103,26 @@ def save_models(
     about = {"run": run, "synthetic": synthetic, "protocol": protocol, "refit on everybody": refit}
     for stage in stages.values():
         about |= stage.facts
-    about |= evaluate.describe_data(clips, splits, protocol)
+    about |= describe_data(clips, splits, protocol)
     fits = fits[(fits["protocol"] == protocol) & fits["task"].isin([task.name for task in tasks])]
     trained = fits.groupby("network", sort=False)["task"].unique()
     folders = {name: dict.fromkeys(of_network, name) for name, of_network in trained.items()}
     written = []
-    for name, models in (folders | {"best": choose_models(fits, protocol)}).items():
+    folders["best"] = {chosen.task: chosen.network for chosen in choose_models(fits, protocol).itertuples()}
+    for name, models in folders.items():
         checkpoints, trainings, settings, years = {}, {}, {}, {}
         for task in (task for task in tasks if task.name in models):
             network = models[task.name]
-            again = refit and split_name(network)[0] in CONVEX
-            fold, rows = -1 if again else 0, scored["settings"]
-            rows = rows[(rows["task"] == task.name) & (rows["model"] == network) & (rows["fold"] == fold)]
+            again = refit and network != "paper"
+            fold, own = -1 if again else 0, fits.query("task == @task.name and network == @network")
+            rows = scored["settings"].query("task == @task.name and model == @network and fold == @fold")
             settings[task.name] = rows.sort_values("seed").iloc[0].to_dict()
             if task.name == YEARS:
                 years[task.name] = fit_years(predictions, splits, task, network, protocol, fold)
-            own = fits[(fits["task"] == task.name) & (fits["network"] == network)]
             first = own[own["fold"] == 0].sort_values("seed").iloc[0]
+            checkpoint = checkpoint_path(stages["04_train"].path(first["folder"]), first["best_epoch"])
+            checkpoints[task.name] = _refit(stages, own, splits, stores, task) if again else checkpoint
             trainings[task.name] = first["folder"]
-            checkpoints[task.name] = checkpoint_path(stages["04_train"].path(first["folder"]), first["best_epoch"])
-            if again:
-                checkpoints[task.name] = _refit(stages, own, splits, stores, task)
         written.append(save_model_folder(
             paths.DATA / run / "models" / folder_name(name), checkpoints, encoder, windowing, embedding["feature"],
             settings=settings, years=years, trainings=trainings, metrics=own_scores(scored, name, models, protocol, level),
@@ -122,18 +131,27 @@ def save_models(
     return written
 
 
+def describe_data(clips: pd.DataFrame, splits: pd.DataFrame, protocol: str) -> dict[str, Any]:
+    """For the card of a model folder: how many clips and speakers, in which languages, and who trained and tested it."""
+    here = splits[(splits["protocol"] == protocol) & (splits["fold"] == 0)]
+    voices = here.groupby(["split", "task"], sort=False)["speaker_id"].nunique()
+    parts = {f"{part}_speakers": voices[part].to_dict() for part in ("train", *evaluate.PARTS) if part in voices}
+    languages = clips.groupby(clips["language"].replace("", "not known"))["speaker_id"].nunique()
+    facts = {"clips": len(clips), "speakers": int(clips["speaker_id"].nunique())}
+    return facts | {"speakers_by_language": languages.sort_values(ascending=False).to_dict()} | parts
+
+
 def _refit(stages: dict[str, Stage], fits: pd.DataFrame, splits: pd.DataFrame, stores: list[Store], task: Task) -> Path:
     """The checkpoint of a linear model that learned from everybody, at the median of the penalties of its `fits`."""
-    penalties = []
-    for fit in fits.itertuples():
-        history = pd.read_csv(stages["04_train"].path(fit.folder) / "history.csv").set_index("epoch")
-        penalties.append(history.loc[fit.best_epoch, "penalty"])
+    histories = [(pd.read_csv(stages["04_train"].path(fit.folder) / "history.csv"), fit) for fit in fits.itertuples()]
+    penalties = [history.set_index("epoch").loc[fit.best_epoch, "penalty"] for history, fit in histories]
     told = middle_penalty(penalties, max(str(one).count("|") + 1 for one in penalties))
     network = fits["network"].iloc[0]
     folder = stages["05_evaluate"].path(f"refit-{task.name}") / folder_name(network)
     table = splits[(splits["task"] == task.name) & (splits["protocol"] == fits["protocol"].iloc[0])]
-    table = table.drop_duplicates("window_id").reset_index(drop=True)
-    return refit_linear(folder, table, stores, task, network, told, 0)
+    table = table.drop_duplicates("window_id").reset_index(drop=True).assign(split="train")
+    _, epoch = train_linear(folder, table, stores, task, network, 0, [told])
+    return checkpoint_path(folder, epoch)
 
 
 def scores_by_corpus(scored: dict[str, pd.DataFrame], models: dict[str, str], protocol: str) -> dict[str, Any]:

@@ -7,28 +7,17 @@ has a man's pitch in a shorter tract.
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from lib.corpora.demo.espeak import Voice
+from lib.paths import ASSETS
 
 LANGUAGES = {"en": 0.4, "de": 0.2, "fr": 0.15, "es": 0.15, "it": 0.1}  # espeak-ng code: share of the speakers
 TEEN_SHARE = 0.25  # of the speakers, so that a test part has more than a handful
 MALE_SHARE = 0.6  # of the adults; 0.65 of the paper's windows
 TEEN_AGES = {"male": range(15, 18), "female": range(11, 16)}  # years; before their voice breaks boys sound like girls
 ADULT_DECADES = {20: 0.30, 30: 0.27, 40: 0.18, 50: 0.13, 60: 0.08, 70: 0.04}  # first year of the decade: share
-AGES = [11, 12, 13, 14, 15, 16, 17, 18, 20, 35, 50, 55, 65, 70, 85]  # years: the columns of the next two tables
-# Median F0 in Hz. Adults: Traunmüller & Eriksson (1995, The frequency range of the voice fundamental in the speech of
-# male and female adults): about 120 Hz for men, rising again after 55, 210 Hz for women, falling with age. Teens: Lee,
-# Potamianos & Narayanan (1999, JASA 105, 1455-1468).
-F0_HZ = {
-    "male": [230, 222, 190, 163, 145, 135, 128, 125, 121, 116, 116, 116, 124, 128, 140],
-    "female": [250, 245, 240, 235, 230, 225, 220, 217, 212, 203, 190, 187, 180, 178, 175],
-}
-# How far the tract has grown from a child's to an adult's. Boys' grow later and longer than girls', and on after the
-# voice has broken (Fitch & Giedd 1999, JASA 106, 1511-1522); here both take until 20, so that a few seconds can tell.
-GROWTH = {
-    "male": [0, 0, 0, 0.05, 0.1, 0.25, 0.45, 0.75, 1, 1, 1, 1, 1, 1, 1],
-    "female": [0, 0.05, 0.1, 0.25, 0.4, 0.55, 0.75, 0.9, 1, 1, 1, 1, 1, 1, 1],
-}
+VOICES = pd.read_csv(ASSETS / "voices.csv", comment="#", index_col="age")  # F0 and growth of the tract by age and sex
 # F1 to F4 over an adult man's: means over the vowels of Hillenbrand et al. (1995, JASA 97, 3099-3111).
 WOMAN_FORMANTS = np.array([1.18, 1.16, 1.14, 1.17])
 CHILD_FORMANTS = np.array([1.30, 1.27, 1.22, 1.23])  # 10 to 12 years
@@ -75,11 +64,13 @@ def draw_speaker(number: int, gender: str, age_years: int, seed: int) -> Speaker
     youth = float(np.clip((18 - age_years) / 4, 0, 1))  # 1 to 14, 0 from 18 on
     old = float(np.clip((age_years - 50) / 30, 0, 1))
     female = gender == "female"
-    growth = np.interp(age_years, AGES, GROWTH[gender])
+    growth = np.interp(age_years, VOICES.index, VOICES[f"growth_{gender}"])
     formants = CHILD_FORMANTS ** (1 - growth) * (WOMAN_FORMANTS if female else np.ones(4)) ** growth
     formants = formants * np.exp(rng.normal(0, TRACT_SPREAD) + rng.normal(0, FORMANT_SPREAD, 4))
     voice = Voice(
-        f0_hz=float(np.interp(age_years, AGES, F0_HZ[gender]) * 2 ** (rng.normal(0, F0_SPREAD_ST) / 12)),
+        f0_hz=float(
+            np.interp(age_years, VOICES.index, VOICES[f"f0_{gender}_hz"]) * 2 ** (rng.normal(0, F0_SPREAD_ST) / 12)
+        ),
         f0_sd_st=float(np.clip(rng.normal(2.4 + 0.6 * youth, 0.4), 1.4, 4.5)),
         formants=tuple(formants.tolist()),
         tilt_db=float(rng.normal(-2.5 * female, 0.8)),
