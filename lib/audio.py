@@ -4,8 +4,6 @@ FFmpeg's libraries (PyAV) decode, libsndfile what they do not know, soxr resampl
 comes: no header's count is believed, but what it promises in vain becomes a warning.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import itertools

@@ -6,8 +6,6 @@ transformer's input), `layer:1` ... and `emission`, which the paper used, each (
 (B, T, D), and `embedding`, (B, D). Of Resemblyzer: `embedding` alone.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import warnings

@@ -1,8 +1,6 @@
 """Encoders that a researcher brings, `hf:<folder or repository>[@<revision>]` of transformers, `onnx:<file>` and `egemaps`, for
 `lib.encoders`. Their packages are extras: `pip install -r requirements-hub.txt`."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import re

@@ -3,8 +3,6 @@
 Windows are cut, encoded and asked as in training and evaluation; where there is no answer, a recording's state says why.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import functools

@@ -1,7 +1,5 @@
 """Run-all: every notebook of a run through papermill, then the report. `python -m lib.run params/demo.yaml`"""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import fcntl

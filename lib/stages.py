@@ -4,8 +4,6 @@
 `data/<run>/<stage>.json` points to the folder that the current parameters ask for, so the next notebook finds it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -6,8 +6,6 @@ acoustics.parquet   what baselines read of each window, see `lib.baselines.ACOUS
 ledger.parquet      clips and windows that were left out, and clips that were used with a warning
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import os

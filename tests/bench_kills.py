@@ -6,8 +6,6 @@ splits and the ledgers of the undisturbed one. Last, on a disk that is too small
 and is then given room. Prints one line of JSON; exits with 1 when anything differs.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

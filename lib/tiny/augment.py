@@ -4,8 +4,6 @@ For networks that should not mind the channel: the encoder's recipe and the head
 recordings. What is drawn depends on the generator alone.
 """
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

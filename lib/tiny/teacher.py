@@ -4,8 +4,6 @@ A shard is one safetensors file, made from the seed and its number alone: severa
 killed one goes on with the first that is missing.
 """
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
 

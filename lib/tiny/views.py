@@ -3,8 +3,6 @@
 What is drawn for a view depends on its generator alone, so any view can be made again, anywhere.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

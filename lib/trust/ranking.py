@@ -1,8 +1,6 @@
 """Encoders in one ranking: the same windows, probes and speakers for each of them, on people whom wav2vec2-tiny has not heard.
 Probes learn from the train part; what they read is chosen by cross-validation within it; the test part is scored once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
