@@ -136,6 +136,13 @@ class Encoder:
         """Number of weights; of an ONNX file what its size says."""
         return getattr(self.stages, "count", None) or sum(weight.numel() for weight in self.stages.parameters())
 
+    @property
+    def stride_ms(self) -> float | None:
+        """Time from one frame to the next; None where there are no frames."""
+        stages = (self.encode(torch.zeros(1, seconds * RATE_HZ)).values() for seconds in (1, 2))
+        short, long = (max((stage.shape[1] for stage in each if stage.dim() == 3), default=0) for each in stages)
+        return 1000 / (long - short) if long > short else None
+
     def encode(self, waveforms: Tensor) -> dict[str, Tensor]:
         """Every stage of waveforms (B, samples) at 16 kHz, from bottom to top."""
         with torch.inference_mode():
@@ -149,7 +156,8 @@ class Encoder:
         """The module that engines compute; ValueError when there is no such stage, or it has no frames."""
         frames = [name for name, stage in self.encode(torch.zeros(1, RATE_HZ)).items() if stage.dim() == 3]
         if feature and feature not in frames:
-            have = f"those of {self.name} are {', '.join(frames)}" if frames else f"{self.name} gives vectors alone"
+            none = f"{self.name} gives vectors alone: set embed.feature to \"\" and train.networks to ['linear']"
+            have = f"those of {self.name} are {', '.join(frames)}" if frames else none
             raise ValueError(f"feature {feature!r}: no stage with frames of this name, {have}")
         return Summary(self.stages, feature)
 
@@ -164,6 +172,8 @@ class Encoder:
         """What a reader should know, as a table of two columns."""
         facts = {"name": self.name, "what it is": self.note, "licence": self.licence}
         facts |= {"parameters": f"{self.parameters:,}", "stages": ", ".join(self.parts())}
+        stride = f"one every {ms:g} ms" if (ms := self.stride_ms) else "none: vectors alone"
+        facts["frames"] = f"{stride}, of sound at {RATE_HZ:,} Hz"
         facts["SHA-256 of the weights"] = self.weights_sha256
         return pd.DataFrame({"fact": facts.keys(), "value": facts.values()})
 

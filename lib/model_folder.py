@@ -35,6 +35,7 @@ FORMAT = 2  # raised when a folder of the old kind can no longer be read; 2: sta
 DESCRIPTION = "model.json"
 CARD = "README.md"
 SYNTHETIC = "trained on synthetic voices, invented by a program: a demonstration, not a model of people"
+READY = ["ready", "tiny"]  # models that ship, the best first; the last needs nothing that is not here
 BY_CORPUS = "UAR of windows by corpus"  # among what a description is about: {task: {corpus: UAR}}
 RECORDED_VERSIONS = ["torch", "torchaudio", "numpy", "soundfile", "silero-vad", "safetensors"]
 
@@ -217,7 +218,14 @@ def load_model_folder(folder: Path, encoder: Encoder | None = None) -> ModelFold
     try:
         encoder = encoder or load_encoder(wanted["name"])
     except ValueError as error:
-        raise ValueError(f"{folder}: answers through {which}, load it or hand it over as `encoder`: {error}") from error
+        shipped = paths.ASSETS / READY[-1]
+        gain = tell_gain(folder, shipped) if (shipped / DESCRIPTION).exists() else ""
+        gain = (
+            f". What it would bring, by its own test (instead of '{shipped.name}', which ships): {gain}" if gain else ""
+        )
+        raise ValueError(
+            f"{folder}: answers through {which}, load it or hand it over as `encoder`: {error}{gain}"
+        ) from error
     if encoder.weights_sha256 != wanted["weights_sha256"]:
         raise ValueError(
             f"{folder}: was trained on encoder {which}, here are {encoder.name} with {encoder.weights_sha256[:12]}...; "
@@ -239,20 +247,30 @@ def load_model_folder(folder: Path, encoder: Encoder | None = None) -> ModelFold
 
 
 def tell_gain(folder: Path, other: Path) -> str:
-    """What a model folder is better at than another by their own scores, and in which corpus: for who lacks its encoder."""
-    (ours, theirs), told = [_read_description(Path(one)) for one in (folder, other)], []
-    for row in ours["metrics"]:
-        task, metric = row["task"], "mae_years" if row["task"] == YEARS else "uar"
-        if (row["metric"], row["subset"], row["model"]) != (metric, "all", ours["name"]):
-            continue
-        wanted = {key: row[key] for key in ("task", "metric", "level", "subset")} | {"model": theirs["name"]}
-        match = next((one for one in theirs["metrics"] if wanted.items() <= one.items()), None)
-        if match:
-            here, there = (one["about"].get(BY_CORPUS, {}).get(task, {}) for one in (ours, theirs))
-            places = [f"{name} {here[name]:.3f}, {there[name]:.3f}" for name in here if name in there]
-            where = f" ({'; '.join(places)})" if places and metric == "uar" else ""
-            told.append(f"{task} {results.METRICS[metric]} {row['value']:.3f} instead of {match['value']:.3f}{where}")
+    """What a model folder scored by its own test, by task and corpus, for who lacks its encoder; beside it another's scores
+    where that was asked the same of the same recordings."""
+    ours, theirs = (_own_scores(_read_description(Path(one))) for one in (folder, other))
+    told = []
+    for task, (asked, values) in ours.items():
+        beside, there = theirs.get(task, (None, {}))
+        instead = {what: f" instead of {value:.3f}" for what, value in there.items()} if beside == asked else {}
+        words = [f"{what} {value:.3f}{instead.get(what, '')}" for what, value in values.items()]
+        told.append(f"{task}: {', '.join(words)}")
     return "; ".join(told)
+
+
+def _own_scores(description: dict[str, Any]) -> dict[str, tuple[tuple, dict[str, float]]]:
+    """By task what makes two scores comparable, and the scores in words."""
+    about, scores = description["about"], {}
+    for row in description["metrics"]:
+        task, metric = row["task"], "mae_years" if row["task"] == YEARS else "uar"
+        if (row["metric"], row["subset"], row["model"]) == (metric, "all", description["name"]):
+            places = about.get(BY_CORPUS, {}).get(task, {}) if metric == "uar" else {}
+            values = {results.METRICS[metric]: row["value"]}
+            values |= {f"of windows in {corpus}": value for corpus, value in places.items()}
+            asked = (about.get("data_checksum"), description["heads"][task]["classes"], row["protocol"], row["level"])
+            scores[task] = asked, values
+    return scores
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from lib.compute import cores, torch_threads
 from lib.corpora.own_data import list_recordings
 from lib.embed import encode_batch
 from lib.encoders import check_encoder
-from lib.model_folder import DESCRIPTION, Head, ModelFolder, load_model_folder, tell_gain
+from lib.model_folder import DESCRIPTION, READY, Head, ModelFolder, load_model_folder, tell_gain
 from lib.networks import select_input
 from lib.paths import ASSETS, load_json, write_whole
 from lib.scores import expected_years
@@ -42,7 +42,6 @@ STATES = ["ok", "unsure", "several speakers", "no speech", "too short", "unreada
 SHORTEST_S = 1.0  # a recording below this is not answered
 LEAST_SPEECH = 0.1  # a recording whose best window has a smaller share of speech holds none
 Model = ModelFolder | Path | str | None  # loaded, a folder, the name of one that ships; None = the ready one
-READY = ["ready", "tiny"]  # models that ship, the best first
 HINT = "A guess about how a voice sounds; it does not reveal who someone is."
 ready_engine = functools.lru_cache(4)(load_engine)  # the exact one, torch in float32; made once for all recordings
 

@@ -41,6 +41,21 @@ def split_tasks(
     return pd.concat(parts, ignore_index=True)
 
 
+def place_networks(networks: list[str], store: Store) -> list[str]:
+    """The networks with the store's own stages for "quarter:1" to "quarter:4", which lie so far up any encoder.
+
+    Of CAM++ they are its three blocks and its embedding; where there are fewer than four, one stands for several.
+    """
+    stages, placed = [name for name in store.parts if name != "bank"], []
+    quarters = {f"quarter:{k}": stages[-(-k * len(stages) // 4) - 1] for k in range(1, 5)}
+    for entry in networks:
+        task, equals, network = entry.rpartition("=")
+        kind, lists = split_name(network)
+        parts = ["+".join(dict.fromkeys(quarters.get(part, part) for part in one)) for one in lists]
+        placed.append(task + equals + ":".join([kind, *filter(None, ["|".join(parts)])]))
+    return placed
+
+
 def main_protocol(protocols: list[str]) -> str:
     """The protocol that headlines stand on: the first that keeps speakers apart, "paper" only where there is no other."""
     return next((name for name in protocols if name != "paper"), protocols[0])

@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torchaudio.models.wav2vec2.utils import import_huggingface_model
 
 from lib import run
 from lib.embed import embed_windows
-from lib.encoders import load_encoder, time_statistics
+from lib.encoders import Wav2Vec2Stages, load_encoder, time_statistics
 from lib.model_folder import load_model_folder, save_model_folder
 from lib.speed.engines import choose_engine, load_engine
 from lib.store import Store
@@ -103,11 +104,37 @@ def test_the_layers_are_transformers_own_hidden_states(kind, shape, normalize, t
             assert (stages["conv"] - conv).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("kind", ["Wav2Vec2ForCTC", "Wav2Vec2Model"])
+@pytest.mark.parametrize("shape", [PLAIN, STABLE])
+def test_the_same_weights_in_torchaudio_give_the_same_stages(kind, shape, tmp_path):
+    model, _ = save_small(tmp_path, kind, shape, normalize=False)
+    stages = load_encoder(f"hf:{tmp_path}").encode(noise(2, 48_000))
+    with torch.no_grad():
+        expected = Wav2Vec2Stages(import_huggingface_model(model).eval(), normalize=False)(noise(2, 48_000))
+    assert list(stages) == list(expected)
+    assert all((stage - expected[name]).abs().max() < 1e-5 for name, stage in stages.items())
+
+
+@pytest.mark.parametrize("kind", ["Wav2Vec2Model", "HubertModel", "WavLMModel"])
+def test_a_window_alone_is_what_transformers_says_of_it_among_longer_ones(kind, tmp_path):
+    model, extractor = save_small(tmp_path, kind)
+    waveforms = [one[: 16_000 * seconds].numpy() for seconds, one in zip((1, 3, 2), noise(3, 48_000))]
+    inputs = extractor(waveforms, sampling_rate=16_000, return_tensors="pt", padding=True, return_attention_mask=True)
+    assert inputs.attention_mask.sum(1).tolist() == [16_000, 48_000, 32_000]
+    with torch.no_grad():
+        padded = model(**inputs, output_hidden_states=True).hidden_states
+    for row, waveform in enumerate(waveforms):
+        stages = load_encoder(f"hf:{tmp_path}").encode(torch.from_numpy(waveform)[None])
+        for number, states in enumerate(padded):
+            alone = stages[f"layer:{number}"][0]
+            assert (alone - states[row, : len(alone)]).abs().max() < 1e-5
+
+
 def test_an_onnx_file_gives_its_outputs_by_name_and_can_be_copied(tmp_path):
     name, module = save_onnx(tmp_path / "small.onnx", "frames", "hidden_states", "logits_age")
     encoder, waveforms = load_encoder(name), noise(3, 16_000)
     expected, stages = module(waveforms), encoder.encode(waveforms)
-    assert list(stages) == ["frames", "hidden_states", "logits_age"]
+    assert (list(stages), encoder.stride_ms) == (["frames", "hidden_states", "logits_age"], 20)
     assert all((stage - expected[name]).abs().max() < 1e-5 for name, stage in stages.items())
     choice = choose_engine(encoder, "openvino", "bfloat16")
     assert (choice.library, choice.precision, choice.device) == ("torch", "float32", "cpu")
@@ -187,8 +214,8 @@ def test_an_onnx_file_of_another_kind_is_refused(tmp_path):
     ],
 )
 def test_a_run_is_refused_before_a_notebook_begins(name, missing, message, monkeypatch, capsys):
-    hub, find = pytest.importorskip("huggingface_hub", reason=ADVICE), importlib.util.find_spec
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    hub, find = pytest.importorskip("huggingface_hub.constants", reason=ADVICE), importlib.util.find_spec
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(run, "run_all", lambda *args: pytest.fail("a notebook began"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == missing else find(name, *rest))
     assert run.main(["params/demo.yaml", "--set", f"embed.encoder={name}"]) == 2
@@ -214,11 +241,13 @@ def test_a_model_folder_finds_its_encoder_again_or_says_how_to_get_it(tmp_path, 
 def test_egemaps_are_opensmiles_own_functionals_one_vector_a_window(tmp_path):
     opensmile = pytest.importorskip("opensmile", reason=ADVICE)
     encoder, sounds = load_encoder("egemaps"), as_stored(noise(3, 48_000).numpy())
-    choice = choose_engine(encoder)
+    choice = choose_engine(encoder, "openvino", "bfloat16")
+    assert (choice.library, choice.precision, choice.device) == ("torch", "float32", "cpu")
     embed_windows(tmp_path, sounds, ["a", "b", "c"], encoder, choice, feature="", dtype="float32")
     store, smile = Store(tmp_path), opensmile.Smile(feature_set=opensmile.FeatureSet.eGeMAPSv02)
     assert store.parts == {"functionals": [0, 88], "bank": [88, 248]}
     expected = smile.process_signal(as_heard(sounds[1], 48_000), 16_000).iloc[0]
     np.testing.assert_allclose(store.statistics(["b"], ["functionals"])[:][0], expected, rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match="egemaps gives vectors alone"):
+    assert "none: vectors alone, of sound at 16,000 Hz" in encoder.describe()["value"].to_list()
+    with pytest.raises(ValueError, match="egemaps gives vectors alone: set "):
         encoder.summary("functionals")

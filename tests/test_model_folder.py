@@ -1,6 +1,7 @@
 """The model folder: it travels whole, says what it is, and is refused by name when anything in it was changed."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -9,7 +10,8 @@ import torch
 from model_fixture import CENTRES, CLASSES, WINDOWING, make_model_folder, untrained
 from report_fixture import make_metrics
 
-from lib.model_folder import load_model_folder
+from lib import paths
+from lib.model_folder import BY_CORPUS, READY, load_model_folder
 from lib.stages import fingerprint_of
 from lib.trust.calibration import Calibration, Years
 
@@ -141,6 +143,23 @@ def test_no_folder_and_another_encoder_are_refused(tmp_path):
         load_model_folder(tmp_path / "model", other)
     change(tmp_path / "model", encoder={"name": "wav2vec3", "weights_sha256": "0" * 64, "note": "", "parts": {}})
     with pytest.raises(ValueError, match="encoder 'wav2vec3' is not known"):
+        load_model_folder(tmp_path / "model")
+
+
+def test_a_folder_without_its_encoder_says_what_that_would_bring_beside_the_model_that_ships(tmp_path):
+    shipped = json.loads((paths.ASSETS / READY[-1] / "model.json").read_text())
+    own = {"metric": "uar", "subset": "all", "model": shipped["name"]}
+    row, there = next(row for row in shipped["metrics"] if own.items() <= row.items()), shipped["about"][BY_CORPUS]
+    rows = [row | {"model": "model", "task": task, "value": 0.999} for task in CLASSES]
+    about = {"data_checksum": shipped["about"]["data_checksum"], BY_CORPUS: {"gender": {"speechocean762": 0.888}}}
+    make_model_folder(tmp_path / "model", metrics=rows, about=about)
+    change(tmp_path / "model", encoder={"name": "gone", "weights_sha256": "0" * 64, "note": "", "parts": {}})
+    words = f"of windows in speechocean762 0.888 instead of {there['gender']['speechocean762']:.3f}"
+    words = f"which ships): gender: UAR 0.999 instead of {row['value']:.3f}, {words}; age: UAR 0.999"
+    with pytest.raises(ValueError, match=f"encoder 'gone' is not known.*{re.escape(words)}$"):  # it has other ages
+        load_model_folder(tmp_path / "model")
+    change(tmp_path / "model", about=about | {"data_checksum": "of other recordings"})
+    with pytest.raises(ValueError, match=r": gender: UAR 0\.999, of windows in \w+ 0\.888; age: UAR 0\.999$"):
         load_model_folder(tmp_path / "model")
 
 

@@ -301,7 +301,7 @@ def test_a_model_that_ships_is_found_by_its_name_and_the_ready_one_without(folde
     for name, encoder, value in (("ready", "gone", 0.9), ("tiny", "wav2vec2-tiny", 0.8)):
         description = paths.load_json(tmp_path / name / "model.json")
         row = {"task": "gender", "metric": "uar", "level": "clip", "subset": "all"}
-        row |= {"model": description["name"], "value": value}
+        row |= {"protocol": "speaker", "model": description["name"], "value": value}
         description |= {"encoder": description["encoder"] | {"name": encoder}, "metrics": [row]}
         description["about"][BY_CORPUS] = {"gender": {"mine": value + 0.05}}
         del description["checksum"]
@@ -310,7 +310,7 @@ def test_a_model_that_ships_is_found_by_its_name_and_the_ready_one_without(folde
         assert find_model(None) == tmp_path / "tiny"
     text = str(told[0].message)
     assert "the model 'ready' cannot answer here, 'tiny' does: encoder 'gone' is not known" in text
-    assert text.endswith("it would bring gender UAR 0.900 instead of 0.800 (mine 0.950, 0.850)")
+    assert text.endswith("bring gender: UAR 0.900 instead of 0.800, of windows in mine 0.950 instead of 0.850")
     assert find_model("tiny") == tmp_path / "tiny"
     assert find_model(folder) == Path(folder)
     with pytest.raises(ValueError, match=r"small: no such model; .* or of \['ready', 'tiny'\]"):

@@ -7,7 +7,8 @@ from torch import nn
 from torchaudio.compliance import kaldi
 
 from lib.audio import RATE_HZ
-from lib.encoders import CAMPPLUS
+from lib.encoders import CAMPPLUS, load_encoder
+from lib.speed.engines import choose_engine
 from lib.tiny.augment import CODECS, alter_waveforms, through_codec, to_level
 from lib.tiny.speaker_models import filter_bank, load_campplus, load_resemblyzer, wheel_file
 
@@ -53,10 +54,15 @@ def test_the_published_weights_fit_and_a_voice_is_closest_to_itself(name, load, 
         pytest.skip(str(error))
     assert sum(weight.numel() for weight in model.parameters()) == count
     assert not model.training
+    choice = choose_engine(load_encoder(name), "torch", "bfloat16")
+    assert (choice.library, choice.precision) == ("torch", "float32")  # its filter bank knows no other
     settings = [(100, 600), (210, 1100), (320, 1800)]
     voices = [make_voice(*setting, seed) for setting in settings for seed in (0, 1)]
     with torch.inference_mode():
         output = model(torch.from_numpy(np.stack(voices)))
+    if name == CAMPPLUS:
+        assert [block.shape[1:] for block in output[0]] == [(149, 512), (149, 1024), (149, 1024)]
+        assert (output[1] < 0).any()  # as published: the wheel's own file would cut it off at 0
     embedding = nn.functional.normalize(output[1] if name == CAMPPLUS else output, dim=1)
     similar = embedding @ embedding.T - 2 * torch.eye(6)
     assert similar.argmax(dim=1).tolist() == [1, 0, 3, 2, 5, 4]

@@ -1,5 +1,7 @@
 """From windows to trained networks: splits keep speakers apart, leaks stop a run, every network is trained and can be asked."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -44,6 +46,18 @@ def trained(stores, splits, tmp_path_factory):
         fits = [load_fits(stage)]
         train_networks(stage, rows[rows["task"] == "age"], stores, [AGE], NETWORKS[1:], [0, 1], RECIPE, EXACT)
     return stage, pd.concat([*fits, load_fits(stage)], ignore_index=True)
+
+
+def test_quarters_name_stages_so_far_up_any_encoder():
+    asked = ["gender=experts:quarter:1+bank|quarter:3+quarter:4", "linear:quarter:2", "paper"]
+    for stages, expected in {
+        "block:1 block:2 block:3 embedding": ["gender=experts:block:1+bank|block:3+embedding", "linear:block:2", "paper"],
+        "embedding": ["gender=experts:embedding+bank|embedding", "linear:embedding", "paper"],
+        "conv layer:0 layer:1 layer:2 layer:3 emission":
+            ["gender=experts:layer:0+bank|layer:3+emission", "linear:layer:1", "paper"],
+    }.items():  # fmt: skip
+        store = SimpleNamespace(parts=dict.fromkeys([*stages.split(), "bank"]))
+        assert trainings.place_networks(asked, store) == expected
 
 
 def test_the_audit_finds_nothing_in_an_honest_split_and_names_a_planted_speaker(splits, stores):

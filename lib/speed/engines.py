@@ -23,13 +23,14 @@ import torch
 from lib import paths
 from lib.compute import Compute, bfloat16_instructions, choose_compute, cores, torch_threads
 from lib.encoders import Encoder, SpeakerStages, Summary
-from lib.hub import OnnxStages
+from lib.hub import FunctionalStages, OnnxStages
 from lib.stages import fingerprint_of
 
 ENGINES = ["local", "ray", "torch", "openvino"]  # "local" and "ray" say where; the library is chosen here
 PRECISIONS = {"torch": ["float32", "bfloat16"], "openvino": ["float32", "bfloat16", "int8"]}
 HINTS = {"float32": "f32", "bfloat16": "bf16"}  # OpenVINO's names
 RAY_ADVICE = "the engine 'ray' needs Ray: pip install -r requirements-ray.txt, or set compute.engine to local"
+OWN = {OnnxStages: "an ONNX file is computed by onnxruntime", FunctionalStages: "eGeMAPS are computed by openSMILE"}
 SMALL = 10_000_000  # weights: an encoder below this is quick enough to stay exact
 CONVERSION = 6  # raised when models are converted in another way
 
@@ -92,8 +93,9 @@ def choose_engine(
     """
     compute, library, notes, why = check_engine(engine, precision, device), engine, [], ""
     place = "ray" if engine == "ray" else "local"
-    if isinstance(encoder.stages, OnnxStages):
-        return EngineChoice(place=place, note="an ONNX file is computed by onnxruntime, in float32 on the processor")
+    is_speaker = isinstance(encoder.stages, SpeakerStages)
+    if type(encoder.stages) in OWN:
+        return EngineChoice(place=place, note=f"{OWN[type(encoder.stages)]}, in float32 on the processor")
     if precision == "auto":
         small = encoder.parameters < SMALL
         precision = "float32" if small else compute.arithmetic
@@ -103,14 +105,17 @@ def choose_engine(
         notes.append("OpenVINO is the fastest here" if library == "openvino" else "torch because there is a GPU")
     packages = [library, "nncf"] if precision == "int8" else [library]
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if library == "openvino" and isinstance(encoder.stages, SpeakerStages):
+    if library == "openvino" and is_speaker:
         why = "OpenVINO does not convert speaker models"
+    elif is_speaker and precision != "float32":
+        why = "a speaker model's filter bank is not computed in less"
     elif precision not in PRECISIONS[library]:
         why = f"{library} has no {precision}"
     elif missing:
         why = f"{' and '.join(missing)} is not installed (pip install -r requirements-speed.txt)"
     if why:
         library, precision = "torch", compute.arithmetic if precision == "int8" else precision
+        precision = "float32" if is_speaker else precision
         notes.append(f"{why}: torch in {precision} instead")
     return EngineChoice(library, precision, place, compute.device, "; ".join(notes) or EngineChoice.note)
 

@@ -35,8 +35,6 @@ CONFIG = CARD["model"]  # of `torchaudio.models.wav2vec2_model`
 RECORD = 50  # steps between two rows of the loss curve
 CHECKPOINT = 200  # steps between two checkpoints
 KEPT = 128  # whitened components of the pooled statistics of a block
-QUEUE = 4096  # teacher's embeddings that a view is compared with
-TEMPERATURE = 0.07
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,6 @@ class Recipe:
     frames: float = 1.0  # weights of the losses
     pooled: float = 0.5
     embedding: float = 1.0
-    queue: float = 0.5
     emission: float = 0.5
     ema: float = 0.998
     seed: int = 0
@@ -122,8 +119,8 @@ class Targets:
 
 
 def student_losses(
-    stages: nn.Module, heads: Heads, batch: dict[str, Tensor], targets: Targets, queue: Tensor, recipe: Recipe, compute: Compute
-) -> dict[str, Tensor]:  # fmt: skip
+    stages: nn.Module, heads: Heads, batch: dict[str, Tensor], targets: Targets, recipe: Recipe, compute: Compute
+) -> dict[str, Tensor]:
     """Every loss of a batch by name, and `total`. The last three hidden states follow CAM++'s three blocks."""
     with compute.autocast():
         told = stages(batch["waveforms"])
@@ -142,7 +139,6 @@ def student_losses(
     embedding, voice = batch["embedding"].float() - targets.embedding, batch["voice"].float() - targets.voice
     student, emission = heads.embedding(stats[-1]), heads.emission_norm(statistics(told["emission"]))
     losses["embedding"] = distance(student, embedding) + 0.5 * distance(heads.voice(stats[-1]), voice)
-    losses["queue"] = queue_loss(student, embedding, queue)
     losses["emission"] = distance(heads.emission_embedding(emission), embedding)
     losses["emission"] = losses["emission"] + 0.5 * distance(heads.emission_voice(emission), voice)
     total = sum(getattr(recipe, name) * loss for name, loss in losses.items())
@@ -153,14 +149,6 @@ def student_losses(
 def distance(student: Tensor, teacher: Tensor) -> Tensor:
     """One minus the mean cosine."""
     return 1 - F.cosine_similarity(student, teacher).mean()
-
-
-def queue_loss(student: Tensor, teacher: Tensor, queue: Tensor) -> Tensor:
-    """How differently student and teacher find earlier views alike: KL between softmaxes over the queue."""
-    if not len(queue):
-        return torch.zeros((), device=student.device)
-    like, wanted = (F.log_softmax(F.normalize(x, dim=1) @ queue.T / TEMPERATURE, 1) for x in (student, teacher))
-    return F.kl_div(like, wanted, reduction="batchmean", log_target=True)
 
 
 def rate_at(step: int, recipe: Recipe) -> float:
@@ -190,28 +178,26 @@ def read_batches(folder: Path, step: int, recipe: Recipe, device: str) -> Iterat
         part = 0
 
 
-def save_state(folder: Path, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer, queue: Tensor) -> None:
+def save_state(folder: Path, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer) -> None:
     """Write everything that the next step needs as one safetensors file, whole or not at all."""
-    tensors = modules.state_dict() | {"queue": queue}
+    tensors = modules.state_dict()
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{key}": value for key, value in state.items()}
     with write_whole(folder / "checkpoint.safetensors") as partial:
         save_file({key: value.contiguous() for key, value in tensors.items()}, partial)
 
 
-def load_state(
-    folder: Path, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer, device: str
-) -> tuple[int, Tensor]:
-    """Restore what `save_state` wrote, if anything; the step to go on with and the queue."""
+def load_state(folder: Path, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer) -> int:
+    """Restore what `save_state` wrote, if anything; the step to go on with."""
     path = folder / "checkpoint.safetensors"
     if not path.exists():
-        return 0, torch.zeros(0, 192, device=device)
+        return 0
     tensors = load_file(path)
     modules.load_state_dict({key: tensors[key] for key in modules.state_dict()})
     names, count = ("step", "exp_avg", "exp_avg_sq"), len(optimizer.param_groups[0]["params"])
     state = {index: {name: tensors[f"adam.{index}.{name}"] for name in names} for index in range(count)}
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-    return int(tensors["adam.0.step"]), tensors["queue"].to(device)
+    return int(tensors["adam.0.step"])
 
 
 def distill(views: Path, folder: Path, recipe: Recipe, compute: Compute) -> None:
@@ -225,12 +211,12 @@ def distill(views: Path, folder: Path, recipe: Recipe, compute: Compute) -> None
     modules = nn.ModuleDict({"model": model, "heads": heads, "ema": averaged}).to(compute.device)
     parameters = [*model.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.05)
-    done, queue = load_state(folder, modules, optimizer, compute.device)
+    done = load_state(folder, modules, optimizer)
     history = pd.read_csv(folder / "history.csv").query("step <= @done").to_dict("records") if done else []
     begun, before_s, sums = time.monotonic(), history[-1]["elapsed_s"] if history else 0.0, Counter()
     steps = tqdm(range(done, recipe.steps), initial=done, total=recipe.steps, desc="distill", mininterval=10)
     for step, batch in zip(steps, read_batches(views, done, recipe, compute.device)):
-        losses = student_losses(stages, heads, batch, targets, queue, recipe, compute)
+        losses = student_losses(stages, heads, batch, targets, recipe, compute)
         optimizer.param_groups[0]["lr"] = rate_at(step, recipe)
         optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()
@@ -239,8 +225,6 @@ def distill(views: Path, folder: Path, recipe: Recipe, compute: Compute) -> None
         decay = min(recipe.ema, (step + 1) / (step + 10))
         for mean, value in zip(averaged.state_dict().values(), model.state_dict().values()):
             mean.lerp_(value, 1 - decay)
-        teacher = F.normalize(batch["embedding"].float() - targets.embedding, dim=1)
-        queue = torch.cat([queue, teacher])[-QUEUE:]
         sums.update({key: value.detach() for key, value in losses.items()})
         if (step + 1) % RECORD == 0:
             row = {"step": step + 1, "elapsed_s": round(before_s + time.monotonic() - begun, 1)}
@@ -249,4 +233,4 @@ def distill(views: Path, folder: Path, recipe: Recipe, compute: Compute) -> None
             with write_whole(folder / "history.csv") as partial:
                 pd.DataFrame(history).to_csv(partial, index=False)
         if (step + 1) % CHECKPOINT == 0 or step + 1 == recipe.steps:
-            save_state(folder, modules, optimizer, queue)
+            save_state(folder, modules, optimizer)

@@ -8,7 +8,6 @@ a kill left off.
 from __future__ import annotations
 
 import argparse
-import functools
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -28,12 +27,11 @@ from lib.corpora.own_data import list_unlabelled
 from lib.encoders import TINY
 from lib.stages import file_checksum
 from lib.tiny.distill import CARD, Recipe, distill
-from lib.tiny.teacher import Teacher, make_shard
+from lib.tiny.teacher import make_shard, open_speech, open_teacher
 from lib.tiny.views import SCALE, Speech
 
 CORPORA = ["common_voice:common_voice_many", "speechocean762"]  # the card's `heard` names them to readers
 UNLABELLED = "unlabelled_en"  # a folder of sounds about which nothing is known
-VIEW_SEED = 0  # of the views, which all students share; `--seed` is the student's own
 PREFIX = 12  # characters of a speaker's own id that the list of those left out holds
 
 
@@ -81,23 +79,6 @@ def decode_clip(path: Path, start_s: float, end_s: float) -> np.ndarray | str:
         return str(error)
 
 
-@functools.cache
-def open_speech(folder: Path) -> Speech:
-    """What `decode_speech` wrote, once in each process."""
-    return Speech(np.load(folder / "speech.npy", mmap_mode="r"), pd.read_parquet(folder / "speech.parquet"))
-
-
-@functools.cache
-def open_teacher(folder: Path) -> Teacher:
-    """The teachers of a recipe's folder, once in each process."""
-    return Teacher(open_speech(folder), folder / "views", VIEW_SEED, choose_compute())
-
-
-def make_view_shard(folder: Path, number: int) -> None:
-    """Write one shard of views with the teachers' answers below `folder`, unless it is there."""
-    make_shard(open_teacher(folder), open_speech(folder), folder / "views", number, VIEW_SEED)
-
-
 def export(folder: Path, target: Path) -> Path:
     """Write the averaged weights of the training in `folder` as the encoder: float16 safetensors, the card and the loss curve."""
     weights, path = load_file(folder / "checkpoint.safetensors"), target / f"{TINY}.safetensors"
@@ -124,7 +105,7 @@ def main() -> None:
     decode_speech(options.root, CORPORA, CARD["left_out"], options.out)
     open_teacher(options.out)  # finds the components before others read them
     workers = cores() if compute.device == "cuda" else 1  # a processor is busy with the teachers alone
-    tasks = (delayed(make_view_shard)(options.out, number) for number in range(recipe.shards))
+    tasks = (delayed(make_shard)(options.out, number) for number in range(recipe.shards))
     list(tqdm(Parallel(workers, return_as="generator")(tasks), "views and answers", recipe.shards, unit="shard"))
     distill(options.out / "views", options.out / options.name, recipe, compute)
     print(export(options.out / options.name, options.out / options.name))

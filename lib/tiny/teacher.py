@@ -6,20 +6,23 @@ killed one goes on with the first that is missing.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lib.audio import RATE_HZ
-from lib.compute import Compute
+from lib.compute import Compute, choose_compute
 from lib.paths import write_whole
 from lib.tiny.speaker_models import load_campplus, load_resemblyzer
 from lib.tiny.views import SCALE, Speech, draw_view
 
 VIEWS = 256  # a shard
+SEED = 0  # of the views, which all students share
 LENGTHS = {1.0: 0.1, 1.5: 0.1, 2.0: 0.2, 3.0: 0.45, 4.0: 0.15}  # seconds of a shard's views: their shares
 SPEEDS = (0.8, 1.25)  # pitch, formants and tempo together; a third of the views keep their own
 COMPONENTS = (64, 96, 64)  # principal components kept of the frames of each dense block
@@ -80,9 +83,22 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / f"views-{number:05d}.safetensors"
 
 
-def make_shard(teacher: Teacher, speech: Speech, folder: Path, number: int, seed: int) -> None:
-    """Write shard `number` of views and answers, unless it is there."""
-    if shard_path(folder, number).exists():
+@functools.cache
+def open_speech(folder: Path) -> Speech:
+    """What `lib.tiny.recipe.decode_speech` wrote to `folder`, once in each process."""
+    return Speech(np.load(folder / "speech.npy", mmap_mode="r"), pd.read_parquet(folder / "speech.parquet"))
+
+
+@functools.cache
+def open_teacher(folder: Path) -> Teacher:
+    """The teachers of a recipe's folder, once in each process."""
+    return Teacher(open_speech(folder), folder / "views", SEED, choose_compute())
+
+
+def make_shard(folder: Path, number: int) -> None:
+    """Write shard `number` of views and answers below a recipe's folder, unless it is there."""
+    path, speech, seed = shard_path(folder / "views", number), open_speech(folder), SEED
+    if path.exists():
         return
     rng, rows = np.random.default_rng([seed, 1, number]), draw_rows(speech, number, seed)
     samples = round(rng.choice(list(LENGTHS), p=list(LENGTHS.values())) * RATE_HZ)
@@ -90,8 +106,8 @@ def make_shard(teacher: Teacher, speech: Speech, folder: Path, number: int, seed
     waveforms = np.stack([draw_view(speech, row, speed, samples, rng) for row, speed in zip(rows, speeds)])
     views = {"waveforms": torch.from_numpy(np.round(waveforms * SCALE).astype(np.int16))}
     views |= {"rows": torch.from_numpy(rows), "speeds": torch.tensor(speeds)}
-    with write_whole(shard_path(folder, number)) as partial:
-        save_file(views | teacher.answer(views["waveforms"].float() / SCALE), partial)
+    with write_whole(path) as partial:
+        save_file(views | open_teacher(folder).answer(views["waveforms"].float() / SCALE), partial)
 
 
 def draw_rows(speech: Speech, number: int, seed: int) -> np.ndarray:
