@@ -53,7 +53,8 @@ def find_spelling(folder: Path, name: str, root: Path) -> str:
     """`folder`/`name` from `root` on as spelled on disk: Windows' slashes, NFC or NFD, the suffix in either case."""
     plain = name.replace("\\", "/")
     forms = [plain, unicodedata.normalize("NFC", plain), unicodedata.normalize("NFD", plain)]
-    cases = [stem + change(suffix) for stem, suffix in map(os.path.splitext, forms) for change in (str.lower, str.upper)]
+    parts = map(os.path.splitext, forms)
+    cases = [stem + cased for stem, suffix in parts for cased in (suffix.lower(), suffix.upper())]
     there = next((spelling for spelling in [name, *forms, *cases] if os.path.exists(folder / spelling)), plain)
     return Path(os.path.relpath(folder / there, root)).as_posix()
 
