@@ -31,6 +31,7 @@ CHUNKS = {  # by a file's first bytes: where its chunks begin, bytes of an id, o
 MISTAKEN = [("wav", "g726"), ("au", "g726le"), ("wav", "amrnb"), ("caf", "alac"), ("aiff", "gsm")]  # by FFmpeg alone
 COUNTS_LESS = "its header counts less sound than the file holds; all of it is heard"
 JOINED = "other files were joined to its end; all are heard"
+LOST = "another file was joined to its end, which cannot be decoded"
 NO_END = "its end is missing, it does not tell how much"
 UPSIDE_DOWN = "a channel is upside down; it was turned before the channels were averaged"
 
@@ -136,11 +137,13 @@ def _file_blocks(path: Path | str, warnings: list[str]) -> Blocks:
     with open_sound(path) as file:
         yield from _part_blocks(file, shown_name(path), warnings)
         for begin in _begin_again(file):
-            file.begin = begin
-            with contextlib.suppress(UnreadableAudio):
-                notes = []
+            file.begin, notes = begin, []
+            try:
                 yield from _part_blocks(file, "", notes)
-                warnings += [note for note in [*notes, JOINED] if note not in warnings]
+                notes.append(JOINED)
+            except UnreadableAudio:  # where an end is missing the mark may be of a piece, as in ogg
+                notes = [] if warnings else [LOST]
+            warnings += [note for note in notes if note not in warnings]
 
 
 def _begin_again(file: SoundFile) -> Iterator[int]:
@@ -218,8 +221,8 @@ def _decode_frames(packets: Iterator[av.Packet], file: SoundFile, warnings: list
             except av.error.FFmpegError:
                 damaged, failed = damaged + 1, True
         if len(sizes) > 1 and bytes(pieces[0])[:2] == bytes(pieces[1])[:2]:  # else it is a tag, or samples as they are
-            codec, least = pieces[0].stream.codec_context.name.removesuffix("float"), min(sizes[:-1])
-            file.is_cut = failed or (codec in EVEN and sizes[-1] < least >= max(sizes[:-1]) - 2)
+            codec, before = pieces[0].stream.codec_context.name.removesuffix("float"), sizes[-50:-1]
+            file.is_cut = failed or (codec in EVEN and sizes[-1] < min(before) >= max(before) - 2)
     except (av.error.FFmpegError, OSError) as error:
         warnings.append(f"breaks off ({error.strerror})")
     warnings += [f"damaged pieces left out: {damaged}"] if damaged else []
@@ -252,9 +255,9 @@ def _wav_goes_on(file: SoundFile) -> bool:
 
 
 def _asked_bytes(file: SoundFile) -> int:
-    """Bytes that a file of chunks should have by their sizes; 0 where it is none, or was written without knowing."""
+    """Where the chunks should end that were heard; 0 where a file has none, or was written without knowing."""
     place, named, sized, order, both, padding = CHUNKS.get(file.peek(4, 0), (file.size, 0, 0, "big", True, 1))
-    while place < 0.9 * file.size and len(head := file.peek(named + sized, place)) == named + sized:
+    while file.begin + place < file.end and len(head := file.peek(named + sized, place)) == named + sized:
         length = int.from_bytes(head[named:], order) + (0 if both else named + sized)
         if not length or length > min(1000 * file.size, 2 ** (8 * sized - 1) - 256):
             return 0

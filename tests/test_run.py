@@ -83,5 +83,6 @@ def test_a_run_that_begins_behind_stages_of_other_labels_sounds_or_values_is_ref
     own.write_text(table.replace("x,f", "x,m"))
     assert run.main(call) == 2
     assert "01_download of run 'own_data' was made otherwise: labels, ledger or sounds" in capsys.readouterr().err
+    assert run.read_checksum(load_run(paths.PARAMS / "demo.yaml")) == ""  # never rendered here: not what 01 read
     own.unlink()  # nobody can tell, and what was read is there
     run.check_earlier("own_data", sections, "04_train")

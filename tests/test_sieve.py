@@ -74,7 +74,8 @@ def test_one_file_under_several_spellings_is_found(tmp_path):
     (tmp_path / on_disk).touch()
     for name in ("Zoë/Ünal.WAV", "Zoë\\Ünal.WAV", "./Zoë/../Zoë/Ünal.WAV", on_disk, str(tmp_path / on_disk)):
         assert find_spelling(tmp_path, name, tmp_path) == on_disk
-    assert find_spelling(tmp_path, on_disk.replace(".WAV", ".wav"), tmp_path) == on_disk
+    for name in (on_disk.replace(".WAV", ".wav"), unicodedata.normalize("NFC", on_disk).replace(".WAV", ".wav")):
+        assert find_spelling(tmp_path, name, tmp_path) == on_disk
     assert find_spelling(tmp_path, "no\\such.wav", tmp_path) == "no/such.wav"
     assert [audio_stem(path) for path in ("a/x.mp3", "x.m4a.WAV", "a\\x", "x.1", ".wav")] == ["x", "x", "x", "x.1", ""]
     assert printable("a\udce9.wav") == "a\\xe9.wav"

@@ -52,10 +52,10 @@ def audio_stem(path: str) -> str:
 def find_spelling(folder: Path, name: str, root: Path) -> str:
     """`folder`/`name` from `root` on as spelled on disk: Windows' slashes, NFC or NFD, the suffix in either case."""
     plain = name.replace("\\", "/")
-    stem, suffix = os.path.splitext(plain)
-    spellings = [name, plain, unicodedata.normalize("NFC", plain), unicodedata.normalize("NFD", plain)]
-    spellings += [stem + suffix.lower(), stem + suffix.upper()]
-    there = next((spelling for spelling in spellings if os.path.exists(folder / spelling)), plain)
+    forms = [plain, unicodedata.normalize("NFC", plain), unicodedata.normalize("NFD", plain)]
+    parts = map(os.path.splitext, forms)
+    cases = [stem + cased for stem, suffix in parts for cased in (suffix.lower(), suffix.upper())]
+    there = next((spelling for spelling in [name, *forms, *cases] if os.path.exists(folder / spelling)), plain)
     return Path(os.path.relpath(folder / there, root)).as_posix()
 
 
