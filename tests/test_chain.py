@@ -131,7 +131,7 @@ def test_a_refused_run_file_starts_no_kernel(folders):
 def test_one_notebook_alone_takes_an_encoder_without_frames_and_builds_no_report(first, folders, tmp_path):
     if not list(metadata.distributions(name="resemblyzer")):
         pytest.skip("not installed: pip install --no-deps -r requirements-campplus.txt")
-    shutil.copytree(folders / "data" / "demo", tmp_path / "data" / "demo", ignore=shutil.ignore_patterns("0[3-6]*"))
+    shutil.copytree(folders / "data", tmp_path / "data", ignore=shutil.ignore_patterns("0[3-6]*"))
     done = run_chain(tmp_path, "embed.encoder=resemblyzer", "embed.feature=", options=["--only", "03_embed"])
     assert done.returncode == 0, done.stderr[-2000:]
     executed = (tmp_path / "data" / "demo" / "executed" / "03_embed.ipynb").read_text(encoding="utf-8")
