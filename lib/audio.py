@@ -137,25 +137,27 @@ def _file_blocks(path: Path | str, warnings: list[str]) -> Blocks:
     """Blocks of a file and of what was joined to its end; what is missing or damaged goes to `warnings`."""
     with open_sound(path) as file:
         yield from _part_blocks(file, shown_name(path), warnings)
+        left = 10  # places that may turn out to be none
         for begin in _begin_again(file):
             file.begin, notes = begin, []
             try:
                 yield from _part_blocks(file, "", notes)
                 notes.append(JOINED)
             except UnreadableAudio:  # where an end is missing the mark may be of a piece
-                notes = [] if warnings else [LOST]
+                notes, left = [] if warnings else [LOST], left - 1
             warnings += [note for note in notes if note not in warnings]
+            if not left:
+                break
 
 
 def _begin_again(file: SoundFile) -> Iterator[int]:
-    """Where the file's first bytes come again, behind the end of all that was heard by then; a hundred in vain at most."""
+    """Where the file's first bytes come again, behind the end of all that was heard by then."""
     shift = 4 * (file.peek(3, 0) == bytes(3))  # of MP4 and its like: a size comes first
-    mark, place, left = file.peek(MARKS.get(file.peek(4, 0), 4), shift), 1, 100
-    while left and len(piece := os.pread(file.fileno(), 1 << 20, place := max(place, file.end + shift))) >= len(mark):
+    mark, place = file.peek(MARKS.get(file.peek(4, 0), 4), shift), 1
+    while len(piece := os.pread(file.fileno(), 1 << 20, place := max(place, file.end + shift))) >= len(mark):
         found = piece.find(mark)
         if found >= 0:
             yield place + found - shift
-            left -= file.end <= place + found  # nothing was heard there
         place += found + 1 if found >= 0 else len(piece) - len(mark) + 1
 
 
