@@ -28,6 +28,7 @@ CHUNKS = {  # by a file's first bytes: where its chunks begin, bytes of an id, o
     b"RIFF": (0, 4, 4, "little", False, 2), b"FORM": (0, 4, 4, "big", False, 2), b"riff": (0, 16, 8, "little", True, 8),
     b"0&\xb2u": (0, 16, 8, "little", True, 1), b"caff": (8, 4, 8, "big", False, 1),  # wma; Apple's caf
 }  # fmt: skip
+MARKS = {b"OggS": 6, b"\x06\x0e\x2b\x34": 14}  # where each page or pack begins alike: bytes that tell a file's first
 MISTAKEN = [("wav", "g726"), ("au", "g726le"), ("wav", "amrnb"), ("caf", "alac"), ("aiff", "gsm")]  # by FFmpeg alone
 COUNTS_LESS = "its header counts less sound than the file holds; all of it is heard"
 JOINED = "other files were joined to its end; all are heard"
@@ -136,26 +137,28 @@ def _file_blocks(path: Path | str, warnings: list[str]) -> Blocks:
     """Blocks of a file and of what was joined to its end; what is missing or damaged goes to `warnings`."""
     with open_sound(path) as file:
         yield from _part_blocks(file, shown_name(path), warnings)
+        left = 10  # places that may turn out to be none
         for begin in _begin_again(file):
             file.begin, notes = begin, []
             try:
                 yield from _part_blocks(file, "", notes)
                 notes.append(JOINED)
-            except UnreadableAudio:  # where an end is missing the mark may be of a piece, as in ogg
-                notes = [] if warnings else [LOST]
+            except UnreadableAudio:  # where an end is missing the mark may be of a piece
+                notes, left = [] if warnings else [LOST], left - 1
             warnings += [note for note in notes if note not in warnings]
+            if not left:
+                break
 
 
 def _begin_again(file: SoundFile) -> Iterator[int]:
-    """Where the file's first bytes come again, behind the end of all that was heard by then; a hundred places at most."""
+    """Where the file's first bytes come again, behind the end of all that was heard by then."""
     shift = 4 * (file.peek(3, 0) == bytes(3))  # of MP4 and its like: a size comes first
-    mark, place, left = file.peek(4, shift), 1, 100
-    while left and len(piece := os.pread(file.fileno(), 1 << 16, place := max(place, file.end + shift))) > 3:
+    mark, place = file.peek(MARKS.get(file.peek(4, 0), 4), shift), 1
+    while len(piece := os.pread(file.fileno(), 1 << 20, place := max(place, file.end + shift))) >= len(mark):
         found = piece.find(mark)
         if found >= 0:
             yield place + found - shift
-            left -= 1
-        place += found + 1 if found >= 0 else len(piece) - 3
+        place += found + 1 if found >= 0 else len(piece) - len(mark) + 1
 
 
 def _part_blocks(file: SoundFile, name: str, warnings: list[str]) -> Blocks:
@@ -256,9 +259,12 @@ def _wav_goes_on(file: SoundFile) -> bool:
 
 def _asked_bytes(file: SoundFile) -> int:
     """Where the chunks should end that were heard; 0 where a file has none, or was written without knowing."""
-    place, named, sized, order, both, padding = CHUNKS.get(file.peek(4, 0), (file.size, 0, 0, "big", True, 1))
+    mark = file.peek(4, 0)
+    place, named, sized, order, both, padding = CHUNKS.get(mark, (file.size, 0, 0, "big", True, 1))
     while file.begin + place < file.end and len(head := file.peek(named + sized, place)) == named + sized:
         length = int.from_bytes(head[named:], order) + (0 if both else named + sized)
+        if mark in (b"RIFF", b"FORM", b"riff") and head[:4] != mark:  # one chunk around all, which counts too little
+            return 0
         if not length or length > min(1000 * file.size, 2 ** (8 * sized - 1) - 256):
             return 0
         place += -(-length // padding) * padding
@@ -323,8 +329,8 @@ def _mix_channels(blocks: Blocks, name: str, warnings: list[str]) -> Blocks:
 def _find_signs(samples: np.ndarray, rate_hz: int) -> np.ndarray:
     """1, or -1 where a channel is upside down, float32 [seconds, C], of channels [n, C].
 
-    A channel is, in a second that is not soft, when its correlation with the loudest one is below -0.5 at some delay of
-    up to 20 ms, and further from 0 than it is above 0 at any other.
+    A channel is, in a second that is not soft, when its correlation with the loudest one is below -0.5, or below -0.8 at
+    some delay of up to 20 ms (a voice in a room or through a filter gets to -0.7), and nowhere so far above 0.
     """
     group = max(1, rate_hz // 4000)  # a voice is told at 4 kHz as well
     second = min(rate_hz, len(samples))
@@ -339,7 +345,8 @@ def _find_signs(samples: np.ndarray, rate_hz: int) -> np.ndarray:
     most_delay = rate_hz // group // 50
     near = np.r_[: min(size, most_delay + 1), -min(size, most_delay) : 0]
     least, most = cross[:, near].min(axis=1), cross[:, near].max(axis=1)
-    opposite = (least < -0.5) & ((least < -1.1 * most) | (cross[:, 0] < -0.95 * most))  # a steady tone is both
+    at_once = (cross[:, 0] < -0.5) & (cross[:, 0] < -0.95 * most)  # a steady tone is both
+    opposite = at_once | (least < -0.8) & (least < -1.1 * most)
     loud = energy[:, [loudest]] > 0.01 * energy[:, loudest].max()
     return np.where(opposite & loud, -1, 1).astype(np.float32)
 

@@ -7,6 +7,7 @@ import sys
 from lib import config, paths
 
 SMALL = ["download.speakers=48", "train.epochs=2", "train.width=0.03", "evaluate.draws=200", "predict.recordings=8"]
+SMALL += ['train.networks=["paper", "linear:quarter:2+quarter:4"]']
 
 
 def places_of(folders):

@@ -87,7 +87,10 @@ def test_channels_are_averaged_and_an_inverted_one_does_not_cancel_the_voice(tmp
 
 def test_a_channel_that_is_upside_down_for_a_while_or_after_a_delay_is_turned_and_a_delay_alone_is_not(tmp_path):
     loudness = np.repeat(np.random.default_rng(1).uniform(0, 1, 150), 3200)
-    sound = noise(30, RATE_HZ)[:, 0] * loudness
+    dull = np.convolve(noise(30, RATE_HZ)[:, 0], np.ones(8) / 8, "same").astype(
+        np.float32
+    )  # most of a voice is below 2 kHz
+    sound = dull * loudness
     middle = np.where(np.arange(len(sound)) < 7 * RATE_HZ, 1, -1)  # not where a block of 20 s ends
     for other, least in ((sound * middle, 1.0), (-np.roll(sound, 37), 0.7)):
         waveform, warnings = hear(np.stack([sound, other.astype(np.float32)], axis=1), RATE_HZ)
@@ -97,6 +100,19 @@ def test_a_channel_that_is_upside_down_for_a_while_or_after_a_delay_is_turned_an
         assert hear(np.stack([sound, np.roll(sound, delay)], axis=1), RATE_HZ)[1] == ""
     for size in (1, 30):
         assert len(hear(np.stack([sound, -sound], axis=1)[:size], 44100)[0]) <= size
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_second_microphone_in_a_room_is_not_upside_down(seed):
+    time_s = np.arange(6 * RATE_HZ) / RATE_HZ
+    phase = (
+        2 * np.pi * np.cumsum(110 + 11 * np.sin(4 * time_s)) / RATE_HZ
+    )  # vowels repeat themselves, half a turn away too
+    voice = sum(np.sin(k * phase) / (8 * k) for k in range(1, 20))
+    room = np.random.default_rng(seed).normal(size=4000) * np.exp(-np.arange(4000) / 800)
+    room[0] = 3
+    heard = np.convolve(voice, room / 20)[: len(voice)]
+    assert audio.UPSIDE_DOWN not in hear(np.stack([voice, heard], axis=1).astype(np.float32), RATE_HZ)[1]
 
 
 def test_two_people_in_two_channels_are_told_and_one_silent_channel_is_not(tmp_path):
@@ -138,6 +154,10 @@ def test_joined_files_are_heard_to_their_end(tmp_path, suffix):
         )
         told = hear_bytes(tmp_path, suffix, first + second[: len(second) // 2])[1]
         assert audio.LOST in told if suffix in ("m4a", "mov") else told.count("only") == 1
+
+
+def test_more_than_a_hundred_joined_files_are_heard_to_their_end(tmp_path):
+    assert len(hear_bytes(tmp_path, "wav", 120 * make_bytes(tmp_path, "wav", 0.1))[0]) == 120 * 0.1 * RATE_HZ
 
 
 @pytest.mark.parametrize("suffix", ["mp3", "ogg", "aiff"])
@@ -185,6 +205,19 @@ def test_an_end_that_is_missing_is_told_where_nothing_tells_the_length(tmp_path,
     assert audio.NO_END in hear_bytes(tmp_path, suffix, whole[: len(whole) * 4 // 10 - 57])[1]
     if suffix in ("mp2", "aac"):  # which may bear a tag
         assert audio.NO_END not in hear_bytes(tmp_path, suffix, whole + b"TAG" + bytes(125))[1]
+
+
+def test_whole_files_that_end_in_pictures_or_count_nothing_are_no_cut_or_joined_ones(tmp_path):
+    made = make_bytes(tmp_path, "wav", 2)
+    for size in (0, 36):  # of all, as programs write it that cannot go back; that of the sound is right
+        waveform, warnings = hear_bytes(tmp_path, "wav", made[:4] + size.to_bytes(4, "little") + made[8:])
+        assert (len(waveform), warnings) == (2 * RATE_HZ, "")
+    film = ["-f", "lavfi", "-i", "testsrc2=size=64x48:duration=6", "-i", tmp_path / "made.wav"]
+    for form, codecs in {"ogg": ["libtheora", "libvorbis"], "mxf": ["mpeg2video", "pcm_s16le", "-ar", "48000"]}.items():
+        whole = (
+            ffmpeg(*film, "-c:v", codecs[0], "-c:a", *codecs[1:], "-f", form, tmp_path / "film") or tmp_path / "film"
+        )
+        assert hear_bytes(tmp_path, form, whole.read_bytes())[1] == ""
 
 
 def test_bytes_that_are_lost_are_told(tmp_path):

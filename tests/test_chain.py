@@ -7,9 +7,9 @@ from importlib import metadata
 import pandas as pd
 import psutil
 import pytest
-from chain_runner import run_chain, start_chain
+from chain_runner import SMALL, run_chain, start_chain
 
-from lib import config, paths
+from lib import config, paths, run
 
 
 def load(folders, name):
@@ -77,6 +77,11 @@ def test_an_identical_run_recomputes_nothing(first, folders):
     assert "recomputed: nothing" in again.stdout
     assert checkpoints_of(folders) == made
     assert load(folders, "metrics") == scores
+
+
+def test_stages_that_the_same_run_file_made_are_taken(first, folders, monkeypatch):
+    monkeypatch.setattr(paths, "DATA", folders / "data")
+    run.check_earlier("demo", config.load_run(paths.PARAMS / "demo.yaml", SMALL), "06_predict")
 
 
 def test_a_killed_run_keeps_others_out_while_it_lives_and_is_gone_on_with(first, folders):

