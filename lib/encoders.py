@@ -126,10 +126,9 @@ class Encoder:
 
     def __post_init__(self) -> None:
         for module in self.stages.eval().modules():
-            if parametrize.is_parametrized(module, "weight"):  # the weights of a positional convolution, computed once
-                parametrize.remove_parametrizations(
-                    module, "weight"
-                )  # while they can learn: else they would be no parameter
+            # weights of a positional convolution, computed once, while they can learn: else they would be no parameter
+            if parametrize.is_parametrized(module, "weight"):
+                parametrize.remove_parametrizations(module, "weight")
         self.stages.requires_grad_(False)
 
     @property

@@ -218,12 +218,10 @@ def load_model_folder(folder: Path, encoder: Encoder | None = None) -> ModelFold
     except ValueError as error:
         shipped = paths.ASSETS / READY[-1]
         gain = tell_gain(folder, shipped) if (shipped / DESCRIPTION).exists() else ""
-        gain = (
-            f". What it would bring, by its own test (instead of '{shipped.name}', which ships): {gain}" if gain else ""
-        )
-        raise ValueError(
-            f"{folder}: answers through {which}, load it or hand it over as `encoder`: {error}{gain}"
-        ) from error
+        if gain:
+            gain = f". What it would bring, by its own test (instead of '{shipped.name}', which ships): {gain}"
+        refused = f"{folder}: answers through {which}, load it or hand it over as `encoder`: {error}{gain}"
+        raise ValueError(refused) from error
     if encoder.weights_sha256 != wanted["weights_sha256"]:
         raise ValueError(
             f"{folder}: was trained on encoder {which}, here are {encoder.name} with {encoder.weights_sha256[:12]}...; "

@@ -111,9 +111,8 @@ def coverage_table(targets: np.ndarray, probabilities: np.ndarray, classes: list
     """
     confidence, answers, size = probabilities.max(axis=1), probabilities.argmax(axis=1), len(classes)
     order = np.argsort(-confidence, kind="stable")
-    last = (
-        np.unique(np.ceil(np.linspace(0, 1, 101)[1:] * len(order)).astype(int)) - 1
-    )  # place in the order of each row's last
+    # of each row's last clip the place in the order
+    last = np.unique(np.ceil(np.linspace(0, 1, 101)[1:] * len(order)).astype(int)) - 1
     cells = np.eye(size**2)[(targets * size + answers)[order]].cumsum(axis=0)[last].reshape(-1, size, size)
     scores, named = confusion_metrics(cells, classes), cells.sum(axis=1) + cells.sum(axis=2) > 0
     occurring = cells[-1].sum(axis=1) > 0
