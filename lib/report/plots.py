@@ -4,6 +4,7 @@ Classes come in the order that the caller gives, and keep their colours everywhe
 100 % no text is smaller than 11 pixels.
 """
 
+import textwrap
 from collections.abc import Iterable, Sequence
 
 import matplotlib
@@ -304,7 +305,7 @@ def plot_intervals(scores: pd.DataFrame, title: str) -> Figure:
     draw_intervals(ax, rows, ["#8A8A8A" if is_baseline(model) else PALETTE[0] for model in rows["model"]], 1.6, 34)
     for place, value in rows["value"].items():
         ax.annotate(f"{value:.2f}", (value, place), (0, 6), textcoords="offset points", ha="center", fontsize=9)
-    ax.set_yticks(range(len(rows)), rows["model"].map(model_name))
+    ax.set_yticks(range(len(rows)), [textwrap.fill(model_name(model), 32) for model in rows["model"]])
     label = f"{metric_name(rows['metric'].iloc[0])}, 95 % interval over speakers"
     ax.set(xlabel=label, ylim=(-0.6, len(rows) - 0.2), title=title)
     return figure
