@@ -314,9 +314,8 @@ def _mix_channels(blocks: Blocks, name: str, warnings: list[str]) -> Blocks:
                 warnings += [UPSIDE_DOWN] if signs.min() < 0 and UPSIDE_DOWN not in warnings else []
                 pieces = samples[: len(samples) // step * step].reshape(-1, step, count)
                 loudness.setdefault(count, []).append(np.sqrt(np.square(pieces).mean(axis=1)))
-                samples = (samples * np.repeat(signs, min(rate_hz, len(samples)), axis=0)[: len(samples)]).mean(
-                    axis=1, keepdims=True
-                )
+                turned = samples * np.repeat(signs, min(rate_hz, len(samples)), axis=0)[: len(samples)]
+                samples = turned.mean(axis=1, keepdims=True)
             yield samples, rate_hz
     finally:  # at the end of a cut, too
         for frames in (frames for frames in map(np.concatenate, loudness.values()) if len(frames) > 50):

@@ -3,7 +3,6 @@
 Their inputs are measured once, where windows are cut (`measure_acoustics`), so evaluation never needs the audio again.
 """
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -94,18 +93,14 @@ def _autocorrelation(frames: np.ndarray, lags: int) -> np.ndarray:
     return product / np.sqrt(np.maximum(head * tail, 1e-12))
 
 
-@cache
-def _mel_filters(bins: int, rate_hz: int) -> np.ndarray:
-    from torchaudio.functional import melscale_fbanks
-
-    return melscale_fbanks(bins, 0.0, rate_hz / 2, 40, rate_hz).numpy()  # [bins, 40]
-
-
 def measure_mfcc(waves: np.ndarray, rate_hz: int) -> np.ndarray:
     """Coefficients [B, T, MFCCS] as torchaudio's MFCC gives for one window at a time: 25-ms frames every 20 ms."""
+    from torchaudio.functional import melscale_fbanks
+
     size, hop = int(0.025 * rate_hz), int(0.02 * rate_hz)
+    filters = melscale_fbanks(size // 2 + 1, 0.0, rate_hz / 2, 40, rate_hz).numpy()  # [bins, 40]
     spectrum = fft.rfft(_frames(waves, size, hop) * get_window("hann", size).astype(np.float32))
-    mel = (spectrum.real**2 + spectrum.imag**2) @ _mel_filters(size // 2 + 1, rate_hz)  # [B, T, 40]
+    mel = (spectrum.real**2 + spectrum.imag**2) @ filters  # [B, T, 40]
     mel_db = 10 * np.log10(np.maximum(mel, 1e-10))
     mel_db = np.maximum(mel_db, mel_db.max(axis=(1, 2), keepdims=True) - 80)  # of its own window, not of the batch
     return fft.dct(mel_db, norm="ortho")[..., :MFCCS]
@@ -143,10 +138,7 @@ def fit_baseline(
 
 
 def make_probe(strength: float = 1.0) -> Any:
-    """A logistic regression with balanced class weights on standardised vectors (n, K); NaN becomes the median.
-
-    `strength` is the inverse of the penalty (scikit-learn's C). Used for baselines, layer probes and audits alike.
-    """
+    """A logistic regression, classes balanced, on standardised vectors (n, K); NaN becomes the median. strength: C."""
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

@@ -44,10 +44,8 @@ def notebook_path(notebook: str) -> Path:
 
 
 def declared_parameters(path: Path) -> dict[str, tuple[type, Any]]:
-    """Name → (type, default) of every line of the notebook's cell tagged `parameters`.
-
-    ValueError when the cell is missing, when a line is no typed assignment of a literal, or when its type is unknown.
-    """
+    """Name → (type, default) of every line of the notebook's cell tagged `parameters`. ValueError when the cell is missing
+    or a line is no typed assignment of a literal."""
     cells = nbformat.read(path, as_version=4).cells
     tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     if len(tagged) != 1:

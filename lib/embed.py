@@ -31,18 +31,9 @@ def calibration_waveforms(windows: np.ndarray) -> np.ndarray:
 
 
 def embed_windows(
-    folder: Path,
-    windows: np.ndarray,
-    window_ids: list[str],
-    encoder: Encoder,
-    choice: EngineChoice,
-    *,
-    feature: str = "emission",
-    dtype: str = "float16",
-    copy: int = 0,
-    seed: int = 0,
-    workers: int = 0,
-) -> int:
+    folder: Path, windows: np.ndarray, window_ids: list[str], encoder: Encoder, choice: EngineChoice, *,
+    feature: str = "emission", dtype: str = "float16", copy: int = 0, seed: int = 0, workers: int = 0,
+) -> int:  # fmt: skip
     """Fill the store in `folder` with these windows' embeddings; return the number of blocks made now.
 
     windows: int16 (n, samples), a memory map of what 02_segment wrote; window_ids: their ids, in the same order.
@@ -56,8 +47,7 @@ def embed_windows(
         raise ValueError(f"{len(window_ids)} ids for {len(windows)} windows; run 02_segment again")
     samples = windows.shape[1]
     writer = StoreWriter(folder, window_ids, describe_store(encoder, feature, dtype, samples))
-    missing = writer.missing()
-    if missing:
+    if missing := writer.missing():
         options = {"streams": workers, "calibration": lambda: calibration_waveforms(windows)}
         engine = load_engine(encoder, feature, choice, samples=samples, **options)
         embed_blocks(writer, windows, engine, missing, copy, seed)
@@ -87,11 +77,8 @@ def embed_blocks(
         return encode_batch(engine, alter_waveforms(waveforms, [seed, copy, batch.start]) if copy else waveforms)
 
     count, about = sum(rows.stop - rows.start for rows in blocks), f"embedding with {engine.encoder}"
-    with (
-        torch_threads(1),
-        ThreadPoolExecutor(engine.streams) as pool,
-        tqdm(total=count, desc=about, unit="window") as bar,
-    ):
+    bar = tqdm(total=count, desc=about, unit="window")
+    with torch_threads(1), ThreadPoolExecutor(engine.streams) as pool, bar:
         for rows in blocks:
             starts = range(rows.start, rows.stop, engine.batch)
             parts = []

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -26,16 +26,13 @@ from lib.tiny import speaker_models
 
 TINY = "wav2vec2-tiny"
 UNTRAINED = "wav2vec2-tiny-untrained"
-CAMPPLUS = "campplus"
-RESEMBLYZER = "resemblyzer"
-OURS = [TINY, UNTRAINED, CAMPPLUS, RESEMBLYZER]
-NO_TRADE = ("VOXPOPULI", "MMS")  # bundles that torchaudio's documentation puts under CC BY-NC 4.0, the others under MIT
-CAMPPLUS_NOTE = "CAM++, a speaker model of 7 million weights that heard 200,000 speakers of Chinese and English"
-RESEMBLYZER_NOTE = "Resemblyzer, a speaker model of 1.4 million weights, as published"
-WHEELS = {  # where a speaker model's weights are, what loads them, and what a reader should know
-    CAMPPLUS: (speaker_models.CAMPPLUS_WEIGHTS, speaker_models.load_campplus, CAMPPLUS_NOTE),
-    RESEMBLYZER: (speaker_models.RESEMBLYZER_WEIGHTS, speaker_models.load_resemblyzer, RESEMBLYZER_NOTE),
+CAMPPLUS, RESEMBLYZER = "campplus", "resemblyzer"
+WHEELS = {  # where a speaker model's weights are, and what loads them
+    CAMPPLUS: (speaker_models.CAMPPLUS_WEIGHTS, speaker_models.load_campplus),
+    RESEMBLYZER: (speaker_models.RESEMBLYZER_WEIGHTS, speaker_models.load_resemblyzer),
 }
+OURS = [TINY, UNTRAINED, *WHEELS]
+NO_TRADE = ("VOXPOPULI", "MMS")  # bundles that torchaudio's documentation puts under CC BY-NC 4.0, the others under MIT
 
 
 class Wav2Vec2Stages(nn.Module):
@@ -48,17 +45,19 @@ class Wav2Vec2Stages(nn.Module):
     def __init__(self, model: nn.Module, normalize: bool) -> None:
         super().__init__()
         self.log_softmax = getattr(model, "apply_log_softmax", False)
-        self.normalize = normalize  # bring each window to zero mean and unit variance first
+        self.normalize = normalize  # each window by itself; torchaudio's wrapper would take a batch as one
         while not hasattr(model, "feature_extractor"):  # torchaudio's bundles may wrap it to normalise its input
             model = model.model
         self.feature_extractor, self.feature_projection = model.feature_extractor, model.encoder.feature_projection
         self.transformer, self.aux = model.encoder.transformer, model.aux
 
+    def prepare(self, waveforms: Tensor) -> Tensor:
+        """What the model itself takes for (B, samples): some want each window with zero mean and unit variance."""
+        return nn.functional.layer_norm(waveforms, [int(waveforms.shape[-1])]) if self.normalize else waveforms
+
     def forward(self, waveforms: Tensor) -> dict[str, Tensor]:
         """Stages, each (B, T, D), of (B, samples)."""
-        if self.normalize:
-            waveforms = normalize_windows(waveforms)
-        conv, _ = self.feature_extractor(waveforms, None)
+        conv, _ = self.feature_extractor(self.prepare(waveforms), None)
         x = self.transformer._preprocess(self.feature_projection(conv))
         stages, position_bias = {"conv": conv, "layer:0": x}, None  # the bias is WavLM's
         for number, layer in enumerate(self.transformer.layers, 1):
@@ -71,26 +70,9 @@ class Wav2Vec2Stages(nn.Module):
         return stages
 
 
-class SpeakerStages(nn.Module):
-    """CAM++'s three blocks and its embedding, or Resemblyzer's embedding."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, waveforms: Tensor) -> dict[str, Tensor]:
-        """Stages, (B, T, D) or (B, D), of (B, samples)."""
-        if isinstance(self.model, speaker_models.Resemblyzer):
-            return {"embedding": self.model(waveforms)}
-        blocks, embedding = self.model(waveforms)
-        return {f"block:{number}": block for number, block in enumerate(blocks, 1)} | {"embedding": embedding}
-
-
 class Summary(nn.Module):
-    """What a store keeps of an encoder: the frames of one stage, and the time mean and deviation of every stage.
-
-    `forward` gives (frames, statistics), (B, T, D) and (B, S); without `feature` the statistics alone, (B, S).
-    """
+    """What a store keeps of an encoder: frames (B, T, D) of the stage `feature`, and time mean and deviation of every stage,
+    (B, S); without `feature` these alone."""
 
     def __init__(self, stages: nn.Module, feature: str) -> None:
         super().__init__()
@@ -136,21 +118,10 @@ class Encoder:
         """Number of weights; of an ONNX file what its size says."""
         return getattr(self.stages, "count", None) or sum(weight.numel() for weight in self.stages.parameters())
 
-    @property
-    def stride_ms(self) -> float | None:
-        """Time from one frame to the next; None where there are no frames."""
-        stages = (self.encode(torch.zeros(1, seconds * RATE_HZ)).values() for seconds in (1, 2))
-        short, long = (max((stage.shape[1] for stage in each if stage.dim() == 3), default=0) for each in stages)
-        return 1000 / (long - short) if long > short else None
-
     def encode(self, waveforms: Tensor) -> dict[str, Tensor]:
         """Every stage of waveforms (B, samples) at 16 kHz, from bottom to top."""
         with torch.inference_mode():
             return self.stages(waveforms)
-
-    def prepare(self, waveforms: Tensor) -> Tensor:
-        """What goes into `wav2vec2` for waveforms (B, samples): some encoders want zero mean and unit variance."""
-        return normalize_windows(waveforms) if getattr(self.stages, "normalize", False) else waveforms
 
     def summary(self, feature: str = "") -> Summary:
         """The module that engines compute; ValueError when there is no such stage, or it has no frames."""
@@ -172,15 +143,12 @@ class Encoder:
         """What a reader should know, as a table of two columns."""
         facts = {"name": self.name, "what it is": self.note, "licence": self.licence}
         facts |= {"parameters": f"{self.parameters:,}", "stages": ", ".join(self.parts())}
-        stride = f"one every {ms:g} ms" if (ms := self.stride_ms) else "none: vectors alone"
+        stages = (self.encode(torch.zeros(1, seconds * RATE_HZ)).values() for seconds in (1, 2))
+        short, long = (max((stage.shape[1] for stage in each if stage.dim() == 3), default=0) for each in stages)
+        stride = f"one every {1000 / (long - short):g} ms" if long > short else "none: vectors alone"
         facts["frames"] = f"{stride}, of sound at {RATE_HZ:,} Hz"
         facts["SHA-256 of the weights"] = self.weights_sha256
         return pd.DataFrame({"fact": facts.keys(), "value": facts.values()})
-
-
-def normalize_windows(waveforms: Tensor) -> Tensor:
-    """Each window (B, samples) to zero mean and unit variance by itself; torchaudio's wrapper takes a batch as one."""
-    return nn.functional.layer_norm(waveforms, [int(waveforms.shape[-1])])
 
 
 def load_encoder(name: str) -> Encoder:
@@ -188,9 +156,9 @@ def load_encoder(name: str) -> Encoder:
     if name in (TINY, UNTRAINED):
         return _load_tiny(name)
     if name in WHEELS:
-        weights, load, note = WHEELS[name]
-        path = speaker_models.wheel_file(*weights)
-        return Encoder(name, SpeakerStages(load(path)), note, file_checksum(path), "Apache-2.0")
+        weights, load = WHEELS[name]
+        digest = file_checksum(speaker_models.wheel_file(*weights))
+        return Encoder(name, model := load(), model.note, digest, "Apache-2.0")
     if name.startswith(tuple(hub.PACKAGES)):
         return Encoder(*hub.load(name))
     check_encoder(name)
@@ -198,10 +166,8 @@ def load_encoder(name: str) -> Encoder:
 
 
 def check_encoder(name: str) -> None:
-    """ValueError saying what to do when there is no encoder of this name, before a notebook runs.
-
-    Of `hf:` and `onnx:` package and model are looked for, and a repository's files fetched; weights are not read.
-    """
+    """ValueError saying what to do when there is no encoder of this name, before a notebook runs; weights are not read, but
+    files of a repository are fetched."""
     if name.startswith(tuple(hub.PACKAGES)):
         hub.find(name)
     elif name in WHEELS:
@@ -254,20 +220,18 @@ def _load_bundle(name: str) -> Encoder:
             f"encoder {name}: {url} could not be fetched ({error}); fetch it where there is a network and put it at "
             f"{weights}, or use the encoder {TINY}, which ships here"
         ) from error
-    digest, options = check_weights(weights), {"progress": False, "weights_only": True}
-    options |= {"model_dir": str(weights.parent), "file_name": weights.name}
+    options = {"progress": False, "weights_only": True, "model_dir": str(weights.parent), "file_name": weights.name}
     more = {"with_star": False} if isinstance(bundle, pipelines.Wav2Vec2FABundle) else {}
     try:
         model = bundle.get_model(dl_kwargs=options, **more)
     except Exception as error:
-        weights.with_name(weights.name + ".sha256").unlink(missing_ok=True)  # else the right file would be refused next
         reason = f"{weights} does not hold its weights ({' '.join(str(error).split())[:200]})"
         raise ValueError(f"encoder {name}: {reason}; delete it and run again") from error
     if bundle._normalize_waveform:
-        model.normalize_waveform = False  # the wrapper would take a whole batch as one
+        model.normalize_waveform = False  # done by `stages`
     stages = Wav2Vec2Stages(model, bool(bundle._normalize_waveform))
     licence = "CC BY-NC 4.0" if name.startswith(NO_TRADE) else "MIT"
-    return Encoder(name, stages, f"torchaudio's {name}, as published", digest, licence, model)
+    return Encoder(name, stages, f"torchaudio's {name}, as published", check_weights(weights), licence, model)
 
 
 def locate_bundle(name: str) -> tuple[str, Path]:
@@ -301,9 +265,5 @@ def check_weights(path: Path) -> str:
 
 
 def state_checksum(model: nn.Module) -> str:
-    """SHA-256 over a model's parameters, in the order of their names."""
-    digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(np.ascontiguousarray(value.numpy()).tobytes())
-    return digest.hexdigest()
+    """SHA-256 over a model's parameters, as safetensors would write them."""
+    return hashlib.sha256(save(model.state_dict())).hexdigest()

@@ -46,32 +46,29 @@ def find(name: str) -> tuple[Path, str, str]:
         here = noted.read_text(encoding="utf-8").split()[0] if noted.is_file() else ""
         if revision not in ("", here):
             raise ValueError(f"encoder {name}: {path} holds revision {here or 'unknown'}; bring that one, or name none")
-        _check_folder(name, path)
-        return path, here, name
-    try:
-        from huggingface_hub import snapshot_download
+        found = path, here, name
+    else:
+        try:
+            from huggingface_hub import snapshot_download
 
-        path = Path(snapshot_download(place, revision=revision or None, allow_patterns=[*FILES, "README.md"]))
-    except Exception as error:  # no network, no such model, no permission
-        repository = place if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", place) else "<repository>"
-        command = f"hf download {repository}{f' --revision {revision}' if revision else ''} --local-dir <folder>"
-        advice = f"on a machine with a network run `{command}`, bring the folder, then encoder: hf:<folder>"
-        reason = " ".join(str(error).split())[:200] if repository == place else "there is no such folder"
-        raise ValueError(f"encoder {name}: not here, and not to be fetched ({reason}); {advice}") from error
-    _check_folder(name, path)
-    return path, path.name, f"{HF}{place}@{path.name}"  # a snapshot's folder is called after its commit
-
-
-def _check_folder(name: str, folder: Path) -> None:
-    family = paths.load_json(folder / CONFIG).get("model_type") if (folder / CONFIG).is_file() else None
+            path = Path(snapshot_download(place, revision=revision or None, allow_patterns=[*FILES, "README.md"]))
+        except Exception as error:  # no network, no such model, no permission
+            repository = place if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", place) else "<repository>"
+            command = f"hf download {repository}{f' --revision {revision}' if revision else ''} --local-dir <folder>"
+            advice = f"on a machine with a network run `{command}`, bring the folder, then encoder: hf:<folder>"
+            reason = " ".join(str(error).split())[:200] if repository == place else "there is no such folder"
+            raise ValueError(f"encoder {name}: not here, and not to be fetched ({reason}); {advice}") from error
+        found = path, path.name, f"{HF}{place}@{path.name}"  # a snapshot's folder is called after its commit
+    family = paths.load_json(path / CONFIG).get("model_type") if (path / CONFIG).is_file() else None
     if family not in FAMILIES:
-        raise ValueError(f"encoder {name}: a model of type {family!r} in {folder}; must be of {', '.join(FAMILIES)}")
-    if not any(folder.glob(EXTRACTOR)):
-        raise ValueError(f"encoder {name}: {folder} lacks preprocessor_config.json, which says how sound is prepared")
-    if not any(folder.glob("model*.safetensors")):
-        command = f"from transformers import AutoModel as A; A.from_pretrained('{folder}').save_pretrained('{folder}')"
+        raise ValueError(f"encoder {name}: a model of type {family!r} in {path}; must be of {', '.join(FAMILIES)}")
+    if not any(path.glob(EXTRACTOR)):
+        raise ValueError(f"encoder {name}: {path} lacks preprocessor_config.json, which says how sound is prepared")
+    if not any(path.glob("model*.safetensors")):
+        command = f"from transformers import AutoModel as A; A.from_pretrained('{path}').save_pretrained('{path}')"
         why = "a pickle (pytorch_model.bin) can run any program and is never read; convert it where you trust it"
-        raise ValueError(f'encoder {name}: {folder} holds no model.safetensors, and {why}: python -c "{command}"')
+        raise ValueError(f'encoder {name}: {path} holds no model.safetensors, and {why}: python -c "{command}"')
+    return found
 
 
 class TransformersStages(nn.Module):

@@ -62,10 +62,7 @@ class Problem:
             self.linear.bias.copy_(torch.from_numpy(bias))
 
     def loss(self, values: np.ndarray, rows: np.ndarray) -> float:
-        """Negative log-likelihood on other rows, classes alike, once the best temperature is taken, as answers are later.
-
-        Judged on all rows where its own lack a class.
-        """
+        """Negative log-likelihood on other rows, of all where its own lack a class; classes alike, at the best temperature."""
         own = self.judged[rows]
         if len(np.unique(self.targets[rows][own])) < len(self.probe.classes_):
             own = np.ones(len(rows), bool)
@@ -92,22 +89,13 @@ class Problem:
 
 
 def fit_linear(
-    model: Model,
-    features: Any,
-    targets: np.ndarray,
-    rows_train: np.ndarray,
-    rows_validation: np.ndarray,
-    folder: Path,
-    weights: np.ndarray,
-    children: np.ndarray,
-    voices: np.ndarray,
-    seed: int = 0,
+    model: Model, features: Any, targets: np.ndarray, rows_train: np.ndarray, rows_validation: np.ndarray, folder: Path,
+    weights: np.ndarray, children: np.ndarray, voices: np.ndarray, seed: int = 0,
     penalties: Sequence[float | Sequence[float]] = PENALTIES,
-) -> tuple[pd.DataFrame, int]:
+) -> tuple[pd.DataFrame, int]:  # fmt: skip
     """Fit a linear model at every penalty; the one with the lowest tempered loss is chosen, each regression's by itself.
 
     Returns the history, one row a penalty, numbered from 1 in the column "epoch", and the chosen one's number.
-
     weights, children, voices: (len(features),) factor on each row's loss, whether a child speaks (for "experts"), and
     the speaker, by whom training is folded to choose; validation chooses where too few speak. penalties: to choose
     from, or a single list with one for each regression. The other parameters are those of `lib.train.fit_network`; a
@@ -124,7 +112,6 @@ def fit_linear(
         values, unheard = (model.normaliser(torch.from_numpy(features[rows])).numpy() for rows in (rows_train, judged))
     learned = np.isin(np.arange(len(targets)), rows_train)
     problems = list_problems(model.network, targets, np.where(learned, weights, 0.0), children)
-
     if isinstance(penalties[0], float):
         losses = np.stack([one.losses(penalties, values, rows_train, (unheard, judged), voices) for one in problems])
         trials = [([penalty] * len(problems), losses[:, number].sum()) for number, penalty in enumerate(penalties)]
@@ -162,20 +149,17 @@ def list_problems(network: nn.Module, targets: np.ndarray, weights: np.ndarray, 
             "the network 'experts' learns to tell children from others by the ages of training's speakers, who are all on one "
             "side; take 'linear' with the same parts, or add speakers of the other side"
         )
-    gate = Problem(network.gate, columns[0], children, _spread(weights, children), everybody)
     others, own = network.experts
     return [
-        gate,
+        Problem(network.gate, columns[0], children, _spread(weights, children), everybody),
         Problem(others, columns[1], targets, _spread(weights), ~children),
         Problem(own, columns[1], targets, _spread(weights * np.where(children, OWN, 1)), children),
     ]
 
 
 def middle_penalty(told: Sequence[str], count: int) -> list[float]:
-    """The median of several trainings' penalties, as histories keep them, for each of a network's `count` regressions.
-
-    "0.0001" is of all regressions, "0.01|0.0001" of each.
-    """
+    """The median of several trainings' penalties, as histories keep them ("0.0001" is of all regressions, "0.01|0.0001" of
+    each), for each of a network's `count` regressions."""
     values = [[float(one) for one in str(text).split("|")] for text in told]
     return np.median([each * (count // len(each)) for each in values], axis=0).tolist()
 

@@ -8,11 +8,11 @@
 Nothing in it is pickled; loading compares every hash, that of model.json's own content included, before a weight is used.
 """
 
-import importlib.metadata
 import platform
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -109,17 +109,9 @@ def save_model_folder(
             weights = Path(shutil.copyfile(checkpoint, partial / f"{task}.safetensors"))
             heads[task] = _describe_head(weights, settings.get(task, {}), years.get(task), trainings.get(task))
         facts = {"name": encoder.name, "weights_sha256": encoder.weights_sha256, "note": encoder.note}
-        description = {
-            "format": FORMAT,
-            "name": folder.name,
-            "encoder": facts | {"parts": encoder.parts()},
-            "feature": feature,
-            "windowing": vars(windowing),
-            "heads": heads,
-            "metrics": list(metrics),
-            "about": about or {},
-            "versions": _versions(),
-        }
+        description = {"format": FORMAT, "name": folder.name, "encoder": facts | {"parts": encoder.parts()}}
+        description |= {"feature": feature, "windowing": vars(windowing), "heads": heads, "metrics": list(metrics)}
+        description |= {"about": about or {}, "versions": _versions()}
         paths.save_json(partial / DESCRIPTION, description | {"checksum": fingerprint_of(description)})
         (partial / CARD).write_text(write_card(description), encoding="utf-8")
         partial.chmod(0o755)
@@ -134,25 +126,16 @@ def _describe_head(weights: Path, chosen: dict[str, Any], years: Years | None, t
     model, record = load_model(weights)
     classed = {} if years else chosen  # an age in years has an interval instead: never silent, no class rare
     threshold, bits = classed.get("rare_clip_threshold", np.nan), classed.get("disagreement", np.inf)
-    return {
-        "file": weights.name,
-        "sha256": file_checksum(weights),
-        "classes": model.settings["classes"],
-        "network": model.settings["name"],
-        "normalisation": model.settings["normalisation"],
-        "epoch": record.get("epoch"),
-        "training": training,
-        "calibration": vars(Calibration(chosen.get("temperature", 1.0), chosen.get("cap", 1.0))),
-        "years": asdict(years) if years else None,
-        "threshold": float(classed.get("silence", 0.0)),
-        "rare": None if np.isnan(threshold) else [classed["rare"], threshold],
-        "disagreement": bits if bits < np.inf else None,
-    }
+    calibration = Calibration(chosen.get("temperature", 1.0), chosen.get("cap", 1.0))
+    facts = {"file": weights.name, "sha256": file_checksum(weights), "training": training, "epoch": record.get("epoch")}
+    facts |= {"network": model.settings["name"]} | {key: model.settings[key] for key in ("classes", "normalisation")}
+    facts |= {"calibration": vars(calibration), "years": asdict(years) if years else None}
+    facts |= {"threshold": float(classed.get("silence", 0.0)), "disagreement": bits if bits < np.inf else None}
+    return facts | {"rare": None if np.isnan(threshold) else [classed["rare"], threshold]}
 
 
 def _versions() -> dict[str, str]:
-    libraries = {name: importlib.metadata.version(name) for name in RECORDED_VERSIONS}
-    return {"python": platform.python_version()} | libraries
+    return {"python": platform.python_version()} | {name: version(name) for name in RECORDED_VERSIONS}
 
 
 def write_card(description: dict[str, Any]) -> str:
@@ -165,17 +148,14 @@ def write_card(description: dict[str, Any]) -> str:
     headlines = [results.find_headline(scores, view | {"model": name}) for view in views]
     told_of = {key: value for key, value in description["about"].items() if value not in ("", None, [], {})}
     facts = [{"fact": key.replace("_", " "), "value": _text(told_of[key])} for key in told_of if key != "encoder"]
-    tables = {
-        "head_table": describe_heads(description["heads"]),
-        "fact_table": pd.DataFrame(facts),
-        "score_table": results.tabulate(whole[told], rows=["task", "model", "level"]),
-        "slice_table": results.tabulate(slices, rows=["task", "subset"]),
-    }
+    tables = {"head_table": describe_heads(description["heads"]), "fact_table": pd.DataFrame(facts)}
+    tables |= {"score_table": results.tabulate(whole[told], ["task", "model", "level"])}
+    tables |= {"slice_table": results.tabulate(slices, ["task", "subset"])}
     texts = {name: results.to_markdown(table) if len(table) else "" for name, table in tables.items()}
     texts["sentences"] = list(filter(None, map(results.tell_score, headlines)))
+    template = (paths.TEMPLATES / "card.md.j2").read_text(encoding="utf-8")
     options = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(paths.TEMPLATES), autoescape=False, **options)
-    return environment.get_template("card.md.j2").render(**description, **texts)
+    return jinja2.Template(template, **options).render(**description, **texts)
 
 
 def describe_heads(heads: dict[str, dict[str, Any]]) -> pd.DataFrame:
@@ -216,28 +196,24 @@ def load_model_folder(folder: Path, encoder: Encoder | None = None) -> ModelFold
     try:
         encoder = encoder or load_encoder(wanted["name"])
     except ValueError as error:
-        shipped = paths.ASSETS / READY[-1]
-        gain = tell_gain(folder, shipped) if (shipped / DESCRIPTION).exists() else ""
-        if gain:
-            gain = f". What it would bring, by its own test (instead of '{shipped.name}', which ships): {gain}"
-        refused = f"{folder}: answers through {which}, load it or hand it over as `encoder`: {error}{gain}"
+        shipped = READY[-1]
+        refused = f"{folder}: answers through {which}, load it or hand it over as `encoder`: {error}"
+        if gain := tell_gain(folder, paths.ASSETS / shipped):
+            refused += f". What it would bring, by its own test (instead of '{shipped}', which ships): {gain}"
         raise ValueError(refused) from error
     if encoder.weights_sha256 != wanted["weights_sha256"]:
         raise ValueError(
             f"{folder}: was trained on encoder {which}, here are {encoder.name} with {encoder.weights_sha256[:12]}...; "
             "its answers would mean nothing. Get the encoder of that version, or train again"
         )
-    here, there = _versions(), description["versions"]
-    other = [
-        f"{name} {there[name]} there, {here.get(name, 'none')} here" for name in there if there[name] != here.get(name)
-    ]
-    warnings = [SYNTHETIC] if about.get("synthetic") else []
-    if other:
-        warnings.append(f"made with other versions: {', '.join(other)}")
+    here, warnings = _versions(), [SYNTHETIC] if about.get("synthetic") else []
+    made = description["versions"].items() - here.items()
+    other = [f"{name} {there} there, {here.get(name, 'none')} here" for name, there in sorted(made)]
+    warnings += [f"made with other versions: {', '.join(other)}"] if other else []
     engine = about.get("engine") or {"precision": "float32"}
     if engine["precision"] != "float32":
-        made = f"{engine['library']} in {engine['precision']}"
-        warnings.append(f"trained on embeddings by {made}; answers here come from the exact ones, by torch in float32")
+        by = f"{engine['library']} in {engine['precision']}"
+        warnings.append(f"trained on embeddings by {by}; answers here come from the exact ones, by torch in float32")
     windowing = Windowing(**description["windowing"])
     return ModelFolder(folder.resolve().name, heads, encoder, windowing, description["feature"], description, warnings)
 
@@ -272,9 +248,7 @@ def _own_scores(description: dict[str, Any]) -> dict[str, tuple[tuple, dict[str,
 def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     if not path.is_file():
-        raise ValueError(
-            f"{folder}: no model folder ({DESCRIPTION} is missing); notebooks/05_evaluate.ipynb writes one"
-        )
+        raise ValueError(f"{folder}: no model folder ({path.name} is missing); notebooks/05_evaluate.ipynb writes one")
     description = paths.load_json(path)
     if not isinstance(description, dict):
         raise ValueError(f"{folder}: {DESCRIPTION} describes no model; copy the whole folder again")

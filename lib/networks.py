@@ -1,7 +1,7 @@
 """The classifiers on top of embeddings: the paper's two networks and the linear models.
 
-The paper's networks read frames (B, T, D), the others time statistics, one vector (B, D) a window. All give log-probabilities (B, C). Normalisation is part of the model, so training, evaluation and inference cannot
-disagree about it.
+The paper's networks read frames (B, T, D), the others time statistics, one vector (B, D) a window. All give
+log-probabilities (B, C). Normalisation is part of the model, so training, evaluation and inference cannot disagree about it.
 """
 
 import copy
@@ -28,10 +28,8 @@ class PaperNet(nn.Module):
 
 
 class AgeNet(PaperNet):
-    """The paper's age network, layer for layer from its published code.
-
-    `width` multiplies every hidden size; 1.0 is the paper: 10,980,866 parameters for two classes.
-    """
+    """The paper's age network, layer for layer from its published code: 10,980,866 parameters for two classes. `width`
+    multiplies every hidden size."""
 
     least = (126, 27)
 
@@ -177,38 +175,24 @@ def split_name(network: str) -> tuple[str, list[list[str]]]:
     return kind, steps
 
 
-def parts_read(network: str) -> list[str]:
-    """Parts of a store that a network reads side by side; [] = frames for "paper", all statistics for the others."""
-    return [name for step in split_name(network)[1] for name in step]
-
-
 def select_input(network: str, tensors: dict[str, np.ndarray], parts: dict[str, list[int]]) -> np.ndarray:
-    """What a network reads of windows' tensors: frames (n, T, D) or columns of the statistics (n, S).
-
-    tensors: `frames` and `statistics`, arrays or torch's; parts: first and last column (exclusive) of each part of the latter.
-    """
+    """What a network reads of `frames` (n, T, D) and `statistics` (n, S), arrays or torch's: the former, or columns of the
+    latter; parts: first and last column (exclusive) of each."""
     if network == "paper":
         return tensors["frames"]
-    columns = [column for name in parts_read(network) for column in range(*parts[name])]
+    columns = [column for step in split_name(network)[1] for name in step for column in range(*parts[name])]
     return tensors["statistics"][:, columns] if columns else tensors["statistics"]
 
 
 def build_network(
-    name: str,
-    classes: list[str],
-    shape: Sequence[int],
-    *,
-    task: str = "gender",
-    width: float = 1.0,
-    normalisation: str = "standard",
-    widths: Sequence[int] = (),
-    seed: int = 0,
-) -> Model:
+    name: str, classes: list[str], shape: Sequence[int], *, task: str = "gender", width: float = 1.0,
+    normalisation: str = "standard", widths: Sequence[int] = (), seed: int = 0,
+) -> Model:  # fmt: skip
     """A model with seeded weights. ValueError for an unknown name and for an input too small for the network's pooling.
 
-    name: see `split_name`; "paper" is the age network for tasks that begin with "age", else the gender network. shape:
-    of one window's input, (T, D) of frames, (D,) of one vector. width: factor on the hidden sizes of
-    the paper's networks. widths: of the columns of each of the name's lists, for "steps" and "experts" alone.
+    name: see `split_name`; "paper" is the age network for tasks that begin with "age", else the gender network. shape: of one
+    window's input, (T, D) of frames, (D,) of one vector. width: factor on the hidden sizes of the paper's networks. widths: of
+    the columns of each of the name's lists, for "steps" and "experts" alone.
     """
     if len(classes) < 2 or len(set(classes)) != len(classes):
         raise ValueError(f"a classifier needs at least two different classes, not {classes}")
@@ -225,16 +209,11 @@ def build_network(
             f"frames of {list(shape)} are too small for the paper's {paper.__name__}, which needs T >= {paper.least[0]} "
             f"and D >= {paper.least[1]}; take longer windows, a wider embed.feature, or the network 'linear'"
         )
-    made = {
-        "linear": (LinearNet, shape[0], len(classes)),
-        "steps": (StepsNet, widths),
-        "experts": (ExpertsNet, widths, len(classes)),
-        "paper": (paper, len(classes), width),
-    }
+    sizes = {"linear": (shape[0], len(classes)), "steps": (widths,), "experts": (widths, len(classes))}
+    kinds = {"linear": LinearNet, "steps": StepsNet, "experts": ExpertsNet, "paper": paper}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        make, *sizes = made[kind]
-        network = make(*sizes)
+        network = kinds[kind](*sizes.get(kind, (len(classes), width)))
     return Model(Normaliser(normalisation, shape[-1:] if kind == "paper" else shape), network, settings)
 
 

@@ -61,9 +61,7 @@ def load_json(path: Path) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}: not valid JSON ({error}); delete it and run the stage that wrote it again"
-        ) from error
+        raise ValueError(f"{path}: not valid JSON ({error}); delete it and run its stage again") from error
 
 
 def replace_folder(new: Path, target: Path) -> None:

@@ -30,7 +30,6 @@ from lib.encoders import check_encoder
 from lib.model_folder import DESCRIPTION, READY, Head, ModelFolder, load_model_folder, tell_gain
 from lib.networks import select_input
 from lib.paths import ASSETS, load_json, write_whole
-from lib.scores import expected_years
 from lib.speed.engines import load_engine
 from lib.train import predict_log_probabilities
 from lib.trust.calibration import answer_with_threshold, disagreement
@@ -132,19 +131,16 @@ class Prediction:
 
 
 def find_model(model: Path | str | None) -> Path:
-    """Folder of a model: a path, or the name of one that ships; None = the first of `READY` whose encoder is installed.
-
-    ValueError when there is none; a warning when the first of `READY` is not the one.
-    """
-    shipped, lacking = sorted(path.parent.name for path in ASSETS.glob(f"*/{DESCRIPTION}")), None
+    """Folder of a model: a path, or the name of one that ships; None = the first of `READY` whose encoder is installed, with
+    a warning when it is not the very first. ValueError when there is none."""
+    shipped, lacking = sorted(path.parent.name for path in ASSETS.glob(f"*/{DESCRIPTION}")), {}
     for name in (name for name in READY if model is None and name in shipped):
         try:
             check_encoder(load_json(ASSETS / name / DESCRIPTION)["encoder"]["name"])
         except ValueError as error:
-            lacking = name, error
+            lacking = {name: error}
             continue
-        if lacking:
-            better, error = lacking
+        for better, error in lacking.items():
             gain = f"by their own scores it would bring {tell_gain(ASSETS / better, ASSETS / name)}"
             text = f"the model '{better}' cannot answer here, '{name}' does: {error}. {gain}"
             warnings.warn(text, RuntimeWarning, stacklevel=2)
@@ -229,7 +225,7 @@ def _ask_heads(windows: pd.DataFrame, tensors: dict[str, np.ndarray], model: Mod
         raw = np.exp(predict_log_probabilities(head.model, features).astype(np.float64))
         yield pd.DataFrame(head.calibration.apply(raw), index, [f"p_{head.task}_{name}" for name in head.classes])
         if head.years:
-            yield pd.DataFrame({head.task: expected_years(raw, head.years.centres)}, index)
+            yield pd.DataFrame({head.task: raw @ head.years.centres}, index)
 
 
 def _conclude(name: str, recording: Recording, windows: pd.DataFrame, model: ModelFolder) -> Prediction:
@@ -286,24 +282,19 @@ def predict_listed(
     keep: for each row whether its `tensors` are kept; () = none are.
     """
     model = model if isinstance(model, ModelFolder) else load_model_folder(find_model(model))
-    predictions, shown = [], progress and len(recordings) == 1  # one file has a bar of its own
+    predictions, alone = [], progress and len(recordings) == 1  # one file has a bar of its own
     rows = list(zip_longest(recordings.itertuples(), keep, fillvalue=False))
-    for row, kept in tqdm(rows, "predicting", unit="file", disable=not progress or shown):
-        options = {"name": row.name, "start_s": row.start_s, "end_s": row.end_s, "progress": shown, "keep": kept}
+    for row, kept in tqdm(rows, "predicting", unit="file", disable=not progress or alone):
+        options = {"name": row.name, "start_s": row.start_s, "end_s": row.end_s, "progress": alone, "keep": kept}
         lost = Prediction(row.name, "unreadable", reason=row.fault)
         predictions.append(lost if row.fault else predict(row.path, model=model, **options))
     return predictions
 
 
-def predictions_table(predictions: list[Prediction]) -> pd.DataFrame:
-    """One row a recording; a column that some recording does not have is empty there."""
-    return pd.DataFrame([prediction.row() for prediction in predictions])
-
-
 def count_states(states: Iterable[str]) -> pd.DataFrame:
     """How many recordings ended in each state, all six of them; the counts add up to the recordings given."""
-    counts = pd.Series(list(states), dtype="str").value_counts().reindex(STATES, fill_value=0)
-    return counts.rename_axis("state").rename("recordings").reset_index()
+    counts = pd.Series(pd.Categorical(states, STATES)).value_counts(sort=False)
+    return counts.rename_axis("state").reset_index(name="recordings")
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -319,8 +310,6 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     options, unknown = parser.parse_known_args(words)
     if unknown:
         raise ValueError(f"{unknown[0]}: neither an option (see --help) nor a file that is there; write ./{unknown[0]}")
-    if options.sources and not options.model and (Path(options.sources[0]) / DESCRIPTION).is_file():
-        options.model = options.sources.pop(0)  # as in `python -m lib.predict MODEL FILE`
     return options
 
 
@@ -351,7 +340,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _as_text(predictions: list[Prediction], model: ModelFolder, options: argparse.Namespace) -> str:
-    table = predictions_table(predictions)
+    table = pd.DataFrame([prediction.row() for prediction in predictions])
     if options.csv:
         return table.to_csv(index=False)
     if options.json:

@@ -129,9 +129,9 @@ def tabulate(records: pd.DataFrame, rows: Sequence[str] = ("task", "model"), col
     follow where all cells of a line share them, and the spread between training seeds where there are several.
     Filter the records first, by level, protocol or subset: ValueError when two would share a cell.
     """
-    rows = list(rows)
     if records.empty:
-        return pd.DataFrame(columns=rows)
+        return pd.DataFrame(columns=list(rows))
+    rows = list(rows)
     cells = records.assign(cell=[format_score(record) for record in records.to_dict("records")])
     table = cells.set_index([*rows, columns])["cell"].unstack(sort=False)
     table = table.reindex(columns=records[columns].unique()).fillna("").rename(columns=NAMED.get(columns, str))
@@ -184,13 +184,8 @@ def find_headline(scores: pd.DataFrame, view: Record, differences: pd.DataFrame 
     guesses = [one for one in baselines if one["model"] == (CONSTANT if metric == "mae_years" else "majority")]
     simple = [one for one in baselines if one["model"] not in (CONSTANT, "majority")]
     classes = [name[3:] for name in of_view["metric"] if name.startswith("f1_")]
-    return {
-        "metric": metric,
-        "score": score,
-        "guess": guesses[0] if guesses else None,
-        "simple": simple,
-        "classes": classes,
-    }
+    guess = guesses[0] if guesses else None
+    return {"metric": metric, "score": score, "guess": guess, "simple": simple, "classes": classes}
 
 
 def tell_score(headline: Record | None) -> str:
@@ -206,10 +201,8 @@ def tell_score(headline: Record | None) -> str:
     if unit:
         text = f"answers for {heard} are {format_number(score)} {unit} off on average"
     else:
-        equally = (
-            f", as many {', '.join(classes[:-1])} as {classes[-1]}," if score["metric"] == "uar" and classes else ""
-        )
-        text = f"of 100 {heard}{equally} {format_number(score)} are told right"
+        alike = f", as many {', '.join(classes[:-1])} as {classes[-1]}," if classes else ""
+        text = f"of 100 {heard}{alike if score['metric'] == 'uar' else ''} {format_number(score)} are told right"
     text += f" ({aside})" if aside else ""
     if guess:
         text += f"; {'always the median age' if unit else 'a guess'} reaches {format_number(guess)}"

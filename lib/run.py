@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from nbconvert.filters import strip_ansi
 from tqdm import tqdm
 
 from lib import config, paths
@@ -28,18 +29,6 @@ KERNEL = "this-python"  # name of the kernel that runs notebooks with the interp
 
 class NotebookFailed(RuntimeError):
     """A notebook did not run through; the message says where and why, in three lines."""
-
-
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line of `python -m lib.run`."""
-    about = "Run the notebooks of a run and build its report."
-    parser = argparse.ArgumentParser(prog="python -m lib.run", description=about)
-    parser.add_argument("params", type=Path, help="run file, such as params/demo.yaml")
-    change = {"action": "append", "default": [], "metavar": "section.key=value"}
-    parser.add_argument("--set", **change, help="change one value, repeatable")
-    parser.add_argument("--from", dest="first", metavar="NOTEBOOK", help="start at this notebook, such as 04_train")
-    parser.add_argument("--only", metavar="NOTEBOOK", help="run this notebook alone and build no report")
-    return parser.parse_args(arguments)
 
 
 def select_notebooks(notebooks: list[str], first: str | None, only: str | None) -> list[str]:
@@ -64,22 +53,18 @@ def lock_run(run: str) -> Iterator[None]:
 
 
 def install_kernel() -> None:
-    """A kernel of this very interpreter, whatever kernels Jupyter finds on the machine."""
+    """A kernel of this very interpreter and this very lib, whatever kernels Jupyter finds on the machine."""
     folder = paths.DATA / "jupyter" / "kernels" / KERNEL
     argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     paths.save_json(folder / "kernel.json", {"argv": argv, "display_name": "Python (this run)", "language": "python"})
-    _prepend("JUPYTER_PATH", folder.parent.parent)
-
-
-def _prepend(variable: str, path: Path) -> None:
-    os.environ[variable] = os.pathsep.join(filter(None, [str(path), os.environ.get(variable)]))
+    for variable, path in {"JUPYTER_PATH": folder.parent.parent, "PYTHONPATH": paths.ROOT}.items():
+        os.environ[variable] = os.pathsep.join(filter(None, [str(path), os.environ.get(variable)]))
+    os.environ.setdefault("TQDM_MININTERVAL", "1")  # seconds between two states of a bar
 
 
 def execute_notebook(name: str, run: str, parameters: dict[str, Any]) -> None:
-    """Execute one notebook in a fresh kernel. NotebookFailed names notebook, cell, line and error.
-
-    The executed copy is kept either way: `data/<run>/executed/<name>.ipynb`, or `<name>.failed.ipynb`.
-    """
+    """Execute one notebook in a fresh kernel; NotebookFailed names notebook, cell, line and error. The copy is kept either way,
+    as `data/<run>/executed/<name>.ipynb` or `<name>.failed.ipynb`."""
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
@@ -87,8 +72,6 @@ def execute_notebook(name: str, run: str, parameters: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     failed, partial = folder / f"{name}.failed.ipynb", folder / f".{name}.partial.ipynb"
     failed.unlink(missing_ok=True)
-    os.environ.setdefault("TQDM_MININTERVAL", "1")  # seconds between two states of a bar
-    _prepend("PYTHONPATH", paths.ROOT)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -98,7 +81,7 @@ def execute_notebook(name: str, run: str, parameters: dict[str, Any]) -> None:
             )  # fmt: skip
     except PapermillExecutionError as error:
         partial.replace(failed)
-        where = f"notebook {name}, cell {error.cell_index} (kept in {_shown(failed)})"
+        where = f"notebook {name}, cell {error.cell_index} (kept in {os.path.relpath(failed)})"
         message = " ".join(f"{error.ename}: {error.evalue}".split())
         raise NotebookFailed(f"{where}\n  in: {_failing_line(error)}\n  {message}") from error
     except Exception as error:  # a kernel that died, a disk that is full: whatever ends it ends the run with a reason
@@ -109,28 +92,18 @@ def execute_notebook(name: str, run: str, parameters: dict[str, Any]) -> None:
 
 def _failing_line(error: Any) -> str:
     """The line of the cell that failed, from the traceback's arrow; the cell's first line when there is none."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
-    first_frame = text.split("File ", 1)[0] if "Cell In" not in text else text[text.index("Cell In") :]
-    arrow = re.search(r"^-+> ?\d+ (.*)$", first_frame, re.MULTILINE)
+    arrow = re.search(r"Cell In.*?^-+> ?\d+ ([^\n]*)", strip_ansi("\n".join(error.traceback)), re.DOTALL | re.MULTILINE)
     return arrow[1].strip() if arrow else next((line for line in error.source.splitlines() if line.strip()), "")
-
-
-def _shown(path: Path) -> str:
-    return str(path.relative_to(paths.ROOT) if path.is_relative_to(paths.ROOT) else path)
 
 
 def run_notebooks(run: str, sections: dict[str, dict], notebooks: list[str]) -> None:
     """Execute the notebooks in order under one progress bar; the first that fails stops the run."""
     install_kernel()
-    started = time.monotonic()
-    with tqdm(total=len(notebooks), desc=f"run {run}", unit="notebook") as bar:
-        for name in notebooks:
-            bar.set_postfix_str(name)
-            began = time.monotonic()
-            execute_notebook(name, run, config.parameters_for(name, run, sections))
-            tqdm.write(f"{name}: {time.monotonic() - began:.1f} s", file=sys.stderr)
-            bar.update()
-    tqdm.write(f"notebooks of run {run}: {time.monotonic() - started:.1f} s", file=sys.stderr)
+    for name in (bar := tqdm(notebooks, desc=f"run {run}", unit="notebook")):
+        bar.set_postfix_str(name)
+        began = time.monotonic()
+        execute_notebook(name, run, config.parameters_for(name, run, sections))
+        tqdm.write(f"{name}: {time.monotonic() - began:.1f} s", file=sys.stderr)
 
 
 def git_commit() -> str:
@@ -171,13 +144,11 @@ def build_run_report(run: str, sections: dict[str, dict]) -> dict[str, Any]:
     from lib.report import site
 
     folder, record = paths.DATA / run, write_record(run, sections)
-    has_scores = (folder / "metrics.json").exists()
-    metrics = paths.load_json(folder / "metrics.json") if has_scores else {"run": run, "scores": []}
+    scored = folder / "metrics.json"
+    metrics = paths.load_json(scored) if scored.exists() else {"run": run, "scores": []}
     pages = [folder / "executed" / f"{name}.ipynb" for name in sections["run"]["notebooks"]]
-    private = []  # folders of the corpora, which no page may show
-    for path in folder.glob("01_download-*/roots.json"):
-        private += paths.load_json(path).values()
-    site.build_report(run, pages, metrics, record, paths.REPORTS / run, private_roots=private)
+    roots = [root for path in folder.glob("01_download-*/roots.json") for root in paths.load_json(path).values()]
+    site.build_report(run, pages, metrics, record, paths.REPORTS / run, private_roots=roots)  # which no page may show
     site.build_index(paths.REPORTS)
     return record
 
@@ -208,11 +179,9 @@ def check_earlier(run: str, sections: dict[str, dict], first: str) -> None:
         pointer = paths.DATA / run / f"{name}.json"
         if not pointer.exists():
             continue  # the notebook that reads the stage says so
-        made, asked = paths.load_json(pointer)["parameters"], config.parameters_for(name, run, sections)
-        other = [
-            f"{key} was {made[key]}, is {asked[key]}" for key in made if key in asked and _differ(made[key], asked[key])
-        ]
-        if name == "01_download" and not other and read_checksum(sections) not in (made["data"], None):
+        old, new = paths.load_json(pointer)["parameters"], config.parameters_for(name, run, sections)
+        other = [f"{key} was {old[key]}, is {new[key]}" for key in old if key in new and _differ(old[key], new[key])]
+        if name == "01_download" and not other and read_checksum(sections) not in (old["data"], None):
             other = ["labels, ledger or sounds of its corpora have changed"]
         if other:
             raise ValueError(
@@ -238,21 +207,16 @@ def read_checksum(sections: dict[str, dict]) -> str | None:
         return "" if about["synthetic"] else None  # invented speakers of this number and seed were never rendered
 
 
-def run_all(run: str, sections: dict[str, dict], notebooks: list[str], only: bool) -> None:
-    """Execute the notebooks and build the report, unless `only` one was asked for."""
-    run_notebooks(run, sections, notebooks)
-    if only:
-        print(f"done: {_shown(paths.DATA / run / 'executed' / f'{notebooks[0]}.ipynb')}")
-        return
-    record = build_run_report(run, sections)
-    again = [name for stage in record["stages"] for name in stage["recomputed"]]
-    print(f"recomputed: {', '.join(again) or 'nothing, every stage was there'}")
-    print(f"report: {_shown(paths.REPORTS / run / 'index.html')}")
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Command-line entry; returns the exit code: 0, 1 when a notebook failed, 2 when the run file was refused."""
-    asked = parse_arguments(arguments)
+    about = "Run the notebooks of a run and build its report."
+    parser = argparse.ArgumentParser(prog="python -m lib.run", description=about)
+    parser.add_argument("params", type=Path, help="run file, such as params/demo.yaml")
+    change = {"action": "append", "default": [], "metavar": "section.key=value"}
+    parser.add_argument("--set", **change, help="change one value, repeatable")
+    parser.add_argument("--from", dest="first", metavar="NOTEBOOK", help="start at this notebook, such as 04_train")
+    parser.add_argument("--only", metavar="NOTEBOOK", help="run this notebook alone and build no report")
+    asked = parser.parse_args(arguments)
     run = asked.params.stem
     try:
         sections = config.load_run(asked.params, asked.set)
@@ -262,7 +226,14 @@ def main(arguments: list[str] | None = None) -> int:
         if asked.first == "01_download":
             forget_digests()  # every sound is read anew, whatever its time of change says
         with lock_run(run):
-            run_all(run, sections, notebooks, bool(asked.only))
+            run_notebooks(run, sections, notebooks)
+            if asked.only:
+                print(f"done: {os.path.relpath(paths.DATA / run / 'executed' / f'{asked.only}.ipynb')}")
+                return 0
+            record = build_run_report(run, sections)
+        again = [name for stage in record["stages"] for name in stage["recomputed"]]
+        print(f"recomputed: {', '.join(again) or 'nothing, every stage was there'}")
+        print(f"report: {os.path.relpath(paths.REPORTS / run / 'index.html')}")
         return 0
     except NotebookFailed as error:
         print(f"stopped: {error}", file=sys.stderr)

@@ -23,10 +23,8 @@ def sum_by_speaker(values: np.ndarray, speakers: np.ndarray) -> pd.DataFrame:
 
 
 def draw_sums(sums: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """Sums (S, K) of S speakers -> (draws, K), sums of S speakers drawn with replacement.
-
-    Equal S, draws and seed give equal draws, which is what makes a comparison of two models paired.
-    """
+    """Sums (S, K) of S speakers -> (draws, K), of S drawn with replacement; equal S, draws and seed give equal draws, so that
+    a comparison of two models is paired."""
     rng, size = np.random.default_rng(seed), len(sums)
     block = max(1, min(draws, 4_000_000 // size))
     parts = []
@@ -53,13 +51,13 @@ def bootstrap_sums(
 
 
 def bootstrap_trainings(
-    values: np.ndarray, speakers: np.ndarray, seeds: np.ndarray, statistic: Statistic, draws: int = DRAWS,
-    seed: int = 0, minus: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
-) -> dict[str, tuple[float, float, float]]:  # fmt: skip
-    """The same from rows (n, K) of several trainings of one model, told apart by `seeds` (n,): the mean over them.
+    values: np.ndarray, speakers: np.ndarray, seeds: np.ndarray, statistic: Statistic, draws: int = DRAWS, seed: int = 0,
+    minus: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None, context: dict[str, Any] | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """The same as records from rows (n, K) of several trainings of one model, told apart by `seeds` (n,): the mean over them.
 
     minus: another model's values, speakers and seeds, whose mean is taken off; metrics are then <metric>_difference.
-    All draw the same speakers; one who is missing somewhere adds 0 there.
+    All draw the same speakers; one who is missing somewhere adds 0 there. context: as `make_records` takes it.
     """
     samples = [(values, speakers, seeds), *([minus] if minus else [])]
     tables = [sum_by_speaker(rows[of == one], who[of == one]) for rows, who, of in samples for one in np.unique(of)]
@@ -75,7 +73,8 @@ def bootstrap_trainings(
         return {f"{name}_difference": value - less[name] for name, value in mean_over(sums[..., :own]).items()}
 
     sums = np.concatenate([table.reindex(voices, fill_value=0).to_numpy() for table in tables], axis=1)
-    return bootstrap_sums(sums, difference if minus else mean_over, draws, seed)
+    scores, trainings = bootstrap_sums(sums, difference if minus else mean_over, draws, seed), len(np.unique(seeds))
+    return make_records(scores, len(values) // trainings, len(voices), context).assign(seeds=trainings)
 
 
 def confusion_counts(targets: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -130,11 +129,8 @@ def _confusion_statistic(classes: list[str]) -> Statistic:
 def _cells_of(table: pd.DataFrame, classes: list[str], answers: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
     """Of each row its cell of the confusion counts, (n, C * C) of one 1, its speaker and its seed."""
     probabilities = table[[f"p_{name}" for name in classes]].to_numpy()
-    if not len(table):
-        raise ValueError("nothing to score: no rows")
-    if not np.isfinite(probabilities).all():
-        row = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))[0]
-        raise ValueError(f"row {row} has a probability that is no number")
+    if not len(table) or not np.isfinite(probabilities).all():
+        raise ValueError("nothing to score: no rows, or a probability that is no number")
     answers = probabilities.argmax(axis=1) if answers is None else np.asarray(answers)
     cells = np.eye(len(classes) ** 2)[table["target"].to_numpy(np.int64) * len(classes) + answers]
     seeds = table["seed"].to_numpy() if "seed" in table else np.zeros(len(table), np.int64)
@@ -145,7 +141,7 @@ def make_records(
     scores: dict[str, tuple[float, float, float]], n: int, speakers: int, context: dict[str, Any] | None = None
 ) -> pd.DataFrame:
     """Tidy records from {metric: (value, low, high)}; a context key that is not given stays ""."""
-    fixed = {name: "" for name in RECORD[:6]} | {"subset": "all"} | (context or {})
+    fixed = dict.fromkeys(RECORD[:6], "") | {"subset": "all"} | (context or {})
     size = {"n": n, "speakers": speakers}
     rows = [fixed | {"metric": m, "value": v, "low": low, "high": high} | size for m, (v, low, high) in scores.items()]
     return pd.DataFrame(rows, columns=RECORD + [name for name in fixed if name not in RECORD])
@@ -164,12 +160,10 @@ def score_answers(
     """
     (cells, speakers, seeds), statistic = _cells_of(table, classes, answers), _confusion_statistic(classes)
     others = None if minus is None else _cells_of(minus, classes)
-    scores = bootstrap_trainings(cells, speakers, seeds, statistic, draws, seed, others)
+    records = bootstrap_trainings(cells, speakers, seeds, statistic, draws, seed, others, context)
     each = [statistic(cells[seeds == one].sum(axis=0)) for one in np.unique(seeds)]
-    voices = {*speakers, *(others[1] if others else [])}
-    records = make_records(scores, len(table) // len(each), len(voices), context)
     spread = [np.std([metrics[name.removesuffix("_difference")] for metrics in each]) for name in records["metric"]]
-    return records.assign(seeds=len(each), seed_std=spread)
+    return records.assign(seed_std=spread)
 
 
 def aggregate_predictions(predictions: pd.DataFrame, level: str) -> pd.DataFrame:
@@ -199,11 +193,6 @@ def score_levels(
     return pd.concat(records, ignore_index=True)
 
 
-def expected_years(probabilities: np.ndarray, centres: list[float]) -> np.ndarray:
-    """Expected age (n,) in years from probabilities (n, C) and the classes' mean ages: "deep expectation", Rothe et al. 2018."""
-    return np.asarray(probabilities, np.float64) @ np.asarray(centres, np.float64)
-
-
 def score_years(
     years: np.ndarray, predicted: np.ndarray, speakers: np.ndarray, seeds: np.ndarray | None = None, *,
     minus: np.ndarray | None = None, draws: int = DRAWS, seed: int = 0, context: dict[str, Any] | None = None,
@@ -215,9 +204,7 @@ def score_years(
     """
     seeds, speakers = np.zeros(len(years), np.int64) if seeds is None else np.asarray(seeds), np.asarray(speakers)
     samples = [(_errors_of(years, one), speakers, seeds) for one in (predicted, minus) if one is not None]
-    scores = bootstrap_trainings(*samples[0], _years_statistic, draws, seed, *samples[1:])
-    trainings, voices = len(np.unique(seeds)), len(np.unique(speakers))
-    return make_records(scores, len(years) // trainings, voices, context).assign(seeds=trainings)
+    return bootstrap_trainings(*samples[0], _years_statistic, draws, seed, *(samples[1:] or [None]), context)
 
 
 def _errors_of(years: np.ndarray, predicted: np.ndarray) -> np.ndarray:

@@ -30,11 +30,9 @@ def split_windows(table: pd.DataFrame, protocol: str, target: str, seed: int, fo
         return [split_paper(table, seed)]
     links = link_groups(table)
     group, held = links.astype(str), held_languages(table)
+    if protocol == "language" and held.isna().all():
+        raise ValueError(f"no corpus has {MANY} languages, so none can be held out; take 'language' out of protocols")
     if protocol == "language":
-        if held.isna().all():
-            raise ValueError(
-                f"no corpus has {MANY} languages, so none can be held out; take 'language' out of protocols"
-            )
         group = held.fillna(group)
     if folds:
         names, splits = [f"fold-{number}" for number in range(folds)], []
@@ -53,10 +51,8 @@ def split_windows(table: pd.DataFrame, protocol: str, target: str, seed: int, fo
 
 
 def split_paper(table: pd.DataFrame, seed: int) -> pd.Series:
-    """Random windows as the paper's code splits them: 20 % are cut off for the test, 15 % of the rest for validation.
-
-    Windows of one clip, which overlap by a second, land on both sides. Only the seed is ours.
-    """
+    """Random windows as the paper's code splits them, 20 % for the test, 15 % of the rest for validation: windows of one clip,
+    which overlap by a second, land on both sides. Only the seed is ours."""
     rest, test = train_test_split(np.arange(len(table)), test_size=0.20, random_state=seed)
     _, validation = train_test_split(rest, test_size=0.15, random_state=seed)
     split = np.full(len(table), "train", dtype=object)

@@ -56,10 +56,8 @@ def file_checksum(path: Path) -> str:
 
 
 def digest_files(root: Path, names: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of the content of each file below `root`, by name; one that cannot be read gives a text of its own.
-
-    A file whose size and time of change (ns) an earlier call has seen is not read again, until `forget_digests`.
-    """
+    """SHA-256 of each file below `root`, by name, or a text where it cannot be read. One whose size and time of change (ns)
+    an earlier call has seen is not read again, until `forget_digests`."""
     cache = paths.cache_folder() / "digests" / f"{fingerprint_of(str(Path(root).absolute()))}.json"
     known = paths.load_json(cache) if cache.exists() else {}
     digests, changed = {}, False
@@ -143,9 +141,8 @@ def finish_stage(stage: Stage, counts: dict[str, Any] | None = None) -> dict[str
 def peak_memory_mb() -> int:
     """Largest resident size of this process so far, in megabytes."""
     status = Path("/proc/self/status")  # getrusage would begin with the size of the process that started this one
-    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
-    if found:
-        return int(int(found[1]) / 1e3)
+    if status.exists():
+        return int(int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1e3)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak / 1e6 if sys.platform == "darwin" else peak / 1e3)
 

@@ -5,6 +5,7 @@ A finished folder holds `statistics.npy` (n, S), `frames.npy` (n, T, D) where a 
 whole has a marker in `blocks/`, so a killed run goes on with the first that has none, and several workers can fill one store.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,8 @@ AGAIN = "delete the folder and run 03_embed again"
 
 
 class StoreWriter:
-    """A store that is being filled. `description`: shapes, dtype, parts of the statistics, and what made them.
-
-    ValueError when the folder holds a store of another description or of other windows.
-    """
+    """A store that is being filled; ValueError when the folder holds another, or other windows. `description`: shapes, dtype,
+    parts of the statistics, and what made them."""
 
     def __init__(self, folder: Path, window_ids: list[str], description: dict[str, Any], block: int = 512) -> None:
         self.folder, self.window_ids, self.block = Path(folder), window_ids, block
@@ -46,7 +45,7 @@ class StoreWriter:
         """Rows of the blocks that are still to be made."""
         count = len(self.window_ids)
         blocks = [slice(start, min(start + self.block, count)) for start in range(0, count, self.block)]
-        return [rows for rows in blocks if not self._marker(rows).exists()]
+        return [rows for rows in blocks if not (self.folder / "blocks" / f"{rows.start:08d}").exists()]
 
     def write(self, rows: slice, tensors: dict[str, np.ndarray]) -> None:
         """Write one block whole. ValueError naming the window when a value is no number or too large for the type."""
@@ -64,7 +63,7 @@ class StoreWriter:
             array = np.lib.format.open_memmap(self.folder / f"{name}.npy", mode="r+")
             array[rows] = values
             array.flush()
-        self._marker(rows).touch()
+        (self.folder / "blocks" / f"{rows.start:08d}").touch()
 
     def finish(self) -> None:
         """Write the description, once every block is there; ValueError when one is missing."""
@@ -72,15 +71,9 @@ class StoreWriter:
             raise ValueError(f"{self.folder}: {len(missing)} blocks are missing; run 03_embed again")
         paths.save_json(self.folder / DESCRIPTION, self.description)
 
-    def _marker(self, rows: slice) -> Path:
-        return self.folder / "blocks" / f"{rows.start:08d}"
-
 
 class Features:
-    """Rows of one array on disk: `features[rows]` gives float32 (len(rows), ...), in the order asked for.
-
-    columns: those that are read, None = all.
-    """
+    """Rows of an array on disk: `features[rows]` gives float32 (len(rows), ...), in this order; columns: None = all."""
 
     def __init__(self, path: Path, rows: np.ndarray, columns: np.ndarray | None) -> None:
         self.path, self.rows, self.columns = path, rows, columns
@@ -102,10 +95,7 @@ class Features:
 
 
 class Store:
-    """A finished store, opened for reading.
-
-    `parts`: first and last column (exclusive) of every part of the statistics, {"layer:0": [0, 512], ...}.
-    """
+    """A finished store; `parts`: first and last column (exclusive) of each in the statistics, {"layer:0": [0, 512], ...}."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
@@ -145,9 +135,9 @@ class Store:
             raise ValueError(f"{self.folder}: holds no frames; name embed.feature, such as 'emission', and run again")
         return Features(self.folder / "frames.npy", self._find(window_ids), None)
 
-    def statistics(self, window_ids: pd.Series | list[str], parts: list[str] | None = None) -> Features:
-        """Statistics (n, S) of these windows, in this order; parts: side by side, None = all, ValueError for others."""
-        unknown = [name for name in parts or [] if name not in self.parts]
+    def statistics(self, window_ids: pd.Series | list[str], parts: Sequence[str] = ()) -> Features:
+        """Statistics (n, S) of these windows, in this order; parts: side by side, () = all, ValueError for others."""
+        unknown = [name for name in parts if name not in self.parts]
         if unknown:
             raise ValueError(f"{self.folder}: no part {unknown[0]!r} in this store, there are {', '.join(self.parts)}")
         columns = np.concatenate([np.arange(*self.parts[name]) for name in parts]) if parts else None
@@ -157,9 +147,8 @@ class Store:
         rows = self.rows.reindex(pd.Index(window_ids))
         lost = rows.index[rows.isna()]
         if len(lost):
-            raise ValueError(
-                f"{self.folder}: {len(lost)} windows have no embedding, e.g. {lost[0]}; run 03_embed again"
-            )
+            told = f"{len(lost)} windows have no embedding, e.g. {lost[0]}; run 03_embed again"
+            raise ValueError(f"{self.folder}: {told}")
         return rows.to_numpy(np.int64)
 
 

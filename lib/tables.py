@@ -1,7 +1,4 @@
-"""The tables that stages hand to one another: pandas frames, checked on every write and read, stored as Parquet.
-
-Rows join on ids, never on position.
-"""
+"""The tables that stages hand to one another: checked on every write and read, stored as Parquet, joined on ids alone."""
 
 from pathlib import Path
 
@@ -20,71 +17,63 @@ def _schema(checks: pa.Check | None = None, ordered: bool = True, **columns: pa.
     return pa.DataFrameSchema(columns, checks=checks, coerce=True, strict=True, ordered=ordered)
 
 
-def _text(*checks: pa.Check, **options) -> pa.Column:
-    return pa.Column(str, list(checks), **options)
-
-
-def _number(*checks: pa.Check, kind: type | str = float, **options) -> pa.Column:
-    return pa.Column(kind, list(checks), **options)
-
-
 CLIPS = _schema(
-    clip_id=_text(unique=True),  # <corpus>:<the corpus's own name of the clip>
-    corpus=_text(),
-    speaker_id=_text(),  # <corpus>:<speaker>; a split never divides one
-    recording_id=_text(),  # a YouTube video, or the clip itself; a split never divides one
-    language=_text(),  # BCP 47, "" = not known
-    path=_text(),  # relative to the corpus root, with forward slashes
-    start_s=_number(pa.Check.ge(0)),
-    end_s=_number(nullable=True),  # NaN = to the end of the file
-    gender=_text(pa.Check.isin(GENDERS), nullable=True),  # None = the speaker did not say, or said neither
-    gender_raw=_text(),  # as the corpus has it, "" = blank
-    age_years=_number(pa.Check.in_range(0, 120), nullable=True),
-    age_decade=_number(pa.Check.isin(DECADES), kind="Int16", nullable=True),
-    age_raw=_text(),
-    official_split=_text(pa.Check.isin(PARTS), nullable=True),
+    clip_id=pa.Column(str, unique=True),  # <corpus>:<the corpus's own name of the clip>
+    corpus=pa.Column(str),
+    speaker_id=pa.Column(str),  # <corpus>:<speaker>; a split never divides one
+    recording_id=pa.Column(str),  # a YouTube video, or the clip itself; a split never divides one
+    language=pa.Column(str),  # BCP 47, "" = not known
+    path=pa.Column(str),  # relative to the corpus root, with forward slashes
+    start_s=pa.Column(float, pa.Check.ge(0)),
+    end_s=pa.Column(float, nullable=True),  # NaN = to the end of the file
+    gender=pa.Column(str, pa.Check.isin(GENDERS), nullable=True),  # None = the speaker did not say, or said neither
+    gender_raw=pa.Column(str),  # as the corpus has it, "" = blank
+    age_years=pa.Column(float, pa.Check.in_range(0, 120), nullable=True),
+    age_decade=pa.Column("Int16", pa.Check.isin(DECADES), nullable=True),
+    age_raw=pa.Column(str),
+    official_split=pa.Column(str, pa.Check.isin(PARTS), nullable=True),
     checks=pa.Check(lambda t: t["end_s"].isna() | (t["end_s"] > t["start_s"]), error="end_s must lie after start_s"),
 )
 
 LEDGER = _schema(
-    corpus=_text(),
-    item=_text(),  # the row, file or segment that was dropped, as the corpus names it
-    reason=_text(),  # a short fixed kind, e.g. "no such file", "empty file"
-    detail=_text(),
+    corpus=pa.Column(str),
+    item=pa.Column(str),  # the row, file or segment that was dropped, as the corpus names it
+    reason=pa.Column(str),  # a short fixed kind, e.g. "no such file", "empty file"
+    detail=pa.Column(str),
 )
 
 WINDOWS = _schema(
-    window_id=_text(unique=True),  # <clip_id>@<start in milliseconds of the clip>
-    clip_id=_text(),
-    speaker_id=_text(),
-    start_s=_number(pa.Check.ge(0)),  # from the start of the clip
-    duration_s=_number(pa.Check.gt(0)),  # shorter than the window where a clip is short
-    speech_ratio=_number(pa.Check.in_range(0, 1), nullable=True),
-    level_db=_number(nullable=True),  # RMS, dB below full scale
-    content_hash=_text(),  # of the decoded 16 kHz samples
-    row=_number(pa.Check.ge(0), kind="int64", required=False),  # of windows.npy; none without sound
+    window_id=pa.Column(str, unique=True),  # <clip_id>@<start in milliseconds of the clip>
+    clip_id=pa.Column(str),
+    speaker_id=pa.Column(str),
+    start_s=pa.Column(float, pa.Check.ge(0)),  # from the start of the clip
+    duration_s=pa.Column(float, pa.Check.gt(0)),  # shorter than the window where a clip is short
+    speech_ratio=pa.Column(float, pa.Check.in_range(0, 1), nullable=True),
+    level_db=pa.Column(float, nullable=True),  # RMS, dB below full scale
+    content_hash=pa.Column(str),  # of the decoded 16 kHz samples
+    row=pa.Column("int64", pa.Check.ge(0), required=False),  # of windows.npy; none without sound
 )
 
-MEASURES = "f0_hz|voiced_share|duration_s|level_db|mfcc_.+"  # columns of `lib.baselines.ACOUSTICS`; none without sound
-ACOUSTICS = _schema(
-    window_id=_text(unique=True), ordered=False, **{MEASURES: _number(nullable=True, regex=True, required=False)}
-)
-
-INDEX = _schema(window_id=_text(unique=True), row=_number(pa.Check.ge(0), kind="int64"))
+# columns of `lib.baselines.ACOUSTICS`; none without sound
+MEASURES = {
+    "f0_hz|voiced_share|duration_s|level_db|mfcc_.+": pa.Column(float, nullable=True, regex=True, required=False)
+}
+ACOUSTICS = _schema(window_id=pa.Column(str, unique=True), ordered=False, **MEASURES)
+INDEX = _schema(window_id=pa.Column(str, unique=True), row=pa.Column("int64", pa.Check.ge(0)))
 
 PREDICTIONS = _schema(
-    window_id=_text(),
-    clip_id=_text(),
-    speaker_id=_text(),
-    task=_text(),
-    model=_text(),
-    protocol=_text(pa.Check.isin(["speaker", "language", "paper"])),
-    seed=_number(kind="int64"),
-    split=_text(pa.Check.isin(PARTS)),
-    target=_number(kind="int64"),  # index into the task's classes
-    epoch=_number(kind="int64"),
-    fold=_number(pa.Check.ge(0), kind="int64", required=False),  # of a cross-validation; else 0
-    **{r"p_.+": _number(pa.Check.in_range(-1e-6, 1 + 1e-6), nullable=True, regex=True)},  # NaN: another task
+    window_id=pa.Column(str),
+    clip_id=pa.Column(str),
+    speaker_id=pa.Column(str),
+    task=pa.Column(str),
+    model=pa.Column(str),
+    protocol=pa.Column(str, pa.Check.isin(["speaker", "language", "paper"])),
+    seed=pa.Column("int64"),
+    split=pa.Column(str, pa.Check.isin(PARTS)),
+    target=pa.Column("int64"),  # index into the task's classes
+    epoch=pa.Column("int64"),
+    fold=pa.Column("int64", pa.Check.ge(0), required=False),  # of a cross-validation; else 0
+    **{r"p_.+": pa.Column(float, pa.Check.in_range(-1e-6, 1 + 1e-6), nullable=True, regex=True)},  # NaN: another task
     ordered=False,
 )
 
@@ -92,15 +81,12 @@ SCHEMAS = {"clips": CLIPS, "ledger": LEDGER, "windows": WINDOWS, "acoustics": AC
 SCHEMAS |= {"index": INDEX, "predictions": PREDICTIONS}
 
 
-def validate_table(table: pd.DataFrame, kind: str, origin: str = "") -> pd.DataFrame:
+def validate_table(table: pd.DataFrame, kind: str, origin: str = "memory") -> pd.DataFrame:
     """The table with the types of the schema `kind`; ValueError names origin, column, check and first bad value."""
     try:
         return SCHEMAS[kind].validate(table.reset_index(drop=True))
     except (SchemaError, SchemaErrors) as error:
-        cases = error.failure_cases
-        first = cases.iloc[0].to_dict() if isinstance(cases, pd.DataFrame) and len(cases) else {}
-        where = f"{origin}: " if origin else ""
-        raise ValueError(f"{where}not a {kind} table: {str(error).splitlines()[0]} {first or ''}".strip()) from error
+        raise ValueError(f"{origin}: not a {kind} table: {' '.join(str(error).split())[:500]}") from error
 
 
 def save_table(path: Path, table: pd.DataFrame, kind: str) -> pd.DataFrame:
@@ -110,10 +96,10 @@ def save_table(path: Path, table: pd.DataFrame, kind: str) -> pd.DataFrame:
 
 def load_table(path: Path, kind: str) -> pd.DataFrame:
     """Read a Parquet table and validate it; a missing or broken file is a ValueError that names it."""
+    if not Path(path).exists():
+        raise ValueError(f"{path}: no such table; run the notebook that writes it first")
     try:
         table = pd.read_parquet(path)
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such table; run the notebook that writes it first") from error
     except Exception as error:
         raise ValueError(f"{path}: cannot be read as Parquet ({error}); delete it and run its stage again") from error
     return validate_table(table, kind, str(path))

@@ -10,10 +10,7 @@ from lib.corpora.labels import ALLOWED, SCHEMES, assign_age_class, unknown_label
 from lib.stages import Stage
 
 YEARS = "age_years"
-FORMS = {
-    "age_four": "four_decades",
-    "age_decades": "nine_decades",
-}  # further forms of age: schemes of lib.corpora.labels
+FORMS = {"age_four": "four_decades", "age_decades": "nine_decades"}  # further: schemes of lib.corpora.labels
 TASKS = ["gender", "age", *FORMS, YEARS]
 YEAR_BOUNDS = [12, 20, 30, 40, 50]  # first years of the later classes of `age_years`; the answer is the expected age
 LEAST_SPEAKERS = 3  # a class with fewer could not stand in train, validation and test
@@ -39,47 +36,36 @@ def make_tasks(
 ) -> tuple[list[Task], list[str]]:
     """The tasks of a run, in order, and notes that name every class and every form of age that is left out, and why.
 
-    age_classes, age_bounds: of the task "age". clips: those that have windows.
-
-    "gender" and "age" are what a run is about: without two classes of `LEAST_SPEAKERS` it stops with a ValueError. Classes of a
-    further form of age with fewer than `LEAST_OF_FORM` are left out with a note. ValueError names the choices when a task is not known.
+    age_classes, age_bounds: of the task "age". ValueError when a task is not known, and as by `require_speakers`. Classes of a
+    further form of age with fewer speakers than `LEAST_OF_FORM` are left out with a note.
     """
     unknown = [name for name in names if name not in TASKS]
     if unknown or not names:
         raise ValueError(f"tasks: {unknown or names} not known; choose from {TASKS}")
     plain = {"gender": Task("gender", tables.GENDERS), "age": Task("age", list(age_classes), list(age_bounds))}
-    found, notes = [], []
-    for name in names:
-        task, note = (plain[name], "") if name in plain else _make_form(name, clips)
-        if name in plain:
-            _refuse_few(task, clips)
-        found += [task] if task else []
-        notes += [note] if note else []
-    return found, notes
+    made = [(plain[name], "") if name in plain else _make_form(name, clips) for name in names]
+    tasks = [task for task, _ in made if task]
+    require_speakers(tasks, clips)
+    return tasks, [note for _, note in made if note]
 
 
-def require_windows(tasks: list[Task], clips: pd.DataFrame, windows: pd.DataFrame) -> None:
-    """ValueError, as by `make_tasks`, when cutting left a task too few speakers of a class."""
-    for task in tasks:
-        if task.name in ("gender", "age"):
-            _refuse_few(task, clips[clips["clip_id"].isin(windows["clip_id"])])
-
-
-def _refuse_few(task: Task, clips: pd.DataFrame) -> None:
-    """ValueError, with who there is and the words not understood, unless two classes have speakers enough."""
-    names = assign_targets(clips, task).map(dict(enumerate(task.classes)))
-    speakers = {name: list(rows["speaker_id"].unique()) for name, rows in clips.groupby(names)}
-    if len(speakers) > 1 and min(map(len, speakers.values())) >= LEAST_SPEAKERS:
-        return
-    has = [f"{name}: {len(ids)} speakers ({', '.join(ids[:3])})" for name, ids in speakers.items()]
-    raw = f"{task.name}_raw"
-    unknown = unknown_labels(clips[raw], task.name) if raw in clips else {}
-    raise ValueError(
-        f"task {task.name}: it takes two of the classes {task.classes}, each with {LEAST_SPEAKERS} speakers or more; "
-        f"the {len(clips):,} clips ({', '.join(clips['path'][:2])} ...) have {'; '.join(has) or 'none'}. "
-        + (f"Not understood: {unknown}; write {ALLOWED[task.name]}. " if unknown else "")
-        + f"Add recordings or labels (such as an age table), or take {task.name} out of train.tasks"
-    )
+def require_speakers(tasks: list[Task], clips: pd.DataFrame) -> None:
+    """ValueError, with who there is and the words not understood, unless two classes of gender and of age have speakers
+    enough in these clips, which are those that have windows."""
+    for task in (task for task in tasks if task.name in ("gender", "age")):
+        names = assign_targets(clips, task).map(dict(enumerate(task.classes)))
+        speakers = {name: list(rows["speaker_id"].unique()) for name, rows in clips.groupby(names)}
+        if len(speakers) > 1 and min(map(len, speakers.values())) >= LEAST_SPEAKERS:
+            continue
+        has = [f"{name}: {len(ids)} speakers ({', '.join(ids[:3])})" for name, ids in speakers.items()]
+        raw = f"{task.name}_raw"
+        unknown = unknown_labels(clips[raw], task.name) if raw in clips else {}
+        raise ValueError(
+            f"task {task.name}: it takes two of the classes {task.classes}, each with {LEAST_SPEAKERS} speakers or more; "
+            f"the {len(clips):,} clips ({', '.join(clips['path'][:2])} ...) have {'; '.join(has) or 'none'}. "
+            + (f"Not understood: {unknown}; write {ALLOWED[task.name]}. " if unknown else "")
+            + f"Add recordings or labels (such as an age table), or take {task.name} out of train.tasks"
+        )
 
 
 def _make_form(name: str, clips: pd.DataFrame) -> tuple[Task | None, str]:
@@ -110,8 +96,7 @@ def assign_targets(clips: pd.DataFrame, task: Task) -> pd.Series:
         clips = clips.assign(age_years=known_years(clips))
     scheme = task.scheme or task.classes
     found = assign_age_class(clips, scheme, task.bounds)
-    numbers = {scheme.index(name): number for number, name in enumerate(task.classes)}
-    return found.map(numbers).astype("Int64")
+    return found.map({scheme.index(name): number for number, name in enumerate(task.classes)}).astype("Int64")
 
 
 def known_years(clips: pd.DataFrame) -> pd.Series:
@@ -145,6 +130,5 @@ def task_table(windows: pd.DataFrame, clips: pd.DataFrame, task: Task) -> pd.Dat
     known = clips[["clip_id", *FROM_CLIPS]].assign(target=assign_targets(clips, task))
     if task.name == YEARS:
         known["age_years"] = known_years(clips)
-    return windows.merge(
-        known.dropna(subset="target").astype({"target": "int64"}), on="clip_id", validate="many_to_one"
-    )
+    known = known.dropna(subset="target").astype({"target": "int64"})
+    return windows.merge(known, on="clip_id", validate="many_to_one")

@@ -61,16 +61,14 @@ def validate(
     model: nn.Module, features: Any, targets: np.ndarray, rows: np.ndarray, criterion: nn.NLLLoss
 ) -> tuple[float, np.ndarray]:
     """Loss of the model as it stands on these rows, and targets and answers (rows, 2)."""
-    log_probabilities = torch.from_numpy(predict_log_probabilities(model, features, rows))
-    loss = nn.functional.nll_loss(log_probabilities, torch.from_numpy(targets[rows]), criterion.weight.cpu())
-    return float(loss), np.stack([targets[rows], log_probabilities.argmax(dim=1).numpy()], axis=1)
+    log_probabilities, truth = torch.from_numpy(predict_log_probabilities(model, features, rows)), targets[rows]
+    loss = nn.functional.nll_loss(log_probabilities, torch.from_numpy(truth), criterion.weight.cpu())
+    return float(loss), np.stack([truth, log_probabilities.argmax(dim=1).numpy()], axis=1)
 
 
 def balanced_weights(targets: np.ndarray, classes: list[str]) -> Tensor:
-    """Weights (C,) of the loss, n / (C * count), from the targets of the training part: scikit-learn's "balanced".
-
-    ValueError when a class has no training window: its weight would be infinite.
-    """
+    """Weights (C,) of the loss, n / (C * count), from the targets of the training part: scikit-learn's "balanced". ValueError
+    when a class has no training window."""
     counts = np.bincount(targets, minlength=len(classes))
     if (counts == 0).any():
         have = ", ".join(f"{count} {name}" for name, count in zip(classes, counts))
@@ -80,18 +78,9 @@ def balanced_weights(targets: np.ndarray, classes: list[str]) -> Tensor:
 
 
 def fit_network(
-    model: Model,
-    features: Any,
-    targets: np.ndarray,
-    rows_train: np.ndarray,
-    rows_validation: np.ndarray,
-    recipe: Recipe,
-    folder: Path,
-    *,
-    seed: int,
-    compute: Compute,
-    every_epoch: bool = True,
-) -> tuple[pd.DataFrame, int]:
+    model: Model, features: Any, targets: np.ndarray, rows_train: np.ndarray, rows_validation: np.ndarray, recipe: Recipe,
+    folder: Path, *, seed: int, compute: Compute, every_epoch: bool = True,
+) -> tuple[pd.DataFrame, int]:  # fmt: skip
     """Train with Adam and weighted negative log-likelihood; choose the epoch by UAR on validation; go on where a kill left off.
 
     model: changed in place; ends with the last epoch's weights (those of the chosen one are at `checkpoint_path`).
@@ -99,15 +88,15 @@ def fit_network(
     (len(features),) class numbers; only those of the two parts are looked at. every_epoch: False keeps the best
     checkpoint alone.
 
-    Returns the history, one row an epoch from 0 (before training), and the chosen epoch. Raises ValueError for an empty validation part, classes missing from training, and a folder that holds another training.
+    Returns the history, one row an epoch from 0 (before training), and the chosen epoch. ValueError for an empty validation
+    part, classes missing from training, and a folder that holds another training.
     """
     folder, classes = Path(folder), model.settings["classes"]
     if not len(rows_validation):
         raise ValueError("the validation part is empty; the epoch cannot be chosen")
     criterion = nn.NLLLoss(weight=balanced_weights(targets[rows_train], classes)).to(compute.device)
-    settings = {"model": model.settings, "recipe": asdict(recipe) | {"epochs": 0}, "seed": seed} | {
-        "rows": [int(rows_train.sum()), len(rows_train), int(rows_validation.sum()), len(rows_validation)]
-    }
+    rows = [int(rows_train.sum()), len(rows_train), int(rows_validation.sum()), len(rows_validation)]
+    settings = {"model": model.settings, "recipe": asdict(recipe) | {"epochs": 0}, "seed": seed, "rows": rows}
     history, optimizer_state = resume(folder, model, settings)
     if not history:
         fit_normaliser(model.normaliser, features, rows_train)
@@ -195,15 +184,10 @@ def resume(folder: Path, model: Model, settings: dict[str, Any]) -> tuple[list[d
     tensors, record = load_tensors(folder / STATE)
     if record["settings"] != json.loads(json.dumps(settings)):
         raise ValueError(f"{folder} holds a training with other settings or rows; delete it or choose another")
-    weights, adam = {}, {}
-    for key, value in tensors.items():
-        kind, _, name = key.partition(".")
-        if kind == "model":
-            weights[name] = value
-        else:
-            number, _, name = name.partition(".")
-            adam.setdefault(int(number), {})[name] = value
-    model.load_state_dict(weights)
+    model.load_state_dict({key[6:]: value for key, value in tensors.items() if key.startswith("model.")})
+    adam = {}
+    for _, number, name in (key.split(".") for key in tensors if key.startswith("adam.")):
+        adam.setdefault(int(number), {})[name] = tensors[f"adam.{number}.{name}"]
     return record["history"], adam
 
 
@@ -217,15 +201,14 @@ def list_checkpoints(folder: Path) -> dict[int, Path]:
     return {int(path.stem.split("-")[1]): path for path in sorted(Path(folder).glob("epoch-*.safetensors"))}
 
 
-def save_model(path: Path, model: Model, record: dict[str, Any] | None = None) -> Path:
+def save_model(path: Path, model: Model, record: dict[str, Any]) -> None:
     """Write weights, normaliser and settings as one safetensors file; `record` (JSON-able) travels with them."""
-    save_tensors(Path(path), model.state_dict(), {"settings": model.settings, "record": record or {}})
-    return Path(path)
+    save_tensors(path, model.state_dict(), {"settings": model.settings, "record": record})
 
 
 def load_model(path: Path) -> tuple[Model, dict[str, Any]]:
     """Rebuild the model that `save_model` wrote, in evaluation mode, on the CPU, and its record."""
-    tensors, content = load_tensors(Path(path))
+    tensors, content = load_tensors(path)
     model = build_network(**content["settings"])
     model.load_state_dict(tensors)
     return model.eval(), content["record"]

@@ -10,12 +10,12 @@ from tqdm import tqdm
 from lib import paths
 from lib.compute import Compute
 from lib.linear import PENALTIES, fit_linear
-from lib.networks import build_network, parts_read, split_name
+from lib.networks import build_network, split_name
 from lib.splits import split_windows
 from lib.stages import Stage, seed_everything
 from lib.store import Features, Store
 from lib.tasks import Task, task_table
-from lib.train import HISTORY, Recipe, fit_network, load_model, predict_log_probabilities
+from lib.train import HISTORY, Recipe, fit_network
 
 KEYS = ["task", "protocol", "network", "fold", "seed"]  # what tells one training from another
 CHILD_YEARS = 16  # younger speakers are children where rows are balanced
@@ -39,10 +39,8 @@ def split_tasks(
 
 
 def place_networks(networks: list[str], store: Store) -> list[str]:
-    """The networks with the store's own stages for "quarter:1" to "quarter:4", which lie so far up any encoder.
-
-    Of CAM++ they are its three blocks and its embedding; where there are fewer than four, one stands for several.
-    """
+    """The networks with the store's own stages for "quarter:1" to "quarter:4", which lie so far up any encoder: of CAM++ its
+    three blocks and its embedding; where there are fewer than four, one stands for several."""
     stages, placed = [name for name in store.parts if name != "bank"], []
     quarters = {f"quarter:{k}": stages[-(-k * len(stages) // 4) - 1] for k in range(1, 5)}
     for entry in networks:
@@ -59,15 +57,9 @@ def main_protocol(protocols: list[str]) -> str:
 
 
 def train_networks(
-    stage: Stage,
-    splits: pd.DataFrame,
-    stores: list[Store],
-    tasks: list[Task],
-    networks: list[str],
-    seeds: list[int],
-    recipe: Recipe,
-    compute: Compute,
-) -> pd.DataFrame:
+    stage: Stage, splits: pd.DataFrame, stores: list[Store], tasks: list[Task], networks: list[str], seeds: list[int],
+    recipe: Recipe, compute: Compute,
+) -> pd.DataFrame:  # fmt: skip
     """Train every network for every task, protocol, fold and seed; a killed run goes on at the epoch after the last.
 
     stores: the windows' own embeddings, and after them those of altered copies, which linear models learn from as well.
@@ -96,10 +88,8 @@ def train_networks(
 
 
 def _train_paper(folder, table, stores, task, seed, recipe, compute) -> tuple[pd.DataFrame, int]:
-    """The paper's network for this task on the table's training part; `folder` gets its history and its checkpoints.
-
-    The normalisation "paper" is the paper's own: the p-norm for gender, nothing for age.
-    """
+    """The paper's network on the table's training part; `folder` gets history and checkpoints. The normalisation "paper" is
+    the paper's own: the p-norm for gender, nothing for age."""
     features, targets = read_features(stores[0], "paper", table["window_id"]), table["target"].to_numpy()
     normalisation = recipe.normalisation
     if normalisation == "paper":
@@ -113,7 +103,9 @@ def _train_paper(folder, table, stores, task, seed, recipe, compute) -> tuple[pd
 
 def read_features(store: Store, network: str, window_ids: pd.Series) -> Features:
     """What a network reads of these windows: frames (n, T, D) or parts of the statistics (n, S)."""
-    return store.frames(window_ids) if network == "paper" else store.statistics(window_ids, parts_read(network) or None)
+    if network == "paper":
+        return store.frames(window_ids)
+    return store.statistics(window_ids, [name for step in split_name(network)[1] for name in step])
 
 
 class Stacked:
@@ -145,14 +137,10 @@ def balance_rows(table: pd.DataFrame) -> np.ndarray:
 
 
 def train_linear(folder, table, stores, task, network, seed, penalties=PENALTIES) -> tuple[pd.DataFrame, int]:
-    """A linear model on the table's training part, altered copies included; see `lib.linear.fit_linear`.
-
-    A table without a validation part, whose model learns from everybody, is judged by all its rows.
-    """
-    features, (kind, parts) = (
-        [read_features(store, network, table["window_id"]) for store in stores],
-        split_name(network),
-    )
+    """A linear model on the table's training part, altered copies included, see `lib.linear.fit_linear`; without a validation
+    part, learning from everybody, it is judged by all rows."""
+    features = [read_features(store, network, table["window_id"]) for store in stores]
+    kind, parts = split_name(network)
     widths = [] if kind == "linear" else [stores[0].width(step) for step in parts]
     model = build_network(network, task.classes, features[0].shape[1:], task=task.name, widths=widths, seed=seed)
     rows, judged = (np.flatnonzero(table["split"] == part) for part in ("train", "validation"))
@@ -176,9 +164,3 @@ def load_history(stage: Stage, fits: pd.DataFrame) -> pd.DataFrame:
         facts = {key: getattr(fit, key) for key in KEYS}
         parts.append(history.assign(**facts, chosen=history["epoch"] == fit.best_epoch))
     return pd.concat(parts, ignore_index=True)
-
-
-def ask_checkpoint(path: Path, store: Store, window_ids: pd.Series, network: str) -> np.ndarray:
-    """Probabilities (n, C) of one checkpoint for these windows."""
-    model, _ = load_model(path)
-    return np.exp(predict_log_probabilities(model, read_features(store, network, window_ids)).astype(np.float64))

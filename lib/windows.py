@@ -58,10 +58,8 @@ class Windowing:
 
 
 def slide_windows(blocks: Iterable[np.ndarray], windowing: Windowing) -> Iterator[tuple[int, np.ndarray]]:
-    """(first sample, waveform) of every whole window of a recording in blocks; the tail after the last is left out.
-
-    A recording shorter than a window gives itself where `short_clips` is "repeat" and it is long enough, else nothing.
-    """
+    """(first sample, waveform) of every whole window of a recording in blocks, without the tail after the last. A shorter
+    recording gives itself where `short_clips` is "repeat" and it is long enough, else nothing."""
     size, step = windowing.samples, round(windowing.step_s * RATE_HZ)
     pending, offset, start = np.zeros(0, np.float32), 0, 0  # `pending` begins at sample `offset`
     for block in blocks:

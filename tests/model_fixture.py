@@ -28,7 +28,8 @@ def make_checkpoint(path, task="gender", network="linear", seed=0):
     model = build_network(network, (CLASSES | YEAR_CLASSES)[task], shape, task=task, width=0.125, seed=seed)
     features = np.random.default_rng(seed).normal(0, 0.5, (8, *shape)).astype(np.float32)
     fit_normaliser(model.normaliser, features, np.arange(8))
-    return save_model(Path(path), model, {"epoch": 3})
+    save_model(Path(path), model, {"epoch": 3})
+    return Path(path)
 
 
 def make_model_folder(folder, networks=None, tasks=tuple(CLASSES), feature="emission", seed=0, **options):

@@ -64,7 +64,7 @@ def test_a_bundle_of_every_kind_gives_torchaudios_own_emission_to_the_bit(name, 
 def test_the_small_encoder_gives_what_torchaudios_model_gives(name):
     encoder, waveforms = load_encoder(name), noise(3)
     stages = encoder.encode(waveforms)
-    prepared = encoder.prepare(waveforms)
+    prepared = encoder.stages.prepare(waveforms)
     with torch.inference_mode():
         assert torch.equal(stages["emission"], encoder.wav2vec2(prepared)[0])
         assert torch.equal(stages["conv"], encoder.wav2vec2.feature_extractor(prepared, None)[0])

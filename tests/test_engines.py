@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from lib.encoders import TINY, SpeakerStages, load_encoder
+from lib.encoders import CAMPPLUS, TINY, load_encoder
 from lib.speed.engines import EngineChoice, check_engine, choose_engine, load_engine
 
 SAMPLES = 16_000  # one second: converting and running is faster than with three
-LARGE = SimpleNamespace(parameters=95_000_000, stages=None)  # passes for a full-size encoder
-SPEAKERS = SimpleNamespace(parameters=7_000_000, stages=SpeakerStages(torch.nn.Identity()))
+LARGE = SimpleNamespace(name="large", parameters=95_000_000, stages=None)  # passes for a full-size encoder
+SPEAKERS = SimpleNamespace(name=CAMPPLUS, parameters=7_000_000, stages=None)
 FIND = importlib.util.find_spec
 PLAIN, BF16 = {"avx2": True}, {"amx_bf16": True}
 

@@ -134,7 +134,8 @@ def test_an_onnx_file_gives_its_outputs_by_name_and_can_be_copied(tmp_path):
     name, module = save_onnx(tmp_path / "small.onnx", "frames", "hidden_states", "logits_age")
     encoder, waveforms = load_encoder(name), noise(3, 16_000)
     expected, stages = module(waveforms), encoder.encode(waveforms)
-    assert (list(stages), encoder.stride_ms) == (["frames", "hidden_states", "logits_age"], 20)
+    assert list(stages) == ["frames", "hidden_states", "logits_age"]
+    assert "one every 20 ms, of sound at 16,000 Hz" in set(encoder.describe()["value"])
     assert all((stage - expected[name]).abs().max() < 1e-5 for name, stage in stages.items())
     choice = choose_engine(encoder, "openvino", "bfloat16")
     assert (choice.library, choice.precision, choice.device) == ("torch", "float32", "cpu")
@@ -220,7 +221,7 @@ def test_an_onnx_file_of_another_kind_is_refused(tmp_path):
 def test_a_run_is_refused_before_a_notebook_begins(name, missing, message, monkeypatch, capsys):
     hub, find = pytest.importorskip("huggingface_hub.constants", reason=ADVICE), importlib.util.find_spec
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(run, "run_all", lambda *args: pytest.fail("a notebook began"))
+    monkeypatch.setattr(run, "run_notebooks", lambda *args: pytest.fail("a notebook began"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == missing else find(name, *rest))
     assert run.main(["params/demo.yaml", "--set", f"embed.encoder={name}"]) == 2
     assert message in capsys.readouterr().err

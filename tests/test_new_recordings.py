@@ -13,7 +13,7 @@ from lib.compute import Compute
 from lib.corpora.own_data import list_recordings
 from lib.model_folder import load_model_folder, save_model_folder
 from lib.networks import build_network
-from lib.predict import predict_listed, predictions_table
+from lib.predict import predict_listed
 from lib.report.sentences import tell_origin
 from lib.tasks import Task
 from lib.train import Recipe, checkpoint_path, fit_network
@@ -58,7 +58,7 @@ def test_labels_follow_the_list_and_missing_ones_stay_missing(spoken):
 def test_the_chosen_epoch_scores_as_the_answers_of_its_model_do(trained):
     predictions, targets, model, stage = trained
     epochs = new_recordings.score_epochs(predictions, targets, model, stage)
-    answers = predictions_table(predictions)
+    answers = pd.DataFrame([prediction.row() for prediction in predictions])
     scores = new_recordings.score_recordings(answers, targets, [GENDER, AGE]).set_index("task")
     assert epochs.groupby("task").size().to_dict() == {"gender": 3, "age": 3}
     assert epochs["chosen"].sum() == 2

@@ -19,12 +19,13 @@ from lib.audio import RATE_HZ, read_waveform
 from lib.corpora.own_data import list_recordings, read_own_data
 from lib.embed import embed_windows
 from lib.model_folder import BY_CORPUS, load_model_folder
-from lib.predict import count_states, find_model, predict, predict_listed, predictions_table
+from lib.predict import count_states, find_model, predict, predict_listed
 from lib.speed.engines import EngineChoice
 from lib.stages import Stage, fingerprint_of
 from lib.store import Store
 from lib.tables import load_table
-from lib.trainings import ask_checkpoint
+from lib.train import load_model, predict_log_probabilities
+from lib.trainings import read_features
 from lib.trust.calibration import Calibration, Years, disagreement
 from lib.windows import cut_windows, open_windows
 
@@ -70,7 +71,11 @@ def evaluated(spoken, model, folder, tmp_path_factory):
     ids, sounds = windows["window_id"].tolist(), open_windows(chain)
     embed_windows(chain / "store", sounds, ids, model.encoder, EngineChoice(), dtype="float32")
     for task, network in NETWORKS.items():
-        answers = ask_checkpoint(Path(folder, f"{task}.safetensors"), Store(chain / "store"), ids, network)
+        head, features = (
+            load_model(Path(folder, f"{task}.safetensors"))[0],
+            read_features(Store(chain / "store"), network, ids),
+        )
+        answers = np.exp(predict_log_probabilities(head, features).astype(np.float64))
         windows[[f"p_{task}_{name}" for name in model.heads[task].classes]] = answers
     return windows
 
@@ -96,7 +101,7 @@ def test_every_planted_fault_gets_its_own_state_in_a_folder_and_in_a_list(spoken
     assert "2.0 s of sound, repeated" in found["two-seconds.wav"].warning
     assert "0 bytes" in found["empty.wav"].reason
     listed = list_recordings(spoken / "labels.csv")
-    table = predictions_table(predict_listed(listed, model, progress=False))
+    table = pd.DataFrame([one.row() for one in predict_listed(listed, model, progress=False)])
     assert table["name"].tolist() == listed["name"].tolist()
     assert len(table) == len(found) == 14
     assert table.set_index("name").loc["recordings/empty.wav", "state"] == "unreadable"
@@ -218,7 +223,7 @@ def test_command_line_accounts_for_every_file(spoken, folder, tmp_path, capsys):
     assert predicting.main([str(recordings), "--model", folder, "--csv", str(tmp_path / "out.csv")]) == 0
     assert len(pd.read_csv(tmp_path / "out.csv")) == 14
     assert "unreadable: 2" in capsys.readouterr().err
-    assert predicting.main([folder, str(recordings / "two-seconds.wav"), "--json"]) == 0  # as it was written before
+    assert predicting.main(["--model", folder, str(recordings / "two-seconds.wav"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["hint"].startswith("A guess about how a voice sounds")
     assert told["predictions"][0]["state"] == "ok"
@@ -237,7 +242,7 @@ def test_a_hopeless_call_is_refused_in_a_sentence_before_any_work(spoken, folder
     before = Path(voice).read_bytes()
     (tmp_path / "empty").mkdir()
     for arguments, words in [
-        ([], "give a recording"), ([folder, "--csv"], "give a recording"), (["-"], "standard input is not read"), (["https://a.b/c.mp3"], "https://a.b/c.mp3: nothing is fetched"),
+        ([], "give a recording"), (["--model", folder, "--csv"], "give a recording"), (["-"], "standard input is not read"), (["https://a.b/c.mp3"], "https://a.b/c.mp3: nothing is fetched"),
         ([str(tmp_path / "gone.wav")], "no such file or folder"), ([str(tmp_path / "empty")], "no files in this folder"),
         ([voice, "--model", str(tmp_path)], "no model folder"), ([voice, "--model", "gone"], "gone: no such model"),
         ([voice, "--csv", "/dev/null/out.csv"], "/dev/null"), ([voice, "--json", str(tmp_path / "no/\0.json")], "null byte"),

@@ -70,9 +70,9 @@ def test_the_published_weights_fit_and_a_voice_is_closest_to_itself(name, load, 
     with torch.inference_mode():
         output = model(torch.from_numpy(np.stack(voices)))
     if name == CAMPPLUS:
-        assert [block.shape[1:] for block in output[0]] == [(149, 512), (149, 1024), (149, 1024)]
-        assert (output[1] < 0).any()  # as published: the wheel's own file would cut it off at 0
-    embedding = nn.functional.normalize(output[1] if name == CAMPPLUS else output, dim=1)
+        assert [output[f"block:{k}"].shape[1:] for k in (1, 2, 3)] == [(149, 512), (149, 1024), (149, 1024)]
+        assert (output["embedding"] < 0).any()  # as published: the wheel's own file would cut it off at 0
+    embedding = nn.functional.normalize(output["embedding"], dim=1)
     similar = embedding @ embedding.T - 2 * torch.eye(6)
     assert similar.argmax(dim=1).tolist() == [1, 0, 3, 2, 5, 4]
 

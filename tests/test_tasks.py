@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from learning_fixture import make_corpus
 
-from lib.tasks import TASKS, Task, assign_targets, make_tasks, require_windows, task_table, usable_bounds
+from lib.tasks import TASKS, Task, assign_targets, make_tasks, require_speakers, task_table, usable_bounds
 
 CLIPS, WINDOWS = make_corpus()  # 30 speakers of 6 to 45 years
 AGES = ["child", "teen", "adult"], [14, 20]
@@ -58,7 +58,7 @@ def test_too_few_speakers_of_a_class_are_refused_with_their_names():
         make_tasks(["gender"], [], [], few)
     tasks, _ = make_tasks(["gender"], [], [], CLIPS)
     with pytest.raises(ValueError, match=r"gender: .* female: 2 speakers \(a:02, b:03\)"):
-        require_windows(tasks, CLIPS, few)  # the others' clips gave no window
+        require_speakers(tasks, few)  # the others' clips gave no window
     for names in (["agee"], []):
         with pytest.raises(ValueError, match=r"tasks: .* not known; choose from \['gender', 'age'"):
             make_tasks(names, [], [], CLIPS)

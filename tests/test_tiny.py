@@ -12,8 +12,7 @@ from lib.compute import Compute
 from lib.encoders import build_wav2vec2
 from lib.tables import load_table
 from lib.tiny import distill, recipe
-from lib.tiny.teacher import COMPONENTS, draw_rows
-from lib.tiny.views import Speech, draw_view
+from lib.tiny.teacher import COMPONENTS, Speech, draw_rows, draw_view
 
 VIEWS, SHARDS, EXACT = 16, 8, Compute("cpu", "float32", "")
 

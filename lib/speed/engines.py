@@ -19,7 +19,7 @@ import torch
 
 from lib import paths
 from lib.compute import Compute, bfloat16_instructions, choose_compute, cores, torch_threads
-from lib.encoders import Encoder, SpeakerStages, Summary
+from lib.encoders import WHEELS, Encoder, Summary
 from lib.hub import FunctionalStages, OnnxStages
 from lib.stages import fingerprint_of
 
@@ -86,7 +86,7 @@ def choose_engine(
     """
     compute, library, notes, why = check_engine(engine, precision, device), engine, [], ""
     place = "ray" if engine == "ray" else "local"
-    is_speaker = isinstance(encoder.stages, SpeakerStages)
+    is_speaker = encoder.name in WHEELS
     if type(encoder.stages) in OWN:
         return EngineChoice(place=place, note=f"{OWN[type(encoder.stages)]}, in float32 on the processor")
     if precision == "auto":

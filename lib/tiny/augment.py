@@ -31,10 +31,7 @@ def alter_waveforms(waveforms: np.ndarray, seed: list[int]) -> np.ndarray:
 
 
 def alter_spectrum(spectrum: np.ndarray, other: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """A waveform (samples,) from the spectrum (samples // 2 + 1,) of one; `other` is that of a voice in the background.
-
-    A fifth of the copies stays as it is.
-    """
+    """A waveform (samples,) from the spectrum (samples // 2 + 1,) of one, a fifth as it is; `other`: a voice behind it."""
     if rng.random() < 0.2:
         return to_level(fft.irfft(spectrum, samples))
     if rng.random() < 0.7:

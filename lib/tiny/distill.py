@@ -1,8 +1,5 @@
-"""Train wav2vec2-tiny by distillation, on shards of views and of the teachers' answers about these very views (`lib/tiny/teacher.py`).
-
-The student's frames learn to give, by one linear map, CAM++'s dense blocks; the time statistics of its layers the statistics of
-those blocks and both teachers' embeddings.
-"""
+"""Train wav2vec2-tiny by distillation, on the shards of `lib.tiny.teacher`: its frames learn to give, by one linear map, CAM++'s
+dense blocks; the time statistics of its layers the statistics of those blocks and both teachers' embeddings."""
 
 import itertools
 import math
@@ -25,8 +22,7 @@ from lib.audio import RATE_HZ
 from lib.compute import Compute
 from lib.encoders import TINY, Wav2Vec2Stages
 from lib.paths import ASSETS, load_json, save_frame, save_json, write_whole
-from lib.tiny.teacher import COMPONENTS, VIEWS, WIDTHS, shard_path
-from lib.tiny.views import SCALE
+from lib.tiny.teacher import COMPONENTS, SCALE, VIEWS, WIDTHS, shard_path
 
 CARD = load_json(ASSETS / f"{TINY}.json")
 CONFIG = CARD["model"]  # of `torchaudio.models.wav2vec2_model`
@@ -105,9 +101,8 @@ class Targets:
 
     def __init__(self, folder: Path, device: str):
         parts = [load_file(shard_path(folder, number)) for number in range(8)]
-        pooled, embedding, voice = (
-            torch.cat([part[name] for part in parts]).float() for name in ("pooled", "embedding", "voice")
-        )
+        names = ("pooled", "embedding", "voice")
+        pooled, embedding, voice = (torch.cat([part[name] for part in parts]).float() for name in names)
         self.blocks, self.embedding, self.voice = [], embedding.mean(0).to(device), voice.mean(0).to(device)
         for values in pooled.double().split(WIDTHS, dim=1):
             mean = values.mean(0)
@@ -127,12 +122,9 @@ def student_losses(
     wanted = batch["frames"].float().split(COMPONENTS, dim=2)
     losses = {"frames": sum(F.mse_loss(a.float(), b.clamp(-6, 6)) for a, b in zip(frames, wanted)) / len(wanted)}
     stats = [norm(statistics(state)) for norm, state in zip(heads.norms, hidden)]
-    pooled = [
-        F.smooth_l1_loss(head(stat), ((block - mean) @ whiten).clamp(-6, 6))
-        for head, stat, block, (mean, whiten) in zip(
-            heads.pooled, stats[-3:], batch["pooled"].float().split(WIDTHS, dim=1), targets.blocks
-        )
-    ]
+    blocks = zip(batch["pooled"].float().split(WIDTHS, dim=1), targets.blocks)
+    whitened = [((block - mean) @ whiten).clamp(-6, 6) for block, (mean, whiten) in blocks]
+    pooled = [F.smooth_l1_loss(head(stat), one) for head, stat, one in zip(heads.pooled, stats[-3:], whitened)]
     losses["pooled"] = sum(pooled) / len(pooled)
     embedding, voice = batch["embedding"].float() - targets.embedding, batch["voice"].float() - targets.voice
     student, emission = heads.embedding(stats[-1]), heads.emission_norm(statistics(told["emission"]))
@@ -176,17 +168,8 @@ def read_batches(folder: Path, step: int, recipe: Recipe, device: str) -> Iterat
         part = 0
 
 
-def save_state(folder: Path, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer) -> None:
-    """Write everything that the next step needs as one safetensors file, whole or not at all."""
-    tensors = modules.state_dict()
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{index}.{key}": value for key, value in state.items()}
-    with write_whole(folder / "checkpoint.safetensors") as partial:
-        save_file({key: value.contiguous() for key, value in tensors.items()}, partial)
-
-
 def load_state(folder: Path, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer) -> int:
-    """Restore what `save_state` wrote, if anything; the step to go on with."""
+    """Restore what `distill` wrote, if anything; the step to go on with."""
     path = folder / "checkpoint.safetensors"
     if not path.exists():
         return 0
@@ -230,4 +213,8 @@ def distill(views: Path, folder: Path, recipe: Recipe, compute: Compute) -> None
             sums.clear()
             save_frame(folder / "history.csv", pd.DataFrame(history))
         if (step + 1) % CHECKPOINT == 0 or step + 1 == recipe.steps:
-            save_state(folder, modules, optimizer)
+            tensors = modules.state_dict()
+            for index, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"adam.{index}.{key}": value for key, value in state.items()}
+            with write_whole(folder / "checkpoint.safetensors") as partial:  # everything that the next step needs
+                save_file({key: value.contiguous() for key, value in tensors.items()}, partial)

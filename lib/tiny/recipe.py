@@ -1,8 +1,7 @@
 """The whole recipe of wav2vec2-tiny: `python -m lib.tiny.recipe --root FOLDER --out FOLDER`.
 
-Speech is decoded once, without the speakers and languages that the encoder's card leaves out; views and the teachers' answers
-about them are made, the student learns, and its averaged weights are written as the encoder that ships. Every step goes on where
-a kill left off.
+Speech is decoded once, without whom the encoder's card leaves out; views and the teachers' answers about them are made, the
+student learns, and its averaged weights are written as the encoder that ships. Every step goes on where a kill left off.
 """
 
 import argparse
@@ -25,8 +24,7 @@ from lib.corpora.own_data import list_unlabelled
 from lib.encoders import TINY
 from lib.stages import file_checksum
 from lib.tiny.distill import CARD, Recipe, distill
-from lib.tiny.teacher import make_shard, open_speech, open_teacher
-from lib.tiny.views import SCALE, Speech
+from lib.tiny.teacher import SCALE, Speech, make_shard, open_speech, open_teacher
 
 CORPORA = ["common_voice:common_voice_many", "speechocean762"]  # the card's `heard` names them to readers
 UNLABELLED = "unlabelled_en"  # a folder of sounds about which nothing is known

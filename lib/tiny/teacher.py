@@ -1,24 +1,27 @@
-"""What the teachers say of altered views: shards of views with the answers about these very views, made once and read often.
+"""Altered views of speech, random cuts at another speed, and what the teachers say of them: shards made once and read often.
 
-A shard is one safetensors file, made from the seed and its number alone: several processes may make them, in any order, and a
-killed one goes on with the first that is missing.
+What is drawn for a view depends on its generator alone. A shard is one safetensors file, made from the seed and its number alone:
+several processes may make them, in any order, and a killed one goes on with the first that is missing.
 """
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
+from scipy import fft
 from torch import Tensor
 
 from lib.audio import RATE_HZ
 from lib.compute import Compute, choose_compute
 from lib.paths import write_whole
+from lib.tiny.augment import alter_spectrum
 from lib.tiny.speaker_models import load_campplus, load_resemblyzer
-from lib.tiny.views import SCALE, Speech, draw_view
 
+SCALE = 32767.0  # of int16 samples
 VIEWS = 256  # a shard
 SEED = 0  # of the views, which all students share
 LENGTHS = {1.0: 0.1, 1.5: 0.1, 2.0: 0.2, 3.0: 0.45, 4.0: 0.15}  # seconds of a shard's views: their shares
@@ -28,11 +31,43 @@ WIDTHS = (1024, 2048, 2048)  # time mean and deviation of each block
 BASIS_VIEWS = 384  # unaltered cuts that the components are found on
 
 
-class Teacher:
-    """CAM++ and Resemblyzer, with the principal components of CAM++'s blocks: `mean<k>` (C,), `components<k>` (C, kept).
+@dataclass(frozen=True)
+class Speech:
+    """Every clip, decoded once: `samples` int16 at 16 kHz, one clip after the other, and `rows` (clip_id, start, samples)."""
 
-    The components are found and written to `folder` when it has none.
-    """
+    samples: np.ndarray
+    rows: pd.DataFrame
+
+    def clip(self, row: int) -> np.ndarray:
+        """Float32 samples of one clip."""
+        start, count = self.rows["start"].iat[row], self.rows["samples"].iat[row]
+        return self.samples[start : start + count].astype(np.float32) / SCALE
+
+
+def draw_view(speech: Speech, row: int, speed: float, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """One altered view (samples,) float32 of a clip, with another clip's voice in the background now and then."""
+    spectrum = cut_spectrum(speech.clip(row), speed, samples, rng)
+    other = cut_spectrum(speech.clip(int(rng.integers(len(speech.rows)))), 1.0, samples, rng)
+    return alter_spectrum(spectrum, other, samples, rng)
+
+
+def cut_spectrum(clip: np.ndarray, speed: float, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Spectrum (samples // 2 + 1,) of a random cut played at `speed`; of three cuts the loudest, so that pauses are rare."""
+    needed = max(2, round(samples * speed))
+    if len(clip) < needed:
+        clip = np.tile(clip, -(-needed // max(len(clip), 1)))  # too short: repeated
+    begins = rng.integers(len(clip) - needed + 1, size=3)
+    begin = max(begins, key=lambda b: float(np.square(clip[b : b + needed]).sum()))
+    spectrum = np.zeros(samples // 2 + 1, dtype=np.complex64)
+    heard = fft.rfft(clip[begin : begin + needed])[: len(spectrum)]
+    spectrum[: len(heard)] = heard  # resampling by a longer or shorter inverse transform
+    spectrum[0] = 0
+    return spectrum * np.float32(1 / (np.sqrt(2 * np.sum(np.abs(spectrum) ** 2)) + 1e-6))
+
+
+class Teacher:
+    """CAM++ and Resemblyzer, with the principal components of CAM++'s blocks, `mean<k>` (C,) and `components<k>` (C, kept),
+    which are found and written to `folder` when it has none."""
 
     def __init__(self, speech: Speech, folder: Path, seed: int, compute: Compute):
         self.compute, path = compute, folder / "basis.safetensors"
@@ -61,8 +96,8 @@ class Teacher:
         """Blocks' frames and embedding of (B, samples), float32, 32 views at a time."""
         with self.compute.autocast():
             parts = [self.campplus(some) for some in waveforms.to(self.compute.device).split(32)]
-        blocks = [torch.cat(block).float() for block in zip(*(blocks for blocks, _ in parts))]
-        return blocks, torch.cat([embedding for _, embedding in parts]).float()
+        *blocks, embedding = (torch.cat(stage).float() for stage in zip(*(part.values() for part in parts)))
+        return blocks, embedding
 
     @torch.inference_mode()
     def answer(self, waveforms: Tensor) -> dict[str, Tensor]:
@@ -71,7 +106,7 @@ class Teacher:
         frames = [(block - self.basis[f"mean{k}"]) @ self.basis[f"components{k}"] for k, block in enumerate(blocks)]
         pooled = torch.cat([statistic for block in blocks for statistic in (block.mean(1), block.std(1))], dim=1)
         with self.compute.autocast():
-            voice = self.resemblyzer(waveforms.to(self.compute.device))
+            voice = self.resemblyzer(waveforms.to(self.compute.device))["embedding"]
         answers = {"frames": torch.cat(frames, dim=2), "pooled": pooled, "embedding": embedding, "voice": voice.float()}
         return {name: values.half().cpu() for name, values in answers.items()}
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lib.evaluate import answer_years, select_answers, year_centres
 from lib.results import format_score
-from lib.scores import aggregate_predictions, bootstrap_trainings, make_records, score_answers
+from lib.scores import aggregate_predictions, bootstrap_trainings, score_answers
 from lib.tasks import YEARS, Task
 from lib.trust import calibration
 from lib.trust.calibration import BINS, FLOOR, YEARS_SHARE, Calibration, Years
@@ -117,9 +117,7 @@ def score_calibration(
         return {"ece": gap / n, "brier": brier / n, "nll": nll / n}
 
     values, speakers = np.column_stack([gaps, np.ones(len(gaps)), brier, nll]), table["speaker_id"].to_numpy()
-    scores = bootstrap_trainings(values, speakers, table["seed"].to_numpy(), statistic, draws, seed)
-    trainings = table["seed"].nunique()
-    return make_records(scores, len(table) // trainings, len(np.unique(speakers)), context).assign(seeds=trainings)
+    return bootstrap_trainings(values, speakers, table["seed"].to_numpy(), statistic, draws, seed, None, context)
 
 
 def bin_answers(probabilities: np.ndarray, targets: np.ndarray) -> pd.DataFrame:

@@ -24,7 +24,7 @@ def audit_splits(splits: pd.DataFrame, store: Store) -> pd.DataFrame:
     audits = []
     for (task, protocol, fold), table in splits.groupby(["task", "protocol", "fold"], sort=False):
         hidden = [name for name in store.parts if name.startswith(("layer:", "block:"))]
-        averages = store.statistics(table["window_id"], hidden or None)
+        averages = store.statistics(table["window_id"], hidden)
         if math.prod(averages.shape) < IN_MEMORY:
             averages = averages[np.arange(len(averages))]
         audit = audit_leakage(table, table.set_index("window_id")["split"], averages, protocol)

@@ -111,7 +111,7 @@ def tabulate_groups(answers: pd.DataFrame, targets: pd.DataFrame, tasks: list[Ta
 
 
 def compare_answers(answers: pd.DataFrame, targets: pd.DataFrame, task: Task) -> np.ndarray:
-    """Confusion counts (C, C) of recordings with a label and an answer, "unsure" left out; `answers`: of `predictions_table`."""
+    """Confusion counts (C, C) of recordings with a label and an answer, "unsure" left out; `answers`: of `Prediction.row`."""
     labels = answers.reindex(columns=["name", task.name]).set_index("name")[task.name]
     numbers = targets["name"].map(labels).map({name: number for number, name in enumerate(task.classes)})
     known = numbers.notna() & targets[task.name].notna()

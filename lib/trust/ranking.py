@@ -14,7 +14,7 @@ from tqdm import tqdm
 from lib import paths, tables
 from lib.baselines import fit_probe, predict_probe
 from lib.encoders import TINY
-from lib.scores import expected_years, score_answers, score_years
+from lib.scores import score_answers, score_years
 from lib.store import Store
 from lib.tasks import YEARS, Task, assign_targets, make_tasks
 from lib.tiny.recipe import is_left_out
@@ -127,7 +127,7 @@ def take_rows(table: pd.DataFrame, column: Column, values: np.ndarray, part: str
     if column.task.name == YEARS:
         by_class = table["years"][(targets >= 0) & (table["part"] == "train")].groupby(targets)
         weighted = values[chosen] * by_class.size().to_numpy()
-        return rows.assign(predicted=expected_years(weighted, by_class.mean().to_numpy()) / weighted.sum(axis=1))
+        return rows.assign(predicted=weighted @ by_class.mean().to_numpy() / weighted.sum(axis=1))
     return rows.assign(**{f"p_{word}": values[chosen, number] for number, word in enumerate(column.task.classes)})
 
 
