@@ -1,3 +1,1 @@
 """Gender and age from a few seconds of voice: the tested module that every notebook imports."""
-
-__version__ = "0.1.0"

@@ -1,8 +1,5 @@
-"""Decoding: any audio file, at once or in blocks, to a mono float32 waveform at 16 kHz.
-
-FFmpeg's libraries (PyAV) decode, libsndfile what they do not know, soxr resamples. A file is decoded until nothing more
-comes: no header's count is believed, but what it promises in vain becomes a warning.
-"""
+"""Decoding: any audio file, at once or in blocks, to a mono float32 waveform at 16 kHz. FFmpeg's libraries (PyAV) decode, libsndfile
+what they do not know, soxr resamples. No header's count is believed, but what it promises in vain becomes a warning."""
 
 import contextlib
 import io
@@ -54,8 +51,14 @@ class Recording:
     """
 
     def __init__(self, source: Path | str | np.ndarray, rate_hz: int | None = None, start_s=0.0, end_s=None):
-        self.source = source if rate_hz is None else _as_channels(source, rate_hz)
-        self.rate_hz, self.start_s, self.end_s = rate_hz, start_s, np.inf if end_s is None or np.isnan(end_s) else end_s
+        if rate_hz is not None:
+            source = np.asarray(source)
+            if source.dtype.kind not in "fiu" or source.ndim not in (1, 2) or not 0 < rate_hz == int(rate_hz):
+                raise ValueError(f"samples of type {source.dtype}, shape {source.shape}, {rate_hz} Hz: not a waveform")
+            source = source[:, None] if source.ndim == 1 else source
+            source = source.T if 0 < source.shape[0] < source.shape[1] else source
+        self.source, self.rate_hz, self.start_s = source, rate_hz, start_s
+        self.end_s = np.inf if end_s is None or np.isnan(end_s) else end_s
         self.warnings, self.samples = [], 0
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -288,14 +291,6 @@ def _find_missing(container: av.container.InputContainer, file: SoundFile, done_
     if promised_s > done_s + SHORTFALL_S:
         return [f"only {done_s:.2f} of the {promised_s:.2f} s that its header promises are there"]
     return [NO_END] if file.is_cut else []
-
-
-def _as_channels(samples: np.ndarray, rate_hz: int) -> np.ndarray:
-    samples = np.asarray(samples)
-    if samples.dtype.kind not in "fiu" or samples.ndim not in (1, 2) or not rate_hz > 0 or int(rate_hz) != rate_hz:
-        raise ValueError(f"samples of type {samples.dtype}, shape {samples.shape}, {rate_hz} Hz: not a waveform")
-    samples = samples[:, None] if samples.ndim == 1 else samples
-    return samples.T if 0 < samples.shape[0] < samples.shape[1] else samples
 
 
 def _mix_channels(blocks: Blocks, name: str, warnings: list[str]) -> Blocks:

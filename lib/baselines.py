@@ -1,7 +1,5 @@
-"""What a score must beat: majority class, pitch, duration and level, MFCC statistics, a constant age.
-
-Their inputs are measured once, where windows are cut (`measure_acoustics`), so evaluation never needs the audio again.
-"""
+"""What a score must beat: majority class, pitch, duration and level, MFCC statistics, a constant age; measured once, where
+windows are cut, so that evaluation needs no sound."""
 
 from typing import Any
 
@@ -123,8 +121,7 @@ def fit_baseline(
     """Probabilities (len(rows), C) of one of `BASELINES` for the windows of `rows`, learned from those of `train` alone.
 
     acoustics: window_id and `ACOUSTICS`. train, rows: window_id and target. None where the baseline's measures are lacking.
-    The majority answers with the class shares, the others by `fit_probe`: for two classes "mean F0" is a threshold on
-    pitch, and unvoiced windows get the training part's median pitch.
+    The majority answers with the class shares, the others by `fit_probe`.
     """
     columns = BASELINES[name]
     if not columns:

@@ -1,8 +1,6 @@
-"""The one place that decides by the machine: which device computes, and in which arithmetic. Encoders and training ask it.
-
-Every choice is "auto" unless a name is given: the GPU where there is one, and bfloat16 only where it is computed, not
-emulated. `ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2` let any x86-64 machine play a plain one.
-"""
+"""The one place that decides by the machine which device computes, and in which arithmetic: "auto" is the GPU where there is
+one, and bfloat16 only where it is computed, not emulated. `ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2` let any x86-64
+machine play a plain one."""
 
 import contextlib
 import os
@@ -44,12 +42,11 @@ class Compute:
 
 
 def choose_compute(device: str = "auto", arithmetic: str = "auto") -> Compute:
-    """Choose device and arithmetic by what the machine has.
+    """Choose by what the machine has. ValueError for unknown names and a device that is not there, a warning where bfloat16
+    is emulated.
 
     device: "auto" (CUDA where torch finds it, else the processor), "cpu", "cuda", or "mps" (Apple's, by name alone).
     arithmetic: "auto" (bfloat16 where the device computes it, else float32), "float32" or "bfloat16".
-
-    ValueError for other names and a device that is not there; a warning when bfloat16 is named where it is emulated.
     """
     if device not in DEVICES or arithmetic not in ARITHMETICS:
         raise ValueError(f"device {device!r}, arithmetic {arithmetic!r}: must be of {DEVICES} and of {ARITHMETICS}")

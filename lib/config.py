@@ -16,6 +16,7 @@ NOTEBOOKS = ["01_download", "02_segment", "03_embed", "04_train", "05_evaluate",
 # parameters that several notebooks declare, and the section they live in
 SHARED = dict.fromkeys(["seed", "synthetic", "age_classes", "age_bounds"], "run") | {"tasks": "train"}
 SHARED |= dict.fromkeys(["engine", "device", "precision", "workers", "address"], "compute")
+SECTION = re.compile(r"^\d+_")  # what a notebook's name has before that of its section: "03_embed" -> "embed"
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 TYPES |= {f"list[{name}]": list[TYPES[name]] for name in ("str", "int", "float")}
 
@@ -29,12 +30,6 @@ class _StrictLoader(yaml.SafeLoader):
         if repeated:
             raise ValueError(f"line {node.start_mark.line + 1}: key written twice: {sorted(repeated)}; keep one")
         return super().construct_mapping(node, deep)
-
-
-def section_of(notebook: str) -> str:
-    """Section name of a notebook: "03_embed" -> "embed"; one outside the chain has its own name, "encoders"."""
-    number, _, verb = notebook.partition("_")
-    return verb if number.isdigit() else notebook
 
 
 def notebook_path(notebook: str) -> Path:
@@ -63,8 +58,8 @@ def declared_parameters(path: Path) -> dict[str, tuple[type, Any]]:
 def load_run(path: Path, changes: list[str] = ()) -> dict[str, dict[str, Any]]:
     """Read and check a run file; return {section: {key: value}} with `changes` ("section.key=value") applied.
 
-    One text may hold several changes with blanks between them, as `make reports SET="..."` hands them on; values
-    may hold blanks. ValueError names the file, the section, the key, the value and what was expected.
+    One text may hold several changes, as `make reports SET="..."` hands them on; values may hold blanks. ValueError names the
+    file, the section, the key, the value and what was expected.
     """
     path = Path(path)
     if not path.exists():
@@ -77,38 +72,28 @@ def load_run(path: Path, changes: list[str] = ()) -> dict[str, dict[str, Any]]:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: a run file is a list of sections, found {type(content).__name__}")
     for change in itertools.chain(*(re.split(r"\s+(?=\w+\.\w+=)", text.strip()) for text in changes)):
-        _apply_change(content, change, path)
+        name, equals, text = change.partition("=")
+        section, _, key = name.partition(".")
+        if not (equals and section and key):
+            raise ValueError(f"--set {change}: write section.key=value, such as train.epochs=20")
+        if not isinstance(content.setdefault(section, {}), dict):
+            raise ValueError(f"{path}: section '{section}' must hold keys, found {content[section]!r}")
+        try:
+            content[section][key] = yaml.load(text, _StrictLoader) if text else ""
+        except (yaml.YAMLError, ValueError) as error:
+            raise ValueError(f"--set {change}: {error}") from error
     return _validate_run(content, path)
-
-
-def _apply_change(content: dict, change: str, path: Path) -> None:
-    name, equals, text = change.partition("=")
-    section, dot, key = name.partition(".")
-    if not (equals and dot and section and key):
-        raise ValueError(f"--set {change}: write section.key=value, such as train.epochs=20")
-    if not isinstance(content.setdefault(section, {}), dict):
-        raise ValueError(f"{path}: section '{section}' must hold keys, found {content[section]!r}")
-    try:
-        content[section][key] = yaml.load(text, _StrictLoader) if text else ""
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"--set {change}: {error}") from error
-
-
-RUN_KEYS = {
-    "title": (str, ...),  # shown on every page
-    "question": (str, ...),  # what the run answers
-    "notebooks": (list[str], NOTEBOOKS),  # which notebooks make it up
-}
 
 
 def _validate_run(content: dict, path: Path) -> dict[str, dict[str, Any]]:
     run = content.get("run")
     notebooks = (run.get("notebooks") if isinstance(run, dict) else None) or NOTEBOOKS
-    expected: dict[str, dict] = {"run": dict(RUN_KEYS)}
+    # title and question, what the run answers, are shown on every page
+    expected = {"run": {"title": (str, ...), "question": (str, ...), "notebooks": (list[str], NOTEBOOKS)}}
     for name in notebooks:
         for key, declared in declared_parameters(notebook_path(name)).items():
             if key != "run":  # a run's name is its file's name, never a key
-                expected.setdefault(SHARED.get(key, section_of(name)), {})[key] = declared
+                expected.setdefault(SHARED.get(key, SECTION.sub("", name)), {})[key] = declared
     strict = ConfigDict(extra="forbid", strict=True, validate_default=True)
     sections = {name: (create_model(name, __config__=strict, **keys), {}) for name, keys in expected.items()}
     try:
@@ -132,5 +117,5 @@ def _explain(problem: dict) -> str:
 def parameters_for(notebook: str, run: str, sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The parameters that papermill hands to one notebook: its own section and the shared keys that it declares."""
     shared = {key: sections[section][key] for key, section in SHARED.items() if key in sections.get(section, {})}
-    values = {**shared, **sections["run"], **sections.get(section_of(notebook), {}), "run": run}
+    values = {**shared, **sections["run"], **sections.get(SECTION.sub("", notebook), {}), "run": run}
     return {key: values[key] for key in declared_parameters(notebook_path(notebook))}

@@ -89,11 +89,8 @@ def embed_blocks(
 
 
 def encode_batch(engine: Engine, waveforms: np.ndarray) -> dict[str, np.ndarray]:
-    """Frames (B, T, D), where the engine keeps some, and statistics (B, S) of waveforms (B, samples), float32.
-
-    The filter bank is measured here and not by the engine: it costs little, and not every library knows a Fourier transform.
-    """
-    tensors = engine.run(waveforms)
+    """Frames (B, T, D), where the engine keeps some, and statistics (B, S) of waveforms (B, samples), float32."""
+    tensors = engine.run(waveforms)  # the filter bank is measured here: not every library knows a Fourier transform
     with torch.inference_mode():
         bank = bank_statistics(torch.from_numpy(waveforms)).numpy()
     return tensors | {"statistics": np.concatenate([tensors["statistics"], bank], axis=1)}

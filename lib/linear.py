@@ -4,6 +4,7 @@ import itertools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,8 @@ class Problem:
     targets: np.ndarray  # (n,) of all rows
     weights: np.ndarray  # (n,), 0: not learned from
     judged: np.ndarray  # (n,) bool: rows that its penalty may be chosen by
-    probe: LogisticRegression = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.probe = LogisticRegression(max_iter=STEPS, warm_start=True)  # goes on from the coefficients that it has
+    # goes on from the coefficients that it has
+    probe: Any = field(init=False, default_factory=partial(LogisticRegression, max_iter=STEPS, warm_start=True))
 
     def fit(self, values: np.ndarray, rows: np.ndarray, penalty: float) -> None:
         """Go on from the coefficients of the penalty before: a path takes few steps more than one fit."""
@@ -96,17 +95,19 @@ def fit_linear(
     """Fit a linear model at every penalty; the one with the lowest tempered loss is chosen, each regression's by itself.
 
     Returns the history, one row a penalty, numbered from 1 in the column "epoch", and the chosen one's number.
-    weights, children, voices: (len(features),) factor on each row's loss, whether a child speaks (for "experts"), and
-    the speaker, by whom training is folded to choose; validation chooses where too few speak. penalties: to choose
-    from, or a single list with one for each regression. The other parameters are those of `lib.train.fit_network`; a
-    finished folder is read, not fitted again.
+    weights, children, voices: (len(features),) factor on each row's loss, whether a child speaks (for "experts"), and the
+    speaker, by whom training is folded to choose; validation chooses where too few speak. penalties: to choose from, or a
+    list with one for each regression. The rest as in `lib.train.fit_network`; a finished folder is read, not fitted again.
     """
     folder, classes = Path(folder), model.settings["classes"]
     if (folder / HISTORY).exists():
         table = pd.read_csv(folder / HISTORY)
         return table, int(table["tempered_loss"].idxmin()) + 1
     criterion, history = nn.NLLLoss(weight=balanced_weights(targets[rows_train], classes)), []
-    rows_train, judged = (_draw(rows, seed) for rows in (rows_train, rows_validation))
+    rows_train, judged = (
+        np.sort(np.random.default_rng(seed).choice(rows, min(LINEAR_ROWS, len(rows)), replace=False))
+        for rows in (rows_train, rows_validation)
+    )
     fit_normaliser(model.normaliser, features, rows_train)
     with torch.inference_mode():
         values, unheard = (model.normaliser(torch.from_numpy(features[rows])).numpy() for rows in (rows_train, judged))
@@ -170,9 +171,3 @@ def _spread(weights: np.ndarray, side: np.ndarray | None = None) -> np.ndarray:
     for rows in () if side is None else (side, ~side):
         weights = np.where(rows, weights / max(weights[rows].sum(), 1e-12), weights)
     return weights / weights[weights > 0].mean()
-
-
-def _draw(rows: np.ndarray, seed: int) -> np.ndarray:
-    if len(rows) <= LINEAR_ROWS:
-        return rows
-    return np.sort(np.random.default_rng(seed).choice(rows, LINEAR_ROWS, replace=False))

@@ -31,7 +31,6 @@ from lib.windows import Windowing
 
 FORMAT = 2  # raised when a folder of the old kind can no longer be read; 2: statistics of layers, networks by name
 DESCRIPTION = "model.json"
-CARD = "README.md"
 SYNTHETIC = "trained on synthetic voices, invented by a program: a demonstration, not a model of people"
 READY = ["ready", "tiny"]  # models that ship, the best first; the last needs nothing that is not here
 BY_CORPUS = "UAR of windows by corpus"  # among what a description is about: {task: {corpus: UAR}}
@@ -102,8 +101,8 @@ def save_model_folder(
     """
     folder, settings, years, trainings = Path(folder), settings or {}, years or {}, trainings or {}
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        (partial := Path(scratch, folder.name)).mkdir()
         heads = {}
         for task, checkpoint in checkpoints.items():
             weights = Path(shutil.copyfile(checkpoint, partial / f"{task}.safetensors"))
@@ -113,11 +112,8 @@ def save_model_folder(
         description |= {"feature": feature, "windowing": vars(windowing), "heads": heads, "metrics": list(metrics)}
         description |= {"about": about or {}, "versions": _versions()}
         paths.save_json(partial / DESCRIPTION, description | {"checksum": fingerprint_of(description)})
-        (partial / CARD).write_text(write_card(description), encoding="utf-8")
-        partial.chmod(0o755)
+        (partial / "README.md").write_text(write_card(description), encoding="utf-8")
         paths.replace_folder(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
@@ -163,16 +159,11 @@ def describe_heads(heads: dict[str, dict[str, Any]]) -> pd.DataFrame:
     rows = []
     for task, head in heads.items():
         rare, years = head["rare"], head["years"]
-        rows.append({
-            "task": task,
-            "classes": ", ".join(head["classes"]),
-            "network": results.model_name(head["network"]),
-            "epoch": head["epoch"],
-            "temperature": f"{head['calibration']['temperature']:.3f}",
-            "unsure below": f"{head['threshold']:.3f}" if head["threshold"] else "always answers",
-            "rare class": f"{rare[0]} from {rare[1]:.3f}" if rare else "",
-            "years": Years(**years).describe() if years else "",
-        })  # fmt: skip
+        row = {"task": task, "classes": ", ".join(head["classes"]), "network": results.model_name(head["network"])}
+        row |= {"epoch": head["epoch"], "temperature": f"{head['calibration']['temperature']:.3f}"}
+        row |= {"unsure below": f"{head['threshold']:.3f}" if head["threshold"] else "always answers"}
+        row |= {"rare class": f"{rare[0]} from {rare[1]:.3f}" if rare else ""}
+        rows.append(row | {"years": Years(**years).describe() if years else ""})
     return pd.DataFrame(rows)
 
 
@@ -183,10 +174,10 @@ def _text(value: Any) -> str:
 
 
 def load_model_folder(folder: Path, encoder: Encoder | None = None) -> ModelFolder:
-    """Load a model folder and check it: its format, the hash of every file, the encoder's weights.
+    """Load a model folder and check its format, the hash of every file, the encoder's weights; ValueError says what differs
+    and what to do. Other versions of libraries and invented voices are a warning in `ModelFolder.warnings`.
 
-    `encoder`: one that is loaded already, None = load the one it names. ValueError says what differs and what to do; a
-    library of another version, or voices that were invented, is no error but a warning in `ModelFolder.warnings`.
+    `encoder`: one that is loaded already, None = load the one it names.
     """
     folder = Path(folder)
     description = _read_description(folder)
@@ -219,8 +210,7 @@ def load_model_folder(folder: Path, encoder: Encoder | None = None) -> ModelFold
 
 
 def tell_gain(folder: Path, other: Path) -> str:
-    """What a model folder scored by its own test, by task and corpus, for who lacks its encoder; beside it another's scores
-    where that was asked the same of the same recordings."""
+    """What a model folder scored by its own test, by task and corpus; beside it another's scores where that was asked the same."""
     ours, theirs = (_own_scores(_read_description(Path(one))) for one in (folder, other))
     told = []
     for task, (asked, values) in ours.items():

@@ -1,8 +1,6 @@
-"""The classifiers on top of embeddings: the paper's two networks and the linear models.
-
-The paper's networks read frames (B, T, D), the others time statistics, one vector (B, D) a window. All give
-log-probabilities (B, C). Normalisation is part of the model, so training, evaluation and inference cannot disagree about it.
-"""
+"""The classifiers on top of embeddings: the paper's two networks read frames (B, T, D), the linear models time statistics, one
+vector (B, D) a window. All give log-probabilities (B, C). Normalisation is part of the model, so that training, evaluation and
+inference cannot disagree about it."""
 
 import copy
 from collections.abc import Sequence
@@ -35,7 +33,7 @@ class AgeNet(PaperNet):
 
     def __init__(self, classes: int = 2, width: float = 1.0) -> None:
         super().__init__()
-        c96, c256, c384, c1024, c4096 = (scaled(n, width) for n in (96, 256, 384, 1024, 4096))
+        c96, c256, c384, c1024, c4096 = (max(1, round(n * width)) for n in (96, 256, 384, 1024, 4096))
         self.convolutions = nn.Sequential(
             *_block(1, c96, 3, nn.MaxPool2d(3)),  # (B, c96, 49, 10) for the paper's (149, 32)
             *_block(c96, c256, 3, nn.MaxPool2d(3)),  # (B, c256, 16, 3)
@@ -56,7 +54,7 @@ class GenderNet(PaperNet):
 
     def __init__(self, classes: int = 2, width: float = 1.0) -> None:
         super().__init__()
-        c32, c64, c96, c256, c384, c1024 = (scaled(n, width) for n in (32, 64, 96, 256, 384, 1024))
+        c32, c64, c96, c256, c384, c1024 = (max(1, round(n * width)) for n in (32, 64, 96, 256, 384, 1024))
         self.convolutions = nn.Sequential(
             *_block(1, c96, 5, nn.MaxPool2d(3, stride=2)),  # (B, c96, 73, 14) for the paper's (149, 32)
             *_block(c96, c256, 5, nn.MaxPool2d(3, stride=1)),  # (B, c256, 69, 10)
@@ -87,10 +85,8 @@ class LinearNet(nn.Module):
 
 
 class StepsNet(nn.Module):
-    """Continuation-ratio logits for ordered classes (Fienberg 1980): step k tells class k from all that come after it.
-
-    Each reads columns of its own, `widths` of them: child or not can be told from other layers than teen or adult.
-    """
+    """Continuation-ratio logits for ordered classes (Fienberg 1980): step k tells class k from all that come after it, by
+    columns of its own, `widths` of them."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
@@ -125,12 +121,8 @@ class ExpertsNet(nn.Module):
 
 
 class Normaliser(nn.Module):
-    """The one normalisation of a network's input, kept with the weights; the shape stays.
-
-    "none": as it comes. "standard": zero mean and unit variance, statistics of the training rows only (frames share one
-    mean for each of D, statistics have one for each number). "p10": divided by the 10-norm over frames, as in the paper's
-    gender training.
-    """
+    """The one normalisation of a network's input, kept with the weights; the shape stays. "standard": zero mean and unit
+    variance over the training rows, and over frames. "p10": divided by the 10-norm over frames, as in the paper's gender training."""
 
     def __init__(self, kind: str, shape: Sequence[int]) -> None:
         super().__init__()
@@ -194,8 +186,6 @@ def build_network(
     window's input, (T, D) of frames, (D,) of one vector. width: factor on the hidden sizes of the paper's networks. widths: of
     the columns of each of the name's lists, for "steps" and "experts" alone.
     """
-    if len(classes) < 2 or len(set(classes)) != len(classes):
-        raise ValueError(f"a classifier needs at least two different classes, not {classes}")
     settings = {
         "name": name, "classes": list(classes), "shape": [int(n) for n in shape], "task": task, "width": width,
         "normalisation": normalisation, "widths": list(widths), "seed": seed,
@@ -203,6 +193,8 @@ def build_network(
     kind, _ = split_name(name)
     if kind == "steps" and (len(widths) != len(classes) - 1 or sum(widths) != shape[0]):
         raise ValueError(f"network {name!r}: {len(classes)} ordered classes take {len(classes) - 1} steps")
+    if kind == "paper" and width <= 0:
+        raise ValueError(f"width must be above 0, not {width}")
     paper = AgeNet if task.startswith("age") else GenderNet
     if kind == "paper" and (shape[0] < paper.least[0] or shape[1] < paper.least[1]):
         raise ValueError(
@@ -231,13 +223,6 @@ def describe_layers(network: PaperNet, shape: Sequence[int]) -> pd.DataFrame:
 def count_parameters(network: nn.Module) -> int:
     """Number of trainable parameters."""
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-
-
-def scaled(channels: int, width: float) -> int:
-    """Number of channels at this width factor, at least 1."""
-    if width <= 0:
-        raise ValueError(f"width must be above 0, not {width}")
-    return max(1, round(channels * width))
 
 
 def _block(channels_in: int, channels_out: int, kernel: int, *pool: nn.Module) -> list[nn.Module]:

@@ -1,7 +1,5 @@
-"""Ask a model about any recording: files, folders, lists, samples in memory. `python -m lib.predict recording.mp3`
-
-Windows are cut, encoded and asked as in training and evaluation; where there is no answer, a recording's state says why.
-"""
+"""Ask a model about any recording, as in training and evaluation: files, folders, lists, samples in memory; where there is no
+answer, a recording's state says why. `python -m lib.predict recording.mp3`"""
 
 import argparse
 import contextlib
@@ -297,8 +295,10 @@ def count_states(states: Iterable[str]) -> pd.DataFrame:
     return counts.rename_axis("state").reset_index(name="recordings")
 
 
-def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """The command line of `python -m lib.predict`: sources, model, and the form and place of the answers; or ValueError."""
+def main(arguments: list[str] | None = None) -> int:
+    """Command-line entry; returns the exit code: 0, 1 when no recording could be read, 2 when the call was refused."""
+    warnings.simplefilter("ignore")  # of libraries, which no one here can mend
+    warnings.filterwarnings("default", message="the model '")
     parser = argparse.ArgumentParser(prog="python -m lib.predict", description="Ask a model about recordings.")
     parser.add_argument("sources", nargs="*", metavar="FILE|FOLDER|list.csv", help="what to ask about")
     parser.add_argument("--model", help="a model folder, or the name of one that ships; else the ready one")
@@ -306,19 +306,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     form.add_argument("--json", nargs="?", const="-", metavar="OUT.json", help="everything, windows included, as JSON")
     form.add_argument("--csv", nargs="?", const="-", metavar="OUT.csv", help="one line a recording")
     # a file whose name begins with a dash is no option
-    words = [f"./{word}" if word[:1] == "-" and os.path.lexists(word) else word for word in arguments]
+    words = sys.argv[1:] if arguments is None else arguments
+    words = [f"./{word}" if word[:1] == "-" and os.path.lexists(word) else word for word in words]
     options, unknown = parser.parse_known_args(words)
-    if unknown:
-        raise ValueError(f"{unknown[0]}: neither an option (see --help) nor a file that is there; write ./{unknown[0]}")
-    return options
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Command-line entry; returns the exit code: 0, 1 when no recording could be read, 2 when the call was refused."""
-    warnings.simplefilter("ignore")  # of libraries, which no one here can mend
-    warnings.filterwarnings("default", message="the model '")
     try:
-        options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+        if word := next(iter(unknown), ""):
+            raise ValueError(f"{word}: neither an option (see --help) nor a file that is there; write ./{word}")
         target = options.json or options.csv or "-"
         if target != "-" and not target.lower().endswith((".json", ".csv")):
             raise ValueError(f"{target}: answers go to a name in .json or .csv; put recordings before --json and --csv")

@@ -69,10 +69,8 @@ def read_records(records: list[Record] | pd.DataFrame | None) -> pd.DataFrame:
 
 
 def select_scores(scores: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
-    """Records whose columns have the wanted value, or one of the wanted values, in the order in which those are given.
-
-    Of the test part and of all its subsets together, unless `split` or `subset` say otherwise.
-    """
+    """Records whose columns have the wanted value, or one of the wanted values, in their order; of the test part and of all its
+    subsets together, unless `split` or `subset` say otherwise."""
     for name, value in ({"split": "test", "subset": "all"} | wanted).items():
         values = [value] if isinstance(value, str) else list(value)
         scores = scores[scores[name].isin(values)]
@@ -162,7 +160,6 @@ def find_headline(scores: pd.DataFrame, view: Record, differences: pd.DataFrame 
     """The score that speaks for a task and all that it is read beside; None where it was not scored.
 
     view: {task, model, protocol, level}. differences: of `lib.evaluate.compare_all`; None = no pair was compared.
-
     Keys: `metric` (the error where ages are told in years, else UAR), `score`, `guess` (the record of what hears nothing,
     or None), `simple` (records of the other baselines, the best first), `classes`. A baseline's `gain` is the interval of
     what the model gains over it, better is positive; None = not compared pair by pair.

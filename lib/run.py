@@ -52,16 +52,6 @@ def lock_run(run: str) -> Iterator[None]:
         yield
 
 
-def install_kernel() -> None:
-    """A kernel of this very interpreter and this very lib, whatever kernels Jupyter finds on the machine."""
-    folder = paths.DATA / "jupyter" / "kernels" / KERNEL
-    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    paths.save_json(folder / "kernel.json", {"argv": argv, "display_name": "Python (this run)", "language": "python"})
-    for variable, path in {"JUPYTER_PATH": folder.parent.parent, "PYTHONPATH": paths.ROOT}.items():
-        os.environ[variable] = os.pathsep.join(filter(None, [str(path), os.environ.get(variable)]))
-    os.environ.setdefault("TQDM_MININTERVAL", "1")  # seconds between two states of a bar
-
-
 def execute_notebook(name: str, run: str, parameters: dict[str, Any]) -> None:
     """Execute one notebook in a fresh kernel; NotebookFailed names notebook, cell, line and error. The copy is kept either way,
     as `data/<run>/executed/<name>.ipynb` or `<name>.failed.ipynb`."""
@@ -82,23 +72,27 @@ def execute_notebook(name: str, run: str, parameters: dict[str, Any]) -> None:
     except PapermillExecutionError as error:
         partial.replace(failed)
         where = f"notebook {name}, cell {error.cell_index} (kept in {os.path.relpath(failed)})"
-        message = " ".join(f"{error.ename}: {error.evalue}".split())
-        raise NotebookFailed(f"{where}\n  in: {_failing_line(error)}\n  {message}") from error
+        message, trace = " ".join(f"{error.ename}: {error.evalue}".split()), strip_ansi("\n".join(error.traceback))
+        arrow = re.search(r"Cell In.*?^-+> ?\d+ ([^\n]*)", trace, re.DOTALL | re.MULTILINE)
+        line = arrow[1].strip() if arrow else next(filter(str.strip, error.source.splitlines()), "")
+        raise NotebookFailed(f"{where}\n  in: {line}\n  {message}") from error
     except Exception as error:  # a kernel that died, a disk that is full: whatever ends it ends the run with a reason
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise NotebookFailed(f"notebook {name} could not be run through\n  {reason[:500]}") from error
     partial.replace(folder / f"{name}.ipynb")
 
 
-def _failing_line(error: Any) -> str:
-    """The line of the cell that failed, from the traceback's arrow; the cell's first line when there is none."""
-    arrow = re.search(r"Cell In.*?^-+> ?\d+ ([^\n]*)", strip_ansi("\n".join(error.traceback)), re.DOTALL | re.MULTILINE)
-    return arrow[1].strip() if arrow else next((line for line in error.source.splitlines() if line.strip()), "")
-
-
 def run_notebooks(run: str, sections: dict[str, dict], notebooks: list[str]) -> None:
-    """Execute the notebooks in order under one progress bar; the first that fails stops the run."""
-    install_kernel()
+    """Execute the notebooks in order under one progress bar; the first that fails stops the run.
+
+    Their kernel is of this very interpreter and this very lib, whatever kernels Jupyter finds on the machine.
+    """
+    folder = paths.DATA / "jupyter" / "kernels" / KERNEL
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    paths.save_json(folder / "kernel.json", {"argv": argv, "display_name": "Python (this run)", "language": "python"})
+    for variable, path in {"JUPYTER_PATH": folder.parent.parent, "PYTHONPATH": paths.ROOT}.items():
+        os.environ[variable] = os.pathsep.join(filter(None, [str(path), os.environ.get(variable)]))
+    os.environ.setdefault("TQDM_MININTERVAL", "1")  # seconds between two states of a bar
     for name in (bar := tqdm(notebooks, desc=f"run {run}", unit="notebook")):
         bar.set_postfix_str(name)
         began = time.monotonic()
@@ -127,14 +121,10 @@ def write_record(run: str, sections: dict[str, dict]) -> dict[str, Any]:
     for stage in records.values():
         record |= stage.pop("facts")  # encoder, engine, checksums: of the notebooks that know them, or of an import
     libraries = {name: importlib.metadata.version(name) for name in SHOWN_VERSIONS}
-    record |= {
-        "parameters": sections,
-        "versions": {"python": platform.python_version()} | libraries,
-        "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "git_commit": git_commit(),
-        "stages": [records[name] for name in about["notebooks"] if name in records],
-        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    record |= {"parameters": sections, "versions": {"python": platform.python_version()} | libraries}
+    record |= {"machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()}}
+    record |= {"git_commit": git_commit(), "stages": [records[name] for name in about["notebooks"] if name in records]}
+    record["made_at"] = datetime.now(UTC).isoformat(timespec="seconds")
     paths.save_json(folder / "run.json", record)
     return record
 

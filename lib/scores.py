@@ -1,7 +1,7 @@
 """Scores with intervals: every number is a function of sums that speakers contribute, so one bootstrap serves all.
 
-A tidy record is {task, model, protocol, split, level, subset, metric, value, low, high, n, speakers}; `low` and `high`
-are the 95 % interval from a bootstrap over speakers, never over windows: windows of one voice are not independent.
+A tidy record has the columns `RECORD`; `low` and `high` are the 95 % interval from a bootstrap over speakers, never over windows:
+windows of one voice are not independent.
 """
 
 from collections.abc import Callable
@@ -155,8 +155,7 @@ def score_answers(
 
     table: `target, speaker_id, p_<class>` and, for more than one training, `seed`; folds are pooled.
     answers: (n,) class numbers that are not simply the most probable; None = the most probable.
-    minus: another such table, whose scores are taken off, as `bootstrap_trainings` does. An interval that leaves out 0
-    is a difference that this many speakers can show.
+    minus: another such table, whose scores are taken off, as by `bootstrap_trainings`.
     """
     (cells, speakers, seeds), statistic = _cells_of(table, classes, answers), _confusion_statistic(classes)
     others = None if minus is None else _cells_of(minus, classes)
@@ -167,11 +166,8 @@ def score_answers(
 
 
 def aggregate_predictions(predictions: pd.DataFrame, level: str) -> pd.DataFrame:
-    """Average windows' probabilities, or `predicted_years`, up to "clip" or "speaker" ("window" changes nothing).
-
-    Rows are kept apart by task, model, protocol, seed, split, fold, epoch, and target or years, so a speaker recorded at two
-    ages counts once for each. `windows` tells how many were averaged.
-    """
+    """Average windows' probabilities, or `predicted_years`, up to "clip" or "speaker" ("window" changes nothing), each training
+    and part by itself, and a speaker at two ages or targets once for each; `windows` tells how many."""
     if level == "window":
         return predictions.assign(windows=1)
     keys = ["task", "model", "protocol", "seed", "split", "epoch", "target", "speaker_id", "fold", "years"]
@@ -197,11 +193,8 @@ def score_years(
     years: np.ndarray, predicted: np.ndarray, speakers: np.ndarray, seeds: np.ndarray | None = None, *,
     minus: np.ndarray | None = None, draws: int = DRAWS, seed: int = 0, context: dict[str, Any] | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """Records of mae_years, bias_years (predicted minus true) and ccc (Lin's concordance; 0 for a constant).
-
-    seeds: (n,) whose training each row is, every score a mean over them; None = of one.
-    minus: another model's (n,) years for the same rows; the records are then the paired differences, `<metric>_difference`.
-    """
+    """Records of mae_years, bias_years (predicted minus true) and ccc (Lin's concordance; 0 for a constant), means over `seeds`,
+    (n,) whose training each row is, None = of one; of the paired differences where `minus` is another model's (n,) years."""
     seeds, speakers = np.zeros(len(years), np.int64) if seeds is None else np.asarray(seeds), np.asarray(speakers)
     samples = [(_errors_of(years, one), speakers, seeds) for one in (predicted, minus) if one is not None]
     return bootstrap_trainings(*samples[0], _years_statistic, draws, seed, *(samples[1:] or [None]), context)

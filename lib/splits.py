@@ -18,7 +18,6 @@ def split_windows(table: pd.DataFrame, protocol: str, target: str, seed: int, fo
     protocol: "speaker" (unseen speakers), "language" (unseen languages and speakers) or "paper" (random windows).
     folds: 0 = one split, 68 / 12 / 20 %; 3 or more = so many, in which everyone is tested exactly once and 15 % of the
     rest are validation. "paper" is always split once.
-
     Under "language" the windows of somebody who also speaks a language of another part, where most of theirs lie, have no
     part: they are left out of the Series. ValueError names a class that has too few speakers for every part to hold it.
     """

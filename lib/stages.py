@@ -7,6 +7,7 @@
 import hashlib
 import json
 import os
+import random
 import re
 import resource
 import shutil
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from lib import paths
@@ -118,11 +120,8 @@ def load_roots(downloaded: Stage) -> dict[str, Path]:
 
 
 def finish_stage(stage: Stage, counts: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Mark the stage complete and record what it cost; return the record.
-
-    `counts` are sizes worth showing (rows, windows). `made_in_seconds` and `made_with_mb` are those of the process that
-    did the work, when the stage was only loaded now; `recomputed` lists what this very run had to compute.
-    """
+    """Mark the stage complete and return the record of what it cost: `made_in_seconds` and `made_with_mb` when the work was
+    done, `recomputed` by this very run. `counts`: sizes worth showing (rows, windows)."""
     marker = stage.folder / COMPLETED
     seconds = round(time.monotonic() - stage.started, 2)
     now = {"stage": stage.name, "fingerprint": stage.fingerprint, "seconds": seconds}
@@ -149,10 +148,6 @@ def peak_memory_mb() -> int:
 
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and, where it is loaded, torch; on a GPU ask for deterministic algorithms (a processor's are)."""
-    import random
-
-    import numpy as np
-
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     random.seed(seed)
     np.random.seed(seed)

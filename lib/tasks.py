@@ -20,10 +20,8 @@ FROM_CLIPS = ["corpus", "recording_id", "language", "gender", "age_years", "age_
 
 @dataclass(frozen=True)
 class Task:
-    """A name, the classes in their fixed order, and for ages the bounds in years (see `lib.corpora.labels.AgeScheme`).
-
-    `scheme`: all classes that the bounds part, where some have too few speakers to be asked for; empty = `classes`.
-    """
+    """A name, the classes in their fixed order, and for ages the bounds in years (see `lib.corpora.labels.AgeScheme`). `scheme`:
+    all classes that the bounds part, where some have too few speakers to be asked for; empty = `classes`."""
 
     name: str
     classes: list[str]
@@ -70,21 +68,20 @@ def require_speakers(tasks: list[Task], clips: pd.DataFrame) -> None:
 
 def _make_form(name: str, clips: pd.DataFrame) -> tuple[Task | None, str]:
     """A further form of age, or None, and a note on what is left out."""
-    least = LEAST_OF_FORM
     if name == YEARS:
-        bounds = usable_bounds(clips, least)
+        bounds = usable_bounds(clips, LEAST_OF_FORM)
         if not bounds:
-            return None, f"age_years: skipped, no age in years parts the speakers into classes of {least} and more"
+            return None, f"age_years: skipped, no age parts the speakers into classes of {LEAST_OF_FORM} and more"
         classes = [f"{first} to {last - 1}" for first, last in pairwise([0, *bounds])] + [f"{bounds[-1]} and over"]
         return Task(name, classes, [float(bound) for bound in bounds]), ""
     scheme = SCHEMES[FORMS[name]]
     speakers = clips.groupby(assign_age_class(clips, scheme.classes, scheme.bounds))["speaker_id"].nunique()
     counts = dict(zip(scheme.classes, speakers.reindex(range(len(scheme.classes)), fill_value=0)))
-    kept = [word for word, count in counts.items() if count >= least]
-    left = ", ".join(f"{word} ({count})" for word, count in counts.items() if count < least)
+    kept = [word for word, count in counts.items() if count >= LEAST_OF_FORM]
+    left = ", ".join(f"{word} ({count})" for word, count in counts.items() if count < LEAST_OF_FORM)
     if len(kept) < 2:
-        return None, f"{name}: skipped, fewer than two of its classes have {least} speakers ({left})"
-    note = f"{name}: left out for having fewer than {least} speakers: {left}" if left else ""
+        return None, f"{name}: skipped, fewer than two of its classes have {LEAST_OF_FORM} speakers ({left})"
+    note = f"{name}: left out for having fewer than {LEAST_OF_FORM} speakers: {left}" if left else ""
     return Task(name, kept, list(scheme.bounds), scheme.classes), note
 
 

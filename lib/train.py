@@ -1,8 +1,5 @@
-"""The training loop of the paper's networks; it knows arrays and a folder, nothing of corpora.
-
-An epoch is reproducible by itself: its order and its dropout come from (seed, epoch). A training killed half-way goes on
-after its last whole epoch and ends with the same numbers as one that ran through.
-"""
+"""The training loop of the paper's networks; it knows arrays and a folder, nothing of corpora. An epoch's order and dropout come
+from (seed, epoch): a training killed half-way goes on after its last whole epoch and ends with the same numbers."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -83,13 +80,10 @@ def fit_network(
 ) -> tuple[pd.DataFrame, int]:  # fmt: skip
     """Train with Adam and weighted negative log-likelihood; choose the epoch by UAR on validation; go on where a kill left off.
 
-    model: changed in place; ends with the last epoch's weights (those of the chosen one are at `checkpoint_path`).
-    features: `features[rows] -> float32 (B, ...)`, read batch by batch; a memory map stays on disk. targets:
-    (len(features),) class numbers; only those of the two parts are looked at. every_epoch: False keeps the best
-    checkpoint alone.
-
-    Returns the history, one row an epoch from 0 (before training), and the chosen epoch. ValueError for an empty validation
-    part, classes missing from training, and a folder that holds another training.
+    model: ends with the last epoch's weights (those of the chosen one are at `checkpoint_path`). features: `features[rows] ->
+    float32 (B, ...)`, read batch by batch. targets: (len(features),) class numbers. every_epoch: False keeps the best
+    checkpoint alone. Returns the history, one row an epoch from 0 (before training), and the chosen epoch. ValueError for an
+    empty validation part, classes missing from training, and a folder that holds another training.
     """
     folder, classes = Path(folder), model.settings["classes"]
     if not len(rows_validation):

@@ -32,9 +32,8 @@ def split_tasks(
         named = table.assign(**{task.name: [task.classes[target] for target in table["target"]]})
         for protocol in protocols:
             for fold, split in enumerate(split_windows(named, protocol, task.name, seed, folds)):
-                rows = table[table["window_id"].isin(split.index)]
-                facts = {"task": task.name, "protocol": protocol, "fold": fold}
-                parts.append(rows.assign(**facts, split=split.loc[rows["window_id"]].to_numpy()))
+                rows = table.merge(split.rename("split"), left_on="window_id", right_index=True)
+                parts.append(rows.assign(task=task.name, protocol=protocol, fold=fold))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -60,11 +59,8 @@ def train_networks(
     stage: Stage, splits: pd.DataFrame, stores: list[Store], tasks: list[Task], networks: list[str], seeds: list[int],
     recipe: Recipe, compute: Compute,
 ) -> pd.DataFrame:  # fmt: skip
-    """Train every network for every task, protocol, fold and seed; a killed run goes on at the epoch after the last.
-
-    stores: the windows' own embeddings, and after them those of altered copies, which linear models learn from as well.
-    Returns one row a training: `KEYS`, best_epoch, epochs, its validation scores, minutes, folder (within the stage's).
-    """
+    """Train every network for every task, protocol, fold and seed: one row a training, `KEYS`, best_epoch, epochs, validation
+    scores, minutes, folder (within the stage's). stores: the windows' own, then those of altered copies, for linear models."""
     fits, task_of = [], {task.name: task for task in tasks}
     asked = [entry.rpartition("=") for entry in networks]  # "task=network": for that task alone
     groups = splits.groupby(["task", "protocol", "fold"], sort=False)

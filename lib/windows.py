@@ -69,8 +69,7 @@ def slide_windows(blocks: Iterable[np.ndarray], windowing: Windowing) -> Iterato
             start += step
         passed = min(start - offset, len(pending))
         pending, offset = pending[passed:], offset + passed
-    long_enough = windowing.short_clips == "repeat" and len(pending) >= windowing.min_clip_s * RATE_HZ
-    if long_enough and len(pending) and not start:
+    if windowing.short_clips == "repeat" and not start and len(pending) >= max(1, windowing.min_clip_s * RATE_HZ):
         yield 0, pending
 
 
@@ -120,10 +119,8 @@ def speech_ratio(probabilities: np.ndarray, threshold: float = 0.5) -> float:
 
 
 def cut_windows(stage: Stage, clips: pd.DataFrame, roots: dict[str, Path], windowing: Windowing) -> None:
-    """Cut every clip and write the four files above into the stage's folder. `roots` tells where each corpus lies.
-
-    Work is kept in parts, so a killed run goes on; three files at most are in memory. ValueError when no window is left.
-    """
+    """Cut every clip, of corpora that lie at `roots`, and write the four files above into the stage's folder, in parts, so that a
+    killed run goes on; three files at most are in memory. ValueError when no window is left."""
     order = clips.sort_values(["corpus", "path", "start_s", "clip_id"])
     files = [group for _, group in order.groupby(["corpus", "path"], sort=False)]
     partial, done = stage.path("windows.npy.partial"), sorted(stage.folder.glob("part-*.windows.parquet"))

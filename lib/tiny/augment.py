@@ -1,8 +1,5 @@
-"""Altered copies of speech: another room, microphone, noise, line, codec and level, as recordings of the world differ.
-
-For networks that should not mind the channel: the encoder's recipe and the heads' training hear such copies beside the
-recordings. What is drawn depends on the generator alone.
-"""
+"""Altered copies of speech, for networks that should not mind the channel: another room, microphone, noise, line, codec and
+level. What is drawn depends on the generator alone."""
 
 import io
 
@@ -39,7 +36,12 @@ def alter_spectrum(spectrum: np.ndarray, other: np.ndarray, samples: int, rng: n
     if rng.random() < 0.1:
         spectrum = add_scaled(spectrum, other, rng.uniform(10, 25))
     if rng.random() < 0.6:
-        spectrum = add_scaled(spectrum, draw_noise(len(spectrum), rng), rng.triangular(0, 20, 45))
+        (real, imaginary), slope = (
+            rng.standard_normal((2, len(spectrum)), dtype=np.float32),
+            np.float32(rng.uniform(0, 1)),
+        )
+        noise = (real + 1j * imaginary) * np.maximum(np.arange(len(spectrum), dtype=np.float32), 50) ** -slope
+        spectrum = add_scaled(spectrum, noise, rng.triangular(0, 20, 45))  # stationary, between white and brown
     waveform = to_level(fft.irfft(spectrum, samples))
     if rng.random() < 0.1:  # an overdriven recorder
         waveform = np.clip(waveform * rng.uniform(2, 12), -1, 1)
@@ -58,12 +60,6 @@ def add_scaled(spectrum: np.ndarray, other: np.ndarray, snr_db: float) -> np.nda
     """The first spectrum with the second below it by `snr_db`."""
     ratio = np.sum(np.abs(spectrum) ** 2) / (np.sum(np.abs(other) ** 2) + 1e-12)
     return spectrum + other * np.float32(np.sqrt(ratio) * 10 ** (-snr_db / 20))
-
-
-def draw_noise(bins: int, rng: np.random.Generator) -> np.ndarray:
-    """Spectrum of stationary noise between white and brown."""
-    noise, slope = rng.standard_normal((2, bins), dtype=np.float32), np.float32(rng.uniform(0, 1))
-    return (noise[0] + 1j * noise[1]) * np.maximum(np.arange(bins, dtype=np.float32), 50) ** -slope
 
 
 def draw_channel(samples: int, rng: np.random.Generator) -> np.ndarray:

@@ -149,18 +149,15 @@ def rate_at(step: int, recipe: Recipe) -> float:
     return recipe.rate * (1e-3 + 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, recipe.steps - warm))))
 
 
-def shard_at(visit: int, recipe: Recipe) -> int:
-    """Which shard the batches of a visit come from; early ones come from the first shards."""
-    visits = recipe.steps * recipe.batch // VIEWS
-    seen = min(recipe.shards, 12 + round(recipe.shards * 1.3 * visit / max(1, visits)))
-    return int(np.random.default_rng([recipe.seed, 3, visit]).integers(seen))
-
-
 def read_batches(folder: Path, step: int, recipe: Recipe, device: str) -> Iterator[dict[str, Tensor]]:
-    """The batches of this step and of those after it; a visit reads one shard and gives all its views, shuffled."""
+    """The batches of this step and of those after it; a visit reads one shard, early ones one of the first, and gives all its
+    views, shuffled."""
     first, part = divmod(step, VIEWS // recipe.batch)
+    visits = max(1, recipe.steps * recipe.batch // VIEWS)
     for visit in itertools.count(first):
-        shard = load_file(shard_path(folder, shard_at(visit, recipe)), device)
+        seen = min(recipe.shards, 12 + round(recipe.shards * 1.3 * visit / visits))
+        number = int(np.random.default_rng([recipe.seed, 3, visit]).integers(seen))
+        shard = load_file(shard_path(folder, number), device)
         order = torch.from_numpy(np.random.default_rng([recipe.seed, 4, visit]).permutation(VIEWS)).to(device)
         for chosen in order.split(recipe.batch)[part:]:
             batch = {key: value[chosen] for key, value in shard.items()}

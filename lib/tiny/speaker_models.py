@@ -34,10 +34,8 @@ def _kaldi_window_and_mels(device: str) -> tuple[Tensor, Tensor]:
 
 
 def filter_bank(waveforms: Tensor) -> Tensor:
-    """Log energies of 80 mel bands (B, T, 80) of waveforms (B, samples) at 16 kHz: `torchaudio.compliance.kaldi.fbank`, batched.
-
-    T = 1 + (samples - 400) // 160; three seconds give 298 frames. Without dither.
-    """
+    """Log energies of 80 mel bands (B, 1 + (samples - 400) // 160, 80) of waveforms (B, samples) at 16 kHz, without dither:
+    `torchaudio.compliance.kaldi.fbank`, batched."""
     window, mels = _kaldi_window_and_mels(str(waveforms.device))
     frames = waveforms.unfold(-1, FRAME, SHIFT)
     frames = frames - frames.mean(-1, keepdim=True)
@@ -90,11 +88,8 @@ def load_campplus() -> CamPlusPlus:
 
 
 class Resemblyzer(nn.Module):
-    """Resemblyzer's speaker encoder (GE2E, Wan et al. 2018, arXiv 1710.10467): an LSTM of 1.4 million parameters.
-
-    The embedding is the mean over parts of 1.6 s, every 0.77 s, of each part's normalised vector. Quiet sound is first
-    raised to -30 dB of full scale, as its authors do.
-    """
+    """Resemblyzer's speaker encoder (GE2E, Wan et al. 2018, arXiv 1710.10467): an LSTM of 1.4 million parameters. The embedding
+    is the mean over parts of 1.6 s, every 0.77 s; quiet sound is first raised to -30 dB of full scale, as its authors do."""
 
     PART, STEP, LEAST = 160, 77, 120  # frames of a part, between two parts, and of sound in the last part
     BANDS, LEVEL_DB = 40, -30.0  # mel bands, dB
