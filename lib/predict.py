@@ -312,6 +312,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if word := next(iter(unknown), ""):
             raise ValueError(f"{word}: neither an option (see --help) nor a file that is there; write ./{word}")
+        if options.sources and not options.model and (Path(options.sources[0]) / DESCRIPTION).is_file():
+            options.model = options.sources.pop(0)  # as in `python -m lib.predict MODEL FILE`
         target = options.json or options.csv or "-"
         if target != "-" and not target.lower().endswith((".json", ".csv")):
             raise ValueError(f"{target}: answers go to a name in .json or .csv; put recordings before --json and --csv")

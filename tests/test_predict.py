@@ -223,7 +223,7 @@ def test_command_line_accounts_for_every_file(spoken, folder, tmp_path, capsys):
     assert predicting.main([str(recordings), "--model", folder, "--csv", str(tmp_path / "out.csv")]) == 0
     assert len(pd.read_csv(tmp_path / "out.csv")) == 14
     assert "unreadable: 2" in capsys.readouterr().err
-    assert predicting.main(["--model", folder, str(recordings / "two-seconds.wav"), "--json"]) == 0
+    assert predicting.main([folder, str(recordings / "two-seconds.wav"), "--json"]) == 0  # as it was written before
     told = json.loads(capsys.readouterr().out)
     assert told["hint"].startswith("A guess about how a voice sounds")
     assert told["predictions"][0]["state"] == "ok"
