@@ -37,8 +37,7 @@ def check_mdc_key() -> str:
 def download_common_voice(dataset_id: str, folder: Path) -> Path:
     """Fetch one locale of one release from Mozilla Data Collective and check it; return the archive's path.
 
-    The dataset's terms forbid passing the archive on. Its id or short name stands on its page. ValueError with what to
-    do when key, consent or archive is at fault.
+    Its terms forbid passing the archive on; its id or short name stands on its page. ValueError with what to do.
     """
     import requests
 
@@ -179,8 +178,7 @@ def _gather_rows(root: Path) -> Sieve:
             notes += [(f"{where}/{item}", *why) for item, *why in malformed if name in chosen]
         rows = pd.concat(parts, ignore_index=True)
         rows["stem"] = rows["path"].map(audio_stem).astype("str")
-        files = _list_clips(folder)
-        if not files:
+        if not (files := _list_clips(folder)):
             alarms.append(f"{where}: no audio in {where}/clips")
         extra += len(files.keys() - set(rows["stem"]))
         named = "clips/" + rows["path"].str.replace(r"^.*/", "", regex=True)

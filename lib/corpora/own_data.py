@@ -41,21 +41,22 @@ def read_own_data(root_or_csv: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         path = tables[0]
     rows, malformed, strange = _read_csv(path)
     if strange and "speaker" not in rows:
-        text = f"{path}: no column 'speaker', and these are not understood: {strange}. Rename the one that names the "
-        text += "speaker (a person on both sides of a split would spoil every score), or add an empty column 'speaker'"
-        raise ValueError(text)
+        raise ValueError(
+            f"{path}: no column 'speaker', and these are not understood: {strange}. Rename the one that names the "
+            "speaker (a person on both sides of a split would spoil every score), or add an empty column 'speaker'"
+        )
     sieve = Sieve(CORPUS, rows.assign(**{column: "" for column in COLUMNS if column not in rows}))
     sieve.note(malformed)
     sieve.drop(sieve.rows["path"] == "", "no path")
     names = [find_spelling(path.parent, name, path.parent) for name in sieve.rows["path"]]
     sieve.rows["path"] = pd.Series(names, dtype="str")
     sieve.drop_faults(path.parent)
-    start_text, end_text = sieve.rows["start"], sieve.rows["end"]
-    start, end = (pd.to_numeric(text.str.replace(",", "."), errors="coerce") for text in (start_text, end_text))
-    start = start.astype(float).where(start_text != "", 0.0)
-    sieve.rows = sieve.rows.assign(start_s=start, end_s=end.astype(float))
-    broken = ~np.isfinite(start) | (start < 0) | (end <= start) | (end.isna() & (end_text != ""))
-    sieve.drop(broken, "no stretch of time", "start " + start_text + ", end " + end_text)
+    texts = sieve.rows[["start", "end"]]
+    start, end = (pd.to_numeric(texts[name].str.replace(",", "."), errors="coerce").astype(float) for name in texts)
+    start = start.where(texts["start"] != "", 0.0)
+    sieve.rows = sieve.rows.assign(start_s=start, end_s=end)
+    broken = ~np.isfinite(start) | (start < 0) | (end <= start) | (end.isna() & (texts["end"] != ""))
+    sieve.drop(broken, "no stretch of time", "start " + texts["start"] + ", end " + texts["end"])
     _name_rows(sieve, strange)
     _refuse_contradictions(path, sieve.rows)
     sieve.drop(sieve.rows["clip_id"].duplicated(), "listed twice", "the same file and start stand in an earlier row")
@@ -73,10 +74,9 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]], lis
     separator = excel[1] if excel else max(",;\t", key=lines[first].count)
     names = next(csv.reader([lines[first]], delimiter=separator), [])
     header = [normalize_label(re.sub(r"[()\[\]:.]", " ", name)) for name in names]
-    known = {column: next((name for name in names if name in header), None) for column, names in COLUMNS.items()}
-    places = {column: header.index(name) for column, name in known.items() if name is not None}
-    twice = sorted({name for name in known.values() if header.count(name) > 1})
-    if twice:
+    known = {column: name for column, alike in COLUMNS.items() for name in alike[::-1] if name in header}
+    places = {column: header.index(name) for column, name in known.items()}
+    if twice := sorted({name for name in known.values() if header.count(name) > 1}):
         raise ValueError(f"{path}: several columns are named {twice}; leave one of each")
     if "path" not in places:
         raise ValueError(f"{path}: needs a column 'path', has {names}")
@@ -116,8 +116,8 @@ def _name_rows(sieve: Sieve, strange: list[str]) -> None:
         pairs = sorted({f"{one} as {name}" for one, name in zip(spelled[other], rows.loc[other, "speaker"])})
         sieve.warnings.append(f"speakers read as one, as they differ in case or blanks alone: {', '.join(pairs[:5])}")
     if alone.any():
-        text = f"rows without a speaker: {alone.sum()}; each file counts as its own: a split may divide a person"
-        sieve.warnings.append(text)
+        told = f"rows without a speaker: {alone.sum()}; each file counts as its own: a split may divide a person"
+        sieve.warnings.append(told)
 
 
 def _refuse_contradictions(path: Path, rows: pd.DataFrame) -> None:
@@ -162,11 +162,11 @@ def list_recordings(source: Path | str) -> pd.DataFrame:
         clips = clips.assign(name=names, path=paths, fault="")
         lost = pd.DataFrame({"name": ledger["item"], "fault": ledger["item"] + ": " + ledger["reason"], "start_s": 0.0})
         return pd.concat([clips, lost], ignore_index=True) if len(lost) else clips
-    folder, files, errors = source.parent, [(source, "")], []
+    files, errors = [(source, "")], []
     if source.is_dir():
-        folder, files = source, [(path, "") for path in walk_files(source, (".",), errors.append)]
+        files = [(path, "") for path in walk_files(source, (".",), errors.append)]
         files = sorted(files + [(Path(error.filename), f"cannot be read ({error.strerror})") for error in errors])
     if not files:
         raise ValueError(f"{source}: no files in this folder")
-    names = [printable(path.relative_to(folder).as_posix()) for path, _ in files]
+    names = [printable(path.relative_to(source if source.is_dir() else source.parent).as_posix()) for path, _ in files]
     return pd.DataFrame(files, columns=["path", "fault"]).assign(name=names, start_s=0.0, end_s=np.nan)

@@ -1,7 +1,6 @@
 """Every plot of the project: data in, a figure out; nothing here is computed or saved.
 
-Classes come in the order that the caller gives, and keep their colours everywhere. Sizes are those of a report's column: at
-100 % no text is smaller than 11 pixels.
+Classes come in the caller's order and keep their colours everywhere. At a report's width no text is under 11 pixels.
 """
 
 import textwrap
@@ -53,18 +52,14 @@ def colours_for(names: Iterable[str]) -> dict[str, str]:
 
 def plot_label_counts(table: pd.DataFrame, label: str, classes: Sequence[str], title: str) -> Figure:
     """Bars of how many rows have each class of column `label`, split by corpus, in the order of `classes`."""
-    figure, ax = plt.subplots()
-    colours = colours_for(sorted(table["corpus"].unique()))
-    for number, (name, colour) in enumerate(colours.items()):
-        counts, width = table.loc[table["corpus"] == name, label].value_counts(), 0.8 / len(colours)
-        places = np.arange(len(classes)) + (number - (len(colours) - 1) / 2) * width
-        bars = ax.bar(places, counts.reindex(classes, fill_value=0), width * 0.94, label=name, color=colour)
+    counts = {name: rows.value_counts().reindex(classes, fill_value=0) for name, rows in table.groupby("corpus")[label]}
+    ax = pd.DataFrame(counts, classes).plot.bar(color=colours_for(counts), width=0.8, rot=0)
+    for bars in ax.containers:
         ax.bar_label(bars, fmt="{:,.0f}", padding=2, fontsize=9, color=MUTED)
-    ax.set_xticks(range(len(classes)), classes)
     ax.margins(y=0.12)
     ax.set(xlabel=label.replace("_", " "), ylabel="number of clips", title=title)
     ax.legend(title="corpus")
-    return figure
+    return ax.figure
 
 
 def plot_ledger(ledger: pd.DataFrame, title: str = "What was left out, and why") -> Figure:
@@ -72,18 +67,14 @@ def plot_ledger(ledger: pd.DataFrame, title: str = "What was left out, and why")
     counts = ledger.groupby(["reason", "corpus"]).size().unstack(fill_value=0)
     counts = counts.loc[counts.sum(axis=1).sort_values().index]
     figure, ax = plt.subplots(figsize=(WIDTH, 1.3 + 0.34 * max(len(counts), 1)))
-    colours, left = colours_for(counts.columns), np.zeros(len(counts))
-    for corpus in counts.columns:
-        ax.barh(counts.index, counts[corpus], left=left, color=colours[corpus], label=corpus, height=0.68)
-        left += counts[corpus].to_numpy()
-    for row, total in enumerate(left):
-        ax.text(total, row, f" {int(total):,}", va="center", fontsize=9, color=MUTED)
-    ax.margins(x=0.12)
-    ax.set(xlabel="number of items", ylabel="reason", title=title)
-    if len(counts.columns) > 1:
-        ax.legend(title="corpus", loc="lower right")
     if counts.empty:
         ax.set(xticks=[], yticks=[], title=f"{title}: nothing")
+        return figure
+    counts.plot.barh(ax=ax, stacked=True, color=colours_for(counts.columns), width=0.68)
+    ax.bar_label(ax.containers[-1], fmt=" {:,.0f}", fontsize=9, color=MUTED)  # where the last one ends: the sum
+    ax.margins(x=0.12)
+    ax.set(xlabel="number of items", ylabel="reason", title=title)
+    ax.legend(title="corpus", loc="lower right").set_visible(len(counts.columns) > 1)
     return figure
 
 
@@ -92,9 +83,9 @@ def plot_distribution(values: pd.Series, group: pd.Series, label: str, title: st
     figure, ax = plt.subplots(figsize=(WIDTH, 3.0))
     values, group = values[np.isfinite(values)], group[np.isfinite(values)]
     edges = np.histogram_bin_edges(values, bins=30)
-    for name, colour in colours_for(sorted(group.unique())).items():
-        rows = values[group == name]
-        style = {"weights": np.full(len(rows), 1 / max(len(rows), 1)), "color": colour}
+    colours = colours_for(sorted(group.unique()))
+    for name, rows in values.groupby(group):
+        style = {"weights": np.full(len(rows), 1 / len(rows)), "color": colours[name]}
         ax.hist(rows, edges, histtype="stepfilled", alpha=0.35, label=f"{name} ({len(rows):,})", **style)
         ax.hist(rows, edges, histtype="step", **style)
     ax.set(xlabel=label, ylabel="share of the windows", title=title)

@@ -92,8 +92,7 @@ def format_value(value: Any, digits: int = 3) -> str:
 
 def show_text(*sentences: str) -> None:
     """Show sentences, one paragraph each, as plain text whatever is in them; empty ones are left out."""
-    paragraphs = [f"<p>{html.escape(sentence)}</p>" for sentence in sentences if sentence]
-    if paragraphs:
+    if paragraphs := [f"<p>{html.escape(sentence)}</p>" for sentence in sentences if sentence]:
         display(HTML(f'<div class="said">{"".join(paragraphs)}</div>'))
 
 

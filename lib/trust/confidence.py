@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lib.evaluate import answer_years, select_answers, year_centres
-from lib.results import format_score
+from lib.results import select_scores, tabulate
 from lib.scores import aggregate_predictions, bootstrap_trainings, make_records, score_answers
 from lib.tasks import YEARS, Task
 from lib.trust import calibration
@@ -28,14 +28,12 @@ def fit_settings(windows: pd.DataFrame, task: Task, rare: int) -> dict[str, Any]
     fitted = calibration.fit_temperature(windows[columns].to_numpy(), windows["target"], windows["speaker_id"])
     windows = windows.assign(**dict(zip(columns, fitted.apply(windows[columns].to_numpy()).T)))
     clips = aggregate_predictions(windows, "clip")
-    targets, values = clips["target"].to_numpy(), clips[columns].to_numpy()
-    return {
-        "temperature": fitted.temperature,
-        "cap": fitted.cap,
-        "silence": calibration.choose_coverage(targets, values, task.classes),
+    by_window, by_clip = ((table["target"].to_numpy(), table[columns].to_numpy()) for table in (windows, clips))
+    return vars(fitted) | {
+        "silence": calibration.choose_coverage(*by_clip, task.classes),
         "rare": task.classes[rare],
-        "rare_threshold": calibration.choose_threshold(windows["target"].to_numpy(), windows[columns].to_numpy(), rare),
-        "rare_clip_threshold": calibration.choose_threshold(targets, values, rare),
+        "rare_threshold": calibration.choose_threshold(*by_window, rare),
+        "rare_clip_threshold": calibration.choose_threshold(*by_clip, rare),
         "disagreement": calibration.most_disagreement(windows, columns),
         "validation_speakers": int(windows["speaker_id"].nunique()),
     }
@@ -92,8 +90,8 @@ def calibrate_answers(answers: pd.DataFrame, settings: pd.DataFrame, task: Task)
     for key, part in answers.groupby(["model", "fold", "seed"], sort=False):
         row = known.loc[key]
         values = Calibration(float(row["temperature"]), float(row["cap"])).apply(part[columns].to_numpy())
-        part = part.assign(**dict(zip(columns, values.T)))
-        parts.append(part.assign(silence=row["silence"], rare_threshold=row["rare_threshold"]))
+        chosen = row[["silence", "rare_threshold"]].to_dict()
+        parts.append(part.assign(**dict(zip(columns, values.T)), **chosen))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -107,10 +105,10 @@ def score_calibration(
     in nats. Few rows bias ece upwards, in the bootstrap once more.
     """
     probabilities, targets = table[[f"p_{name}" for name in classes]].to_numpy(), table["target"].to_numpy()
-    binned = bin_answers(probabilities, targets)
+    binned, truth = bin_answers(probabilities, targets), np.eye(len(classes))[targets]
     gaps = np.eye(BINS)[binned["bin"]] * (binned["confidence"] - binned["accuracy"]).to_numpy()[:, None]
-    brier = np.square(probabilities - np.eye(len(classes))[targets]).sum(axis=1)
-    nll = -np.log(np.clip(probabilities[np.arange(len(targets)), targets], FLOOR, 1))
+    brier = np.square(probabilities - truth).sum(axis=1)
+    nll = -np.log(np.clip((probabilities * truth).sum(axis=1), FLOOR, 1))
 
     def statistic(sums: np.ndarray) -> dict[str, np.ndarray]:
         gap, (n, brier, nll) = np.abs(sums[..., :BINS]).sum(axis=-1), np.moveaxis(sums[..., BINS:], -1, 0)
@@ -140,8 +138,8 @@ def score_reliability(
             raw = select_answers(predictions, task, network, protocol, "test")
             for suffix, answers in (("", raw), ("_tempered", calibrate_answers(raw, settings, task))):
                 for level in ("window", "clip"):
-                    table, options = aggregate_predictions(answers, level), {"draws": draws, "seed": seed}
-                    scores = score_calibration(table, task.classes, **options, context=context | {"level": level})
+                    options = {"draws": draws, "seed": seed, "context": context | {"level": level}}
+                    scores = score_calibration(aggregate_predictions(answers, level), task.classes, **options)
                     records.append(scores.assign(metric=scores["metric"] + suffix))
     return pd.concat(records, ignore_index=True)
 
@@ -206,9 +204,6 @@ def list_choices(answers: pd.DataFrame, settings: pd.DataFrame, task: Task) -> d
 
 def tabulate_choices(choices: pd.DataFrame) -> pd.DataFrame:
     """One row a task and rule: level, share answered, accuracy, UAR and macro F1 of what is answered."""
-    rows = choices[choices["metric"].isin(["accuracy", "uar", "macro_f1"])]
-    rows = rows.assign(text=list(map(format_score, rows.to_dict("records"))))
-    keys = ["task", "rule", "level", "coverage"]
-    table = rows.pivot_table(index=keys, columns="metric", values="text", aggfunc="first", sort=False).reset_index()
-    table["coverage"] = [f"{100 * share:.0f} %" for share in table["coverage"]]
-    return table.rename(columns={"coverage": "answered", "uar": "UAR", "macro_f1": "macro F1"})
+    rows = select_scores(choices, metric=["accuracy", "uar", "macro_f1"])
+    rows["answered"] = [f"{100 * share:.0f} %" for share in rows["coverage"]]
+    return tabulate(rows, ["task", "rule", "level", "answered"])

@@ -24,7 +24,7 @@ EPOCHS = ["task", "epoch", "validation_uar", "unseen_uar", "unseen_accuracy", "u
 def obtain_recordings(
     unseen: str, synthetic: bool, seed: int, count: int, splits: pd.DataFrame, clips: pd.DataFrame, roots: dict[str, Path]
 ) -> tuple[pd.DataFrame, str]:  # fmt: skip
-    """The recordings to ask about, as `list_recordings` gives them, and whose they are, for `sentences.tell_origin`.
+    """The recordings to ask about, as `list_recordings` gives them, and whose they are ("given", "rendered" ...).
 
     unseen: a folder or a CSV list; "" = render `count` new ones when `synthetic`, else up to `count` test clips, drawn by
     `seed` from the main protocol's first fold, or any clips where nobody was left to test on. splits: of `heard_splits`.
@@ -125,11 +125,9 @@ def score_recordings(answers: pd.DataFrame, targets: pd.DataFrame, tasks: list[T
     for task in tasks:
         counts = compare_answers(answers, targets, task)
         row = {"task": task.name, "labelled": int(targets[task.name].notna().sum()), "answered": int(counts.sum())}
-        if row["answered"]:
-            scores = confusion_metrics(counts, task.classes)
-            row["right"] = int(np.trace(counts))
-            row |= {"accuracy": scores["accuracy"], "UAR": scores["uar"], "macro F1": scores["macro_f1"]}
-        rows.append(row)
+        scores = confusion_metrics(counts, task.classes)
+        row |= {"right": int(np.trace(counts)), "accuracy": scores["accuracy"], "UAR": scores["uar"]}
+        rows.append(row | {"macro F1": scores["macro_f1"]})
     return pd.DataFrame(rows)
 
 
@@ -142,10 +140,8 @@ def score_ages(answers: pd.DataFrame, recordings: pd.DataFrame, targets: pd.Data
     truth = truth[truth["name"].isin(targets.loc[targets[YEARS].notna(), "name"])]
     told = answers.filter(["name", YEARS, f"{YEARS}_low", f"{YEARS}_high"]).set_index("name").astype(float)
     both = told.join(truth.set_index("name"), how="inner").dropna()
-    row = {"answered and known": len(both)}
-    if len(both):
-        row["mean absolute error, years"] = (both[YEARS] - both["truth"]).abs().mean()
-    if len(both) and f"{YEARS}_low" in both:
+    row = {"answered and known": len(both), "mean absolute error, years": (both[YEARS] - both["truth"]).abs().mean()}
+    if f"{YEARS}_low" in both:
         row["inside the interval"] = both["truth"].between(both[f"{YEARS}_low"], both[f"{YEARS}_high"]).mean()
         row["mean width, years"] = (both[f"{YEARS}_high"] - both[f"{YEARS}_low"]).mean()
     return pd.DataFrame([row])
@@ -164,10 +160,9 @@ def score_epochs(
 ) -> pd.DataFrame:
     """Score every saved epoch of the trainings behind a model folder on labelled recordings, one answer a recording.
 
-    predictions: with the tensors of recordings that have a label; targets: of `label_recordings`. Returns one row a task and
-    epoch: validation_uar (by which the epoch was chosen), unseen_uar, unseen_accuracy, unseen_macro_f1, recordings, chosen
-    (the head's own weights). No rows for tasks without two labelled classes, nor for a head that is none of the saved epochs,
-    such as a refit one.
+    predictions: with the tensors of recordings that have a label; targets: of `label_recordings`. Returns `EPOCHS`, a row a
+    task and epoch: validation_uar is what the epoch was chosen by, chosen: the head's own weights. No rows for tasks without
+    two labelled classes, nor for a head that is none of the saved epochs, such as a refit one.
     """
     rows, (owners, tensors) = [], join_tensors(predictions)
     for task in [task for task in model.heads if tensors and task in targets and task != YEARS]:

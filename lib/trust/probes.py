@@ -3,6 +3,8 @@
 Probes read the time statistics of a clip, speakers never on both sides. What they show chooses nothing.
 """
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
@@ -43,8 +45,7 @@ def study_layers(
     pitch = windows[["window_id", "clip_id"]].merge(acoustics[["window_id", "f0_hz"]], on="window_id")
     pitch = pitch.groupby("clip_id")["f0_hz"].mean()
     for task in tasks:
-        table = probe_table(windows, clips, task, seed)
-        if len(table) == 0:
+        if (table := probe_table(windows, clips, task, seed)).empty:
             continue
         features = {f"{name} | {part}": average_by_clip(store, windows, table, part) for part in store.parts}
         features |= {"majority": np.zeros((len(table), 1))}
@@ -53,9 +54,8 @@ def study_layers(
             asked = (make_probe(PENALTY), vectors.astype(np.float64), table["target"])
             with threadpool_limits(1):
                 values = cross_val_predict(*asked, groups=table["speaker_id"], cv=folds, method="predict_proba")
-            uar = score_uar(table, values, task, draws=DRAWS, seed=seed)
-            row = {"feature": feature, "task": task.name, "uar": uar["value"], "low": uar["low"], "high": uar["high"]}
-            rows.append(row | {"clips": len(table), "speakers": table["speaker_id"].nunique()})
+            uar = score_uar(table, values, task.classes, draws=DRAWS, seed=seed).iloc[0]
+            rows.append([feature, task.name, *uar[["value", "low", "high", "n", "speakers"]]])
     columns = ["feature", "task", "uar", "low", "high", "clips", "speakers"]
     return paths.save_frame(kept, pd.DataFrame(rows, columns=columns))
 
@@ -75,10 +75,11 @@ def average_by_clip(store: Store, windows: pd.DataFrame, table: pd.DataFrame, pa
     return values.groupby(own["clip_id"].to_numpy()).mean().loc[table["clip_id"]].to_numpy()
 
 
-def score_uar(table: pd.DataFrame, values: np.ndarray, task: Task, **options: int) -> pd.Series:
-    """The record of UAR for rows with target and speaker_id and their probabilities (n, C)."""
-    answers = table.assign(**dict(zip([f"p_{name}" for name in task.classes], values.T)))
-    return score_answers(answers, task.classes, **options).set_index("metric").loc["uar"]
+def score_uar(table: pd.DataFrame, values: np.ndarray, classes: list[str], **options: Any) -> pd.DataFrame:
+    """The record of UAR, one row, for rows with target and speaker_id and their probabilities (n, C)."""
+    answers = table[["target", "speaker_id"]].assign(**dict(zip([f"p_{name}" for name in classes], values.T)))
+    records = score_answers(answers, classes, **options)
+    return records[records["metric"] == "uar"]
 
 
 def study_few_shots(
@@ -87,24 +88,21 @@ def study_few_shots(
 ) -> pd.DataFrame:  # fmt: skip
     """UAR on all other speakers of a probe that learned from `SHOTS` speakers a class, one clip each, drawn `DRAWN` times.
 
-    For the last stage and the one that `probes`, of `study_layers`, read best: task, feature, uar, spread, all_speakers (the
-    five-fold UAR). Kept in the stage's folder.
+    For the last stage and the best of `probes`, of `study_layers`, whose UAR is all_speakers. Kept in the stage's folder.
     """
     kept, rows = stage.path("few-shots.csv"), []
     if kept.exists():
         return pd.read_csv(kept)
     stages = probes[probes["feature"].str.contains(" | ", regex=False)]
     for task in tasks:
-        of_task = stages[stages["task"] == task.name].set_index("feature")["uar"]
-        if of_task.empty:
+        if (of_task := stages[stages["task"] == task.name].set_index("feature")["uar"]).empty:
             continue
         table = probe_table(windows, clips, task, seed)
         last = [name for name in of_task.index if not name.endswith("| bank")][-1]
         for feature in dict.fromkeys([last, str(of_task.idxmax())]):
             vectors = average_by_clip(store, windows, table, feature.split(" | ")[-1])
             scores = [score_few(vectors, table, task, [seed, draw]) for draw in range(DRAWN)]
-            row = {"task": task.name, "feature": feature, "uar": np.mean(scores), "spread": np.std(scores)}
-            rows.append(row | {"all_speakers": of_task[feature]})
+            rows.append([task.name, feature, np.mean(scores), np.std(scores), of_task[feature]])
     return paths.save_frame(kept, pd.DataFrame(rows, columns=["task", "feature", "uar", "spread", "all_speakers"]))
 
 
@@ -116,7 +114,8 @@ def score_few(
     shown = voices.groupby("target").head(min(SHOTS, voices["target"].value_counts().min() - 1))
     probe = fit_probe(vectors[shown.index], shown["target"].to_numpy(), PENALTY)
     rest = table[~table["speaker_id"].isin(shown["speaker_id"])] if tested is None else tested
-    return float(score_uar(rest, predict_probe(probe, vectors[rest.index], len(task.classes)), task, draws=0)["value"])
+    values = predict_probe(probe, vectors[rest.index], len(task.classes))
+    return float(score_uar(rest, values, task.classes, draws=0)["value"].iloc[0])
 
 
 def project_windows(stage: Stage, store: Store, windows: pd.DataFrame, clips: pd.DataFrame, seed: int) -> pd.DataFrame:

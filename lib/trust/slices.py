@@ -32,8 +32,7 @@ def slice_all(
         described = describe_windows(rows, age)
         known = predictions[(predictions["task"] == task.name) & (predictions["protocol"] == protocol)]
         for model in known["model"].unique():
-            main = model == models[task.name]
-            if main or task.name == "gender":
+            if (main := model == models[task.name]) or task.name == "gender":
                 table = select_answers(predictions, task, model, protocol, "test")
                 table = table.merge(described, on="window_id", validate="many_to_one")
                 groups = [[name] for name in SINGLE] + PAIRS if main else [["age group"]]

@@ -12,6 +12,7 @@ from lib.corpora.demo.espeak import Synthesizer
 from lib.corpora.demo.speakers import Speaker
 from lib.paths import ASSETS, load_json
 
+CLIPS = 2  # clips or cuts of each speaker
 BLOCK = 1 << 15  # samples a write: libsndfile's Vorbis encoder crashes on much more
 SHARE_SPEAKING = 0.02  # of the peak: quieter than this at both ends is trimmed away
 EFFORT_SPREAD_ST = 0.8  # of F0 between utterances of one speaker, semitones
