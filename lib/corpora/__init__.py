@@ -15,18 +15,17 @@ import pandas as pd
 from lib import paths
 from lib.corpora import common_voice, own_data, speechocean762, voxceleb, youtube
 from lib.corpora.demo.render import CLIPS, VERSION, render_synthetic_corpora
+from lib.corpora.sieve import Reading
 from lib.stages import digest_files, fingerprint_of
 from lib.tables import validate_table
 
 OPEN, YOUTUBE = "open", "youtube"  # of `download.fetch`; other entries are of Common Voice
 CORPORA = {  # reader, and what to do to have the corpus, step by step, with the keys of a run file's section `download`
     "common_voice": (common_voice.read_common_voice, [
-        "sign up at https://mozilladatacollective.com, open the page of the Common Voice locale that you want, and "
-        "agree to its terms there",
-        "make an API key (Profile, Credentials) and set it: export MDC_API_KEY=...",
+        common_voice.MDC_ADVICE,
         "put the dataset's id (its page, Download, API) into download.fetch: the run fetches and unpacks it",
-        "or, with an archive of your own, put its path into download.fetch, or unpack it so that {folder} holds "
-        "validated.tsv and clips/ (in any subfolder), or name its folder in download.root",
+        "or unpack an archive so that {folder} holds validated.tsv and clips/ (in any subfolder), or name its folder in "
+        "download.root",
     ]),
     "voxceleb": (voxceleb.read_voxceleb, [
         "there is no open download of the audio: join and unzip your own copy of the official archives (cat "
@@ -77,9 +76,7 @@ def find_roots(corpora: Sequence[str], folder: Path) -> dict[str, Path]:
     return {name: path.parent if path.is_file() else path for name, path in _find_sources(corpora, folder).items()}
 
 
-def _read_corpora(
-    corpora: Sequence[str], folder: Path, options: dict[str, dict[str, Any]]
-) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
+def _read_corpora(corpora: Sequence[str], folder: Path, options: dict[str, dict[str, Any]]) -> dict[str, Reading]:
     """(clips, ledger) of each corpus. ValueError with what the user must do first where one gives no clip."""
     tables, problems = {}, []
     for name, source in _find_sources(corpora, folder).items():

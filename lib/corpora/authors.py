@@ -169,9 +169,7 @@ def import_pickles(files: Iterable[Path], run: str) -> dict[str, int]:
     return counts
 
 
-def _list_entries(
-    files: list[Path], values: BinaryIO
-) -> tuple[pd.DataFrame, list[tuple[str, str, str]], tuple[int, ...]]:
+def _list_entries(files: list[Path], values: BinaryIO) -> tuple[pd.DataFrame, list[tuple[str, ...]], tuple[int, ...]]:
     """What can be used (item, path, age_raw, gender_raw), what was left out and why, and the frames' shape.
 
     The frames themselves, float32 (T, D), are written to `values` one after the other.
@@ -218,7 +216,7 @@ def check_imported(run: str) -> None:
         raise ValueError(f"run '{run}' starts from imported pickles: {command}") from error
 
 
-def main() -> int:
+def main() -> None:
     """`python -m lib.corpora.authors FOLDER --run NAME`: import every *.pkl and *.pickle of a folder."""
     parser = argparse.ArgumentParser(prog="python -m lib.corpora.authors", description=main.__doc__)
     parser.add_argument("folder", type=Path, help="folder of the authors' pickles")
@@ -228,10 +226,8 @@ def main() -> int:
     try:
         print(", ".join(f"{value} {name}" for name, value in import_pickles(files, options.run).items()))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        sys.exit(f"refused: {error}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

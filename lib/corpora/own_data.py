@@ -3,15 +3,13 @@
 import csv
 import os
 import re
-import unicodedata
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from lib.corpora.labels import ages_of, genders_of, normalize_label
-from lib.corpora.sieve import AUDIO_SUFFIXES, Sieve, find_spelling, printable, walk_files
+from lib.corpora.sieve import AUDIO_SUFFIXES, Reading, Sieve, find_spelling, printable, walk_files
 
 CORPUS = "own_data"
 COLUMNS = {  # what a header may call each column: lower case, `_`, `-`, brackets and blanks alike
@@ -25,7 +23,7 @@ COLUMNS = {  # what a header may call each column: lower case, `_`, `-`, bracket
 }  # fmt: skip
 
 
-def read_own_data(root_or_csv: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_own_data(root_or_csv: Path) -> Reading:
     """Read a CSV, or a folder's `own_data.csv` or only CSV, into (clips, ledger); paths count from the CSV's folder.
 
     Optional columns (`COLUMNS` has their other names): speaker, gender (any word of `lib.corpora.labels`), age (years,
@@ -40,12 +38,7 @@ def read_own_data(root_or_csv: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             raise ValueError(f"{path}: holds {len(tables)} CSV; write own_data.csv there: path, speaker, gender, age")
         path = tables[0]
     rows, malformed, strange = _read_csv(path)
-    if strange and "speaker" not in rows:
-        raise ValueError(
-            f"{path}: no column 'speaker', and these are not understood: {strange}. Rename the one that names the "
-            "speaker (a person on both sides of a split would spoil every score), or add an empty column 'speaker'"
-        )
-    sieve = Sieve(CORPUS, rows.assign(**{column: "" for column in COLUMNS if column not in rows}))
+    sieve = Sieve(CORPUS, rows)
     sieve.note(malformed)
     sieve.drop(sieve.rows["path"] == "", "no path")
     names = [find_spelling(path.parent, name, path.parent) for name in sieve.rows["path"]]
@@ -80,6 +73,12 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]], lis
         raise ValueError(f"{path}: several columns are named {twice}; leave one of each")
     if "path" not in places:
         raise ValueError(f"{path}: needs a column 'path', has {names}")
+    strange = [name for at, name in enumerate(names) if name.strip() and at not in places.values()]
+    if strange and "speaker" not in places:
+        raise ValueError(
+            f"{path}: no column 'speaker', and these are not understood: {strange}. Rename the one that names the "
+            "speaker (a person on both sides of a split would spoil every score), or add an empty column 'speaker'"
+        )
     rows, malformed = [], []
     for number, line in enumerate(lines[first + 1 :], first + 2):
         try:
@@ -91,12 +90,11 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]], lis
         elif line.strip(f"{separator} "):
             malformed.append((f"{path.name} line {number}", reason, line[:80]))
     frame = pd.DataFrame(rows, columns=["line", *places], dtype="str")
-    if "speaker" in frame:
-        frame["speaker"] = frame["speaker"].map(partial(unicodedata.normalize, "NFC"))  # one name, however it is typed
+    frame = frame.reindex(columns=["line", *COLUMNS], fill_value="").astype("str")
+    frame["speaker"] = frame["speaker"].str.normalize("NFC")  # one name, however it is typed
     frame["item"] = frame["path"].where(frame["path"] != "", f"{path.name} " + frame["line"])
-    if "age_raw" in frame:
-        frame = frame.assign(**ages_of(frame["age_raw"], "decade" if "decade" in known["age_raw"] else "years"))
-    return frame, malformed, [name for at, name in enumerate(names) if name.strip() and at not in places.values()]
+    ages = ages_of(frame["age_raw"], "decade" if "decade" in known.get("age_raw", "") else "years")
+    return frame.assign(**ages), malformed, strange
 
 
 def _name_rows(sieve: Sieve, strange: list[str]) -> None:
@@ -123,7 +121,7 @@ def _name_rows(sieve: Sieve, strange: list[str]) -> None:
 def _refuse_contradictions(path: Path, rows: pd.DataFrame) -> None:
     """ValueError when one recording has two speakers, genders or ages, or one speaker two genders."""
     rows, conflicts = rows.assign(gender=genders_of(rows["gender_raw"])), []
-    of_clip = [("clip_id", label) for label in ("speaker_id", "gender", "age_years", "age_decade") if label in rows]
+    of_clip = [("clip_id", label) for label in ("speaker_id", "gender", "age_years", "age_decade")]
     for key, label in [*of_clip, ("speaker_id", "gender")]:
         known = rows.dropna(subset=label).drop_duplicates([key, label])
         for name, several in known[known[key].duplicated(keep=False)].groupby(key):
@@ -133,7 +131,7 @@ def _refuse_contradictions(path: Path, rows: pd.DataFrame) -> None:
         raise ValueError(f"{path}: {len(conflicts)} contradictions, correct them: {'; '.join(conflicts[:5])}")
 
 
-def list_unlabelled(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def list_unlabelled(folder: Path) -> Reading:
     """(clips, ledger) of every audio file below `folder`, without labels, each its own speaker: never to score on."""
     files = [path for path in walk_files(Path(folder)) if path.suffix.casefold() in AUDIO_SUFFIXES]
     names = [path.relative_to(folder).as_posix() for path in files]

@@ -74,6 +74,9 @@ def file_fault(path: Path | str) -> str:
     return "" if state.st_size else "empty file"
 
 
+Reading = tuple[pd.DataFrame, pd.DataFrame]  # what a reader gives: clips and ledger
+
+
 class Sieve:
     """Rows of one corpus on their way to clips. `rows` needs a text column `item`, the row's name in the corpus.
 
@@ -105,7 +108,7 @@ class Sieve:
         self.dropped.append(pd.DataFrame(rows, columns=["corpus", "item", "reason", "detail"], dtype="str"))
         self.rows_in += len(items)
 
-    def finish(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+    def finish(self) -> Reading:
         """Validated clips (attrs: rows_in, warnings, facts) and ledger; labels come from raw columns unless given."""
         rows = self.rows.assign(**{name: value for name, value in DEFAULTS.items() if name not in self.rows})
         if "gender" not in rows:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from lib.corpora.fetch import download_file, unpacking
 from lib.corpora.labels import ages_of, normalize_label, unknown_labels
-from lib.corpora.sieve import AUDIO_SUFFIXES, Sieve, audio_stem, file_fault, printable, walk_files
+from lib.corpora.sieve import AUDIO_SUFFIXES, Reading, Sieve, audio_stem, file_fault, printable, walk_files
 from lib.tables import DECADES
 
 CORPUS = "voxceleb"
@@ -146,7 +146,7 @@ def join_ages(rows: pd.DataFrame, tables: list[pd.DataFrame]) -> tuple[pd.DataFr
     return ages, labels.loc[several, "key"].nunique()
 
 
-def read_voxceleb(root: Path, ages: Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_voxceleb(root: Path, ages: Path | None = None) -> Reading:
     """Read every utterance at or below `root` into (clips, ledger).
 
     An utterance is a cut, `.../<speaker>/<video>/<n>.wav` (m4a, flac ...), or a frame file of the same name (txt) with

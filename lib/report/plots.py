@@ -227,22 +227,19 @@ def plot_training(history: pd.DataFrame, title: str) -> Figure:
     history: epoch, chosen, train_loss, validation_loss, validation_f1_<class>; a line at the epoch that was chosen.
     """
     figure, (loss, f1) = plt.subplots(1, 2, figsize=(WIDTH, 3.4))
-    dots = {"marker": "o", "markersize": 3.5}
-    for part in ("train", "validation"):
-        loss.plot(history["epoch"], history[f"{part}_loss"], color=COLOURS[part], label=part, **dots)
-    loss.set(xlabel="epoch", ylabel="loss (nats)", title=title)
-    columns = [name for name in history if name.startswith("validation_f1_")]
-    colours = colours_for([name.removeprefix("validation_f1_") for name in columns])
-    for name, colour in colours.items():
-        f1.plot(history["epoch"], history[f"validation_f1_{name}"], color=colour, label=name, **dots)
-    f1.set(xlabel="epoch", ylabel="F1 on validation", title="F1 of each class", ylim=(0, 1.02))
+    parts, style = ["train", "validation"], {"marker": "o", "markersize": 3.5}
+    losses = history.set_index("epoch").filter(regex="^(train|validation)_loss$").set_axis(parts, axis=1)
+    losses.plot(ax=loss, color=colours_for(parts), ylabel="loss (nats)", title=title, **style)
+    scores = history.set_index("epoch").filter(regex="^validation_f1_").rename(columns=lambda name: name[14:])
+    scores.plot(ax=f1, color=colours_for(scores), ylabel="F1 on validation", title="F1 of each class", **style)
+    f1.set(ylim=(0, 1.02))
     for ax in (loss, f1):
         mark_epochs(ax, history.loc[history["chosen"], "epoch"])
         ax.grid(axis="y")
     return figure
 
 
-def mark_epochs(ax: Axes, chosen: pd.Series) -> None:
+def mark_epochs(ax: Axes, chosen: Iterable[int]) -> None:
     """Whole epochs along the axis, and a dotted line at each that was chosen."""
     for epoch in chosen:
         ax.axvline(epoch, color=MUTED, linewidth=1, linestyle=":", label=f"epoch {epoch}, chosen")
@@ -255,12 +252,10 @@ def plot_epochs(epochs: pd.DataFrame) -> Figure:
     tasks = list(dict.fromkeys(epochs["task"]))
     figure, axes = plt.subplots(1, len(tasks), figsize=(WIDTH, 3.2), sharey=True, squeeze=False)
     for ax, task in zip(axes[0], tasks):
-        rows = epochs[epochs["task"] == task]
-        dots = {"marker": "o", "markersize": 4, "label": "unseen recordings"}
-        ax.plot(rows["epoch"], rows["unseen_uar"], color=PALETTE[1], **dots)
-        ax.plot(rows["epoch"], rows["validation_uar"], color=PALETTE[0], linestyle="--", label="validation")
-        ax.set(title=task, xlabel="epoch", ylabel="UAR" if ax is axes[0, 0] else "")
-        mark_epochs(ax, rows.loc[rows["chosen"].astype(bool), "epoch"])
+        rows = epochs[epochs["task"] == task].set_index("epoch")
+        shown = rows[["unseen_uar", "validation_uar"]].set_axis(["unseen recordings", "validation"], axis=1)
+        shown.plot(ax=ax, style=["o-", "--"], color=PALETTE[1::-1], markersize=4, ylabel="UAR", title=task)
+        mark_epochs(ax, rows.index[rows["chosen"].astype(bool)])
     return figure
 
 

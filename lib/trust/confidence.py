@@ -60,16 +60,14 @@ def fit_reliability(
     return pd.DataFrame(rows)
 
 
-def fit_years(
-    predictions: pd.DataFrame, splits: pd.DataFrame, task: Task, model: str, protocol: str, fold: int = 0
-) -> Years:
+def fit_years(answers: pd.DataFrame, splits: pd.DataFrame, task: Task, model: str, protocol: str, fold: int) -> Years:
     """How `model` tells an age: the margin from the validation clips (`conformal_margin`), its coverage there and on test.
 
     fold: whose training; -1 = all folds pooled, their first seeds, and the centres of everybody.
     """
     errors = {}  # by split, a series over clips whose index is the speaker
     for split in ("validation", "test"):
-        clips = aggregate_predictions(answer_years(predictions, splits, task, split), "clip")
+        clips = aggregate_predictions(answer_years(answers, splits, task, split), "clip")
         clips = clips.query("model == @model and protocol == @protocol and (fold == @fold or @fold < 0)")
         clips = clips[clips["seed"] == clips["seed"].min()].set_index("speaker_id")
         errors[split] = (clips["predicted_years"] - clips["years"]).abs()
@@ -95,9 +93,7 @@ def calibrate_answers(answers: pd.DataFrame, settings: pd.DataFrame, task: Task)
     return pd.concat(parts, ignore_index=True)
 
 
-def score_calibration(
-    table: pd.DataFrame, classes: list[str], *, draws: int, seed: int, context: dict[str, Any] | None = None
-) -> pd.DataFrame:
+def score_calibration(table: pd.DataFrame, classes: list[str], draws: int, seed: int, **context: str) -> pd.DataFrame:
     """Records of ece, brier and nll with their intervals over speakers, means over training seeds.
 
     table: target, speaker_id, seed and p_<class>. ece: expected calibration error over `BINS` equal ranges of the answer's
@@ -138,8 +134,8 @@ def score_reliability(
             raw = select_answers(predictions, task, network, protocol, "test")
             for suffix, answers in (("", raw), ("_tempered", calibrate_answers(raw, settings, task))):
                 for level in ("window", "clip"):
-                    options = {"draws": draws, "seed": seed, "context": context | {"level": level}}
-                    scores = score_calibration(aggregate_predictions(answers, level), task.classes, **options)
+                    table = aggregate_predictions(answers, level)
+                    scores = score_calibration(table, task.classes, draws, seed, **context, level=level)
                     records.append(scores.assign(metric=scores["metric"] + suffix))
     return pd.concat(records, ignore_index=True)
 
