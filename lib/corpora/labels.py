@@ -12,8 +12,7 @@ import pandas as pd
 
 from lib.tables import DECADES
 
-# By corpus and releases: raw value -> meaning. Common Voice: statistics of releases 1 to 25, github.com/common-voice/
-# cv-dataset. Release 6.0 lost every "male" and "other": its gender is not used at all (lib.corpora.common_voice).
+# By corpus and releases: raw value -> meaning; of Common Voice as counted in github.com/common-voice/cv-dataset.
 GENDER_WORDS: dict[tuple[str, str], dict[str, str | None]] = {
     ("common_voice", "1-16.1"): {"": None, "male": "male", "female": "female", "other": None},
     ("common_voice", "17-25"): {

@@ -66,10 +66,8 @@ def make_page(notebook: Path, folder: Path, private: dict[str, str]) -> dict[str
     content = nbformat.from_dict(mask_private(nbformat.read(notebook, as_version=4), private))
     first = content.cells[0]
     first.source = first.source.replace("\n**", "  \n**")  # the labelled lines stay lines
-    config = Config()
+    config = Config(ExtractOutputPreprocessor={"enabled": True, "extract_output_types": {"image/png", "text/csv"}})
     config.NbConvertBase.display_data_priority = ["text/html", "text/markdown", "image/png", "text/plain"]
-    config.ExtractOutputPreprocessor.enabled = True
-    config.ExtractOutputPreprocessor.extract_output_types = {"image/png", "text/csv"}
     templates = [str(paths.TEMPLATES / "nbconvert")]
     exporter = HTMLExporter(config=config, template_name="report", extra_template_basedirs=templates)
     known = {"output_files_dir": "figures", "unique_key": notebook.stem}

@@ -27,14 +27,12 @@ def audit_splits(splits: pd.DataFrame, store: Store) -> pd.DataFrame:
     return pd.concat(audits, ignore_index=True)
 
 
-def audit_leakage(
-    table: pd.DataFrame, split: pd.Series, embeddings: Any = None, protocol: str = "speaker"
-) -> pd.DataFrame:
+def audit_leakage(table: pd.DataFrame, split: pd.Series, means: Any = None, protocol: str = "speaker") -> pd.DataFrame:
     """Count what two parts share: speakers, recordings, clips, identical audio, languages, near-duplicate embeddings.
 
     table: one row a window: `window_id, speaker_id, corpus, language` and, where known, the other columns of `KINDS`.
-    split: `window_id` -> part. embeddings: (n, ...), a vector a window in the table's order, only ever indexed by rows,
-    so that it may stay on disk; None = near-duplicates are not looked for. protocol: under "language" a language of a
+    split: `window_id` -> part. means: (n, ...), of each window's embeddings in the table's order, only ever indexed by rows,
+    so that they may stay on disk; None = near-duplicates are not looked for. protocol: under "language" a language of a
     corpus of `MANY` must not be shared either; else it is only counted.
 
     Returns kind, parts, hard (True = never allowed but under the paper's protocol), count, examples, protocol.
@@ -47,9 +45,9 @@ def audit_leakage(
     rows = []
     for one, other in combinations([name for name in PARTS if (part == name).any()], 2):
         shared = {kind: sorted(set(ids[part == one]) & set(ids[part == other])) for kind, ids in values.items()}
-        if embeddings is not None:
+        if means is not None:
             places = (np.flatnonzero(part == name) for name in (one, other))
-            shared["near-duplicate"] = _near_duplicates(table, embeddings, *places)
+            shared["near-duplicate"] = _near_duplicates(table, means, *places)
         for kind, ids in shared.items():
             hard = kind in KINDS or (kind == "language" and protocol == "language")
             rows.append((kind, f"{one}, {other}", hard, len(ids), ", ".join(map(str, ids[:EXAMPLES]))))

@@ -155,16 +155,14 @@ def join_tensors(predictions: list[Prediction]) -> tuple[np.ndarray, dict[str, n
     return owners, {name: np.concatenate([tensors[name] for tensors in kept.values()]) for name in names}
 
 
-def score_epochs(
-    predictions: list[Prediction], targets: pd.DataFrame, model: ModelFolder, trained: Stage
-) -> pd.DataFrame:
+def score_epochs(told: list[Prediction], targets: pd.DataFrame, model: ModelFolder, trained: Stage) -> pd.DataFrame:
     """Score every saved epoch of the trainings behind a model folder on labelled recordings, one answer a recording.
 
-    predictions: with the tensors of recordings that have a label; targets: of `label_recordings`. Returns `EPOCHS`, a row a
+    told: with the tensors of recordings that have a label; targets: of `label_recordings`. Returns `EPOCHS`, a row a
     task and epoch: validation_uar is what the epoch was chosen by, chosen: the head's own weights. No rows for tasks without
     two labelled classes, nor for a head that is none of the saved epochs, such as a refit one.
     """
-    rows, (owners, tensors) = [], join_tensors(predictions)
+    rows, (owners, tensors) = [], join_tensors(told)
     for task in [task for task in model.heads if tensors and task in targets and task != YEARS]:
         facts, labels = model.description["heads"][task], targets[task].reset_index(drop=True)
         folder, labelled = trained.path(facts["training"]), labels.notna().to_numpy()[owners]
