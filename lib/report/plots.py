@@ -71,7 +71,7 @@ def plot_ledger(ledger: pd.DataFrame, title: str = "What was left out, and why")
         ax.set(xticks=[], yticks=[], title=f"{title}: nothing")
         return figure
     counts.plot.barh(ax=ax, stacked=True, color=colours_for(counts.columns), width=0.68)
-    ax.bar_label(ax.containers[-1], fmt=" {:,.0f}", fontsize=9, color=MUTED)  # where the last one ends: the sum
+    ax.bar_label(ax.containers[-1], [f" {total:,}" for total in counts.sum(axis=1)], fontsize=9, color=MUTED)
     ax.margins(x=0.12)
     ax.set(xlabel="number of items", ylabel="reason", title=title)
     ax.legend(title="corpus", loc="lower right").set_visible(len(counts.columns) > 1)

@@ -97,11 +97,11 @@ def longest_answered(answers: pd.DataFrame) -> str:
 def tabulate_groups(answers: pd.DataFrame, targets: pd.DataFrame, tasks: list[Task]) -> dict[str, pd.DataFrame]:
     """By task how many of each labelled group, of all tasks together, were told what; no rows where nothing is labelled."""
     names = [task.name for task in tasks]
-    known = targets[["name", *names]].dropna().merge(answers[["name", *names]], on="name", suffixes=(" label", ""))
+    told = answers[["name", *names]].fillna("no window")
+    known = targets[["name", *names]].dropna().merge(told, on="name", suffixes=(" label", ""))
     for task in tasks:
         column = f"{task.name} label"
         known[column] = pd.Categorical.from_codes(known[column].astype(int), task.classes)
-        known[task.name] = known[task.name].fillna("no window")
     groups, tables = known.groupby([f"{name} label" for name in names], observed=True), {}
     for task in tasks:
         counts = groups[task.name].value_counts().unstack(fill_value=0)
