@@ -91,8 +91,7 @@ def _build_tensor(storage: Any, offset: int, size: tuple, stride: tuple, *_: Any
 def read_pickle(content: bytes) -> Any:
     """The object in a pickle of tensors, strings, numbers, lists, tuples and sets; some exception for anything else."""
     for count, (opcode, argument, position) in enumerate(pickletools.genops(content)):
-        is_far = "PUT" in opcode.name and argument > INSTRUCTIONS
-        if opcode.name not in ALLOWED or count >= INSTRUCTIONS or is_far:
+        if opcode.name not in ALLOWED or count >= INSTRUCTIONS or ("PUT" in opcode.name and argument > INSTRUCTIONS):
             raise ValueError(f"instruction {count:,} ({opcode.name}, at byte {position}) is not allowed")
     return _Reader(content).load()
 

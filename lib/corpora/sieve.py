@@ -20,9 +20,7 @@ AUDIO_SUFFIXES = [  # of two files of one name the first is read
     ".au", ".caf", ".w64", ".sph", ".amr", ".wma", ".3gp",
 ]  # fmt: skip
 ENDINGS = re.compile(rf"(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})+$", re.IGNORECASE)
-DEFAULTS = {
-    "language": "", "start_s": 0.0, "end_s": np.nan, "gender_raw": "", "age_raw": "", "official_split": None,
-}  # fmt: skip
+DEFAULTS = dict(language="", start_s=0.0, end_s=np.nan, gender_raw="", age_raw="", official_split=None)
 
 
 def printable(name: str) -> str:

@@ -120,8 +120,7 @@ def read_ages(path: Path) -> pd.DataFrame:
     raw = cells[column].mask(cells[column].str.casefold().isin(["nan", "none", "na"]), "").astype("str")
     numbers = {float(value) for value in raw.unique() if re.fullmatch(r"\d+(\.\d+)?", value)}
     only_tens = bool(numbers) and numbers <= set(map(float, DECADES))
-    is_decade = "decade" in column or (column in ("age", "age class", "age group") and only_tens)
-    unit = "decade" if is_decade else "years"
+    unit = "decade" if "decade" in column or (column in ("age", "age class", "age group") and only_tens) else "years"
     ages = pd.DataFrame({"key": key, "age_raw": raw}).assign(**ages_of(raw, unit))
     ages = ages[(ages["age_years"].notna() | ages["age_decade"].notna()) & ~ages["key"].str.match("$|/")]
     if ages.empty:

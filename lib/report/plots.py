@@ -160,8 +160,7 @@ def plot_layers(layers: dict[str, np.ndarray]) -> Figure:
             draw_frames(large, frames)
             large.set_title(name, fontsize=9.5, fontweight="normal", pad=3)
             large.set(ylabel="feature", xlabel="time (s)" if number == min(3, len(layers)) - 1 else "")
-    title = f"The first 3 layers, and all {len(layers)}"
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
+    figure.suptitle(f"The first 3 layers, and all {len(layers)}", x=0.01, ha="left", fontweight="bold", fontsize=11)
     return figure
 
 

@@ -64,8 +64,7 @@ def tell_layers(layers: pd.DataFrame) -> str:
 
 def tell_ledger(used: int, ledger: pd.DataFrame, unit: str = "items") -> str:
     """How many items are used, how many were left out, and the most common reason (column `reason`)."""
-    reasons = ledger["reason"].value_counts()
-    reason, count = next(iter(reasons.items()), ("", 0))
+    reason, count = next(iter(ledger["reason"].value_counts().items()), ("", 0))
     return say("ledger", {"used": used, "lost": len(ledger), "unit": unit, "reason": reason, "count": count})
 
 

@@ -70,8 +70,7 @@ def make_page(notebook: Path, folder: Path, private: dict[str, str]) -> dict[str
     config.NbConvertBase.display_data_priority = ["text/html", "text/markdown", "image/png", "text/plain"]
     templates = [str(paths.TEMPLATES / "nbconvert")]
     exporter = HTMLExporter(config=config, template_name="report", extra_template_basedirs=templates)
-    known = {"output_files_dir": "figures", "unique_key": notebook.stem}
-    body, resources = exporter.from_notebook_node(content, known)
+    body, resources = exporter.from_notebook_node(content, {"output_files_dir": "figures", "unique_key": notebook.stem})
     for tag in re.findall(r"<img\b[^>]*>", body):
         if "".join(re.findall(r'\balt="([^"]*)"', tag)).strip() in NO_WORDS:
             raise ValueError(f"{notebook.stem}: a picture without words ({tag[:80]}); show figures by show_figure")
@@ -115,8 +114,7 @@ def shown_record(record: dict[str, Any], run: str) -> dict[str, Any]:
         heard = "Its training heard speakers of this corpus, the tested included, without labels; no classifier did."
         encoder["heard"] = heard
     lacking = {"title": run, "question": "", "seed": "", "git_commit": "", "data_checksum": "", "engine": {}}
-    known = {name: value for name, value in record.items() if value is not None}
-    return lacking | known | {"encoder": encoder}
+    return lacking | {name: value for name, value in record.items() if value is not None} | {"encoder": encoder}
 
 
 def build_index(reports: Path) -> Path:

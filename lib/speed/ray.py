@@ -49,8 +49,7 @@ def embed_on_ray(
     if missing := writer.missing():
         ray, model = start_ray(address), None
         if choice.library != "torch":  # converted and calibrated once, here
-            speech = calibration_waveforms(windows)
-            model = converted_model(encoder, feature, choice.precision, samples, lambda: speech)
+            model = converted_model(encoder, feature, choice.precision, samples, lambda: calibration_waveforms(windows))
         settings = {"feature": feature, "choice": choice, "samples": samples, "streams": 1, "model": model}
         identity = load_engine(encoder, **settings).identity
         shared = {"writer": ray.put(writer), "path": Path(windows.filename).resolve(), "copy": copy, "seed": seed}

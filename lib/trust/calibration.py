@@ -109,8 +109,7 @@ def coverage_table(targets: np.ndarray, probabilities: np.ndarray, classes: list
     last = np.unique(np.ceil(np.linspace(0, 1, 101)[1:] * len(order)).astype(int)) - 1  # each row's last place there
     cells = np.eye(size**2)[(targets * size + answers)[order]].cumsum(axis=0)[last].reshape(-1, size, size)
     scores, named = confusion_metrics(cells, classes), cells.sum(axis=1) + cells.sum(axis=2) > 0
-    occurring = cells[-1].sum(axis=1) > 0
-    macro_f1 = scores["macro_f1"] * named.sum(axis=1) / (named | occurring).sum(axis=1)
+    macro_f1 = scores["macro_f1"] * named.sum(axis=1) / (named | (cells[-1].sum(axis=1) > 0)).sum(axis=1)
     columns = {"coverage": (last + 1) / len(order), "threshold": confidence[order[last]]}
     return pd.DataFrame(columns | {"accuracy": scores["accuracy"], "macro_f1": macro_f1})
 

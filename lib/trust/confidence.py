@@ -88,8 +88,7 @@ def calibrate_answers(answers: pd.DataFrame, settings: pd.DataFrame, task: Task)
     for key, part in answers.groupby(["model", "fold", "seed"], sort=False):
         row = known.loc[key]
         values = Calibration(float(row["temperature"]), float(row["cap"])).apply(part[columns].to_numpy())
-        chosen = row[["silence", "rare_threshold"]].to_dict()
-        parts.append(part.assign(**dict(zip(columns, values.T)), **chosen))
+        parts.append(part.assign(**dict(zip(columns, values.T)), **row[["silence", "rare_threshold"]].to_dict()))
     return pd.concat(parts, ignore_index=True)
 
 

@@ -80,8 +80,7 @@ def fingerprint_recordings(recordings: pd.DataFrame) -> str:
 
 def load_answers(stage: Stage) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`answers.csv` and `epochs.csv` of 06 Predict: what every recording was told, and what every saved epoch scored."""
-    words = {"name": str, "reason": str, "warning": str}
-    answers = pd.read_csv(stage.path("answers.csv"), dtype=words)
+    answers = pd.read_csv(stage.path("answers.csv"), dtype={"name": str, "reason": str, "warning": str})
     return answers.fillna({"reason": "", "warning": ""}), pd.read_csv(stage.path("epochs.csv"))
 
 

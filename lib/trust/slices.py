@@ -28,8 +28,7 @@ def slice_all(
     """Slices of every task: all of them for its main model, gender within age groups for every model."""
     age, parts = next((task for task in tasks if task.name == "age"), None), []
     for task in tasks:
-        rows = splits[(splits["task"] == task.name) & (splits["protocol"] == protocol)]
-        described = describe_windows(rows, age)
+        described = describe_windows(splits[(splits["task"] == task.name) & (splits["protocol"] == protocol)], age)
         known = predictions[(predictions["task"] == task.name) & (predictions["protocol"] == protocol)]
         for model in known["model"].unique():
             if (main := model == models[task.name]) or task.name == "gender":

@@ -6,6 +6,7 @@ Form of the files: robots.ox.ac.uk/~vgg/data/voxceleb. A cut runs from a frame f
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from lib.corpora.demo.recording import CLIPS, Session, write_audio, write_text
 from lib.corpora.demo.speakers import Speaker
@@ -45,8 +46,9 @@ def record_speaker(folder: Path, speaker: Speaker, seed: int, extra: str, labels
         _write_frames(folder / "txt" / name / lost / "00001.txt", (100, 230), session.rng)
     if LOST.get(extra) is not None:
         write_text(folder / "audio" / f"{lost}.ogg", LOST[extra])
-    facts = {"speaker": name, "nation": NATIONS[speaker.language], "cuts": CLIPS + bool(extra)}
-    return [facts | {"gender": speaker.gender[0], "age": str(speaker.age_years // 10 * 10)} | labels]
+    row = {"VoxCeleb1 ID": name, "VGGFace1 ID": "Synthetic_Speaker", "Gender": speaker.gender[0]}
+    row |= {"Nationality": NATIONS[speaker.language], "Set": "dev", "cuts": CLIPS + bool(extra)}
+    return [row | {"age": speaker.age_years // 10 * 10} | labels]
 
 
 def _write_frames(path: Path, span: tuple[int, int], rng: np.random.Generator) -> None:
@@ -62,9 +64,8 @@ def _write_frames(path: Path, span: tuple[int, int], rng: np.random.Generator) -
 
 def write_tables(folder: Path, rows: list[dict]) -> int:
     """Write the meta table and the ages; return the number of frame files."""
-    meta = ["VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet"]
-    meta += [f"{row['speaker']}\tSynthetic_Speaker\t{row['gender']}\t{row['nation']}\tdev" for row in rows]
-    write_text(folder / "vox1_meta.csv", meta)
-    ages = [f"{row['speaker']},{row['age']}" for row in rows if row["age"]]
-    write_text(folder / "ages.csv", ["speaker,age_decade", *ages])
-    return sum(row["cuts"] for row in rows)
+    table = pd.DataFrame(rows)
+    table[table.columns[:5]].to_csv(folder / "vox1_meta.csv", sep="\t", index=False)
+    ages = {"speaker": table["VoxCeleb1 ID"], "age_decade": table["age"]}
+    pd.DataFrame(ages)[table["age"] != ""].to_csv(folder / "ages.csv", index=False)
+    return int(table["cuts"].sum())
