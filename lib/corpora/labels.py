@@ -133,16 +133,15 @@ def name_ages(clips: pd.DataFrame, classes: Sequence[str], bounds: Sequence[floa
 
 def find_confounds(clips: pd.DataFrame, target: str) -> list[str]:
     """Sentences that say where a class of the column `target` comes from one of several corpora, to at least 95 %."""
-    names = clips[target]
-    counts = pd.crosstab(names, clips["corpus"])
+    counts = pd.crosstab(clips[target], clips["corpus"])
     mix = counts.sum() / counts.to_numpy().sum()  # what each corpus would hold if class and corpus were unrelated
-    sentences = []
+    sentences, voices = [], clips.groupby(target)["speaker_id"].nunique()
     for name, row in counts.iterrows() if counts.shape[1] > 1 else ():
         corpus, share = row.idxmax(), row.max() / row.sum()
         if share == 1 or (share >= 0.95 and mix[corpus] < 0.95):
-            part, speakers = "ALL" if share == 1 else f"{share:.1%} of the", clips.loc[names == name, "speaker_id"]
+            part = "ALL" if share == 1 else f"{share:.1%} of the"
             sentences.append(
-                f"CONFOUNDED: {part} {row.sum():,} clips ({speakers.nunique():,} speakers) of {target} class '{name}' "
+                f"CONFOUNDED: {part} {row.sum():,} clips ({voices[name]:,} speakers) of {target} class '{name}' "
                 f"come from {corpus}. A model can tell '{name}' by recognising the corpus: believe only scores within "
                 "one corpus."
             )

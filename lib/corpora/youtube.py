@@ -36,7 +36,7 @@ FAILURES = {  # kind: (words that tell it, what to do); the first with a matchin
         r"confirm you're not a bot|captcha",
         "YouTube takes this connection for a robot. Stop for today. What helps: a home network not a data centre or "
         "Colab; the newest yt-dlp (pip install -U 'yt-dlp[default]') with a JavaScript runtime (deno); as a last "
-        "resort its option cookiesfrombrowser, which risks the account. The next run goes on where this one stopped"),
+        "resort cookiesfrombrowser in OPTIONS of lib/corpora/youtube.py, which risks the account. The next run goes on"),
     "login": (r"confirm your age|age-restricted|members-only|join this channel|this channel's members",
               "nothing, or cookies of an account, at your own risk"),
     "private": (r"private video|video is private", "nothing: its owner made it private"),
@@ -58,9 +58,7 @@ PERMANENT = ["login", "private", "geo", "gone"]  # never asked for again
 
 def classify_failure(text: str, error: BaseException | None = None) -> str:
     """The kind of a yt-dlp failure, one of `FAILURES`, from its message and the error that it wraps."""
-    if type(error).__name__ == "GeoRestrictedError":
-        return "geo"
-    plain = text.replace("\u2019", "'").replace("\u2018", "'").casefold()
+    plain = f"{text} {type(error).__name__}".replace("\u2019", "'").replace("\u2018", "'").casefold()
     return next(kind for kind, (words, _) in FAILURES.items() if re.search(words, plain))
 
 

@@ -66,8 +66,7 @@ def load_scores(stage: Stage) -> dict[str, pd.DataFrame]:
     """The tables that `score_run` wrote, by name; under "all" the scores and behind them the slices."""
     tables = {name: pd.read_parquet(stage.path(f"{name}.parquet")) for name in TABLES}
     slices = tables["slices"].drop(columns="enough", errors="ignore")
-    known = [table for table in (tables["scores"], slices) if len(table)]
-    return tables | {"all": pd.concat(known, ignore_index=True)}
+    return tables | {"all": pd.concat([table for table in (tables["scores"], slices) if len(table)], ignore_index=True)}
 
 
 def save_metrics(
