@@ -226,14 +226,14 @@ def plot_training(history: pd.DataFrame, title: str) -> Figure:
     history: epoch, chosen, train_loss, validation_loss, validation_f1_<class>; a line at the epoch that was chosen.
     """
     figure, (loss, f1) = plt.subplots(1, 2, figsize=(WIDTH, 3.4))
-    parts, style = ["train", "validation"], {"marker": "o", "markersize": 3.5}
-    losses = history.set_index("epoch").filter(regex="^(train|validation)_loss$").set_axis(parts, axis=1)
-    losses.plot(ax=loss, color=colours_for(parts), ylabel="loss (nats)", title=title, **style)
-    scores = history.set_index("epoch").filter(regex="^validation_f1_").rename(columns=lambda name: name[14:])
-    scores.plot(ax=f1, color=colours_for(scores), ylabel="F1 on validation", title="F1 of each class", **style)
+    history, dots = history.set_index("epoch"), {"marker": "o", "markersize": 3.5}
+    losses = history[["train_loss", "validation_loss"]].rename(columns=lambda name: name.removesuffix("_loss"))
+    losses.plot(ax=loss, color=colours_for(losses), ylabel="loss (nats)", title=title, **dots)
+    scores = history.filter(regex="^validation_f1_").rename(columns=lambda name: name.removeprefix("validation_f1_"))
+    scores.plot(ax=f1, color=colours_for(scores), ylabel="F1 on validation", title="F1 of each class", **dots)
     f1.set(ylim=(0, 1.02))
     for ax in (loss, f1):
-        mark_epochs(ax, history.loc[history["chosen"], "epoch"])
+        mark_epochs(ax, history.index[history["chosen"]])
         ax.grid(axis="y")
     return figure
 
