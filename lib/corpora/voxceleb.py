@@ -158,8 +158,8 @@ def read_voxceleb(root: Path, ages: Path | None = None) -> Reading:
         lacking = "frame files but no audio" if frame_files else "no <speaker>/<video>/<n>.wav (m4a, txt)"
         raise ValueError(f"{root}: {lacking} below it; unzip VoxCeleb's archives there")
     if not (metas := [name for name in META_FILES if name in tables]):
-        advice = 'no vox1_meta.csv or vox2_meta.csv, so no genders; download.fetch: ["open"] fetches them'
-        raise ValueError(f"{root}: {advice}")
+        text = ': no vox1_meta.csv or vox2_meta.csv, so no genders; download.fetch: ["open"] fetches them'
+        raise ValueError(f"{root}{text}")
     keys = sorted(cuts.keys() | frame_files.keys())
     sieve = Sieve(CORPUS, pd.DataFrame([_describe(root, key, cuts, frame_files, videos) for key in keys]))
     wanted = {key.split("/")[1] for key in frame_files.keys() - cuts.keys()}
