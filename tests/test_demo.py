@@ -27,14 +27,14 @@ from lib.corpora.demo.render import render_synthetic_corpora, render_unseen
 from lib.corpora.demo.speakers import draw_people, draw_speaker
 from lib.corpora.voxceleb import read_voxceleb
 
-SPEAKERS, CLIPS, SEED = 24, 2, 5
+SPEAKERS, SEED = 24, 5
 TEXT = "The old lighthouse keeper painted the northern door green before the winter storms arrived."
 
 
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory):
     folder = tmp_path_factory.mktemp("synthetic") / "corpora"
-    return folder, render_synthetic_corpora(folder, SEED, SPEAKERS, CLIPS)
+    return folder, render_synthetic_corpora(folder, SEED, SPEAKERS)
 
 
 def speak(voice, seed=0):
@@ -135,7 +135,7 @@ def test_cuts_hold_the_speaker_and_before_them_is_noise(corpora):
 def test_same_seed_renders_the_same_bytes_and_samples_in_one_process_or_many(corpora, tmp_path):
     folder, manifest = corpora
     with joblib.parallel_config(backend="sequential"):
-        assert render_synthetic_corpora(tmp_path / "again", SEED, SPEAKERS, CLIPS) == manifest
+        assert render_synthetic_corpora(tmp_path / "again", SEED, SPEAKERS) == manifest
     assert snapshot(tmp_path / "again") == snapshot(folder)
 
 
@@ -153,7 +153,7 @@ def test_a_killed_rendering_leaves_nothing_that_is_read(tmp_path):
 
 def test_a_folder_of_another_rendering_and_too_few_speakers_are_refused(corpora, tmp_path):
     with pytest.raises(ValueError, match="name another"):
-        render_synthetic_corpora(corpora[0], SEED + 1, SPEAKERS, CLIPS)
+        render_synthetic_corpora(corpora[0], SEED + 1, SPEAKERS)
     with pytest.raises(ValueError, match="speakers=4"):
         render_synthetic_corpora(tmp_path, SEED, speakers=4)
 

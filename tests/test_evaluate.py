@@ -143,7 +143,7 @@ def test_model_folders_leave_with_settings_and_scores_on_unseen_speakers(run, tm
     settings = run.scored["settings"].set_index(["task", "model", "fold"])["temperature"]
     assert model.heads["gender"].network == "linear"
     assert model.heads["gender"].calibration.temperature == settings["gender", "linear", 0]
-    years = confidence.fit_years(run.predictions, run.splits, YEARS, "linear", "speaker")
+    years = confidence.fit_years(run.predictions, run.splits, YEARS, "linear", "speaker", 0)
     assert model.heads["age_years"].years == years
     assert any("synthetic" in warning for warning in model.warnings)
     summary.save_models("made-up", chain, *given, **options | {"refit": True})

@@ -91,13 +91,13 @@ def test_broken_schemes_are_refused(classes, bounds):
 
 def test_only_a_class_from_one_corpus_is_called_confounded_however_small_the_other():
     clips = frame(corpus=["cv"] * 6 + ["vox"] * 4, age_years=[15.0] * 4 + [30.0] * 6)
-    (sentence,) = labels.find_confounds(clips, "age", ["teen", "adult"], [20])
+    (sentence,) = labels.find_confounds(clips.assign(age=labels.name_ages(clips, ["teen", "adult"], [20])), "age")
     assert sentence.startswith("CONFOUNDED: ALL 4 clips (4 speakers) of age class 'teen' come from cv.")
     clips = frame(corpus=["cv"] * 99 + ["vox"], age_years=[15.0] * 50 + [30.0] * 50)
-    (sentence,) = labels.find_confounds(clips, "age", ["teen", "adult"], [20])
+    (sentence,) = labels.find_confounds(clips.assign(age=labels.name_ages(clips, ["teen", "adult"], [20])), "age")
     assert "ALL 50 clips" in sentence  # and balanced, single or empty corpora are not
     mixed = frame(corpus=["cv", "vox"] * 4, gender=["male", "male", "female", "female"] * 2)
     assert labels.find_confounds(mixed, "gender") == []
     assert labels.find_confounds(mixed[mixed["corpus"] == "cv"], "gender") == []
     assert labels.find_confounds(mixed.iloc[:0], "gender") == []
-    assert labels.find_confounds(mixed.iloc[:0], "age", ["teen", "adult"], [20]) == []
+    assert labels.find_confounds(mixed.iloc[:0].assign(age=None), "age") == []

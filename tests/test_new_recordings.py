@@ -14,7 +14,7 @@ from lib.corpora.own_data import list_recordings
 from lib.model_folder import load_model_folder, save_model_folder
 from lib.networks import build_network
 from lib.predict import predict_listed
-from lib.report.sentences import tell_origin
+from lib.report.sentences import say
 from lib.tasks import Task
 from lib.train import Recipe, checkpoint_path, fit_network
 from lib.trust import new_recordings
@@ -133,19 +133,19 @@ def test_without_new_recordings_test_clips_are_drawn_and_called_what_they_are(tm
     assert len(drawn) == 2
     assert set(drawn["name"]) <= {"c:0", "c:1", "c:2"}
     assert drawn["path"].iloc[0].parent == tmp_path
-    assert "NOT new ones: they are clips of the test speakers" in tell_origin(origin)
+    assert "NOT new ones: they are clips of the test speakers" in say("origin", {"origin": origin})
     model = make_model_folder(tmp_path / "refit", about={"refit on everybody": True})
     heard = new_recordings.heard_splits(splits.assign(task="gender"), model)
     drawn, origin = new_recordings.obtain_recordings("", False, 0, 6, heard, clips, {"c": tmp_path})
     assert len(drawn) == 6
-    assert "learned from everybody" in tell_origin(origin)
+    assert "learned from everybody" in say("origin", {"origin": origin})
     labelled = drawn.assign(gender="male", age_decade=None, age_years=np.nan)
     assert new_recordings.label_recordings(labelled, [GENDER], heard)["gender"].isna().all()
     (tmp_path / "given").mkdir()
     (tmp_path / "given/a.wav").write_bytes(b"x")
     given, origin = new_recordings.obtain_recordings(str(tmp_path / "given"), False, 0, 2, splits, clips, {})
     assert given["name"].tolist() == ["a.wav"]
-    assert "given in `predict.unseen`" in tell_origin(origin)
+    assert "given in `predict.unseen`" in say("origin", {"origin": origin})
 
 
 def test_answers_survive_their_files(tmp_path):

@@ -68,6 +68,8 @@ def test_classes_keep_their_order_and_their_colours():
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["teen", "twenties", "adult"]
     assert [[bar.get_height() for bar in bars] for bars in ax.containers] == [[1, 0, 1], [0, 0, 1]]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    ax = plots.plot_ledger(pd.concat([LEDGER, LEDGER.assign(corpus="b")])).axes[0]
+    assert [text.get_text() for text in ax.texts] == [" 2", " 2"]
     first, second = plots.colours_for(["female", "new"]), plots.colours_for(["other", "male", "female"])
     assert first["female"] == second["female"] == plots.COLOURS["female"]
     assert len(set(second.values())) == 3

@@ -41,8 +41,11 @@ def sound(seconds=3.0) -> bytes:
 
 
 def fetch(site, folder, videos):
-    quick = {"sleep_interval": 0, "max_sleep_interval": 0, "sleep_interval_requests": 0}
-    return download_videos(videos, folder, allowed=True, options=quick, url=site.url + "/{video}.wav")
+    quick = dict.fromkeys(["sleep_interval", "max_sleep_interval", "sleep_interval_requests"], 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(youtube, "OPTIONS", youtube.OPTIONS | quick)
+        patch.setattr(youtube, "WATCH", site.url + "/{video}.wav")
+        return download_videos(videos, folder, allowed=True)
 
 
 def kinds(folder) -> dict[str, str]:

@@ -14,19 +14,18 @@ import pandas as pd
 
 from lib import paths
 from lib.corpora import common_voice, own_data, speechocean762, voxceleb, youtube
-from lib.corpora.demo.render import VERSION, render_synthetic_corpora
+from lib.corpora.demo.render import CLIPS, VERSION, render_synthetic_corpora
+from lib.corpora.sieve import Reading
 from lib.stages import digest_files, fingerprint_of
 from lib.tables import validate_table
 
 OPEN, YOUTUBE = "open", "youtube"  # of `download.fetch`; other entries are of Common Voice
 CORPORA = {  # reader, and what to do to have the corpus, step by step, with the keys of a run file's section `download`
     "common_voice": (common_voice.read_common_voice, [
-        "sign up at https://mozilladatacollective.com, open the page of the Common Voice locale that you want, and "
-        "agree to its terms there",
-        "make an API key (Profile, Credentials) and set it: export MDC_API_KEY=...",
+        common_voice.MDC_ADVICE,
         "put the dataset's id (its page, Download, API) into download.fetch: the run fetches and unpacks it",
-        "or, with an archive of your own, put its path into download.fetch, or unpack it so that {folder} holds "
-        "validated.tsv and clips/ (in any subfolder), or name its folder in download.root",
+        "or unpack an archive so that {folder} holds validated.tsv and clips/ (in any subfolder), or name its folder in "
+        "download.root",
     ]),
     "voxceleb": (voxceleb.read_voxceleb, [
         "there is no open download of the audio: join and unzip your own copy of the official archives (cat "
@@ -52,25 +51,19 @@ def resolve_root(root: str) -> Path:
     return (paths.ROOT / Path(root).expanduser()).resolve() if root else paths.DATA / "corpora"
 
 
-def find_folder(root: str, synthetic: bool, seed: int, speakers: int, clips_per_speaker: int = 2) -> Path:
+def find_folder(root: str, synthetic: bool, seed: int, speakers: int) -> Path:
     """Where the corpora of a run lie, or will; see `obtain_corpora`."""
-    name = f"synthetic-v{VERSION}-{speakers}x{clips_per_speaker}-seed{seed}" if synthetic and not root else ""
+    name = f"synthetic-v{VERSION}-{speakers}x{CLIPS}-seed{seed}" if synthetic and not root else ""
     return resolve_root(root) / name
 
 
 def _find_sources(corpora: Sequence[str], folder: Path) -> dict[str, Path]:
     """What each reader is given: its folder, or the CSV of one's own data that `folder` is."""
-    sources = {}
-    for entry in corpora:
-        name, _, below = entry.partition(":")
-        if name not in CORPORA or name in sources:
-            raise ValueError(f"download.corpora: {entry!r}: choose from {sorted(CORPORA)}, each once")
-        if Path(below).is_absolute() or ".." in Path(below).parts:
-            raise ValueError(f"download.corpora: {entry!r}: name a folder below download.root")
-        sources[name] = folder / (below or name) if below or (folder / name).is_dir() else folder
-    if not sources:
-        raise ValueError(f"download.corpora: name at least one of {sorted(CORPORA)}")
-    return sources
+    entries = [entry.partition(":")[::2] for entry in corpora]
+    leads_out = any({"..", "/"} & set(Path(below).parts) for _, below in entries)
+    if leads_out or not dict(entries).keys() <= CORPORA.keys() or not 0 < len(entries) == len(dict(entries)):
+        raise ValueError(f"download.corpora: {list(corpora)}: choose from {sorted(CORPORA)}, each once")
+    return {name: folder / (below or name) if below or (folder / name).is_dir() else folder for name, below in entries}
 
 
 def find_roots(corpora: Sequence[str], folder: Path) -> dict[str, Path]:
@@ -82,9 +75,7 @@ def find_roots(corpora: Sequence[str], folder: Path) -> dict[str, Path]:
     return {name: path.parent if path.is_file() else path for name, path in _find_sources(corpora, folder).items()}
 
 
-def _read_corpora(
-    corpora: Sequence[str], folder: Path, options: dict[str, dict[str, Any]]
-) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
+def _read_corpora(corpora: Sequence[str], folder: Path, options: dict[str, dict[str, Any]]) -> dict[str, Reading]:
     """(clips, ledger) of each corpus. ValueError with what the user must do first where one gives no clip."""
     tables, problems = {}, []
     for name, source in _find_sources(corpora, folder).items():
@@ -94,8 +85,8 @@ def _read_corpora(
                 by_reason = ledger.groupby("reason", sort=False)["item"].agg(list).items()
                 told = [f"{len(few):,} {why} ({', '.join(few[:3])}{' ...' * (len(few) > 3)})" for why, few in by_reason]
                 told = "; ".join(told + clips.attrs["warnings"]) or "it has no rows"
-                rows = f"0 of {len(ledger):,} rows of {source} can be used"
-                raise ValueError(f"{rows}: {told}. Paths count from that folder")
+                told = f"0 of {len(ledger):,} rows of {source} can be used: {told}. Paths count from that folder"
+                raise ValueError(told)
             clips.attrs["facts"] = {"folder that was read": ["/".join(source.parts[-2:])], **clips.attrs["facts"]}
             tables[name] = clips, ledger
         except ValueError as error:
@@ -119,24 +110,23 @@ def check_run(download: dict[str, Any], synthetic: bool) -> None:
     """ValueError with what to do first when corpora of a run (`download`) are not there and not to be fetched."""
     if synthetic:
         return
-    folder, ages, fetch = resolve_root(download["root"]), download["age_labels"], download["fetch"]
-    names, datasets = _find_sources(download["corpora"], folder), [one for one in fetch if one not in (OPEN, YOUTUBE)]
+    folder, ages, fetch = resolve_root(download["root"]), download["age_labels"], {*download["fetch"]}
+    names, datasets = _find_sources(download["corpora"], folder), fetch - {OPEN, YOUTUBE}
     if datasets and "common_voice" in names and not _is_there("common_voice", folder):
-        for dataset in [dataset for dataset in datasets if not resolve_root(dataset).is_file()]:
+        for dataset in (dataset for dataset in datasets if not resolve_root(dataset).is_file()):
             if "/" in dataset or dataset.endswith((".tar", ".gz", ".tgz", ".bz2", ".xz")):
                 raise ValueError(f"download.fetch: {dataset}: no such archive; paths count from the repository")
             common_voice.check_mdc_key()
     if "voxceleb" in names and ages and not resolve_root(ages).is_file():
         raise ValueError(f"download.age_labels: {ages}: no such file; relative paths count from the repository")
-    coming = {"common_voice": datasets, "speechocean762": OPEN in fetch, "voxceleb": {OPEN, YOUTUBE} & {*fetch}}
-    left = [entry for entry in download["corpora"] if not coming.get(entry.partition(":")[0])]
-    if left:
+    coming = {"common_voice": datasets, "speechocean762": OPEN in fetch, "voxceleb": {OPEN, YOUTUBE} & fetch}
+    if left := [entry for entry in download["corpora"] if not coming.get(entry.partition(":")[0])]:
         _read_corpora(left, folder, {})
 
 
 def obtain_corpora(
-    corpora: Sequence[str], root: str, synthetic: bool, seed: int, *, speakers: int = 0, clips_per_speaker: int = 0,
-    fetch: Sequence[str] = (), max_clips_per_speaker: int = 0,
+    corpora: Sequence[str], root: str, synthetic: bool, seed: int, *, speakers: int = 0, fetch: Sequence[str] = (),
+    max_clips_per_speaker: int = 0,
 ) -> Path:  # fmt: skip
     """Folder that holds the corpora; rendered first in a synthetic run, fetched first where the run says so.
 
@@ -145,14 +135,13 @@ def obtain_corpora(
     VoxCeleb's audio too, see `lib.corpora.youtube.LEGAL_NOTE`; anything else is Common Voice, an id at Mozilla Data
     Collective (needs MDC_API_KEY) or an archive that is here already. ValueError when that cannot be had.
     """
-    folder = find_folder(root, synthetic, seed, speakers, clips_per_speaker)
+    folder = find_folder(root, synthetic, seed, speakers)
     if synthetic:
-        render_synthetic_corpora(folder, seed, speakers=speakers, clips_per_speaker=clips_per_speaker)
+        render_synthetic_corpora(folder, seed, speakers)
         return folder
     names = _find_sources(corpora, folder)
-    for dataset in fetch:
-        if "common_voice" in names and dataset not in (OPEN, YOUTUBE):
-            _fetch_common_voice(folder / "common_voice", dataset, max_clips_per_speaker or None, seed)
+    for dataset in sorted({*fetch} - {OPEN, YOUTUBE}) if "common_voice" in names else ():
+        _fetch_common_voice(folder / "common_voice", dataset, max_clips_per_speaker or None, seed)
     if OPEN in fetch and "speechocean762" in names and not _is_there("speechocean762", folder):
         speechocean762.download_speechocean762(folder)
     if "voxceleb" in names and {OPEN, YOUTUBE} & {*fetch}:
@@ -189,12 +178,12 @@ def read_clips(
         "common_voice": {"max_clips_per_speaker": max_clips_per_speaker or None, "seed": seed},
         "voxceleb": {"ages": resolve_root(age_labels) if age_labels else None},
     }
-    roots, noticed, frames, ledgers = find_roots(corpora, folder), {}, [], []
-    for name, (clips, ledger) in _read_corpora(corpora, folder, options).items():
+    roots, noticed, frames, read = find_roots(corpora, folder), {}, [], _read_corpora(corpora, folder, options)
+    for name, (clips, _) in read.items():
         noticed[name], clips.attrs = clips.attrs, {}
         frames.append(clips.assign(sound=clips["path"].map(digest_files(roots[name], clips["path"].unique()))))
-        ledgers.append(ledger)
-    clips, ledger = pd.concat(frames, ignore_index=True), pd.concat(ledgers, ignore_index=True)
+    clips = pd.concat(frames, ignore_index=True)
+    ledger = pd.concat([ledger for _, ledger in read.values()], ignore_index=True)
     keys = clips["corpus"] + clips["sound"] + clips["start_s"].map("@{:g}".format)
     shared = clips["speaker_id"].groupby(keys).transform("nunique") > 1
     if shared.any():  # the very same bytes: nobody knows whose voice it is

@@ -10,14 +10,14 @@ names may be called, of which one builds a tensor from bytes in the file (torch.
 import argparse
 import hashlib
 import io
-import itertools
 import math
 import pickle
 import pickletools
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -91,8 +91,7 @@ def _build_tensor(storage: Any, offset: int, size: tuple, stride: tuple, *_: Any
 def read_pickle(content: bytes) -> Any:
     """The object in a pickle of tensors, strings, numbers, lists, tuples and sets; some exception for anything else."""
     for count, (opcode, argument, position) in enumerate(pickletools.genops(content)):
-        is_far = "PUT" in opcode.name and argument > INSTRUCTIONS
-        if opcode.name not in ALLOWED or count >= INSTRUCTIONS or is_far:
+        if opcode.name not in ALLOWED or count >= INSTRUCTIONS or ("PUT" in opcode.name and argument > INSTRUCTIONS):
             raise ValueError(f"instruction {count:,} ({opcode.name}, at byte {position}) is not allowed")
     return _Reader(content).load()
 
@@ -130,13 +129,6 @@ def _read_entry(entry: Any) -> dict[str, Any] | str:
     return {"frames": frames, "age_raw": "".join(ages), "gender_raw": "".join(genders)}
 
 
-def _read_all(files: list[Path], doing: str) -> Iterator[tuple[str, str, dict[str, Any] | str]]:
-    """(name, file's name, item) of every entry of `files`, see `read_items`."""
-    for file in tqdm(files, desc=doing, unit="file"):
-        for number, item in enumerate(read_items(file)):
-            yield f"{CORPUS}:{file.name}#{number}", file.name, item
-
-
 def import_pickles(files: Iterable[Path], run: str) -> dict[str, int]:
     """Turn the authors' pickles into the finished stages 01 to 03 of `run`, so that 04_train can go on; return counts.
 
@@ -150,12 +142,15 @@ def import_pickles(files: Iterable[Path], run: str) -> dict[str, int]:
     downloaded = stages.open_stage("01_download", run, {"pickles": checksums}, 2)
     segmented = stages.open_stage("02_segment", run, {"window_s": 3.0, "step_s": 2.0}, 2, [downloaded])
     embedded = stages.open_stage("03_embed", run, {"encoder": "", "feature": "emission"}, 2, [downloaded, segmented])
-    rows, dropped, shape = _list_entries(files)
-    rows = rows.assign(speaker_id=CORPUS + ":" + rows["path"], **ages_of(rows["age_raw"], "decade"))
-    sieve = Sieve(CORPUS, rows.assign(recording_id=rows["speaker_id"], clip_id=rows["item"]))
-    sieve.note(dropped)
-    clips, ledger = sieve.finish()
-    ids, unknown = clips["clip_id"], {"speech_ratio": np.nan, "level_db": np.nan}
+    with tempfile.TemporaryFile(dir=embedded.folder) as values:  # all frames may be more than memory holds
+        rows, dropped, shape = _list_entries(files, values)
+        rows = rows.assign(speaker_id=CORPUS + ":" + rows["path"], **ages_of(rows["age_raw"], "decade"))
+        sieve = Sieve(CORPUS, rows.assign(recording_id=rows["speaker_id"], clip_id=rows["item"]))
+        sieve.note(dropped)
+        clips, ledger = sieve.finish()
+        ids, unknown = clips["clip_id"], {"speech_ratio": np.nan, "level_db": np.nan}
+        frames = np.memmap(values, np.float32, "r", shape=(len(ids), *shape))
+        _save_frames(frames, embedded.folder, [f"{name}@0" for name in ids])
     windows = clips[["clip_id", "speaker_id", "start_s"]].assign(window_id=ids + "@0", duration_s=3.0, **unknown)
     windows = windows.assign(content_hash=ids, row=range(len(ids)))[list(WINDOWS.columns)]
     save_table(downloaded.path("clips.parquet"), clips, "clips")
@@ -165,7 +160,6 @@ def import_pickles(files: Iterable[Path], run: str) -> dict[str, int]:
     save_table(segmented.path("windows.parquet"), windows, "windows")
     for name in ("ledger", "acoustics"):
         save_table(segmented.path(f"{name}.parquet"), empty_table(name), name)
-    _save_frames(files, embedded.folder, list(windows["window_id"]), shape)
     embedded.facts["encoder"] = {"name": "WAV2VEC2_ASR_BASE_960H", "note": NOTE, "weights_sha256": ""}
     downloaded.facts |= {"corpora": [CORPUS], "data_checksum": stages.fingerprint_of(checksums), "confounds": []}
     counts = {"files": len(files), "windows": len(windows), "dropped": len(dropped)}
@@ -174,40 +168,41 @@ def import_pickles(files: Iterable[Path], run: str) -> dict[str, int]:
     return counts
 
 
-def _list_entries(files: list[Path]) -> tuple[pd.DataFrame, list[tuple[str, str, str]], tuple[int, ...]]:
-    """What can be used (item, path, age_raw, gender_raw), what was left out and why, and the frames' shape."""
+def _list_entries(files: list[Path], values: BinaryIO) -> tuple[pd.DataFrame, list[tuple[str, ...]], tuple[int, ...]]:
+    """What can be used (item, path, age_raw, gender_raw), what was left out and why, and the frames' shape.
+
+    The frames themselves, float32 (T, D), are written to `values` one after the other.
+    """
     rows, dropped, shape, known = [], [], (), set()  # shape of the first window, hashes of the values so far
-    for name, path, item in _read_all(files, "reading pickles"):
-        if isinstance(item, dict):
-            frames = item.pop("frames")
-            shape, digest = shape or frames.shape, hashlib.sha256(frames.tobytes()).digest()
-            if digest in known:  # it could land on both sides of a split
-                item = "the same values again"
-            elif frames.shape != shape:
-                item = f"tensor of another shape: {list(frames.shape)}"
-        if isinstance(item, str):
-            dropped.append((name, item.split(":")[0], item))
-        else:
-            known.add(digest)
-            rows.append({"item": name, "path": path, **item})
+    for file in tqdm(files, desc="reading pickles", unit="file"):
+        for number, item in enumerate(read_items(file)):
+            name, frames = f"{CORPUS}:{file.name}#{number}", item.pop("frames") if isinstance(item, dict) else None
+            if frames is not None:
+                shape, digest = shape or frames.shape, hashlib.sha256(frames.tobytes()).digest()
+                if digest in known:  # it could land on both sides of a split
+                    item = "the same values again"
+                elif frames.shape != shape:
+                    item = f"tensor of another shape: {list(frames.shape)}"
+            if isinstance(item, str):
+                dropped.append((name, item.split(":")[0], item))
+            else:
+                known.add(digest)
+                values.write(frames.tobytes())
+                rows.append({"item": name, "path": file.name, **item})
     if not rows:
         raise ValueError(f"none of {len(dropped)} entries can be used, e.g. {dropped[:1]}")
+    values.flush()
     return pd.DataFrame(rows), dropped, shape
 
 
-def _save_frames(files: list[Path], folder: Path, window_ids: list[str], shape: tuple[int, ...]) -> None:
-    """Write the windows' frames as a store. Files are read once more: all frames may be more than memory holds."""
-    width = 2 * shape[1]
+def _save_frames(frames: np.ndarray, folder: Path, window_ids: list[str]) -> None:
+    """Write the windows' frames (n, T, D) and their statistics as a store."""
+    shape, width = list(frames.shape[1:]), 2 * frames.shape[2]
     about = {"encoder": "", "feature": "emission", "dtype": "float32", "parts": {"emission": [0, width]}}
-    writer = StoreWriter(folder, window_ids, about | {"shapes": {"statistics": [width], "frames": list(shape)}})
-    frames, kept = _read_all(files, "storing frames"), set(window_ids)
-    frames = (item["frames"] for name, _, item in frames if f"{name}@0" in kept)
-    for start in range(0, len(window_ids), writer.block):
-        block = np.stack(list(itertools.islice(frames, writer.block)))
-        rows = slice(start, start + len(block))
-        if rows in writer.missing():
-            statistics = np.concatenate([block.mean(axis=1), block.std(axis=1)], axis=1)
-            writer.write(rows, {"frames": block, "statistics": statistics})
+    writer = StoreWriter(folder, window_ids, about | {"shapes": {"statistics": [width], "frames": shape}})
+    for rows in writer.missing():
+        statistics = np.concatenate([frames[rows].mean(axis=1), frames[rows].std(axis=1)], axis=1)
+        writer.write(rows, {"frames": frames[rows], "statistics": statistics})
     writer.finish()
 
 
@@ -220,7 +215,7 @@ def check_imported(run: str) -> None:
         raise ValueError(f"run '{run}' starts from imported pickles: {command}") from error
 
 
-def main() -> int:
+def main() -> None:
     """`python -m lib.corpora.authors FOLDER --run NAME`: import every *.pkl and *.pickle of a folder."""
     parser = argparse.ArgumentParser(prog="python -m lib.corpora.authors", description=main.__doc__)
     parser.add_argument("folder", type=Path, help="folder of the authors' pickles")
@@ -230,10 +225,8 @@ def main() -> int:
     try:
         print(", ".join(f"{value} {name}" for name, value in import_pickles(files, options.run).items()))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        sys.exit(f"refused: {error}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -12,7 +12,7 @@ import pandas as pd
 
 from lib.corpora.fetch import check_url, download_file, extract_members, unpacking
 from lib.corpora.labels import AGE_MEANINGS, GENDER_MEANINGS, ages_of, genders_of, normalize_label
-from lib.corpora.sieve import AUDIO_SUFFIXES, SYNTHETIC, Sieve, audio_stem, file_fault, printable
+from lib.corpora.sieve import AUDIO_SUFFIXES, SYNTHETIC, Reading, Sieve, audio_stem, file_fault, printable
 
 CORPUS = "common_voice"
 # Of a release's clips; train, dev and test are a part of validated, one clip a sentence, drawn anew at each release.
@@ -22,7 +22,7 @@ BROKEN_GENDER = "6.0"  # this release left every "male" and "other" blank; 6.1 m
 BLOCK_LINES = 100_000  # lines of a table that are held as Python objects at once
 MDC_API = "https://mozilladatacollective.com/api"  # its REST interface; MDC_API_URL names another one
 MDC_ADVICE = (
-    "sign up at https://mozilladatacollective.com, open the dataset's page and AGREE TO ITS TERMS there, make an API "
+    "sign up at https://mozilladatacollective.com, open the dataset's page and agree to its terms there, make an API "
     "key (Profile, Credentials) and export MDC_API_KEY=...; or name an archive that you have in download.fetch"
 )
 
@@ -37,8 +37,7 @@ def check_mdc_key() -> str:
 def download_common_voice(dataset_id: str, folder: Path) -> Path:
     """Fetch one locale of one release from Mozilla Data Collective and check it; return the archive's path.
 
-    The dataset's terms forbid passing the archive on. Its id or short name stands on its page. ValueError with what to
-    do when key, consent or archive is at fault.
+    Its terms forbid passing the archive on; its id or short name stands on its page. ValueError with what to do.
     """
     import requests
 
@@ -70,9 +69,7 @@ def extract_common_voice(archive: Path, folder: Path, max_clips_per_speaker: int
         extract_members(archive, partial, lambda name: audio_stem(name) in wanted and not name.endswith(".tsv"))
 
 
-def read_common_voice(
-    root: Path, max_clips_per_speaker: int | None = None, seed: int = 0
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_common_voice(root: Path, max_clips_per_speaker: int | None = None, seed: int = 0) -> Reading:
     """Read the validated clips of every locale of every release at or below `root` into (clips, ledger).
 
     Without the single words of the segment "Benchmark"; train, dev and test where validated.tsv is not there. A
@@ -93,15 +90,13 @@ def find_locales(root: Path) -> list[Path]:
         raise ValueError(f"{root}: no such folder; {advice}, or name the archive in download.fetch")
     folders = []
     for name, below, _ in os.walk(root, followlinks=True):
-        folder = Path(name)
-        found = [folder] if _list_tables(folder) else []
-        folders += found
-        is_end = found or len(folder.relative_to(root).parts) == 4
+        if _list_tables(Path(name)):
+            folders.append(Path(name))
+        is_end = Path(name) in folders or len(Path(name).relative_to(root).parts) == 4
         below[:] = [name for name in below if not is_end and not name.startswith((".", SYNTHETIC))]
     if not folders:
         raise ValueError(f"{root}: no validated.tsv within four levels; {advice}")
-    numbers = {folder: float(folder_release(folder).partition("-")[0] or 0) for folder in folders}
-    return sorted(folders, key=lambda folder: (-numbers[folder], str(folder)))
+    return sorted(folders, key=lambda folder: (-float(folder_release(folder).partition("-")[0] or 0), str(folder)))
 
 
 def _list_tables(folder: Path) -> dict[str, Path]:
@@ -124,9 +119,8 @@ def _list_clips(folder: Path) -> dict[str, str]:
 
 def folder_release(folder: Path) -> str:
     """Release number that the folder's path names, such as "6.1" or "5-singleword"; "" when it names none."""
-    parts = [*Path(folder).absolute().parts[::-1], *Path(folder).resolve().parts[::-1]]
-    found = (re.match(r"cv-corpus-(\d+(?:\.\d+)?(?:-delta|-singleword)?)", part) for part in parts)
-    return next((match[1] for match in found if match), "")
+    parts = "/".join(["", *Path(folder).absolute().parts[::-1], *Path(folder).resolve().parts[::-1]])
+    return next(iter(re.findall(r"/cv-corpus-(\d+(?:\.\d+)?(?:-delta|-singleword)?)", parts)), "")
 
 
 def folder_locale(folder: Path) -> str:
@@ -179,8 +173,7 @@ def _gather_rows(root: Path) -> Sieve:
             notes += [(f"{where}/{item}", *why) for item, *why in malformed if name in chosen]
         rows = pd.concat(parts, ignore_index=True)
         rows["stem"] = rows["path"].map(audio_stem).astype("str")
-        files = _list_clips(folder)
-        if not files:
+        if not (files := _list_clips(folder)):
             alarms.append(f"{where}: no audio in {where}/clips")
         extra += len(files.keys() - set(rows["stem"]))
         named = "clips/" + rows["path"].str.replace(r"^.*/", "", regex=True)
@@ -216,8 +209,8 @@ def _fill_blanks(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int], dict
         given = pd.DataFrame({"speaker": speakers, "meant": meant, "raw": raw})
         given = given[(meant != "") & (rows["client_id"] != "")].drop_duplicates(["speaker", "meant"])
         several = given["speaker"].duplicated(keep=False)
-        agreed = given[~several].set_index("speaker")["raw"]
-        values[column] = raw.where(meant != "", speakers.map(agreed)).fillna("").astype("str")
+        agreed = speakers.map(given[~several].set_index("speaker")["raw"])
+        values[column] = raw.where(meant != "", agreed).fillna("").astype("str")
         filled[column] = int(((meant == "") & (values[column] != "") & rows["chosen"]).sum())
         conflicts[column] = int(given.loc[several, "speaker"].nunique())
     rows = rows.rename(columns={"gender": "gender_raw", "age": "age_raw"})
@@ -238,10 +231,9 @@ def _drop_rows(sieve: Sieve, cap: int | None, seed: int) -> None:
     present_first = (sieve.rows["fault"] != "").argsort(kind="stable")
     again = sieve.rows["clip_id"].iloc[present_first].duplicated().sort_index()
     sieve.drop(again, "listed twice", "in another row, bucket or release")
-    if cap is not None:  # clips that are there come first, so that absent ones do not use up the cap
+    if cap is not None:  # clips that are there come first; where these are fewer, what lacks is no matter of the cap
         order = pd.util.hash_array(sieve.rows["clip_id"].to_numpy(dtype=object), hash_key=f"{seed % 10**16:016d}")
         ranked = sieve.rows[["speaker_id"]].assign(absent=sieve.rows["fault"] != "", order=order)
-        rank = ranked.sort_values(["absent", "order"], kind="stable").groupby("speaker_id").cumcount().sort_index()
-        on_disk = (~ranked["absent"]).groupby(ranked["speaker_id"]).transform("sum")
-        over = (rank >= cap) & (on_disk >= cap)  # with fewer on disk, what lacks is no matter of the cap
-        sieve.drop(over, "over the cap of clips a speaker", f"more than {cap}")
+        voices = ranked.sort_values(["absent", "order"], kind="stable").groupby("speaker_id")
+        over = (voices.cumcount() >= cap) & ((~ranked["absent"]).groupby(ranked["speaker_id"]).transform("sum") >= cap)
+        sieve.drop(over.sort_index(), "over the cap of clips a speaker", f"more than {cap}")

@@ -1,7 +1,6 @@
 """The label contract: what every raw gender and age value of every corpus means, and which class it falls into.
 
-Nobody is folded into a sex who did not say it. A class of age is given only where the whole interval that is known of
-a speaker's age lies within the class.
+Nobody is folded into a sex who did not say it. A class of age is given only where all that an age may be lies within.
 """
 
 import re
@@ -13,8 +12,7 @@ import pandas as pd
 
 from lib.tables import DECADES
 
-# By corpus and releases: raw value -> meaning. Common Voice: statistics of releases 1 to 25, github.com/common-voice/
-# cv-dataset. Release 6.0 lost every "male" and "other": its gender is not used at all (lib.corpora.common_voice).
+# By corpus and releases: raw value -> meaning; of Common Voice as counted in github.com/common-voice/cv-dataset.
 GENDER_WORDS: dict[tuple[str, str], dict[str, str | None]] = {
     ("common_voice", "1-16.1"): {"": None, "male": "male", "female": "female", "other": None},
     ("common_voice", "17-25"): {
@@ -107,8 +105,8 @@ def check_scheme(classes: Sequence[str], bounds: Sequence[float]) -> None:
     """Raise ValueError unless classes are distinct and bounds rising, positive, and as many as classes or one fewer."""
     are_classes = len(set(classes)) == len(classes) > 1 and len(classes) - len(bounds) in (0, 1)
     if not are_classes or not all(low < high for low, high in zip([0, *bounds], bounds)):
-        text = "give at least two different classes, and as many rising ages above 0, or one fewer"
-        raise ValueError(f"age_classes {list(classes)}, age_bounds {list(bounds)}: {text}")
+        advice = "give at least two different classes, and as many rising ages above 0, or one fewer"
+        raise ValueError(f"age_classes {list(classes)}, age_bounds {list(bounds)}: {advice}")
 
 
 def assign_age_class(clips: pd.DataFrame, classes: Sequence[str], bounds: Sequence[float]) -> pd.Series:
@@ -128,31 +126,25 @@ def assign_age_class(clips: pd.DataFrame, classes: Sequence[str], bounds: Sequen
     return pd.Series(first, index=clips.index, dtype="Int16", name="age_class").where(is_known)
 
 
-def class_names(
-    clips: pd.DataFrame, target: str, classes: Sequence[str] = (), bounds: Sequence[float] = ()
-) -> pd.Series:
-    """The class name of every clip for `target` "gender" or "age"; missing where there is none."""
-    names = dict(enumerate(classes))
-    return clips["gender"] if target == "gender" else assign_age_class(clips, classes, bounds).map(names).astype("str")
+def name_ages(clips: pd.DataFrame, classes: Sequence[str], bounds: Sequence[float]) -> pd.Series:
+    """The class name of every clip's age; missing where there is none."""
+    return assign_age_class(clips, classes, bounds).map(dict(enumerate(classes))).astype("str")
 
 
-def find_confounds(
-    clips: pd.DataFrame, target: str, classes: Sequence[str] = (), bounds: Sequence[float] = ()
-) -> list[str]:
-    """Sentences that say where a class of `target` comes from one of several corpora, wholly or to at least 95 %."""
-    names = class_names(clips, target, classes, bounds)
-    counts = pd.crosstab(names, clips["corpus"])
+def find_confounds(clips: pd.DataFrame, target: str) -> list[str]:
+    """Sentences that say where a class of the column `target` comes from one of several corpora, to at least 95 %."""
+    counts = pd.crosstab(clips[target], clips["corpus"])
     mix = counts.sum() / counts.to_numpy().sum()  # what each corpus would hold if class and corpus were unrelated
-    sentences = []
+    sentences, voices = [], clips.groupby(target)["speaker_id"].nunique()
     for name, row in counts.iterrows() if counts.shape[1] > 1 else ():
         corpus, share = row.idxmax(), row.max() / row.sum()
         if share == 1 or (share >= 0.95 and mix[corpus] < 0.95):
-            speakers, part = clips.loc[names == name, "speaker_id"].nunique(), f"{share:.1%} of the"
-            text = (
-                f"CONFOUNDED: {'ALL' if share == 1 else part} {row.sum():,} clips ({speakers:,} speakers) of {target}"
+            part = "ALL" if share == 1 else f"{share:.1%} of the"
+            sentences.append(
+                f"CONFOUNDED: {part} {row.sum():,} clips ({voices[name]:,} speakers) of {target} class '{name}' "
+                f"come from {corpus}. A model can tell '{name}' by recognising the corpus: believe only scores within "
+                "one corpus."
             )
-            text += f" class '{name}' come from {corpus}. A model can tell '{name}' by recognising the corpus: believe"
-            sentences.append(text + " only scores within one corpus.")
     return sentences
 
 
@@ -165,5 +157,5 @@ def label_table() -> pd.DataFrame:
             rows += [source | {"raw": raw, column: meaning} for raw, meaning in words.items()]
     table = pd.DataFrame(rows).astype({"age_decade": "Int16"})
     for name, scheme in SCHEMES.items():
-        table[name] = class_names(table.assign(age_years=np.nan), "age", *scheme)
+        table[name] = name_ages(table.assign(age_years=np.nan), *scheme)
     return table.fillna(dict.fromkeys(["gender", *SCHEMES], ""))

@@ -3,15 +3,13 @@
 import csv
 import os
 import re
-import unicodedata
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from lib.corpora.labels import ages_of, genders_of, normalize_label
-from lib.corpora.sieve import AUDIO_SUFFIXES, Sieve, find_spelling, printable, walk_files
+from lib.corpora.sieve import AUDIO_SUFFIXES, Reading, Sieve, find_spelling, printable, walk_files
 
 CORPUS = "own_data"
 COLUMNS = {  # what a header may call each column: lower case, `_`, `-`, brackets and blanks alike
@@ -25,7 +23,7 @@ COLUMNS = {  # what a header may call each column: lower case, `_`, `-`, bracket
 }  # fmt: skip
 
 
-def read_own_data(root_or_csv: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_own_data(root_or_csv: Path) -> Reading:
     """Read a CSV, or a folder's `own_data.csv` or only CSV, into (clips, ledger); paths count from the CSV's folder.
 
     Optional columns (`COLUMNS` has their other names): speaker, gender (any word of `lib.corpora.labels`), age (years,
@@ -40,22 +38,18 @@ def read_own_data(root_or_csv: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             raise ValueError(f"{path}: holds {len(tables)} CSV; write own_data.csv there: path, speaker, gender, age")
         path = tables[0]
     rows, malformed, strange = _read_csv(path)
-    if strange and "speaker" not in rows:
-        text = f"{path}: no column 'speaker', and these are not understood: {strange}. Rename the one that names the "
-        text += "speaker (a person on both sides of a split would spoil every score), or add an empty column 'speaker'"
-        raise ValueError(text)
-    sieve = Sieve(CORPUS, rows.assign(**{column: "" for column in COLUMNS if column not in rows}))
+    sieve = Sieve(CORPUS, rows)
     sieve.note(malformed)
     sieve.drop(sieve.rows["path"] == "", "no path")
     names = [find_spelling(path.parent, name, path.parent) for name in sieve.rows["path"]]
     sieve.rows["path"] = pd.Series(names, dtype="str")
     sieve.drop_faults(path.parent)
-    start_text, end_text = sieve.rows["start"], sieve.rows["end"]
-    start, end = (pd.to_numeric(text.str.replace(",", "."), errors="coerce") for text in (start_text, end_text))
-    start = start.astype(float).where(start_text != "", 0.0)
-    sieve.rows = sieve.rows.assign(start_s=start, end_s=end.astype(float))
-    broken = ~np.isfinite(start) | (start < 0) | (end <= start) | (end.isna() & (end_text != ""))
-    sieve.drop(broken, "no stretch of time", "start " + start_text + ", end " + end_text)
+    texts = sieve.rows[["start", "end"]]
+    start, end = (pd.to_numeric(texts[name].str.replace(",", "."), errors="coerce").astype(float) for name in texts)
+    start = start.where(texts["start"] != "", 0.0)
+    sieve.rows = sieve.rows.assign(start_s=start, end_s=end)
+    broken = ~np.isfinite(start) | (start < 0) | (end <= start) | (end.isna() & (texts["end"] != ""))
+    sieve.drop(broken, "no stretch of time", "start " + texts["start"] + ", end " + texts["end"])
     _name_rows(sieve, strange)
     _refuse_contradictions(path, sieve.rows)
     sieve.drop(sieve.rows["clip_id"].duplicated(), "listed twice", "the same file and start stand in an earlier row")
@@ -73,13 +67,18 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]], lis
     separator = excel[1] if excel else max(",;\t", key=lines[first].count)
     names = next(csv.reader([lines[first]], delimiter=separator), [])
     header = [normalize_label(re.sub(r"[()\[\]:.]", " ", name)) for name in names]
-    known = {column: next((name for name in names if name in header), None) for column, names in COLUMNS.items()}
-    places = {column: header.index(name) for column, name in known.items() if name is not None}
-    twice = sorted({name for name in known.values() if header.count(name) > 1})
-    if twice:
+    known = {column: name for column, alike in COLUMNS.items() for name in alike[::-1] if name in header}
+    places = {column: header.index(name) for column, name in known.items()}
+    if twice := sorted({name for name in known.values() if header.count(name) > 1}):
         raise ValueError(f"{path}: several columns are named {twice}; leave one of each")
     if "path" not in places:
         raise ValueError(f"{path}: needs a column 'path', has {names}")
+    strange = [name for at, name in enumerate(names) if name.strip() and at not in places.values()]
+    if strange and "speaker" not in places:
+        raise ValueError(
+            f"{path}: no column 'speaker', and these are not understood: {strange}. Rename the one that names the "
+            "speaker (a person on both sides of a split would spoil every score), or add an empty column 'speaker'"
+        )
     rows, malformed = [], []
     for number, line in enumerate(lines[first + 1 :], first + 2):
         try:
@@ -91,12 +90,11 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]], lis
         elif line.strip(f"{separator} "):
             malformed.append((f"{path.name} line {number}", reason, line[:80]))
     frame = pd.DataFrame(rows, columns=["line", *places], dtype="str")
-    if "speaker" in frame:
-        frame["speaker"] = frame["speaker"].map(partial(unicodedata.normalize, "NFC"))  # one name, however it is typed
+    frame = frame.reindex(columns=["line", *COLUMNS], fill_value="").astype("str")
+    frame["speaker"] = frame["speaker"].str.normalize("NFC")  # one name, however it is typed
     frame["item"] = frame["path"].where(frame["path"] != "", f"{path.name} " + frame["line"])
-    if "age_raw" in frame:
-        frame = frame.assign(**ages_of(frame["age_raw"], "decade" if "decade" in known["age_raw"] else "years"))
-    return frame, malformed, [name for at, name in enumerate(names) if name.strip() and at not in places.values()]
+    ages = ages_of(frame["age_raw"], "decade" if "decade" in known.get("age_raw", "") else "years")
+    return frame.assign(**ages), malformed, strange
 
 
 def _name_rows(sieve: Sieve, strange: list[str]) -> None:
@@ -116,14 +114,14 @@ def _name_rows(sieve: Sieve, strange: list[str]) -> None:
         pairs = sorted({f"{one} as {name}" for one, name in zip(spelled[other], rows.loc[other, "speaker"])})
         sieve.warnings.append(f"speakers read as one, as they differ in case or blanks alone: {', '.join(pairs[:5])}")
     if alone.any():
-        text = f"rows without a speaker: {alone.sum()}; each file counts as its own: a split may divide a person"
-        sieve.warnings.append(text)
+        told = f"rows without a speaker: {alone.sum()}; each file counts as its own: a split may divide a person"
+        sieve.warnings.append(told)
 
 
 def _refuse_contradictions(path: Path, rows: pd.DataFrame) -> None:
     """ValueError when one recording has two speakers, genders or ages, or one speaker two genders."""
     rows, conflicts = rows.assign(gender=genders_of(rows["gender_raw"])), []
-    of_clip = [("clip_id", label) for label in ("speaker_id", "gender", "age_years", "age_decade") if label in rows]
+    of_clip = [("clip_id", label) for label in ("speaker_id", "gender", "age_years", "age_decade")]
     for key, label in [*of_clip, ("speaker_id", "gender")]:
         known = rows.dropna(subset=label).drop_duplicates([key, label])
         for name, several in known[known[key].duplicated(keep=False)].groupby(key):
@@ -133,7 +131,7 @@ def _refuse_contradictions(path: Path, rows: pd.DataFrame) -> None:
         raise ValueError(f"{path}: {len(conflicts)} contradictions, correct them: {'; '.join(conflicts[:5])}")
 
 
-def list_unlabelled(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def list_unlabelled(folder: Path) -> Reading:
     """(clips, ledger) of every audio file below `folder`, without labels, each its own speaker: never to score on."""
     files = [path for path in walk_files(Path(folder)) if path.suffix.casefold() in AUDIO_SUFFIXES]
     names = [path.relative_to(folder).as_posix() for path in files]
@@ -162,11 +160,11 @@ def list_recordings(source: Path | str) -> pd.DataFrame:
         clips = clips.assign(name=names, path=paths, fault="")
         lost = pd.DataFrame({"name": ledger["item"], "fault": ledger["item"] + ": " + ledger["reason"], "start_s": 0.0})
         return pd.concat([clips, lost], ignore_index=True) if len(lost) else clips
-    folder, files, errors = source.parent, [(source, "")], []
+    files, errors = [(source, "")], []
     if source.is_dir():
-        folder, files = source, [(path, "") for path in walk_files(source, (".",), errors.append)]
+        files = [(path, "") for path in walk_files(source, (".",), errors.append)]
         files = sorted(files + [(Path(error.filename), f"cannot be read ({error.strerror})") for error in errors])
     if not files:
         raise ValueError(f"{source}: no files in this folder")
-    names = [printable(path.relative_to(folder).as_posix()) for path, _ in files]
+    names = [printable(path.relative_to(source if source.is_dir() else source.parent).as_posix()) for path, _ in files]
     return pd.DataFrame(files, columns=["path", "fault"]).assign(name=names, start_s=0.0, end_s=np.nan)

@@ -20,9 +20,7 @@ AUDIO_SUFFIXES = [  # of two files of one name the first is read
     ".au", ".caf", ".w64", ".sph", ".amr", ".wma", ".3gp",
 ]  # fmt: skip
 ENDINGS = re.compile(rf"(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})+$", re.IGNORECASE)
-DEFAULTS = {
-    "language": "", "start_s": 0.0, "end_s": np.nan, "gender_raw": "", "age_raw": "", "official_split": None,
-}  # fmt: skip
+DEFAULTS = dict(language="", start_s=0.0, end_s=np.nan, gender_raw="", age_raw="", official_split=None)
 
 
 def printable(name: str) -> str:
@@ -74,6 +72,9 @@ def file_fault(path: Path | str) -> str:
     return "" if state.st_size else "empty file"
 
 
+Reading = tuple[pd.DataFrame, pd.DataFrame]  # what a reader gives: clips and ledger
+
+
 class Sieve:
     """Rows of one corpus on their way to clips. `rows` needs a text column `item`, the row's name in the corpus.
 
@@ -105,7 +106,7 @@ class Sieve:
         self.dropped.append(pd.DataFrame(rows, columns=["corpus", "item", "reason", "detail"], dtype="str"))
         self.rows_in += len(items)
 
-    def finish(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+    def finish(self) -> Reading:
         """Validated clips (attrs: rows_in, warnings, facts) and ledger; labels come from raw columns unless given."""
         rows = self.rows.assign(**{name: value for name, value in DEFAULTS.items() if name not in self.rows})
         if "gender" not in rows:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from lib.corpora.fetch import download_file, extract_members, unpacking
-from lib.corpora.sieve import Sieve, find_spelling
+from lib.corpora.sieve import Reading, Sieve, find_spelling
 
 CORPUS = "speechocean762"
 HALVES = ["train", "test"]  # 125 speakers each, no speaker in both
@@ -42,7 +42,7 @@ def find_speechocean762(root: Path) -> Path:
     raise ValueError(f"{root}: no train/wav.scp or test/wav.scp; unpack https://www.openslr.org/101/ there")
 
 
-def read_speechocean762(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_speechocean762(root: Path) -> Reading:
     """Read the halves that are there into (clips, ledger). ValueError for neither, or where tables contradict."""
     folder = find_speechocean762(root)
     halves = [half for half in HALVES if (folder / half / "wav.scp").is_file()]

@@ -15,13 +15,11 @@ import pandas as pd
 
 from lib.corpora.fetch import download_file, unpacking
 from lib.corpora.labels import ages_of, normalize_label, unknown_labels
-from lib.corpora.sieve import AUDIO_SUFFIXES, Sieve, audio_stem, file_fault, printable, walk_files
+from lib.corpora.sieve import AUDIO_SUFFIXES, Reading, Sieve, audio_stem, file_fault, printable, walk_files
 from lib.tables import DECADES
 
 CORPUS = "voxceleb"
-FRAMES_PER_S = (
-    25  # frame numbers are time stamps x 25, whatever the video's rate; a cut ends on its last frame's sample
-)
+FRAMES_PER_S = 25  # a frame's number is its time x 25, whatever the video's rate; a cut ends on its last frame
 META_FILES = ["vox1_meta.csv", "vox2_meta.csv"]
 HECHMIK = "final_dataframe_extended.csv"
 AGE_FILES = ["utt2age.train", "utt2age.test", HECHMIK, "age-train.txt", "age-test.txt", "ages.csv"]  # ages.csv: by hand
@@ -53,14 +51,13 @@ def download_voxceleb(folder: Path, url: str = URL, age_url: str = AGE_TABLE_URL
 
 def read_frame_file(path: Path) -> tuple[str, str, int, int]:
     """(speaker, video, first frame, last frame) of a frame file; ValueError names it when it tells no stretch."""
-    lines = Path(path).read_bytes().decode("utf-8-sig", errors="replace").split("\n")
-    fields = [re.match(r"\s*([A-Za-z][\w ]*?)\s*:\s*(.*?)\s*$", line) for line in lines]
-    head = {field[1].casefold(): field[2] for field in fields if field}
-    frames = [int(match[1]) for line in lines if (match := re.match(r"\s*(\d+)(\s|$)", line))]
-    if not frames:
-        raise ValueError(f"{path}: no frame rows")
-    if frames[-1] <= frames[0]:
-        raise ValueError(f"{path}: from frame {frames[0]} to frame {frames[-1]} is no stretch of time")
+    text = Path(path).read_bytes().decode("utf-8-sig", errors="replace")
+    head = dict(re.findall(r"^\s*(Identity|Reference)\s*:[^\S\n]*(.*?)\s*$", text, re.MULTILINE | re.IGNORECASE))
+    head = {name.casefold(): value for name, value in head.items()}
+    frames = [int(number) for number in re.findall(r"^\s*(\d+)(?=\s|$)", text, re.MULTILINE)]
+    if not frames or frames[-1] <= frames[0]:
+        told = f"from frame {frames[0]} to frame {frames[-1]} is no stretch of time" if frames else "no frame rows"
+        raise ValueError(f"{path}: {told}")
     return head.get("identity", ""), head.get("reference", ""), frames[0], frames[-1]
 
 
@@ -107,24 +104,23 @@ def read_ages(path: Path) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such age table; relative paths count from the repository")
-    first = path.open("rb").readline().decode("utf-8-sig", errors="replace")
-    if re.match(r"\s*id\d+/\S+/\S+[ \t]+\S+", first):  # AgeVoxCeleb: "id00042/34f5sBShxSo/00001 70"
-        rows = [line.split()[:2] for line in path.read_text(errors="replace").split("\n") if len(line.split()) > 1]
+    text = path.read_bytes().decode("utf-8-sig", errors="replace")
+    if re.match(r"\s*id\d+/\S+/\S+[ \t]+\S+", text):  # AgeVoxCeleb: "id00042/34f5sBShxSo/00001 70"
+        rows = [line.split()[:2] for line in text.split("\n") if len(line.split()) > 1]
         cells = pd.DataFrame(rows, columns=["speaker", "age years"], dtype="str")
     else:
-        is_bare = re.match(r"\s*id\d+\s*[,;\t]", first)  # a hand table without a header
+        is_bare = re.match(r"\s*id\d+\s*[,;\t]", text)  # a hand table without a header
         cells = _read_cells(path, **({"header": None, "names": ["speaker", "age"]} if is_bare else {}))
     speaker, video, column = (_pick_column(cells, names) for names in (SPEAKER_COLUMNS, VIDEO_COLUMNS, AGE_COLUMNS))
     if speaker is None or column is None:
-        needed = f"the speaker ({', '.join(SPEAKER_COLUMNS)}) and one for the age ({', '.join(AGE_COLUMNS)})"
-        raise ValueError(f"{path}: needs a column for {needed}, has {list(cells.columns)}")
+        needed = f"for the speaker, of {SPEAKER_COLUMNS}, and one for the age, of {AGE_COLUMNS}"
+        raise ValueError(f"{path}: needs a column {needed}; has {list(cells.columns)}")
     key = cells[speaker].str.removeprefix(f"{CORPUS}:").str.replace(r"\.\w+$", "", regex=True)
     key = key.where(cells[video] == "", key + "/" + cells[video]) if video else key
     raw = cells[column].mask(cells[column].str.casefold().isin(["nan", "none", "na"]), "").astype("str")
     numbers = {float(value) for value in raw.unique() if re.fullmatch(r"\d+(\.\d+)?", value)}
     only_tens = bool(numbers) and numbers <= set(map(float, DECADES))
-    is_decade = "decade" in column or (column in ("age", "age class", "age group") and only_tens)
-    unit = "decade" if is_decade else "years"
+    unit = "decade" if "decade" in column or (column in ("age", "age class", "age group") and only_tens) else "years"
     ages = pd.DataFrame({"key": key, "age_raw": raw}).assign(**ages_of(raw, unit))
     ages = ages[(ages["age_years"].notna() | ages["age_decade"].notna()) & ~ages["key"].str.match("$|/")]
     if ages.empty:
@@ -136,22 +132,20 @@ def read_ages(path: Path) -> pd.DataFrame:
 def join_ages(rows: pd.DataFrame, tables: list[pd.DataFrame]) -> tuple[pd.DataFrame, int]:
     """Ages for rows with columns speaker, video, item: of the utterance, else speaker in this video, else speaker.
 
-    Labels of one key that disagree give no age. Returns (frame of age_raw, age_years, age_decade on the rows' index,
-    number of keys whose labels disagree).
+    Returns (age_raw, age_years, age_decade on the rows' index, number of keys whose labels disagree and give no age).
     """
-    columns = {"age_raw": "object", "age_years": "float64", "age_decade": "float64"}
-    labels = pd.concat([pd.DataFrame({name: [] for name in ("key", *columns)}), *tables], ignore_index=True)
+    labels = pd.concat([pd.DataFrame(columns=["key", "age_raw", "age_years", "age_decade"]), *tables])
     labels = labels.drop_duplicates(["key", "age_years", "age_decade"])
     several = labels["key"].duplicated(keep=False)
-    known = labels[~several].set_index("key").astype(columns)
-    ages = pd.DataFrame(index=rows.index, columns=list(columns)).astype(columns)
-    for key in (rows["item"], rows["speaker"] + "/" + rows["video"], rows["speaker"]):
+    known = labels[~several].set_index("key").astype("object")
+    ages = known.reindex(rows["item"]).set_axis(rows.index)
+    for key in (rows["speaker"] + "/" + rows["video"], rows["speaker"]):
         ages = ages.where(ages["age_raw"].notna(), known.reindex(key).set_axis(rows.index))
-    ages = ages.assign(age_raw=ages["age_raw"].fillna("").astype("str"), age_decade=ages["age_decade"].astype("Int16"))
+    ages = ages.fillna({"age_raw": ""}).astype({"age_raw": "str", "age_years": "float64", "age_decade": "Int16"})
     return ages, labels.loc[several, "key"].nunique()
 
 
-def read_voxceleb(root: Path, ages: Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_voxceleb(root: Path, ages: Path | None = None) -> Reading:
     """Read every utterance at or below `root` into (clips, ledger).
 
     An utterance is a cut, `.../<speaker>/<video>/<n>.wav` (m4a, flac ...), or a frame file of the same name (txt) with
@@ -163,16 +157,14 @@ def read_voxceleb(root: Path, ages: Path | None = None) -> tuple[pd.DataFrame, p
     if not cuts and not (frame_files and videos):
         lacking = "frame files but no audio" if frame_files else "no <speaker>/<video>/<n>.wav (m4a, txt)"
         raise ValueError(f"{root}: {lacking} below it; unzip VoxCeleb's archives there")
-    metas = [name for name in META_FILES if name in tables]
-    if not metas:
+    if not (metas := [name for name in META_FILES if name in tables]):
         text = ': no vox1_meta.csv or vox2_meta.csv, so no genders; download.fetch: ["open"] fetches them'
         raise ValueError(f"{root}{text}")
     keys = sorted(cuts.keys() | frame_files.keys())
     sieve = Sieve(CORPUS, pd.DataFrame([_describe(root, key, cuts, frame_files, videos) for key in keys]))
     wanted = {key.split("/")[1] for key in frame_files.keys() - cuts.keys()}
     several = [*cuts.values(), *frame_files.values(), *(files for video, files in videos.items() if video in wanted)]
-    again = [(path, "listed twice", f"{files[0]} is read") for files in several for path in files[1:]]
-    sieve.note(again)
+    sieve.note([(path, "listed twice", f"{files[0]} is read") for files in several for path in files[1:]])
     sieve.note([(path, "name is not UTF-8", "rename the file") for path in strange])
     meta = pd.concat([read_meta(tables[name]) for name in metas])
     meta = meta[~meta.index.duplicated()].reindex(sieve.rows["speaker"])  # it lists more speakers than have audio
@@ -225,19 +217,13 @@ def _list_files(root: Path) -> tuple[Files, Files, Files, dict[str, Path], list[
             media.append(relative)
     wanted = {key.split("/")[1] for key in frame_files}
     for relative in media:
-        videos.setdefault(_video_of(relative, wanted), []).append(relative)
-    for files in (*cuts.values(), *videos.values()):
-        if len(files) > 1:  # the first is read
-            files.sort(key=lambda path: (AUDIO_SUFFIXES.index(Path(path).suffix.casefold()), path))
-            files.sort(key=lambda path: file_fault(root / path) != "")
+        stem = audio_stem(relative)  # a video's id, or one is in it, as in yt-dlp's "Title [<id>].f251-drc.webm"
+        names = [stem, *(stem[place : place + 11] for place in range(len(stem) - 11, -1, -1))]
+        videos.setdefault(next((name for name in names if name in wanted), stem), []).append(relative)
+    for files in (files for files in (*cuts.values(), *videos.values()) if len(files) > 1):  # the first is read
+        files.sort(key=lambda path: (AUDIO_SUFFIXES.index(Path(path).suffix.casefold()), path))
+        files.sort(key=lambda path: file_fault(root / path) != "")
     return cuts, frame_files, videos, tables | below, strange
-
-
-def _video_of(path: str, wanted: set[str]) -> str:
-    """The video that a file is of: its name, or the last id in it, as in "Title [<id>].f251-drc.webm" of yt-dlp."""
-    stem = audio_stem(path)
-    ids = (stem[place : place + 11] for place in range(len(stem) - 11, -1, -1))
-    return next((name for name in (stem, *ids) if name in wanted), stem)
 
 
 def _describe(root: Path, key: str, cuts: Files, frame_files: Files, videos: Files) -> dict[str, Any]:
@@ -246,17 +232,17 @@ def _describe(root: Path, key: str, cuts: Files, frame_files: Files, videos: Fil
     row = {"item": key, "speaker": speaker, "video": video, "clip_id": f"{CORPUS}:{key}", "path": "", "start_s": 0.0,
            "end_s": float("nan"), "reason": "", "detail": "", "speaker_id": f"{CORPUS}:{speaker}",
            "recording_id": f"{CORPUS}:{video}"}  # fmt: skip
-    if key not in cuts and video not in videos:
+    path, *_ = cuts.get(key) or videos.get(video) or [""]
+    if not path:
         return row | {"reason": "no audio", "detail": "a frame file without its cut or its video"}
-    path = (cuts[key] if key in cuts else videos[video])[0]
     row |= {"path": path, "detail": path, "reason": file_fault(root / path)}
     if key in cuts or row["reason"]:
         return row
     frame_file = frame_files[key][0]
     try:
         *names, first, last = read_frame_file(root / frame_file)
+        if [name or own for name, own in zip(names, (speaker, video))] != [speaker, video]:
+            raise ValueError(f"{frame_file} names {'/'.join(names)}")
     except (ValueError, OSError) as error:
         return row | {"reason": "unusable frame file", "detail": str(error).replace(f"{root}/", "")}
-    if [name or own for name, own in zip(names, (speaker, video))] != [speaker, video]:
-        return row | {"reason": "unusable frame file", "detail": f"{frame_file} names {'/'.join(names)}"}
     return row | {"start_s": first / FRAMES_PER_S, "end_s": last / FRAMES_PER_S}

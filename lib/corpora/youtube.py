@@ -36,7 +36,7 @@ FAILURES = {  # kind: (words that tell it, what to do); the first with a matchin
         r"confirm you're not a bot|captcha",
         "YouTube takes this connection for a robot. Stop for today. What helps: a home network not a data centre or "
         "Colab; the newest yt-dlp (pip install -U 'yt-dlp[default]') with a JavaScript runtime (deno); as a last "
-        "resort its option cookiesfrombrowser, which risks the account. The next run goes on where this one stopped"),
+        "resort cookiesfrombrowser in OPTIONS of lib/corpora/youtube.py, which risks the account. The next run goes on"),
     "login": (r"confirm your age|age-restricted|members-only|join this channel|this channel's members",
               "nothing, or cookies of an account, at your own risk"),
     "private": (r"private video|video is private", "nothing: its owner made it private"),
@@ -58,9 +58,7 @@ PERMANENT = ["login", "private", "geo", "gone"]  # never asked for again
 
 def classify_failure(text: str, error: BaseException | None = None) -> str:
     """The kind of a yt-dlp failure, one of `FAILURES`, from its message and the error that it wraps."""
-    if type(error).__name__ == "GeoRestrictedError":
-        return "geo"
-    plain = text.replace("\u2019", "'").replace("\u2018", "'").casefold()
+    plain = f"{text} {type(error).__name__}".replace("\u2019", "'").replace("\u2018", "'").casefold()
     return next(kind for kind, (words, _) in FAILURES.items() if re.search(words, plain))
 
 
@@ -70,26 +68,21 @@ def load_status(folder: Path) -> dict[str, dict[str, Any]]:
     return load_json(path) if path.exists() else {}
 
 
-def download_videos(
-    videos: Sequence[str], folder: Path, allowed: bool = False, options: dict[str, Any] | None = None, url: str = WATCH
-) -> str:
+def download_videos(videos: Sequence[str], folder: Path, allowed: bool = False) -> str:
     """Fetch the audio of each video once, to `folder`/audio/<video>.<suffix>; return why the run stopped early, or "".
 
     Videos (ids of 11 characters) that are there, that failed for good, or `MOST_TRIES` times are passed over. A failure
-    is noted (`load_status`) and passed, but a bot check or a rate limit stops the run. `options` of yt-dlp go over
-    `OPTIONS`, e.g. {"cookiesfrombrowser": ("firefox",)}; `url` is the address's pattern. ValueError unless `allowed`.
+    is noted (`load_status`) and passed, but a bot check or a rate limit stops the run. ValueError unless `allowed`.
     """
     if not allowed:
         raise ValueError(f"downloading from YouTube is switched off. {LEGAL_NOTE} To switch it on, set allowed=True")
-    strange = [video for video in videos if not re.fullmatch(r"[A-Za-z0-9_-]{11}", video)]
-    if strange:
+    if strange := [video for video in videos if not re.fullmatch(r"[A-Za-z0-9_-]{11}", video)]:
         raise ValueError(f"no YouTube ids: {strange[:5]}; give the 11 characters, such as 5r0dWxy17C8")
-    folder = Path(folder)
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     records = load_status(folder)
     waiting = [video for video in dict.fromkeys(videos) if _is_waiting(folder, **records.get(video, {}))]
     for number, video in enumerate(tqdm(waiting, unit="video"), 1):
-        kind, detail, path = _fetch(video, folder, url.format(video=video), OPTIONS | (options or {}))
+        kind, detail, path = _fetch(video, folder)
         tries = records.get(video, {}).get("tries", 0) + 1
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         records[video] = {"kind": kind, "detail": detail, "tries": tries, "time": now, "path": path}
@@ -106,26 +99,27 @@ def _is_waiting(folder: Path, kind: str = "network", tries: int = 0, path: str =
     return kind in STOPPING or (kind not in PERMANENT and tries < MOST_TRIES)
 
 
-def _fetch(video: str, folder: Path, url: str, options: dict[str, Any]) -> tuple[str, str, str]:
+def _fetch(video: str, folder: Path) -> tuple[str, str, str]:
     """Let yt-dlp fetch one video; return its kind, detail and path. Its `.part` files are no audio to any reader."""
     import yt_dlp
 
     template = str((folder / "audio" / video).absolute()).replace("%", "%%") + ".%(ext)s"
     path, cause, text = None, None, "the downloaded file is not there"
     try:
-        with yt_dlp.YoutubeDL(options | {"outtmpl": {"default": template}}) as downloader:
-            facts = downloader.extract_info(url, download=True)
+        with yt_dlp.YoutubeDL(OPTIONS | {"outtmpl": {"default": template}}) as downloader:
+            facts = downloader.extract_info(WATCH.format(video=video), download=True)
         files = [Path(some["filepath"]) for some in facts.get("requested_downloads", []) if "filepath" in some]
-        path = next((file for file in files if file.is_file()), None)
-        if path:
+        if path := next((file for file in files if file.is_file()), None):
             length_s, stated_s = duration_s(path), float(facts.get("duration") or 0)
             if length_s >= 0.98 * stated_s - 1:
                 return "done", "", path.relative_to(folder.absolute()).as_posix()
             text = f"connection: only {length_s:.1f} of {stated_s:.1f} s came"
     except yt_dlp.utils.DownloadError as error:
         text, cause = str(error), error.exc_info[1] if error.exc_info else None
-    except (OSError, ValueError) as error:
-        text = f"connection: {error}" if isinstance(error, OSError) else f"the downloaded file cannot be read: {error}"
+    except OSError as error:
+        text = f"connection: {error}"
+    except ValueError as error:
+        text = f"the downloaded file cannot be read: {error}"
     if path:
         path.unlink(missing_ok=True)
     return classify_failure(text, cause), re.sub(r"\x1b\[[0-9;]*m", "", text)[:500], ""

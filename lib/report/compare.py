@@ -20,8 +20,7 @@ def find_answers(metrics: dict[str, Any], record: dict[str, Any]) -> list[dict[s
     scores, differences = (results.read_records(metrics.get(part)) for part in ("scores", "differences"))
     settings, answers = record.get("parameters", {}).get("run", {}), []
     for task, view in (metrics.get("headline") or {}).items():
-        answer = results.find_headline(scores, {"task": task, **view}, differences)
-        if answer:
+        if answer := results.find_headline(scores, {"task": task, **view}, differences):
             verdict = results.judge(answer)
             words = results.tell_score(answer).removesuffix(verdict).strip()
             classes = describe_classes(answer["classes"], settings) if answer["metric"] == "uar" else []

@@ -1,7 +1,6 @@
 """Every plot of the project: data in, a figure out; nothing here is computed or saved.
 
-Classes come in the order that the caller gives, and keep their colours everywhere. Sizes are those of a report's column: at
-100 % no text is smaller than 11 pixels.
+Classes come in the caller's order and keep their colours everywhere. At a report's width no text is under 11 pixels.
 """
 
 import textwrap
@@ -53,18 +52,14 @@ def colours_for(names: Iterable[str]) -> dict[str, str]:
 
 def plot_label_counts(table: pd.DataFrame, label: str, classes: Sequence[str], title: str) -> Figure:
     """Bars of how many rows have each class of column `label`, split by corpus, in the order of `classes`."""
-    figure, ax = plt.subplots()
-    colours = colours_for(sorted(table["corpus"].unique()))
-    for number, (name, colour) in enumerate(colours.items()):
-        counts, width = table.loc[table["corpus"] == name, label].value_counts(), 0.8 / len(colours)
-        places = np.arange(len(classes)) + (number - (len(colours) - 1) / 2) * width
-        bars = ax.bar(places, counts.reindex(classes, fill_value=0), width * 0.94, label=name, color=colour)
+    counts = {name: rows.value_counts().reindex(classes, fill_value=0) for name, rows in table.groupby("corpus")[label]}
+    ax = pd.DataFrame(counts, classes).plot.bar(color=colours_for(counts), width=0.8, rot=0)
+    for bars in ax.containers:
         ax.bar_label(bars, fmt="{:,.0f}", padding=2, fontsize=9, color=MUTED)
-    ax.set_xticks(range(len(classes)), classes)
     ax.margins(y=0.12)
     ax.set(xlabel=label.replace("_", " "), ylabel="number of clips", title=title)
     ax.legend(title="corpus")
-    return figure
+    return ax.figure
 
 
 def plot_ledger(ledger: pd.DataFrame, title: str = "What was left out, and why") -> Figure:
@@ -72,18 +67,14 @@ def plot_ledger(ledger: pd.DataFrame, title: str = "What was left out, and why")
     counts = ledger.groupby(["reason", "corpus"]).size().unstack(fill_value=0)
     counts = counts.loc[counts.sum(axis=1).sort_values().index]
     figure, ax = plt.subplots(figsize=(WIDTH, 1.3 + 0.34 * max(len(counts), 1)))
-    colours, left = colours_for(counts.columns), np.zeros(len(counts))
-    for corpus in counts.columns:
-        ax.barh(counts.index, counts[corpus], left=left, color=colours[corpus], label=corpus, height=0.68)
-        left += counts[corpus].to_numpy()
-    for row, total in enumerate(left):
-        ax.text(total, row, f" {int(total):,}", va="center", fontsize=9, color=MUTED)
-    ax.margins(x=0.12)
-    ax.set(xlabel="number of items", ylabel="reason", title=title)
-    if len(counts.columns) > 1:
-        ax.legend(title="corpus", loc="lower right")
     if counts.empty:
         ax.set(xticks=[], yticks=[], title=f"{title}: nothing")
+        return figure
+    counts.plot.barh(ax=ax, stacked=True, color=colours_for(counts.columns), width=0.68)
+    ax.bar_label(ax.containers[-1], [f" {total:,}" for total in counts.sum(axis=1)], fontsize=9, color=MUTED)
+    ax.margins(x=0.12)
+    ax.set(xlabel="number of items", ylabel="reason", title=title)
+    ax.legend(title="corpus", loc="lower right").set_visible(len(counts.columns) > 1)
     return figure
 
 
@@ -92,9 +83,9 @@ def plot_distribution(values: pd.Series, group: pd.Series, label: str, title: st
     figure, ax = plt.subplots(figsize=(WIDTH, 3.0))
     values, group = values[np.isfinite(values)], group[np.isfinite(values)]
     edges = np.histogram_bin_edges(values, bins=30)
-    for name, colour in colours_for(sorted(group.unique())).items():
-        rows = values[group == name]
-        style = {"weights": np.full(len(rows), 1 / max(len(rows), 1)), "color": colour}
+    colours = colours_for(sorted(group.unique()))
+    for name, rows in values.groupby(group):
+        style = {"weights": np.full(len(rows), 1 / len(rows)), "color": colours[name]}
         ax.hist(rows, edges, histtype="stepfilled", alpha=0.35, label=f"{name} ({len(rows):,})", **style)
         ax.hist(rows, edges, histtype="step", **style)
     ax.set(xlabel=label, ylabel="share of the windows", title=title)
@@ -169,8 +160,7 @@ def plot_layers(layers: dict[str, np.ndarray]) -> Figure:
             draw_frames(large, frames)
             large.set_title(name, fontsize=9.5, fontweight="normal", pad=3)
             large.set(ylabel="feature", xlabel="time (s)" if number == min(3, len(layers)) - 1 else "")
-    title = f"The first 3 layers, and all {len(layers)}"
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
+    figure.suptitle(f"The first 3 layers, and all {len(layers)}", x=0.01, ha="left", fontweight="bold", fontsize=11)
     return figure
 
 
@@ -236,22 +226,19 @@ def plot_training(history: pd.DataFrame, title: str) -> Figure:
     history: epoch, chosen, train_loss, validation_loss, validation_f1_<class>; a line at the epoch that was chosen.
     """
     figure, (loss, f1) = plt.subplots(1, 2, figsize=(WIDTH, 3.4))
-    dots = {"marker": "o", "markersize": 3.5}
-    for part in ("train", "validation"):
-        loss.plot(history["epoch"], history[f"{part}_loss"], color=COLOURS[part], label=part, **dots)
-    loss.set(xlabel="epoch", ylabel="loss (nats)", title=title)
-    columns = [name for name in history if name.startswith("validation_f1_")]
-    colours = colours_for([name.removeprefix("validation_f1_") for name in columns])
-    for name, colour in colours.items():
-        f1.plot(history["epoch"], history[f"validation_f1_{name}"], color=colour, label=name, **dots)
-    f1.set(xlabel="epoch", ylabel="F1 on validation", title="F1 of each class", ylim=(0, 1.02))
+    history, dots = history.set_index("epoch"), {"marker": "o", "markersize": 3.5}
+    losses = history[["train_loss", "validation_loss"]].rename(columns=lambda name: name.removesuffix("_loss"))
+    losses.plot(ax=loss, color=colours_for(losses), ylabel="loss (nats)", title=title, **dots)
+    scores = history.filter(regex="^validation_f1_").rename(columns=lambda name: name.removeprefix("validation_f1_"))
+    scores.plot(ax=f1, color=colours_for(scores), ylabel="F1 on validation", title="F1 of each class", **dots)
+    f1.set(ylim=(0, 1.02))
     for ax in (loss, f1):
-        mark_epochs(ax, history.loc[history["chosen"], "epoch"])
+        mark_epochs(ax, history.index[history["chosen"]])
         ax.grid(axis="y")
     return figure
 
 
-def mark_epochs(ax: Axes, chosen: pd.Series) -> None:
+def mark_epochs(ax: Axes, chosen: Iterable[int]) -> None:
     """Whole epochs along the axis, and a dotted line at each that was chosen."""
     for epoch in chosen:
         ax.axvline(epoch, color=MUTED, linewidth=1, linestyle=":", label=f"epoch {epoch}, chosen")
@@ -264,12 +251,10 @@ def plot_epochs(epochs: pd.DataFrame) -> Figure:
     tasks = list(dict.fromkeys(epochs["task"]))
     figure, axes = plt.subplots(1, len(tasks), figsize=(WIDTH, 3.2), sharey=True, squeeze=False)
     for ax, task in zip(axes[0], tasks):
-        rows = epochs[epochs["task"] == task]
-        dots = {"marker": "o", "markersize": 4, "label": "unseen recordings"}
-        ax.plot(rows["epoch"], rows["unseen_uar"], color=PALETTE[1], **dots)
-        ax.plot(rows["epoch"], rows["validation_uar"], color=PALETTE[0], linestyle="--", label="validation")
-        ax.set(title=task, xlabel="epoch", ylabel="UAR" if ax is axes[0, 0] else "")
-        mark_epochs(ax, rows.loc[rows["chosen"].astype(bool), "epoch"])
+        rows = epochs[epochs["task"] == task].set_index("epoch")
+        shown = rows[["unseen_uar", "validation_uar"]].set_axis(["unseen recordings", "validation"], axis=1)
+        shown.plot(ax=ax, style=["o-", "--"], color=PALETTE[1::-1], markersize=4, ylabel="UAR", title=task)
+        mark_epochs(ax, rows.index[rows["chosen"].astype(bool)])
     return figure
 
 

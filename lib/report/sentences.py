@@ -64,8 +64,7 @@ def tell_layers(layers: pd.DataFrame) -> str:
 
 def tell_ledger(used: int, ledger: pd.DataFrame, unit: str = "items") -> str:
     """How many items are used, how many were left out, and the most common reason (column `reason`)."""
-    reasons = ledger["reason"].value_counts()
-    reason, count = next(iter(reasons.items()), ("", 0))
+    reason, count = next(iter(ledger["reason"].value_counts().items()), ("", 0))
     return say("ledger", {"used": used, "lost": len(ledger), "unit": unit, "reason": reason, "count": count})
 
 
@@ -119,10 +118,9 @@ def tell_networks(table: pd.DataFrame) -> str:
     """Which network to take, of `lib.evaluate.tabulate_networks`: the best on validation, and the smallest near it."""
     facts = []
     for _, rows in table.groupby("task", sort=False):
-        near = rows[rows["validation UAR"] >= rows["validation UAR"].max() - 0.01]
-        facts.append(
-            {"best": rows.loc[rows["validation UAR"].idxmax()], "small": near.loc[near["parameters"].idxmin()]}
-        )
+        best = rows.loc[rows["validation UAR"].idxmax()]
+        near = rows[rows["validation UAR"] >= best["validation UAR"] - 0.01]
+        facts.append({"best": best, "small": near.loc[near["parameters"].idxmin()]})
     return say("networks", *facts)
 
 
@@ -140,8 +138,3 @@ def tell_neighbours(points: pd.DataFrame) -> str:
         if len(shares) > 1:
             facts.append({"label": label, "same": same, "chance": (shares**2).sum()})
     return say("neighbours", *facts)
-
-
-def tell_origin(origin: str) -> str:
-    """Whose the recordings of 06 are, of `lib.trust.new_recordings.obtain_recordings`."""
-    return say("origin", {"origin": origin})

@@ -50,8 +50,7 @@ def show_figure(fig: Figure, name: str, alt: str, data: pd.DataFrame | None = No
     content = {"image/png": base64.b64encode(picture).decode("ascii"), "text/plain": alt}
     if data is not None:
         content["text/csv"] = data.to_csv(index=False, float_format="%.6g")
-    described = {"image/png": {"alt": alt, **size}, "filename": name, "caption": caption}
-    display(content, metadata=described, raw=True)
+    display(content, metadata={"image/png": {"alt": alt, **size}, "filename": name, "caption": caption}, raw=True)
 
 
 def show_table(frame: pd.DataFrame, caption: str, digits: int = 3, limit: int = 200) -> None:
@@ -92,8 +91,7 @@ def format_value(value: Any, digits: int = 3) -> str:
 
 def show_text(*sentences: str) -> None:
     """Show sentences, one paragraph each, as plain text whatever is in them; empty ones are left out."""
-    paragraphs = [f"<p>{html.escape(sentence)}</p>" for sentence in sentences if sentence]
-    if paragraphs:
+    if paragraphs := [f"<p>{html.escape(sentence)}</p>" for sentence in sentences if sentence]:
         display(HTML(f'<div class="said">{"".join(paragraphs)}</div>'))
 
 

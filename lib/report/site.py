@@ -24,6 +24,7 @@ TEXTS = {".html", ".json", ".csv", ".css", ".js"}
 HOMES = re.compile(r"(?:/home/|/Users/|/root/|[A-Za-z]:\\+Users\\+)[\w.-]+[^\s\"'<>)\]]*")  # of any system's people
 EMBEDDED = re.compile(r"data:[\w/+-]+;base64,[A-Za-z0-9+/=]+")
 NO_WORDS = {"", "No description has been provided for this image"}  # the latter is what nbconvert writes
+TEMPLATES.filters["time"] = lambda text: datetime.fromisoformat(text).astimezone(UTC).strftime("%-d %B %Y, %H:%M UTC")
 
 
 def build_report(
@@ -36,8 +37,6 @@ def build_report(
     pages as `metrics.json` and `run.json`. private_roots: folders that no page may name; those among the record's
     parameters are added. ValueError naming notebook or page: a picture without words, two figures of one name, a private path.
     """
-    if not executed:
-        raise ValueError(f"report of run '{run}': no executed notebook is given; run the notebooks first")
     private = find_private(record["parameters"], private_roots)
     metrics, record = mask_private(metrics, private), mask_private(record, private)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -67,17 +66,13 @@ def make_page(notebook: Path, folder: Path, private: dict[str, str]) -> dict[str
     content = nbformat.from_dict(mask_private(nbformat.read(notebook, as_version=4), private))
     first = content.cells[0]
     first.source = first.source.replace("\n**", "  \n**")  # the labelled lines stay lines
-    config = Config()
+    config = Config(ExtractOutputPreprocessor={"enabled": True, "extract_output_types": {"image/png", "text/csv"}})
     config.NbConvertBase.display_data_priority = ["text/html", "text/markdown", "image/png", "text/plain"]
-    config.ExtractOutputPreprocessor.enabled = True
-    config.ExtractOutputPreprocessor.extract_output_types = {"image/png", "text/csv"}
     templates = [str(paths.TEMPLATES / "nbconvert")]
     exporter = HTMLExporter(config=config, template_name="report", extra_template_basedirs=templates)
-    known = {"output_files_dir": "figures", "unique_key": notebook.stem}
-    body, resources = exporter.from_notebook_node(content, known)
+    body, resources = exporter.from_notebook_node(content, {"output_files_dir": "figures", "unique_key": notebook.stem})
     for tag in re.findall(r"<img\b[^>]*>", body):
-        alt = re.search(r'\balt="([^"]*)"', tag)
-        if alt is None or alt[1].strip() in NO_WORDS:
+        if "".join(re.findall(r'\balt="([^"]*)"', tag)).strip() in NO_WORDS:
             raise ValueError(f"{notebook.stem}: a picture without words ({tag[:80]}); show figures by show_figure")
     for name, picture in resources["outputs"].items():
         if (folder / name).exists():
@@ -119,17 +114,7 @@ def shown_record(record: dict[str, Any], run: str) -> dict[str, Any]:
         heard = "Its training heard speakers of this corpus, the tested included, without labels; no classifier did."
         encoder["heard"] = heard
     lacking = {"title": run, "question": "", "seed": "", "git_commit": "", "data_checksum": "", "engine": {}}
-    known = {name: value for name, value in record.items() if value is not None}
-    return lacking | known | {"encoder": encoder}
-
-
-def shown_time(text: str) -> str:
-    """ "2026-11-22T16:00:00+00:00" as "22 November 2026, 16:00 UTC"."""
-    moment = datetime.fromisoformat(text).astimezone(UTC)
-    return f"{moment.day} {moment:%B %Y, %H:%M} UTC"
-
-
-TEMPLATES.filters["time"] = shown_time
+    return lacking | {name: value for name, value in record.items() if value is not None} | {"encoder": encoder}
 
 
 def build_index(reports: Path) -> Path:
@@ -178,10 +163,8 @@ def mask_private(content: Any, private: dict[str, str]) -> Any:
     pattern = private_pattern(private)
 
     def mask(part: Any) -> Any:
-        if isinstance(part, dict):
-            return {name: mask(value) for name, value in part.items()}
-        if isinstance(part, list):
-            return [mask(value) for value in part]
+        if isinstance(part, dict | list):
+            return {name: mask(value) for name, value in part.items()} if isinstance(part, dict) else [*map(mask, part)]
         return pattern.sub(lambda match: private[match[0]], part) if isinstance(part, str) else part
 
     return mask(content)
@@ -190,11 +173,10 @@ def mask_private(content: Any, private: dict[str, str]) -> Any:
 def refuse_private(folder: Path, run: str, private: dict[str, str]) -> None:
     """The last guard: ValueError naming pages and paths when a text file shows a private folder or anyone's home."""
     found = []
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in TEXTS:
-            text = EMBEDDED.sub("", path.read_text(encoding="utf-8"))
-            hits = [match[0] for pattern in (private_pattern(private), HOMES) for match in pattern.finditer(text)]
-            found += [f"{path.relative_to(folder).as_posix()}: {hit}" for hit in dict.fromkeys(hits)]
+    for path in (path for path in sorted(folder.rglob("*")) if path.suffix in TEXTS):
+        text = EMBEDDED.sub("", path.read_text(encoding="utf-8"))
+        hits = [match[0] for pattern in (private_pattern(private), HOMES) for match in pattern.finditer(text)]
+        found += [f"{path.relative_to(folder).as_posix()}: {hit}" for hit in dict.fromkeys(hits)]
     if found:
         listed = "; ".join(found[:5])
         raise ValueError(f"report of run '{run}' would show private paths: {listed}. Print names or relative paths")

@@ -6,6 +6,7 @@ keeps it in a temporary file until it is answered, and deletes it then. Where no
 
 import base64
 import html
+import io
 import os
 import tempfile
 from pathlib import Path
@@ -59,13 +60,13 @@ class AnswerPage:
         self.tasks.observe(lambda change: self._draw(), "value")
         self.recorder.on_msg(self.receive)
         self.box = ipywidgets.VBox([self.recorder, self.answer, self.tasks, self.picture])
-        self._file: Any = None
+        self._file: Any = io.BytesIO()
         self._waveform = np.zeros(0, np.float32)
 
     def receive(self, widget: Any, message: dict[str, Any], buffers: list[Any]) -> None:
         """Take one part from the browser; after the last one, answer. Whatever goes wrong is said on the page."""
         if message["first"]:
-            self._forget()
+            self._file.close()  # which deletes it
             suffix = Path(message["name"]).suffix.lower()
             self._file = tempfile.NamedTemporaryFile(prefix="voice-", suffix=suffix)  # noqa: SIM115
         self._file.write(buffers[0])
@@ -78,12 +79,7 @@ class AnswerPage:
                 self.recorder.send({"kind": "say", "text": f"No answer: {error}"})
                 raise
             finally:
-                self._forget()
-
-    def _forget(self) -> None:
-        if self._file is not None:
-            self._file.close()  # which deletes it
-            self._file = None
+                self._file.close()
 
     def ask(self, path: Path, name: str) -> None:
         """Ask the model about a file and show what it says under `name`."""
@@ -98,9 +94,8 @@ class AnswerPage:
 
     def _draw(self) -> None:
         """The timeline of the latest prediction for the chosen task, as far as the waveform is drawn."""
-        prediction, task = self.predictions[-1], self.tasks.value
+        prediction, task, self.picture.value = self.predictions[-1], self.tasks.value, ""
         if not prediction.answers:
-            self.picture.value = ""
             return
         shown_s = len(self._waveform) / RATE_HZ
         windows = prediction.timeline(task).query("start_s < @shown_s")

@@ -1,7 +1,6 @@
 """Engines: the same encoder computed by torch, or by OpenVINO in float32, bfloat16 or int8.
 
-Every engine gives what `Encoder.summary` gives. torch is always there and is the reference; OpenVINO, with NNCF for int8,
-is an extra: `pip install -r requirements-speed.txt`.
+Every engine gives what `Encoder.summary` gives; torch's is the reference. OpenVINO, with NNCF for int8, is an extra.
 """
 
 import copy
@@ -81,12 +80,10 @@ def choose_engine(
         the device computes it, else float32.
     device: as in `lib.compute.choose_compute`.
 
-    A library that is not installed, or that lacks the precision, is replaced by torch, and the note says so. ValueError
-    as by `check_engine`.
+    What is not installed, or lacks the precision, is replaced by torch, as the note says. ValueError: `check_engine`.
     """
-    compute, library, notes, why = check_engine(engine, precision, device), engine, [], ""
-    place = "ray" if engine == "ray" else "local"
-    is_speaker = encoder.name in WHEELS
+    compute, library, notes = check_engine(engine, precision, device), engine, []
+    place, is_speaker = "ray" if engine == "ray" else "local", encoder.name in WHEELS
     if type(encoder.stages) in OWN:
         return EngineChoice(place=place, note=f"{OWN[type(encoder.stages)]}, in float32 on the processor")
     if precision == "auto":
@@ -97,16 +94,14 @@ def choose_engine(
         library = "openvino" if compute.device == "cpu" else "torch"
         notes.append("OpenVINO is the fastest here" if library == "openvino" else "torch because there is a GPU")
     packages = [library, "nncf"] if precision == "int8" else [library]
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if library == "openvino" and is_speaker:
-        why = "OpenVINO does not convert speaker models"
-    elif is_speaker and precision != "float32":
-        why = "a speaker model's filter bank is not computed in less"
-    elif precision not in PRECISIONS[library]:
-        why = f"{library} has no {precision}"
-    elif missing:
-        why = f"{' and '.join(missing)} is not installed (pip install -r requirements-speed.txt)"
-    if why:
+    missing = " and ".join(name for name in packages if importlib.util.find_spec(name) is None)
+    reasons = {
+        "OpenVINO does not convert speaker models": library == "openvino" and is_speaker,
+        "a speaker model's filter bank is not computed in less": is_speaker and precision != "float32",
+        f"{library} has no {precision}": precision not in PRECISIONS[library],
+        f"{missing} is not installed (pip install -r requirements-speed.txt)": missing,
+    }
+    if why := next((reason for reason, holds in reasons.items() if holds), ""):
         library, precision = "torch", compute.arithmetic if precision == "int8" else precision
         precision = "float32" if is_speaker else precision
         notes.append(f"{why}: torch in {precision} instead")
@@ -114,15 +109,9 @@ def choose_engine(
 
 
 def load_engine(
-    encoder: Encoder,
-    feature: str,
-    choice: EngineChoice | None = None,
-    *,
-    samples: int = 48_000,
-    streams: int = 0,
-    calibration: Callable[[], np.ndarray] | None = None,
-    model: Path | None = None,
-) -> Engine:
+    encoder: Encoder, feature: str, choice: EngineChoice | None = None, *, samples: int = 48_000, streams: int = 0,
+    calibration: Callable[[], np.ndarray] | None = None, model: Path | None = None,
+) -> Engine:  # fmt: skip
     """Make an engine for this encoder and feature.
 
     choice: from `choose_engine`; None = torch in float32, on the GPU where there is one.
@@ -132,9 +121,8 @@ def load_engine(
     model: the folder of a converted model, from `converted_model`; None = converted now, or found in the cache.
     """
     choice = choice or EngineChoice(device=choose_compute().device, note="the reference")
-    batch = 8 if encoder.parameters < SMALL else 4  # what a processor's cache holds
-    if choice.device != "cpu":
-        batch = 32  # a guess
+    in_cache = 8 if encoder.parameters < SMALL else 4  # of a processor
+    batch = in_cache if choice.device == "cpu" else 32  # a guess
     identity = [encoder.weights_sha256, feature, choice.library, choice.precision]
     if choice.library == "torch":
         run = _torch_runner(encoder.summary(feature), choice)
@@ -219,10 +207,7 @@ def _quantise(model: Any, speech: np.ndarray, file: Path) -> Any:
     # a model just converted shares memory, which torch takes back: quantised from it, it would learn from rubbish
     openvino.save_model(model, file, compress_to_fp16=False)
     nncf.set_log_level(logging.WARNING)  # else a line a layer
-    return nncf.quantize(
-        openvino.Core().read_model(file),
-        nncf.Dataset([window[None] for window in speech]),
-        subset_size=len(speech),
-        model_type=nncf.ModelType.TRANSFORMER,
-        ignored_scope=nncf.IgnoredScope(types=["Convolution"], validate=False),
-    )
+    options = {"subset_size": len(speech), "model_type": nncf.ModelType.TRANSFORMER}
+    options |= {"ignored_scope": nncf.IgnoredScope(types=["Convolution"], validate=False)}
+    windows = nncf.Dataset([window[None] for window in speech])
+    return nncf.quantize(openvino.Core().read_model(file), windows, **options)

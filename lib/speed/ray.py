@@ -19,10 +19,7 @@ from lib.store import StoreWriter
 
 
 def start_ray(address: str = "") -> Any:
-    """Join the cluster at `address`, or start one here when it is empty, for the life of this process; the module ray.
-
-    ValueError when Ray is missing or does not start.
-    """
+    """The module ray, joined to the cluster at `address`; "" = one started here. ValueError when it does not start."""
     try:
         import ray
     except ImportError as error:
@@ -38,19 +35,10 @@ def start_ray(address: str = "") -> Any:
 
 
 def embed_on_ray(
-    folder: Path,
-    windows: np.memmap,
-    window_ids: list[str],
-    encoder: Encoder,
-    choice: EngineChoice,
-    *,
-    feature: str = "emission",
-    dtype: str = "float16",
-    copy: int = 0,
-    seed: int = 0,
-    workers: int = 0,
+    folder: Path, windows: np.memmap, window_ids: list[str], encoder: Encoder, choice: EngineChoice, *,
+    feature: str = "emission", dtype: str = "float16", copy: int = 0, seed: int = 0, workers: int = 0,
     address: str = "",
-) -> int:
+) -> int:  # fmt: skip
     """Like `lib.embed.embed_windows`, by `workers` one-core actors; 0 = one a CPU of the cluster.
 
     windows: the memory map of a file that every machine sees. ValueError when Ray is missing, or when the actors' blocks
@@ -61,8 +49,7 @@ def embed_on_ray(
     if missing := writer.missing():
         ray, model = start_ray(address), None
         if choice.library != "torch":  # converted and calibrated once, here
-            speech = calibration_waveforms(windows)
-            model = converted_model(encoder, feature, choice.precision, samples, lambda: speech)
+            model = converted_model(encoder, feature, choice.precision, samples, lambda: calibration_waveforms(windows))
         settings = {"feature": feature, "choice": choice, "samples": samples, "streams": 1, "model": model}
         identity = load_engine(encoder, **settings).identity
         shared = {"writer": ray.put(writer), "path": Path(windows.filename).resolve(), "copy": copy, "seed": seed}

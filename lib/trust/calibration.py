@@ -57,12 +57,10 @@ class Years:
         """The interval in words, for tables and the card."""
         if self.margin is None:
             return f"none: {self.speakers} validation speakers are too few"
-        text = (
-            f"{self.margin:.1f} years each way for {100 * self.share:.0f} %, from {self.speakers} validation speakers"
-        )
-        if self.test_coverage is None:
-            return text
-        return f"{text}; held {100 * self.test_coverage:.0f} % of the recordings of {self.test_speakers} test speakers"
+        aim, told = f"{self.margin:.1f} years each way for {100 * self.share:.0f} %", ""
+        if self.test_coverage is not None:
+            told = f"; held {100 * self.test_coverage:.0f} % of the recordings of {self.test_speakers} test speakers"
+        return f"{aim}, from {self.speakers} validation speakers{told}"
 
 
 def fit_temperature(probabilities: np.ndarray, targets: np.ndarray, speakers: np.ndarray) -> Calibration:
@@ -72,10 +70,8 @@ def fit_temperature(probabilities: np.ndarray, targets: np.ndarray, speakers: np
     (K + 1) / (K + 2) for K speakers, by the rule of succession: what so few voices can support.
     """
     log_p, targets = np.log(np.clip(probabilities, FLOOR, 1)), np.asarray(targets, np.int64)
-    if len(targets) != len(log_p) or not len(targets):
-        raise ValueError(
-            f"{len(targets)} targets for {len(log_p)} probabilities; the validation part must not be empty"
-        )
+    if not 0 < len(targets) == len(log_p):
+        raise ValueError(f"{len(targets)} targets for {len(log_p)} probabilities; validation must not be empty")
     _, place, counts = np.unique(np.asarray(speakers, str), return_inverse=True, return_counts=True)
 
     def loss(log_temperature: float) -> float:
@@ -106,17 +102,14 @@ def answer_with_threshold(probabilities: np.ndarray, rare: int, threshold: float
 def coverage_table(targets: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> pd.DataFrame:
     """What the most confident part scores: coverage (share answered), threshold, accuracy, macro_f1.
 
-    Rows go from the most confident hundredth to everything. A class that is never answered for counts 0 in macro_f1: else
-    silence about all of a rare class would look perfect.
+    Rows go from the most confident hundredth to everything. In macro_f1 a class that is never answered for counts 0.
     """
     confidence, answers, size = probabilities.max(axis=1), probabilities.argmax(axis=1), len(classes)
     order = np.argsort(-confidence, kind="stable")
-    # of each row's last clip the place in the order
-    last = np.unique(np.ceil(np.linspace(0, 1, 101)[1:] * len(order)).astype(int)) - 1
+    last = np.unique(np.ceil(np.linspace(0, 1, 101)[1:] * len(order)).astype(int)) - 1  # each row's last place there
     cells = np.eye(size**2)[(targets * size + answers)[order]].cumsum(axis=0)[last].reshape(-1, size, size)
     scores, named = confusion_metrics(cells, classes), cells.sum(axis=1) + cells.sum(axis=2) > 0
-    occurring = cells[-1].sum(axis=1) > 0
-    macro_f1 = scores["macro_f1"] * named.sum(axis=1) / (named | occurring).sum(axis=1)
+    macro_f1 = scores["macro_f1"] * named.sum(axis=1) / (named | (cells[-1].sum(axis=1) > 0)).sum(axis=1)
     columns = {"coverage": (last + 1) / len(order), "threshold": confidence[order[last]]}
     return pd.DataFrame(columns | {"accuracy": scores["accuracy"], "macro_f1": macro_f1})
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lib.evaluate import answer_years, select_answers, year_centres
-from lib.results import format_score
+from lib.results import select_scores, tabulate
 from lib.scores import aggregate_predictions, bootstrap_trainings, score_answers
 from lib.tasks import YEARS, Task
 from lib.trust import calibration
@@ -28,14 +28,12 @@ def fit_settings(windows: pd.DataFrame, task: Task, rare: int) -> dict[str, Any]
     fitted = calibration.fit_temperature(windows[columns].to_numpy(), windows["target"], windows["speaker_id"])
     windows = windows.assign(**dict(zip(columns, fitted.apply(windows[columns].to_numpy()).T)))
     clips = aggregate_predictions(windows, "clip")
-    targets, values = clips["target"].to_numpy(), clips[columns].to_numpy()
-    return {
-        "temperature": fitted.temperature,
-        "cap": fitted.cap,
-        "silence": calibration.choose_coverage(targets, values, task.classes),
+    by_window, by_clip = ((table["target"].to_numpy(), table[columns].to_numpy()) for table in (windows, clips))
+    return vars(fitted) | {
+        "silence": calibration.choose_coverage(*by_clip, task.classes),
         "rare": task.classes[rare],
-        "rare_threshold": calibration.choose_threshold(windows["target"].to_numpy(), windows[columns].to_numpy(), rare),
-        "rare_clip_threshold": calibration.choose_threshold(targets, values, rare),
+        "rare_threshold": calibration.choose_threshold(*by_window, rare),
+        "rare_clip_threshold": calibration.choose_threshold(*by_clip, rare),
         "disagreement": calibration.most_disagreement(windows, columns),
         "validation_speakers": int(windows["speaker_id"].nunique()),
     }
@@ -62,16 +60,14 @@ def fit_reliability(
     return pd.DataFrame(rows)
 
 
-def fit_years(
-    predictions: pd.DataFrame, splits: pd.DataFrame, task: Task, model: str, protocol: str, fold: int = 0
-) -> Years:
+def fit_years(answers: pd.DataFrame, splits: pd.DataFrame, task: Task, model: str, protocol: str, fold: int) -> Years:
     """How `model` tells an age: the margin from the validation clips (`conformal_margin`), its coverage there and on test.
 
     fold: whose training; -1 = all folds pooled, their first seeds, and the centres of everybody.
     """
     errors = {}  # by split, a series over clips whose index is the speaker
     for split in ("validation", "test"):
-        clips = aggregate_predictions(answer_years(predictions, splits, task, split), "clip")
+        clips = aggregate_predictions(answer_years(answers, splits, task, split), "clip")
         clips = clips.query("model == @model and protocol == @protocol and (fold == @fold or @fold < 0)")
         clips = clips[clips["seed"] == clips["seed"].min()].set_index("speaker_id")
         errors[split] = (clips["predicted_years"] - clips["years"]).abs()
@@ -92,14 +88,11 @@ def calibrate_answers(answers: pd.DataFrame, settings: pd.DataFrame, task: Task)
     for key, part in answers.groupby(["model", "fold", "seed"], sort=False):
         row = known.loc[key]
         values = Calibration(float(row["temperature"]), float(row["cap"])).apply(part[columns].to_numpy())
-        part = part.assign(**dict(zip(columns, values.T)))
-        parts.append(part.assign(silence=row["silence"], rare_threshold=row["rare_threshold"]))
+        parts.append(part.assign(**dict(zip(columns, values.T)), **row[["silence", "rare_threshold"]].to_dict()))
     return pd.concat(parts, ignore_index=True)
 
 
-def score_calibration(
-    table: pd.DataFrame, classes: list[str], *, draws: int, seed: int, context: dict[str, Any] | None = None
-) -> pd.DataFrame:
+def score_calibration(table: pd.DataFrame, classes: list[str], draws: int, seed: int, **context: str) -> pd.DataFrame:
     """Records of ece, brier and nll with their intervals over speakers, means over training seeds.
 
     table: target, speaker_id, seed and p_<class>. ece: expected calibration error over `BINS` equal ranges of the answer's
@@ -107,10 +100,10 @@ def score_calibration(
     in nats. Few rows bias ece upwards, in the bootstrap once more.
     """
     probabilities, targets = table[[f"p_{name}" for name in classes]].to_numpy(), table["target"].to_numpy()
-    binned = bin_answers(probabilities, targets)
+    binned, truth = bin_answers(probabilities, targets), np.eye(len(classes))[targets]
     gaps = np.eye(BINS)[binned["bin"]] * (binned["confidence"] - binned["accuracy"]).to_numpy()[:, None]
-    brier = np.square(probabilities - np.eye(len(classes))[targets]).sum(axis=1)
-    nll = -np.log(np.clip(probabilities[np.arange(len(targets)), targets], FLOOR, 1))
+    brier = np.square(probabilities - truth).sum(axis=1)
+    nll = -np.log(np.clip((probabilities * truth).sum(axis=1), FLOOR, 1))
 
     def statistic(sums: np.ndarray) -> dict[str, np.ndarray]:
         gap, (n, brier, nll) = np.abs(sums[..., :BINS]).sum(axis=-1), np.moveaxis(sums[..., BINS:], -1, 0)
@@ -138,8 +131,8 @@ def score_reliability(
             raw = select_answers(predictions, task, network, protocol, "test")
             for suffix, answers in (("", raw), ("_tempered", calibrate_answers(raw, settings, task))):
                 for level in ("window", "clip"):
-                    table, options = aggregate_predictions(answers, level), {"draws": draws, "seed": seed}
-                    scores = score_calibration(table, task.classes, **options, context=context | {"level": level})
+                    table = aggregate_predictions(answers, level)
+                    scores = score_calibration(table, task.classes, draws, seed, **context, level=level)
                     records.append(scores.assign(metric=scores["metric"] + suffix))
     return pd.concat(records, ignore_index=True)
 
@@ -204,9 +197,6 @@ def list_choices(answers: pd.DataFrame, settings: pd.DataFrame, task: Task) -> d
 
 def tabulate_choices(choices: pd.DataFrame) -> pd.DataFrame:
     """One row a task and rule: level, share answered, accuracy, UAR and macro F1 of what is answered."""
-    rows = choices[choices["metric"].isin(["accuracy", "uar", "macro_f1"])]
-    rows = rows.assign(text=list(map(format_score, rows.to_dict("records"))))
-    keys = ["task", "rule", "level", "coverage"]
-    table = rows.pivot_table(index=keys, columns="metric", values="text", aggfunc="first", sort=False).reset_index()
-    table["coverage"] = [f"{100 * share:.0f} %" for share in table["coverage"]]
-    return table.rename(columns={"coverage": "answered", "uar": "UAR", "macro_f1": "macro F1"})
+    rows = select_scores(choices, metric=["accuracy", "uar", "macro_f1"])
+    rows["answered"] = [f"{100 * share:.0f} %" for share in rows["coverage"]]
+    return tabulate(rows, ["task", "rule", "level", "answered"])

@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 
 from lib.baselines import fit_probe, predict_probe
-from lib.scores import make_records, score_answers
+from lib.scores import make_records
+from lib.store import Store
 from lib.tasks import Task
+from lib.trust.probes import score_uar
 
 PENALTY = 0.01  # C of scikit-learn: a store has thousands of numbers a window
 LIMIT = 20_000  # rows that a probe learns from at most, drawn by the seed
@@ -19,12 +21,11 @@ SHOWN = {
 
 
 def audit_corpora(
-    splits: pd.DataFrame, store: Any, tasks: list[Task], protocol: str, draws: int, seed: int
+    splits: pd.DataFrame, store: Store, tasks: list[Task], protocol: str, draws: int, seed: int
 ) -> tuple[pd.DataFrame, list[str]]:
     """Every check of this module on a run's splits (of the first fold): records, and the lines a reader must not miss.
 
-    store: a `lib.store.Store`. Records carry `check`: "corpus only", "across corpora" or "corpus probe". With a single
-    corpus there are none, and the line says so.
+    Records carry `check`: "corpus only", "across corpora" or "corpus probe"; with a single corpus there are none.
     """
     records, lines, options = [], [], {"draws": draws, "seed": seed}
     for task in tasks:
@@ -50,9 +51,8 @@ def score_corpus_only(table: pd.DataFrame, classes: list[str], context: dict[str
     train, test = (table[table["split"] == part] for part in ("train", "test"))
     counts = pd.crosstab(train["corpus"], train["target"]).reindex(columns=range(len(classes)), fill_value=0)
     balanced = counts / counts.sum().clip(lower=1)  # what balanced class weights would learn
-    shares = balanced.reindex(test["corpus"], fill_value=0).to_numpy() + 1e-12  # an even mix answers the first class
-    shares /= shares.sum(axis=1, keepdims=True)
-    return _score(test, shares, classes, {"model": "corpus only"} | context, **options)
+    shares = balanced.reindex(test["corpus"], fill_value=0).to_numpy()  # an even mix answers the first class
+    return score_uar(test, shares, classes, context={"model": "corpus only"} | context, **options)
 
 
 def tell_shortcut(uar: float, chance: float) -> str:
@@ -79,10 +79,9 @@ def score_across_corpora(
         for test_corpus in names:
             test = (table["split"] == "test") & (table["corpus"] == test_corpus)
             pair = context | {"train_corpus": train_corpus, "test_corpus": test_corpus, "reason": ""}
-            for rows, side in ((train, "train"), (test, "test")):
-                lacking = set(range(len(classes))) - set(table.loc[rows, "target"])
-                if lacking:
-                    pair["reason"] = pair["reason"] or f"no '{classes[min(lacking)]}' to {side} on"
+            for side, rows in (("train", train), ("test", test)):
+                lacking = sorted(set(range(len(classes))) - set(table.loc[rows, "target"]))
+                pair["reason"] = pair["reason"] or (f"no '{classes[lacking[0]]}' to {side} on" if lacking else "")
             if pair["reason"]:
                 voices = table.loc[test, "speaker_id"].nunique()
                 records.append(make_records({"uar": (np.nan,) * 3}, int(test.sum()), voices, pair))
@@ -101,13 +100,7 @@ def score_probe(
         rows = np.sort(np.random.default_rng(options["seed"]).choice(rows, LIMIT, replace=False))
     probe = fit_probe(vectors[rows], table.loc[rows, "target"].to_numpy(), PENALTY)
     probabilities = predict_probe(probe, vectors[test.index.to_numpy()], len(classes))
-    return _score(test, probabilities, classes, {"model": "linear probe"} | context, **options)
-
-
-def _score(test: pd.DataFrame, probabilities: np.ndarray, classes: list[str], context, **options: int) -> pd.DataFrame:
-    table = test[["target", "speaker_id"]].assign(**dict(zip([f"p_{name}" for name in classes], probabilities.T)))
-    records = score_answers(table, classes, context=context, **options)
-    return records[records["metric"] == "uar"]
+    return score_uar(test, probabilities, classes, context={"model": "linear probe"} | context, **options)
 
 
 def tabulate_audit(records: pd.DataFrame) -> pd.DataFrame:

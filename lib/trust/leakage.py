@@ -1,6 +1,5 @@
 """What the parts of a split share: the gate of 04 that stops a run, and what its page says."""
 
-import math
 from itertools import combinations
 from typing import Any
 
@@ -16,30 +15,24 @@ KINDS = {"speaker": "speaker_id", "recording": "recording_id", "clip": "clip_id"
 NEAR = 0.999  # cosine, mean vector taken away, from which windows of different speakers are near-duplicates
 EXAMPLES = 5  # ids that a row of the audit names
 BLOCK = 2048  # windows whose embeddings are compared at once
-IN_MEMORY = 100_000_000  # numbers of the layers' averages up to which the audit holds them all at once
 
 
 def audit_splits(splits: pd.DataFrame, store: Store) -> pd.DataFrame:
     """What the parts of every split share; see `audit_leakage`."""
-    audits = []
+    audits, hidden = [], [name for name in store.parts if name.startswith(("layer:", "block:"))]
     for (task, protocol, fold), table in splits.groupby(["task", "protocol", "fold"], sort=False):
-        hidden = [name for name in store.parts if name.startswith(("layer:", "block:"))]
         averages = store.statistics(table["window_id"], hidden)
-        if math.prod(averages.shape) < IN_MEMORY:
-            averages = averages[np.arange(len(averages))]
         audit = audit_leakage(table, table.set_index("window_id")["split"], averages, protocol)
         audits.append(audit.assign(task=task, fold=fold))
     return pd.concat(audits, ignore_index=True)
 
 
-def audit_leakage(
-    table: pd.DataFrame, split: pd.Series, embeddings: Any = None, protocol: str = "speaker"
-) -> pd.DataFrame:
+def audit_leakage(table: pd.DataFrame, split: pd.Series, means: Any = None, protocol: str = "speaker") -> pd.DataFrame:
     """Count what two parts share: speakers, recordings, clips, identical audio, languages, near-duplicate embeddings.
 
     table: one row a window: `window_id, speaker_id, corpus, language` and, where known, the other columns of `KINDS`.
-    split: `window_id` -> part. embeddings: (n, ...), a vector a window in the table's order, only ever indexed by rows,
-    so that it may stay on disk; None = near-duplicates are not looked for. protocol: under "language" a language of a
+    split: `window_id` -> part. means: (n, ...), of each window's embeddings in the table's order, only ever indexed by rows,
+    so that they may stay on disk; None = near-duplicates are not looked for. protocol: under "language" a language of a
     corpus of `MANY` must not be shared either; else it is only counted.
 
     Returns kind, parts, hard (True = never allowed but under the paper's protocol), count, examples, protocol.
@@ -52,8 +45,9 @@ def audit_leakage(
     rows = []
     for one, other in combinations([name for name in PARTS if (part == name).any()], 2):
         shared = {kind: sorted(set(ids[part == one]) & set(ids[part == other])) for kind, ids in values.items()}
-        if embeddings is not None:
-            shared["near-duplicate"] = _near_duplicates(table, embeddings, part == one, part == other)
+        if means is not None:
+            places = (np.flatnonzero(part == name) for name in (one, other))
+            shared["near-duplicate"] = _near_duplicates(table, means, *places)
         for kind, ids in shared.items():
             hard = kind in KINDS or (kind == "language" and protocol == "language")
             rows.append((kind, f"{one}, {other}", hard, len(ids), ", ".join(map(str, ids[:EXAMPLES]))))
@@ -70,23 +64,20 @@ def stop_on_leakage(audit: pd.DataFrame) -> None:
         raise ValueError("the parts of this split share what they must not: " + "; ".join(places))
 
 
-def _near_duplicates(table: pd.DataFrame, embeddings: Any, one: pd.Series, other: pd.Series) -> list[str]:
+def _near_duplicates(table: pd.DataFrame, embeddings: Any, one: np.ndarray, other: np.ndarray) -> list[str]:
     """Pairs "a ~ b" of window ids of different speakers whose centred cosine reaches `NEAR`; `BLOCK` x `BLOCK` at once."""
     ids, speakers = table["window_id"].to_numpy(), pd.factorize(table["speaker_id"])[0]
-    sums = [embeddings[block].sum(axis=0, dtype=np.float64) for block in _blocks(np.arange(len(ids)))]
+    blocks, here, there = (np.split(rows, range(BLOCK, len(rows), BLOCK)) for rows in (np.arange(len(ids)), one, other))
+    sums = [embeddings[block].sum(axis=0, dtype=np.float64) for block in blocks]
     centre = (np.sum(sums, axis=0).ravel() / len(ids)).astype(np.float32)
     pairs = []
-    for a in _blocks(np.flatnonzero(one)):
+    for a in here:
         left = normalize(embeddings[a].reshape(len(a), -1) - centre)
-        for b in _blocks(np.flatnonzero(other)):
+        for b in there:
             right = normalize(embeddings[b].reshape(len(b), -1) - centre)
             near = (left @ right.T >= NEAR) & (speakers[a][:, None] != speakers[b])
             pairs += [f"{ids[a[i]]} ~ {ids[b[j]]}" for i, j in zip(*np.nonzero(near))]
     return pairs
-
-
-def _blocks(rows: np.ndarray) -> list[np.ndarray]:
-    return np.split(rows, range(BLOCK, len(rows), BLOCK))
 
 
 def summarise_audit(audit: pd.DataFrame) -> pd.DataFrame:
@@ -98,15 +89,12 @@ def summarise_audit(audit: pd.DataFrame) -> pd.DataFrame:
 
 def count_splits(splits: pd.DataFrame, tasks: list[Task]) -> pd.DataFrame:
     """Windows and speakers of each part by task, protocol and class; of a cross-validation the first fold."""
-    splits = splits[splits["fold"] == 0]
-    classes = {task.name: task.classes for task in tasks}
+    splits, classes = splits[splits["fold"] == 0], {task.name: task.classes for task in tasks}
     names = [classes[task][target] for task, target in zip(splits["task"], splits["target"])]
     rows = splits.assign(**{"class": names}).groupby(["task", "protocol", "class", "split"], sort=False)
     counts = rows.agg(windows=("window_id", "size"), speakers=("speaker_id", "nunique")).unstack("split").fillna(0)
-    ordered = [(kind, part) for part in ("train", "validation", "test") for kind in ("windows", "speakers")]
-    counts = counts.reindex(columns=ordered).astype(int)
-    counts.columns = [f"{part} {kind}" for kind, part in ordered]
-    return counts.reset_index()
+    counts = counts.reindex(columns=[(kind, part) for part in PARTS for kind in ("windows", "speakers")]).astype(int)
+    return counts.set_axis([f"{part} {kind}" for kind, part in counts.columns], axis=1).reset_index()
 
 
 def tell_overlap(splits: pd.DataFrame, protocols: list[str]) -> str:

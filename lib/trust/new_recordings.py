@@ -24,7 +24,7 @@ EPOCHS = ["task", "epoch", "validation_uar", "unseen_uar", "unseen_accuracy", "u
 def obtain_recordings(
     unseen: str, synthetic: bool, seed: int, count: int, splits: pd.DataFrame, clips: pd.DataFrame, roots: dict[str, Path]
 ) -> tuple[pd.DataFrame, str]:  # fmt: skip
-    """The recordings to ask about, as `list_recordings` gives them, and whose they are, for `sentences.tell_origin`.
+    """The recordings to ask about, as `list_recordings` gives them, and whose they are ("given", "rendered" ...).
 
     unseen: a folder or a CSV list; "" = render `count` new ones when `synthetic`, else up to `count` test clips, drawn by
     `seed` from the main protocol's first fold, or any clips where nobody was left to test on. splits: of `heard_splits`.
@@ -80,8 +80,7 @@ def fingerprint_recordings(recordings: pd.DataFrame) -> str:
 
 def load_answers(stage: Stage) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`answers.csv` and `epochs.csv` of 06 Predict: what every recording was told, and what every saved epoch scored."""
-    words = {"name": str, "reason": str, "warning": str}
-    answers = pd.read_csv(stage.path("answers.csv"), dtype=words)
+    answers = pd.read_csv(stage.path("answers.csv"), dtype={"name": str, "reason": str, "warning": str})
     return answers.fillna({"reason": "", "warning": ""}), pd.read_csv(stage.path("epochs.csv"))
 
 
@@ -97,11 +96,11 @@ def longest_answered(answers: pd.DataFrame) -> str:
 def tabulate_groups(answers: pd.DataFrame, targets: pd.DataFrame, tasks: list[Task]) -> dict[str, pd.DataFrame]:
     """By task how many of each labelled group, of all tasks together, were told what; no rows where nothing is labelled."""
     names = [task.name for task in tasks]
-    known = targets[["name", *names]].dropna().merge(answers[["name", *names]], on="name", suffixes=(" label", ""))
+    told = answers[["name", *names]].fillna("no window")
+    known = targets[["name", *names]].dropna().merge(told, on="name", suffixes=(" label", ""))
     for task in tasks:
         column = f"{task.name} label"
         known[column] = pd.Categorical.from_codes(known[column].astype(int), task.classes)
-        known[task.name] = known[task.name].fillna("no window")
     groups, tables = known.groupby([f"{name} label" for name in names], observed=True), {}
     for task in tasks:
         counts = groups[task.name].value_counts().unstack(fill_value=0)
@@ -125,11 +124,9 @@ def score_recordings(answers: pd.DataFrame, targets: pd.DataFrame, tasks: list[T
     for task in tasks:
         counts = compare_answers(answers, targets, task)
         row = {"task": task.name, "labelled": int(targets[task.name].notna().sum()), "answered": int(counts.sum())}
-        if row["answered"]:
-            scores = confusion_metrics(counts, task.classes)
-            row["right"] = int(np.trace(counts))
-            row |= {"accuracy": scores["accuracy"], "UAR": scores["uar"], "macro F1": scores["macro_f1"]}
-        rows.append(row)
+        scores = confusion_metrics(counts, task.classes)
+        row |= {"right": int(np.trace(counts)), "accuracy": scores["accuracy"], "UAR": scores["uar"]}
+        rows.append(row | {"macro F1": scores["macro_f1"]})
     return pd.DataFrame(rows)
 
 
@@ -142,10 +139,8 @@ def score_ages(answers: pd.DataFrame, recordings: pd.DataFrame, targets: pd.Data
     truth = truth[truth["name"].isin(targets.loc[targets[YEARS].notna(), "name"])]
     told = answers.filter(["name", YEARS, f"{YEARS}_low", f"{YEARS}_high"]).set_index("name").astype(float)
     both = told.join(truth.set_index("name"), how="inner").dropna()
-    row = {"answered and known": len(both)}
-    if len(both):
-        row["mean absolute error, years"] = (both[YEARS] - both["truth"]).abs().mean()
-    if len(both) and f"{YEARS}_low" in both:
+    row = {"answered and known": len(both), "mean absolute error, years": (both[YEARS] - both["truth"]).abs().mean()}
+    if f"{YEARS}_low" in both:
         row["inside the interval"] = both["truth"].between(both[f"{YEARS}_low"], both[f"{YEARS}_high"]).mean()
         row["mean width, years"] = (both[f"{YEARS}_high"] - both[f"{YEARS}_low"]).mean()
     return pd.DataFrame([row])
@@ -159,17 +154,14 @@ def join_tensors(predictions: list[Prediction]) -> tuple[np.ndarray, dict[str, n
     return owners, {name: np.concatenate([tensors[name] for tensors in kept.values()]) for name in names}
 
 
-def score_epochs(
-    predictions: list[Prediction], targets: pd.DataFrame, model: ModelFolder, trained: Stage
-) -> pd.DataFrame:
+def score_epochs(told: list[Prediction], targets: pd.DataFrame, model: ModelFolder, trained: Stage) -> pd.DataFrame:
     """Score every saved epoch of the trainings behind a model folder on labelled recordings, one answer a recording.
 
-    predictions: with the tensors of recordings that have a label; targets: of `label_recordings`. Returns one row a task and
-    epoch: validation_uar (by which the epoch was chosen), unseen_uar, unseen_accuracy, unseen_macro_f1, recordings, chosen
-    (the head's own weights). No rows for tasks without two labelled classes, nor for a head that is none of the saved epochs,
-    such as a refit one.
+    told: with the tensors of recordings that have a label; targets: of `label_recordings`. Returns `EPOCHS`, a row a
+    task and epoch: validation_uar is what the epoch was chosen by, chosen: the head's own weights. No rows for tasks without
+    two labelled classes, nor for a head that is none of the saved epochs, such as a refit one.
     """
-    rows, (owners, tensors) = [], join_tensors(predictions)
+    rows, (owners, tensors) = [], join_tensors(told)
     for task in [task for task in model.heads if tensors and task in targets and task != YEARS]:
         facts, labels = model.description["heads"][task], targets[task].reset_index(drop=True)
         folder, labelled = trained.path(facts["training"]), labels.notna().to_numpy()[owners]

@@ -3,6 +3,8 @@
 Probes read the time statistics of a clip, speakers never on both sides. What they show chooses nothing.
 """
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
@@ -25,39 +27,46 @@ MAPPED = 1_000  # windows on the map
 PENALTY = 0.003  # scikit-learn's C: statistics have more numbers than there are speakers
 SHOTS, DRAWN = 8, 10  # speakers a class, and how often they are drawn
 DRAWS = 500  # of the bootstrap
+TABLES = {
+    "layers": ["feature", "task", "uar", "low", "high", "clips", "speakers"],
+    "few": ["task", "feature", "uar", "spread", "all_speakers"],
+}
 
 
 def study_layers(
     stage: Stage, store: Store, windows: pd.DataFrame, clips: pd.DataFrame, acoustics: pd.DataFrame, tasks: list[Task],
     name: str, seed: int,
-) -> pd.DataFrame:  # fmt: skip
-    """UAR of a linear probe on each part of the store, by task: feature, task, uar, low, high, clips, speakers.
+) -> list[pd.DataFrame]:  # fmt: skip
+    """UAR of linear probes on the parts of a store, `TABLES`: of all speakers, and of few. Kept in the stage's folder.
 
-    A part's `feature` is "<name> | <part>"; beside them "majority" and "baseline: mean F0". Five folds, every speaker tested
-    once; tasks with a class of fewer speakers than folds are left out. Kept in the stage's folder.
+    layers: five folds, every speaker tested once, of each part as "<name> | <part>", "majority" and "baseline: mean F0"; tasks
+    with a class of fewer speakers than folds are left out. few: mean and spread on all other speakers of probes that learned
+    from `SHOTS` speakers a class, one clip each, drawn `DRAWN` times; of the last stage and of the one that is read best.
     """
-    kept, rows = stage.path("probes.csv"), []
-    if kept.exists():
-        return pd.read_csv(kept)
-    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+    kept = {table: stage.path(f"{table}.csv") for table in TABLES}
+    if all(path.exists() for path in kept.values()):
+        return [pd.read_csv(path) for path in kept.values()]
+    folds, rows = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0), {table: [] for table in TABLES}
     pitch = windows[["window_id", "clip_id"]].merge(acoustics[["window_id", "f0_hz"]], on="window_id")
     pitch = pitch.groupby("clip_id")["f0_hz"].mean()
     for task in tasks:
-        table = probe_table(windows, clips, task, seed)
-        if len(table) == 0:
+        if (table := probe_table(windows, clips, task, seed)).empty:
             continue
-        features = {f"{name} | {part}": average_by_clip(store, windows, table, part) for part in store.parts}
-        features |= {"majority": np.zeros((len(table), 1))}
-        features |= {"baseline: mean F0": pitch.reindex(table["clip_id"]).to_numpy()[:, None]}
+        stages = {f"{name} | {part}": average_by_clip(store, windows, table, part) for part in store.parts}
+        pitches = pitch.reindex(table["clip_id"]).to_numpy()[:, None]
+        features, uar = stages | {"majority": np.zeros((len(table), 1)), "baseline: mean F0": pitches}, {}
         for feature, vectors in features.items():
             asked = (make_probe(PENALTY), vectors.astype(np.float64), table["target"])
             with threadpool_limits(1):
                 values = cross_val_predict(*asked, groups=table["speaker_id"], cv=folds, method="predict_proba")
-            uar = score_uar(table, values, task, draws=DRAWS, seed=seed)
-            row = {"feature": feature, "task": task.name, "uar": uar["value"], "low": uar["low"], "high": uar["high"]}
-            rows.append(row | {"clips": len(table), "speakers": table["speaker_id"].nunique()})
-    columns = ["feature", "task", "uar", "low", "high", "clips", "speakers"]
-    return paths.save_frame(kept, pd.DataFrame(rows, columns=columns))
+            scores = score_uar(table, values, task.classes, draws=DRAWS, seed=seed).iloc[0]
+            rows["layers"].append([feature, task.name, *scores[["value", "low", "high", "n", "speakers"]]])
+            uar[feature] = scores["value"]
+        last = [feature for feature in stages if not feature.endswith("| bank")][-1]
+        for feature in dict.fromkeys([last, max(stages, key=uar.get)]):
+            scores = [score_few(stages[feature], table, task, [seed, draw]) for draw in range(DRAWN)]
+            rows["few"].append([task.name, feature, np.mean(scores), np.std(scores), uar[feature]])
+    return [paths.save_frame(kept[table], pd.DataFrame(rows[table], columns=TABLES[table])) for table in TABLES]
 
 
 def probe_table(windows: pd.DataFrame, clips: pd.DataFrame, task: Task, seed: int) -> pd.DataFrame:
@@ -75,37 +84,11 @@ def average_by_clip(store: Store, windows: pd.DataFrame, table: pd.DataFrame, pa
     return values.groupby(own["clip_id"].to_numpy()).mean().loc[table["clip_id"]].to_numpy()
 
 
-def score_uar(table: pd.DataFrame, values: np.ndarray, task: Task, **options: int) -> pd.Series:
-    """The record of UAR for rows with target and speaker_id and their probabilities (n, C)."""
-    answers = table.assign(**dict(zip([f"p_{name}" for name in task.classes], values.T)))
-    return score_answers(answers, task.classes, **options).set_index("metric").loc["uar"]
-
-
-def study_few_shots(
-    stage: Stage, store: Store, windows: pd.DataFrame, clips: pd.DataFrame, tasks: list[Task], probes: pd.DataFrame,
-    seed: int,
-) -> pd.DataFrame:  # fmt: skip
-    """UAR on all other speakers of a probe that learned from `SHOTS` speakers a class, one clip each, drawn `DRAWN` times.
-
-    For the last stage and the one that `probes`, of `study_layers`, read best: task, feature, uar, spread, all_speakers (the
-    five-fold UAR). Kept in the stage's folder.
-    """
-    kept, rows = stage.path("few-shots.csv"), []
-    if kept.exists():
-        return pd.read_csv(kept)
-    stages = probes[probes["feature"].str.contains(" | ", regex=False)]
-    for task in tasks:
-        of_task = stages[stages["task"] == task.name].set_index("feature")["uar"]
-        if of_task.empty:
-            continue
-        table = probe_table(windows, clips, task, seed)
-        last = [name for name in of_task.index if not name.endswith("| bank")][-1]
-        for feature in dict.fromkeys([last, str(of_task.idxmax())]):
-            vectors = average_by_clip(store, windows, table, feature.split(" | ")[-1])
-            scores = [score_few(vectors, table, task, [seed, draw]) for draw in range(DRAWN)]
-            row = {"task": task.name, "feature": feature, "uar": np.mean(scores), "spread": np.std(scores)}
-            rows.append(row | {"all_speakers": of_task[feature]})
-    return paths.save_frame(kept, pd.DataFrame(rows, columns=["task", "feature", "uar", "spread", "all_speakers"]))
+def score_uar(table: pd.DataFrame, values: np.ndarray, classes: list[str], **options: Any) -> pd.DataFrame:
+    """The record of UAR, one row, for rows with target and speaker_id and their probabilities (n, C)."""
+    answers = table[["target", "speaker_id"]].assign(**dict(zip([f"p_{name}" for name in classes], values.T)))
+    records = score_answers(answers, classes, **options)
+    return records[records["metric"] == "uar"]
 
 
 def score_few(
@@ -116,7 +99,8 @@ def score_few(
     shown = voices.groupby("target").head(min(SHOTS, voices["target"].value_counts().min() - 1))
     probe = fit_probe(vectors[shown.index], shown["target"].to_numpy(), PENALTY)
     rest = table[~table["speaker_id"].isin(shown["speaker_id"])] if tested is None else tested
-    return float(score_uar(rest, predict_probe(probe, vectors[rest.index], len(task.classes)), task, draws=0)["value"])
+    values = predict_probe(probe, vectors[rest.index], len(task.classes))
+    return float(score_uar(rest, values, task.classes, draws=0)["value"].iloc[0])
 
 
 def project_windows(stage: Stage, store: Store, windows: pd.DataFrame, clips: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -151,8 +151,7 @@ def rank(table: pd.DataFrame, columns: list[Column], answers: dict[str, Answers]
             inside = []
             for part in dict.fromkeys(key.partition("|")[0] for key in of_model):
                 values = of_model[f"{part}|{column.task.name}"]
-                learned = score_rows(take_rows(table, column, values, "train"), column, draws=0)
-                inside.append(learned["value"].iloc[0])
+                inside.append(score_rows(take_rows(table, column, values, "train"), column, draws=0)["value"].iloc[0])
                 record = score_rows(take_rows(table, column, values), column, **options)
                 records.append(record.assign(model=model, part=part, chosen=False))
             records[int(best(inside)) - len(inside)]["chosen"] = True

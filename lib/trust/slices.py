@@ -7,7 +7,7 @@ import pandas as pd
 
 from lib.embed import read_waveforms
 from lib.evaluate import select_answers
-from lib.scores import aggregate_predictions, make_records, score_answers
+from lib.scores import aggregate_predictions, score_answers
 from lib.tasks import Task, assign_targets
 
 BANDS = {  # column of a page -> column of the windows, edges, unit
@@ -28,12 +28,10 @@ def slice_all(
     """Slices of every task: all of them for its main model, gender within age groups for every model."""
     age, parts = next((task for task in tasks if task.name == "age"), None), []
     for task in tasks:
-        rows = splits[(splits["task"] == task.name) & (splits["protocol"] == protocol)]
-        described = describe_windows(rows, age)
+        described = describe_windows(splits[(splits["task"] == task.name) & (splits["protocol"] == protocol)], age)
         known = predictions[(predictions["task"] == task.name) & (predictions["protocol"] == protocol)]
         for model in known["model"].unique():
-            main = model == models[task.name]
-            if main or task.name == "gender":
+            if (main := model == models[task.name]) or task.name == "gender":
                 table = select_answers(predictions, task, model, protocol, "test")
                 table = table.merge(described, on="window_id", validate="many_to_one")
                 groups = [[name] for name in SINGLE] + PAIRS if main else [["age group"]]
@@ -77,11 +75,9 @@ def score_groups(table: pd.DataFrame, task: Task, groups: list[list[str]], draws
             size, voices = len(rows) // seeds, rows["speaker_id"].nunique()
             subset = ", ".join(f"{name}={value}" for name, value in zip(names, key))
             fixed = context | {"subset": subset, "enough": size >= LEAST and voices >= LEAST_SPEAKERS}
-            if fixed["enough"]:
-                scores = score_answers(rows, task.classes, draws=draws, seed=seed, context=fixed)
-                records.append(scores[scores["metric"] == "uar"])
-            else:
-                records.append(make_records({"uar": (np.nan,) * 3}, size, voices, fixed).assign(seeds=seeds))
+            scores = score_answers(rows, task.classes, draws=draws, seed=seed, context=fixed).query("metric == 'uar'")
+            unscored = {} if fixed["enough"] else dict.fromkeys(["value", "low", "high", "seed_std"], np.nan)
+            records.append(scores.assign(**unscored))
     return records
 
 
@@ -108,9 +104,9 @@ def list_errors(answers: pd.DataFrame, task: Task, count: int = 20) -> pd.DataFr
     """The wrong (calibrated) answers of a model, most confident first: task, window_id, clip_id, truth, answer, confidence."""
     probabilities, names = answers[[f"p_{name}" for name in task.classes]].to_numpy(), np.asarray(task.classes)
     chosen, targets = probabilities.argmax(axis=1), answers["target"].to_numpy()
-    errors = answers[["window_id", "clip_id"]].assign(truth=names[targets], answer=names[chosen])
+    told = {"truth": names[targets], "answer": names[chosen], "confidence": probabilities.max(axis=1)}
+    errors = answers[["window_id", "clip_id"]].assign(**told)
     errors.insert(0, "task", task.name)
-    errors["confidence"] = probabilities.max(axis=1)
     return errors[chosen != targets].sort_values("confidence", ascending=False, kind="stable").head(count)
 
 

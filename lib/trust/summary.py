@@ -10,6 +10,7 @@ from lib.encoders import load_encoder
 from lib.evaluate import CONSTANT, SHIPPED, choose_models, list_records
 from lib.linear import middle_penalty
 from lib.model_folder import BY_CORPUS, save_model_folder
+from lib.results import Record
 from lib.scores import confusion_counts
 from lib.stages import Stage
 from lib.store import Store
@@ -51,11 +52,10 @@ def score_run(
 
 def count_confusions(predictions: pd.DataFrame, tasks: list[Task]) -> list[dict[str, Any]]:
     """Confusion counts of every model on the windows of the test part, for each of its seeds."""
-    confusions, test = [], predictions[predictions["split"] == "test"]
+    confusions, test, keys = [], predictions[predictions["split"] == "test"], ["model", "protocol", "seed"]
     for task in tasks:
-        keys, columns = ["model", "protocol", "seed"], [f"p_{name}" for name in task.classes]
         for key, rows in test[test["task"] == task.name].groupby(keys, sort=False):
-            answers = rows[columns].to_numpy().argmax(axis=1)
+            answers = rows[[f"p_{name}" for name in task.classes]].to_numpy().argmax(axis=1)
             counts = confusion_counts(rows["target"].to_numpy(), answers, len(task.classes)).tolist()
             facts = {"task": task.name} | dict(zip(keys, key)) | {"split": "test", "level": "window"}
             confusions.append(facts | {"classes": task.classes, "counts": counts})
@@ -63,8 +63,10 @@ def count_confusions(predictions: pd.DataFrame, tasks: list[Task]) -> list[dict[
 
 
 def load_scores(stage: Stage) -> dict[str, pd.DataFrame]:
-    """The tables that `score_run` wrote, by name."""
-    return {name: pd.read_parquet(stage.path(f"{name}.parquet")) for name in TABLES}
+    """The tables that `score_run` wrote, by name; under "all" the scores and behind them the slices."""
+    tables = {name: pd.read_parquet(stage.path(f"{name}.parquet")) for name in TABLES}
+    slices = tables["slices"].drop(columns="enough", errors="ignore")
+    return tables | {"all": pd.concat([table for table in (tables["scores"], slices) if len(table)], ignore_index=True)}
 
 
 def save_metrics(
@@ -73,16 +75,11 @@ def save_metrics(
 ) -> Path:  # fmt: skip
     """Write `metrics.json` of the run: every number that its pages show; a table becomes a list of records."""
     tables = {name: scored[name] for name in ("differences", "choices", "settings", "corpora")}
-    tables |= {"scores": _with_slices(scored), "leak": scored["leaks"], "errors": errors, "trainings": fits}
+    tables |= {"scores": scored["all"], "leak": scored["leaks"], "errors": errors, "trainings": fits}
     content = {name: list_records(table) for name, table in tables.items()}
     notes = [line for line in scored["lines"]["line"] if "CONFOUNDED" in line]
     content |= {"confusions": confusions, "headline": headline, "counts": counts, "notes": notes}
     return paths.save_json(paths.DATA / run / "metrics.json", {"run": run} | content, indent=None)
-
-
-def _with_slices(scored: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    slices = scored["slices"].drop(columns="enough", errors="ignore")
-    return pd.concat([table for table in (scored["scores"], slices) if len(table)], ignore_index=True)
 
 
 def save_models(
@@ -125,7 +122,7 @@ def save_models(
             trainings[task.name] = first["folder"]
         written.append(save_model_folder(
             paths.DATA / run / "models" / folder_name(name), checkpoints, encoder, windowing, embedding["feature"],
-            settings=settings, years=years, trainings=trainings, metrics=own_scores(scored, name, models, protocol, level),
+            settings=settings, years=years, trainings=trainings, metrics=own_scores(scored["all"], name, models, protocol, level),
             about=about | scores_by_corpus(scored, models, protocol),
         ))  # fmt: skip
     return written
@@ -163,11 +160,8 @@ def scores_by_corpus(scored: dict[str, pd.DataFrame], models: dict[str, str], pr
     return {BY_CORPUS: told} if told else {}
 
 
-def own_scores(
-    scored: dict[str, pd.DataFrame], name: str, models: dict[str, str], protocol: str, level: str
-) -> list[dict[str, Any]]:
+def own_scores(scores: pd.DataFrame, name: str, models: dict[str, str], protocol: str, level: str) -> list[Record]:
     """Records for the card of a model folder `name`, whose heads are `models`, and of what guesses score."""
-    rows = _with_slices(scored)
-    rows = rows[(rows["protocol"] == protocol) & (rows["level"] == level) & rows["task"].isin(models)]
+    rows = scores[(scores["protocol"] == protocol) & (scores["level"] == level) & scores["task"].isin(models)]
     own = rows[rows["model"] == rows["task"].map(models)].assign(model=name)
     return list_records(pd.concat([own, rows[rows["model"].isin(["majority", CONSTANT])]], ignore_index=True))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib.corpora.demo.recording import Session, write_audio, write_text
+from lib.corpora.demo.recording import CLIPS, Session, write_audio, write_text
 from lib.corpora.demo.speakers import Speaker
 
 RELEASE = "cv-corpus-99.0-synthetic"
@@ -20,10 +20,10 @@ UNLABELLED = [{"age": "", "gender": ""}, {"gender": "do_not_wish_to_say"}, {"gen
 LEAST_S = 3.4  # of a clip, so that a window of 3 s is left whatever a codec adds or takes
 
 
-def record_speaker(folder: Path, speaker: Speaker, seed: int, clips: int, extra: str, labels: dict) -> list[dict]:
+def record_speaker(folder: Path, speaker: Speaker, seed: int, extra: str, labels: dict) -> list[dict]:
     """Record one speaker's clips, and one more for `extra`; return the tables' rows. `labels` replace the true ones."""
-    session = Session(speaker, seed)
-    return [_record_clip(folder, session, k, "" if k < clips else extra, labels) for k in range(clips + bool(extra))]
+    session, extras = Session(speaker, seed), [""] * CLIPS + [extra] * bool(extra)
+    return [_record_clip(folder, session, number, one, labels) for number, one in enumerate(extras)]
 
 
 def _record_clip(folder: Path, session: Session, index: int, extra: str, labels: dict) -> dict:

@@ -12,6 +12,7 @@ from lib.corpora.demo.espeak import Synthesizer
 from lib.corpora.demo.speakers import Speaker
 from lib.paths import ASSETS, load_json
 
+CLIPS = 2  # clips or cuts of each speaker
 BLOCK = 1 << 15  # samples a write: libsndfile's Vorbis encoder crashes on much more
 SHARE_SPEAKING = 0.02  # of the peak: quieter than this at both ends is trimmed away
 EFFORT_SPREAD_ST = 0.8  # of F0 between utterances of one speaker, semitones
@@ -43,7 +44,7 @@ class Session:
         effort = 2 ** (self.rng.normal(0, EFFORT_SPREAD_ST) / 12)
         voice = replace(self.speaker.voice, f0_hz=float(np.clip(effort * self.speaker.voice.f0_hz, 60, 400)))
         spoken = self.synthesizer.say(text, voice, self.speaker.language)
-        spoken = tilt_spectrum(spoken, self.rate_hz, voice.tilt_db, from_hz=500)
+        spoken = tilt(spoken, self.rate_hz, voice.tilt_db, from_hz=500)
         loud = np.flatnonzero(np.abs(spoken) > SHARE_SPEAKING * np.abs(spoken).max())
         spoken = spoken[loud[0] : loud[-1] + 1]
         return np.pad(spoken / spoken.std(), (self.rng.uniform(*PAUSE_S, 2) * self.rate_hz).astype(int))
@@ -57,7 +58,7 @@ class Session:
 
     def make_noise(self, count: int) -> np.ndarray:
         """The room's noise: Gaussian, [count], RMS 1."""
-        noise = tilt_spectrum(self.rng.standard_normal(count, np.float32), self.rate_hz, self.noise_tilt_db, from_hz=50)
+        noise = tilt(self.rng.standard_normal(count, np.float32), self.rate_hz, self.noise_tilt_db, from_hz=50)
         return noise / noise.std()
 
     def record(self, waveform: np.ndarray) -> np.ndarray:
@@ -68,13 +69,11 @@ class Session:
         echo = irfft(rfft(waveform, length) * rfft(np.float32(tail / np.linalg.norm(tail)), length), length)
         sound = (1 - self.wet) * waveform + self.wet * echo[: len(waveform)]
         sound += sound.std() * 10 ** (-self.snr_db / 20) * self.make_noise(len(sound))
-        sound = tilt_spectrum(sound, self.rate_hz, self.device_tilt_db, from_hz=300, band_hz=self.band_hz)
+        sound = tilt(sound, self.rate_hz, self.device_tilt_db, from_hz=300, band_hz=self.band_hz)
         return np.clip(sound / sound.std() * 10 ** ((self.level_db + self.rng.normal(0, 2)) / 20), -1, 1)
 
 
-def tilt_spectrum(
-    waveform: np.ndarray, rate_hz: int, tilt_db: float, from_hz: float, band_hz: float = np.inf
-) -> np.ndarray:
+def tilt(waveform: np.ndarray, rate_hz: int, tilt_db: float, from_hz: float, band_hz: float = np.inf) -> np.ndarray:
     """Raise [samples] by `tilt_db` an octave above `from_hz`; above `band_hz` let them fall by 24 dB an octave."""
     length = next_fast_len(len(waveform), real=True)  # a prime length would take seconds
     frequency = rfftfreq(length, 1 / rate_hz)

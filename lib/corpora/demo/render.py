@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from lib.corpora.demo import common_voice_layout, voxceleb_layout
-from lib.corpora.demo.recording import Session, write_audio, write_text
+from lib.corpora.demo.recording import CLIPS, Session, write_audio, write_text
 from lib.corpora.demo.speakers import Speaker, draw_people, draw_speaker
 from lib.paths import load_json, save_json
 
@@ -21,33 +22,31 @@ UNSEEN_FORMATS = [("wav", 44_100, 2), ("flac", 48_000, 1), ("ogg", 24_000, 1), (
 FAULTY = ["empty.wav", "notes.wav", "half-second.wav", "two-seconds.wav", "silence.wav", "noise.wav"]
 
 
-def render_synthetic_corpora(folder: Path, seed: int, speakers: int = 340, clips_per_speaker: int = 2) -> dict:
+def render_synthetic_corpora(folder: Path, seed: int, speakers: int = 340) -> dict:
     """Write `common_voice/` and `voxceleb/`, half of the speakers each, and a few speakers without labels on top.
 
     `folder` appears when all of it is there; a second call only reads. Returns what was planted, which is also
     `manifest.json`. ValueError for too few speakers, and for a folder that holds something else.
     """
-    if speakers < LEAST_SPEAKERS or clips_per_speaker < 1:
-        raise ValueError(f"speakers={speakers}, clips_per_speaker={clips_per_speaker}: at least {LEAST_SPEAKERS} and 1")
+    if speakers < LEAST_SPEAKERS:
+        raise ValueError(f"speakers={speakers}: at least {LEAST_SPEAKERS}")
 
     def write(target: Path) -> dict:
         manifest = {}
         for number, (corpus, layout) in enumerate(LAYOUTS.items()):
             people = draw_people(speakers // 2, seed, first=number * 1_000)
-            extras = layout.EXTRAS + [""] * (len(people) - len(layout.EXTRAS))
-            tasks = [(person, seed, clips_per_speaker, extra, {}) for person, extra in zip(people, extras)]
+            tasks = [(person, seed, extra, {}) for person, extra in zip_longest(people, layout.EXTRAS, fillvalue="")]
             for k, labels in enumerate(layout.UNLABELLED):
-                person = draw_speaker(UNLABELLED_NUMBER + k, "male", 34, seed)
-                tasks.append((person, seed, clips_per_speaker, "", labels))
+                tasks.append((draw_speaker(UNLABELLED_NUMBER + k, "male", 34, seed), seed, "", labels))
             rows = _record_all(layout.record_speaker, target / corpus, tasks, f"synthetic {corpus}")
             planted = dict.fromkeys(layout.FAULTS, 1)
             manifest[corpus] = {"rows": layout.write_tables(target / corpus, rows), "ledger": planted}
         return manifest
 
-    return _write_folder(folder, {"seed": seed, "speakers": speakers, "clips_per_speaker": clips_per_speaker}, write)
+    return _write_folder(folder, {"seed": seed, "speakers": speakers, "clips_per_speaker": CLIPS}, write)
 
 
-def render_unseen(folder: Path, seed: int, count: int = 110) -> dict:
+def render_unseen(folder: Path, seed: int, count: int) -> dict:
     """Write `count` recordings of as many new invented speakers, the `FAULTY` files, and `labels.csv`; likewise."""
 
     def write(target: Path) -> dict:
@@ -97,8 +96,7 @@ def _write_folder(folder: Path, settings: dict, write: Callable[[Path], dict]) -
     if path.exists() and load_json(path)["settings"] == manifest["settings"]:
         return load_json(path)
     if folder.exists() and any(folder.iterdir()):
-        text = f"holds something else, not {manifest['settings']}; delete it or name another folder"
-        raise ValueError(f"{folder}: {text}")
+        raise ValueError(f"{folder}: holds something else, not {settings}; delete it or name another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as partial:
         whole = Path(partial) / "whole"

@@ -67,10 +67,9 @@ def draw_speaker(number: int, gender: str, age_years: int, seed: int) -> Speaker
     growth = np.interp(age_years, VOICES.index, VOICES[f"growth_{gender}"])
     formants = CHILD_FORMANTS ** (1 - growth) * (WOMAN_FORMANTS if female else np.ones(4)) ** growth
     formants = formants * np.exp(rng.normal(0, TRACT_SPREAD) + rng.normal(0, FORMANT_SPREAD, 4))
+    f0_hz = np.interp(age_years, VOICES.index, VOICES[f"f0_{gender}_hz"]) * 2 ** (rng.normal(0, F0_SPREAD_ST) / 12)
     voice = Voice(
-        f0_hz=float(
-            np.interp(age_years, VOICES.index, VOICES[f"f0_{gender}_hz"]) * 2 ** (rng.normal(0, F0_SPREAD_ST) / 12)
-        ),
+        f0_hz=float(f0_hz),
         f0_sd_st=float(np.clip(rng.normal(2.4 + 0.6 * youth, 0.4), 1.4, 4.5)),
         formants=tuple(formants.tolist()),
         tilt_db=float(rng.normal(-2.5 * female, 0.8)),

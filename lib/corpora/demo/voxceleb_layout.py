@@ -6,8 +6,9 @@ Form of the files: robots.ox.ac.uk/~vgg/data/voxceleb. A cut runs from a frame f
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from lib.corpora.demo.recording import Session, write_audio, write_text
+from lib.corpora.demo.recording import CLIPS, Session, write_audio, write_text
 from lib.corpora.demo.speakers import Speaker
 
 FRAMES_PER_S = 25
@@ -16,22 +17,21 @@ ALPHABET = list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-
 FORMATS = [("opus", 48_000), *[("ogg", 16_000), ("ogg", 24_000)] * 9]  # of the speakers in turn; Opus is slow to write
 NATIONS = {"en": "USA", "de": "Germany", "fr": "France", "es": "Spain", "it": "Italy"}
 LOST = {"no audio": None, "empty file": [], "cannot be decoded": ["not an audio file"] * 40}  # what is left of a video
-FAULTS = [*LOST, "shorter than a window", "unusable frame file"]  # in the ledgers' words
-EXTRAS = FAULTS  # each planted as one more frame file of some speaker
+EXTRAS = FAULTS = [*LOST, "shorter than a window", "unusable frame file"]  # in the ledgers' words, one frame file each
 UNLABELLED = [{"age": ""}]  # a speaker whom nobody gave an age
 LEAST_S = 3.96  # the shortest cut of VoxCeleb
 
 
-def record_speaker(folder: Path, speaker: Speaker, seed: int, clips: int, extra: str, labels: dict) -> list[dict]:
+def record_speaker(folder: Path, speaker: Speaker, seed: int, extra: str, labels: dict) -> list[dict]:
     """Record one speaker's video, cuts with noise between them, and write its frame files; return the tables' row."""
     session, name = Session(speaker, seed), f"id{FIRST_ID + speaker.number}"
     video, lost = ("".join(session.rng.choice(ALPHABET, 11)) for _ in range(2))
     frame = session.rate_hz // FRAMES_PER_S  # samples
     pieces, cuts = [], {}  # cuts: number -> first and last frame
-    for number in range(1, clips + 1 + (extra == "shorter than a window")):
+    for number in range(1, CLIPS + 1 + (extra == "shorter than a window")):
         noise = 0.5 * session.make_noise(int(session.rng.integers(15, 40)) * frame)
         speech = session.read_aloud(session.write_sentence(), LEAST_S)
-        frames = len(speech) // frame if number <= clips else 2 * FRAMES_PER_S
+        frames = len(speech) // frame if number <= CLIPS else 2 * FRAMES_PER_S
         first = sum(map(len, pieces), len(noise)) // frame
         cuts[number] = (first, first + frames)
         pieces += [noise, speech[: frames * frame]]
@@ -46,8 +46,9 @@ def record_speaker(folder: Path, speaker: Speaker, seed: int, clips: int, extra:
         _write_frames(folder / "txt" / name / lost / "00001.txt", (100, 230), session.rng)
     if LOST.get(extra) is not None:
         write_text(folder / "audio" / f"{lost}.ogg", LOST[extra])
-    facts = {"speaker": name, "nation": NATIONS[speaker.language], "cuts": clips + bool(extra)}
-    return [facts | {"gender": speaker.gender[0], "age": str(speaker.age_years // 10 * 10)} | labels]
+    row = {"VoxCeleb1 ID": name, "VGGFace1 ID": "Synthetic_Speaker", "Gender": speaker.gender[0]}
+    row |= {"Nationality": NATIONS[speaker.language], "Set": "dev", "cuts": CLIPS + bool(extra)}
+    return [row | {"age": speaker.age_years // 10 * 10} | labels]
 
 
 def _write_frames(path: Path, span: tuple[int, int], rng: np.random.Generator) -> None:
@@ -63,9 +64,8 @@ def _write_frames(path: Path, span: tuple[int, int], rng: np.random.Generator) -
 
 def write_tables(folder: Path, rows: list[dict]) -> int:
     """Write the meta table and the ages; return the number of frame files."""
-    meta = ["VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet"]
-    meta += [f"{row['speaker']}\tSynthetic_Speaker\t{row['gender']}\t{row['nation']}\tdev" for row in rows]
-    write_text(folder / "vox1_meta.csv", meta)
-    ages = [f"{row['speaker']},{row['age']}" for row in rows if row["age"]]
-    write_text(folder / "ages.csv", ["speaker,age_decade", *ages])
-    return sum(row["cuts"] for row in rows)
+    table = pd.DataFrame(rows)
+    table[table.columns[:5]].to_csv(folder / "vox1_meta.csv", sep="\t", index=False)
+    ages = {"speaker": table["VoxCeleb1 ID"], "age_decade": table["age"]}
+    pd.DataFrame(ages)[table["age"] != ""].to_csv(folder / "ages.csv", index=False)
+    return int(table["cuts"].sum())
