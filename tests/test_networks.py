@@ -36,14 +36,11 @@ def test_parameters_equal_the_published_table(network, convolutions, width, tota
 @pytest.mark.parametrize(
     ("name", "shape", "options"),
     [
-        ("paper", (149, 32), {"task": "gender", "width": 0.05}),
-        ("paper", (199, 64), {"task": "gender", "width": 0.05}),
-        ("paper", (149, 29), {"task": "age_years", "width": 0.05}),
-        ("linear", (70,), {}),
-        ("steps:bank|conv", (70,), {"widths": (30, 40)}),
-        ("experts:bank|conv", (70,), {"widths": (30, 40)}),
+        ("paper", (149, 32), {"task": "gender", "width": 0.05}), ("paper", (199, 64), {"task": "gender", "width": 0.05}),
+        ("paper", (149, 29), {"task": "age_years", "width": 0.05}), ("linear", (70,), {}),
+        ("steps:bank|conv", (70,), {"widths": (30, 40)}), ("experts:bank|conv", (70,), {"widths": (30, 40)}),
     ],
-)
+)  # fmt: skip
 def test_outputs_are_log_probabilities(name, shape, options):
     model = build_network(name, ["a", "b", "c"], shape, **options).eval()
     log_probabilities = model(3 * torch.randn(2, *shape))
@@ -84,10 +81,6 @@ def test_normalisations_do_what_they_say():
     norm = features.abs().pow(10).sum(dim=1, keepdim=True).pow(0.1)
     torch.testing.assert_close(Normaliser("p10", [4])(features), features / norm)
     assert Normaliser("none", [4])(features) is features
-    standard = Normaliser("standard", [4])
-    standard.mean.fill_(2)
-    standard.scale.fill_(4)
-    torch.testing.assert_close(standard(features), (features - 2) / 4)
 
 
 def test_unknown_names_and_single_classes_are_refused():

@@ -149,9 +149,7 @@ def test_years_are_the_expected_age_as_trained_with_the_models_interval(voice, t
     assert list(answer.probabilities.values()) != pytest.approx(raw)
     assert (answer.low_years, answer.high_years) == (max(0, answer.years - 11.5), answer.years + 11.5)
     assert (answer.label, bare.low_years) == (f"{answer.years:.0f} years", None)
-    row = found.row()
-    assert (row["age_years"], row["age_years_high"]) == (answer.years, answer.high_years)
-    assert json.loads(json.dumps(found.as_json()))["answers"]["age_years"]["low_years"] == answer.low_years
+    assert (found.row()["age_years"], found.row()["age_years_high"]) == (answer.years, answer.high_years)
 
 
 def test_an_array_needs_its_rate_and_a_file_must_not_have_one(model, voice):
@@ -187,17 +185,10 @@ def test_windows_that_disagree_beyond_one_voice_are_told_one_by_one_and_not_aver
         assert f"gender: sounds {best} ({window[f'p_gender_{best}']:.0%}); age: sounds " in window["hint"]
 
 
-def test_folders_are_listed_through_links_and_what_cannot_be_looked_at_is_a_row(tmp_path, model, monkeypatch):
-    for name in ("a/one.wav", "a/.hidden.wav", "b/two.wav", ".git/three.wav"):
-        (tmp_path / "real" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "real" / name).write_bytes(b"")
-    folder = tmp_path / "links"
-    folder.mkdir()
-    (folder / "a").symlink_to(tmp_path / "real/a")
-    (folder / "circle").symlink_to(folder)
-    (folder / "gone.wav").symlink_to("nothing")
-    (tmp_path / "real/a/\udcff.wav").write_bytes(b"")
-    (folder / "secret").mkdir()
+def test_what_cannot_be_looked_at_in_a_folder_is_a_row(tmp_path, model, monkeypatch):
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "\udcff.wav").touch()
+    (tmp_path / "gone.wav").symlink_to("nothing")
     scan = os.scandir
 
     def refuse(path):
@@ -206,11 +197,11 @@ def test_folders_are_listed_through_links_and_what_cannot_be_looked_at_is_a_row(
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    found = predict_listed(list_recordings(folder), model, progress=False)
-    assert [one.name for one in found] == ["a/one.wav", "a/\\xff.wav", "gone.wav", "secret"]
-    empty, lost = "empty file (0 bytes)", "cannot be read (Permission denied)"
-    assert [one.reason.split(": ")[-1] for one in found] == [empty, empty, "a link to nothing", lost]
-    assert count_states(one.state for one in found).set_index("state")["recordings"]["unreadable"] == 4
+    found = predict_listed(list_recordings(tmp_path), model, progress=False)
+    reasons = {one.name: one.reason.split(": ")[-1] for one in found}
+    lost = "cannot be read (Permission denied)"
+    assert reasons == {"\\xff.wav": "empty file (0 bytes)", "gone.wav": "a link to nothing", "secret": lost}
+    assert count_states(one.state for one in found).set_index("state")["recordings"]["unreadable"] == 3
 
 
 def test_command_line_accounts_for_every_file(spoken, folder, tmp_path, capsys):

@@ -18,23 +18,21 @@ from lib.tiny.views import Speech, draw_view
 VIEWS, SHARDS, EXACT = 16, 8, Compute("cpu", "float32", "")
 
 
-@pytest.fixture
-def views(tmp_path, monkeypatch):
-    """Shards of one-second views with made-up answers of the teachers."""
-    for name, value in {"VIEWS": VIEWS, "RECORD": 2, "CHECKPOINT": 2}.items():
+def make_views(folder, monkeypatch, record=2):
+    """Write shards of one-second views with made-up answers of the teachers."""
+    for name, value in {"VIEWS": VIEWS, "RECORD": record, "CHECKPOINT": 2}.items():
         monkeypatch.setattr(distill, name, value)
     draw = np.random.default_rng(0).normal
     for number in range(SHARDS):
         shapes = {"frames": (49, sum(COMPONENTS)), "pooled": (5120,), "embedding": (192,), "voice": (256,)}
         answers = {name: torch.tensor(draw(size=(VIEWS, *shape))).half() for name, shape in shapes.items()}
         waveforms = torch.tensor(draw(0, 2000, (VIEWS, 16_000))).to(torch.int16)
-        save_file({"waveforms": waveforms, **answers}, tmp_path / f"views-{number:05d}.safetensors")
-    return tmp_path
+        save_file({"waveforms": waveforms, **answers}, folder / f"views-{number:05d}.safetensors")
 
 
-def test_a_killed_training_ends_with_the_weights_of_one_that_ran_through_and_they_load_as_the_encoder(
-    views, monkeypatch
-):
+def test_a_killed_training_ends_as_one_that_ran_through_and_its_weights_load_as_the_encoder(tmp_path, monkeypatch):
+    views = tmp_path
+    make_views(views, monkeypatch)
     plan = distill.Recipe(steps=4, batch=VIEWS // 4, shards=SHARDS)
     distill.distill(views, views / "whole", plan, EXACT)
     rates = [distill.rate_at(step, plan) for step in range(3)]  # it dies in the fourth step, amid a shard
