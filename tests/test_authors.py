@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from chain_runner import places_of
+from checks import refused
 
 from lib import paths, stages
 from lib.corpora.authors import import_pickles, read_items, read_pickle
@@ -103,8 +104,7 @@ HOSTILE |= {str(shape): pickle.dumps([Call(REBUILD, STORAGE, *shape, False, None
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_pickle_that_asks_for_more_is_refused_and_nothing_runs(content, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"bad.pkl: .*; it is not read"):
-        read_items(write(tmp_path / "bad.pkl", content))
+    refused(r"bad.pkl: .*; it is not read", read_items, write(tmp_path / "bad.pkl", content))
     assert os.listdir(tmp_path) == ["bad.pkl"]
     assert read_pickle(pickle.dumps(Call(REBUILD, STORAGE, 0, (2, 2), (2, 1), False, None))).shape == (2, 2)
 
@@ -127,8 +127,7 @@ def test_entries_of_another_kind_are_told_apart_one_by_one(tmp_path):
 def test_imported_pickles_stand_where_training_finds_them(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "DATA", tmp_path / "data")
     for files, words in (([], "give at least one"), ([write(tmp_path / "odd.pkl", ["no"])], "none of 1 entries can")):
-        with pytest.raises(ValueError, match=words):
-            import_pickles(files, "authors")
+        refused(words, import_pickles, files, "authors")
     for number in range(3):
         write(tmp_path / f"batch{number}.pkl", published(5, seed=number)[0])
     entries = published(3, seed=2)[0]

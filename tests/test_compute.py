@@ -1,5 +1,6 @@
 import pytest
 import torch
+from checks import refused
 
 from lib.compute import choose_compute
 
@@ -42,8 +43,6 @@ def test_a_gpu_is_taken_by_auto_and_its_float32_is_exact(monkeypatch):
 
 
 def test_unknown_names_and_a_device_that_is_not_there_are_refused():
-    with pytest.raises(ValueError, match="device 'cuda': torch finds none on this machine; set it to 'auto' or 'cpu'"):
-        choose_compute("cuda")
+    refused("device 'cuda': torch finds none on this machine; set it to 'auto' or 'cpu'", choose_compute, "cuda")
     for names in (("tpu", "auto"), ("auto", "fp16")):
-        with pytest.raises(ValueError, match=r"must be of \['auto', 'cpu', 'cuda', 'mps'\] and of \['auto', 'float32'"):
-            choose_compute(*names)
+        refused(r"must be of \['auto', 'cpu', 'cuda', 'mps'\] and of \['auto', 'float32'", choose_compute, *names)

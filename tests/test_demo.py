@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from checks import refused
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import cross_val_predict
@@ -152,10 +153,8 @@ def test_a_killed_rendering_leaves_nothing_that_is_read(tmp_path):
 
 
 def test_a_folder_of_another_rendering_and_too_few_speakers_are_refused(corpora, tmp_path):
-    with pytest.raises(ValueError, match="name another"):
-        render_synthetic_corpora(corpora[0], SEED + 1, SPEAKERS, CLIPS)
-    with pytest.raises(ValueError, match="speakers=4"):
-        render_synthetic_corpora(tmp_path, SEED, speakers=4)
+    refused("name another", render_synthetic_corpora, corpora[0], SEED + 1, SPEAKERS, CLIPS)
+    refused("speakers=4", render_synthetic_corpora, tmp_path, SEED, speakers=4)
 
 
 def test_unseen_recordings_are_new_speakers_in_varied_formats_with_faulty_files_among_them(tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from checks import refused
 from model_fixture import CENTRES, CLASSES, WINDOWING, YEAR_CLASSES, make_model_folder, untrained
 
 from lib import paths
@@ -159,8 +160,7 @@ def test_an_array_needs_its_rate_and_a_file_must_not_have_one(model, voice):
         (np.zeros((2, 3, 4), np.float32), 8000, {}, "not a waveform"),
         *(("voice.wav", None, span, "not a stretch of time") for span in spans),
     ]:  # fmt: skip
-        with pytest.raises(ValueError, match=told):
-            predict(source, rate, model=model, **span)
+        refused(told, predict, source, rate, model=model, **span)
     assert predict(np.zeros((0, 2), np.float32), RATE_HZ, model=model).state == "too short"
     assert predict(np.full(RATE_HZ, np.nan), RATE_HZ, model=model).state == "unreadable"
     assert predict("there-is-no-such-file.wav", model=model).reason.endswith("no such file")
@@ -256,8 +256,7 @@ def test_names_that_begin_with_a_dash_are_files_and_the_screen_stays_quiet(spoke
 
 def test_a_model_that_ships_is_found_by_its_name_and_the_ready_one_without(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(predicting, "ASSETS", tmp_path)
-    with pytest.raises(ValueError, match="ready: no such model"):
-        find_model(None)
+    refused("ready: no such model", find_model, None)
     for name in ("ready", "tiny"):
         shutil.copytree(folder, tmp_path / name)
     assert find_model(None) == tmp_path / "ready"
@@ -276,5 +275,4 @@ def test_a_model_that_ships_is_found_by_its_name_and_the_ready_one_without(folde
     assert text.endswith("bring gender: UAR 0.900 instead of 0.800, of windows in mine 0.950 instead of 0.850")
     assert find_model("tiny") == tmp_path / "tiny"
     assert find_model(folder) == Path(folder)
-    with pytest.raises(ValueError, match=r"small: no such model; .* or of \['ready', 'tiny'\]"):
-        find_model("small")
+    refused(r"small: no such model; .* or of \['ready', 'tiny'\]", find_model, "small")

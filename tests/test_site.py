@@ -9,6 +9,7 @@ from itertools import pairwise
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
+from checks import refused
 from nbformat.v4 import new_code_cell
 from report_fixture import draw, make_inputs, make_metrics, make_notebook, make_record, picture
 
@@ -91,8 +92,7 @@ def test_pages_tell_the_answer_the_leak_the_worst_group_how_it_was_made_and_runs
 
 @pytest.mark.parametrize("alt", [None, " ", "No description has been provided for this image"])
 def test_a_picture_without_words_of_its_own_stops_the_report(build, alt):
-    with pytest.raises(ValueError, match="01_download: a picture without words"):
-        build(picture(alt))
+    refused("01_download: a picture without words", build, picture(alt))
 
 
 def test_two_figures_of_one_name_are_refused_and_no_notebook_at_all(build, tmp_path):
@@ -136,8 +136,7 @@ def test_the_last_guard_finds_homes_and_known_folders_but_not_what_only_looks_li
     (tmp_path / "run.json").write_text(json.dumps({"text": innocent}))
     site_module.refuse_private(tmp_path, "run", private)
     (tmp_path / "run.json").write_text(json.dumps({"text": text}))
-    with pytest.raises(ValueError, match=r"run\.json: "):
-        site_module.refuse_private(tmp_path, "run", private)
+    refused(r"run\.json: ", site_module.refuse_private, tmp_path, "run", private)
 
 
 def test_the_same_inputs_give_the_same_pages(tmp_path):
@@ -177,5 +176,4 @@ def test_readme_names_every_run_file_and_is_refused_without_its_markers(tmp_path
     for run in paths.PARAMS.glob("*.yaml"):
         assert f"`{run.stem}`" in text or f"RUN={run.stem}" in text, run.stem
     (tmp_path / "README.md").write_text("# no markers\n")
-    with pytest.raises(ValueError, match="markers"):
-        compare.update_readme(tmp_path / "README.md", paths.REPORTS)
+    refused("markers", compare.update_readme, tmp_path / "README.md", paths.REPORTS)

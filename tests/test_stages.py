@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from checks import refused
 
 from lib import paths, stages
 
@@ -33,10 +34,8 @@ def test_same_parameters_find_the_finished_folder_and_any_change_opens_another()
 
 def test_a_stage_that_is_unfinished_or_was_never_opened_is_not_found():
     open_one()
-    with pytest.raises(ValueError, match="not finished; run notebooks/02_segment"):
-        stages.find_stage("02_segment", "r")
-    with pytest.raises(ValueError, match="03_embed of run 'r' was never opened"):
-        stages.find_stage("03_embed", "r")
+    refused("not finished; run notebooks/02_segment", stages.find_stage, "02_segment", "r")
+    refused("03_embed of run 'r' was never opened", stages.find_stage, "03_embed", "r")
 
 
 def test_record_keeps_the_cost_of_the_run_that_did_the_work():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from checks import refused
 
 from lib import store as store_module
 from lib.store import Store, StoreWriter
@@ -60,8 +61,7 @@ CHANGES = [{"ids": IDS[:9]}, {"ids": [*IDS[:9], "other"]}, {"block": 5}, {"dtype
 @pytest.mark.parametrize("change", [*CHANGES, {"feature": "conv"}])
 def test_a_store_of_other_windows_or_another_encoder_is_not_taken_for_ours(tmp_path, change):
     fill(tmp_path)
-    with pytest.raises(ValueError, match="holds embeddings of another kind; delete it"):
-        fill(tmp_path, **change)
+    refused("holds embeddings of another kind; delete it", fill, tmp_path, **change)
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(np.nan, "float32"), (np.inf, "float32"), (7e4, "float16")])
@@ -79,17 +79,14 @@ def test_a_value_that_is_no_number_or_too_large_is_refused_with_its_window(tmp_p
 def test_a_file_that_was_cut_short_is_refused_by_name(tmp_path, name, left):
     path = fill(tmp_path) / name
     path.write_bytes(path.read_bytes()[:left])
-    with pytest.raises(ValueError, match=name):
-        Store(tmp_path)
+    refused(name, Store, tmp_path)
 
 
 def test_windows_parts_and_frames_that_are_not_there_are_named(tmp_path):
     store = Store(fill(tmp_path / "a"))
-    with pytest.raises(ValueError, match=r"1 windows have no embedding, e\.g\. nobody@0; run 03_embed again"):
-        store.frames([IDS[0], "nobody@0"])
+    refused(r"1 windows have no embedding, e\.g\. nobody@0; run 03_embed again", store.frames, [IDS[0], "nobody@0"])
     with pytest.raises(ValueError, match=r"no part 'layer:7' in this store, there are conv, layer:0, layer:1, bank"):
         store.statistics(IDS, ["layer:7"])
     bare = Store(fill(tmp_path / "b", shapes={"statistics": [9]}, feature=""))
     assert not (tmp_path / "b" / "frames.npy").exists()
-    with pytest.raises(ValueError, match=r"holds no frames; name embed\.feature"):
-        bare.frames(IDS)
+    refused(r"holds no frames; name embed\.feature", bare.frames, IDS)

@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from checks import refused
 
 from lib import paths, tables
 
@@ -21,20 +22,16 @@ CLIP = {
 def test_bad_values_repeated_ids_and_missing_columns_are_refused_and_named(tmp_path, change, told):
     wrong, right = pd.DataFrame([CLIP | change]), pd.DataFrame([CLIP])
     for table, name in ((wrong, told), (pd.concat([right, right]), "clip_id"), (right.drop(columns="path"), "path")):
-        with pytest.raises(ValueError, match=name):
-            tables.save_table(tmp_path / "clips.parquet", table, "clips")
+        refused(name, tables.save_table, tmp_path / "clips.parquet", table, "clips")
     assert not list(tmp_path.iterdir())
 
 
 def test_missing_and_broken_files_are_named(tmp_path):
     (tmp_path / "a.json").write_text("{")
     (tmp_path / "windows.parquet").write_bytes(b"PAR1 cut short")
-    with pytest.raises(ValueError, match=r"clips\.parquet: no such table"):
-        tables.load_table(tmp_path / "clips.parquet", "clips")
-    with pytest.raises(ValueError, match=r"a\.json: not valid JSON"):
-        paths.load_json(tmp_path / "a.json")
-    with pytest.raises(ValueError, match=r"windows\.parquet: cannot be read as Parquet"):
-        tables.load_table(tmp_path / "windows.parquet", "windows")
+    refused(r"clips\.parquet: no such table", tables.load_table, tmp_path / "clips.parquet", "clips")
+    refused(r"a\.json: not valid JSON", paths.load_json, tmp_path / "a.json")
+    refused(r"windows\.parquet: cannot be read as Parquet", tables.load_table, tmp_path / "windows.parquet", "windows")
 
 
 @pytest.mark.parametrize("kind", ["clips", "ledger", "windows", "acoustics", "index"])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import yt_dlp
+from checks import refused
 from local_server import serve
 from test_voxceleb import write_frames, write_meta
 from yt_dlp.utils import ExtractorError, GeoRestrictedError
@@ -60,10 +61,8 @@ def fail_with(patch, error: Exception) -> None:
 
 
 def test_nothing_is_fetched_until_it_is_switched_on(tmp_path):
-    with pytest.raises(ValueError, match=r"switched off\. Downloading may be against YouTube's terms"):
-        download_videos([ONE], tmp_path)
-    with pytest.raises(ValueError, match="11 characters"):
-        download_videos(["../../etc"], tmp_path, allowed=True)
+    refused(r"switched off\. Downloading may be against YouTube's terms", download_videos, [ONE], tmp_path)
+    refused("11 characters", download_videos, ["../../etc"], tmp_path, allowed=True)
 
 
 def test_each_video_is_fetched_once_and_again_only_when_it_is_lost(tmp_path):
