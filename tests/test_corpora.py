@@ -14,7 +14,7 @@ from yt_dlp.utils import ExtractorError
 
 from lib import config, corpora, paths
 from lib.corpora.common_voice import read_common_voice
-from lib.stages import forget_digests
+from lib.stages import digest_files, forget_digests
 
 TABLE = "path,speaker,gender,age\na.wav,x,f,40\nb.wav,y,m,15\nno.wav,x,f,40\n"
 
@@ -73,6 +73,7 @@ def test_the_checksum_holds_every_label_and_every_byte_of_sound(both):
     assert checksum() == first
     forget_digests()
     assert checksum() == other_sound
+    assert digest_files(both, ["gone"]) == {"gone": "unreadable: gone"}
 
 
 def test_a_sound_of_two_speakers_is_dropped_or_refused_by_name(both):
@@ -110,8 +111,7 @@ def test_nothing_left_is_told_with_counts_and_names_by_every_reader(tmp_path):
 
 
 def check(tmp_path, **changes):
-    section = {"corpora": ["common_voice"], "root": str(tmp_path / "corpora"), "fetch": [],
-               "age_labels": ""}  # fmt: skip
+    section = {"corpora": ["common_voice"], "root": str(tmp_path / "corpora"), "fetch": [], "age_labels": ""}
     return corpora.check_run(section | changes, synthetic=False)
 
 

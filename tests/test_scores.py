@@ -147,6 +147,7 @@ def test_answers_that_cannot_be_scored_are_refused():
     table.loc[7, "p_a"] = np.nan
     for rows, told in ((table, "row 7"), (table.head(0), "no rows")):
         refused(told, scores.score_answers, rows, ABC)
+    refused("ages to score must be finite", scores.score_years, np.array([np.nan]), np.array([1.0]), np.array(["a"]))
 
 
 def test_errors_in_years_equal_their_definitions():
@@ -159,6 +160,11 @@ def test_errors_in_years_equal_their_definitions():
     expected = {"mae_years": np.abs(predicted - years).mean(), "bias_years": (predicted - years).mean(), "ccc": ccc}
     assert records["value"].to_dict() == pytest.approx(expected)
     assert ((records["low"] < records["value"]) & (records["value"] < records["high"])).all()
+    other = years + rng.normal(0, 9, 300)
+    paired = scores.score_years(years, predicted, speakers, minus=other).set_index("metric").loc["mae_years_difference"]
+    assert paired["value"] == pytest.approx(expected["mae_years"] - np.abs(other - years).mean())
+    assert paired["low"] < paired["value"] < paired["high"] < 0
+    same = scores.score_years(years, other, speakers, minus=other).set_index("metric").loc["mae_years_difference"]
+    assert same[["value", "low", "high"]].tolist() == [0, 0, 0]
     assert scores.score_years(years, np.full(300, 30.0), speakers, draws=0)["value"].iloc[2] == pytest.approx(0)
     assert scores.expected_years(np.array([[0.5, 0.5]]), [10.0, 30.0]).tolist() == [20.0]
-    refused("ages to score must be finite", scores.score_years, np.array([np.nan]), np.array([1.0]), np.array(["a"]))

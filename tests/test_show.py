@@ -50,14 +50,11 @@ def test_a_table_is_escaped_names_models_and_keeps_a_number_whole():
     assert table.count("text-align: right") == 2
 
 
-def test_a_long_table_says_how_many_rows_it_has_and_an_empty_one_that_it_is():
+def test_a_long_table_says_how_many_rows_it_has_an_empty_one_that_it_is_and_sentences_are_plain_text():
     table = html_of(show.show_table, pd.DataFrame({"x": range(5000)}), "Numbers", limit=10)
     assert "<caption>Numbers (the first 10 of 5,000 rows)</caption>" in table
     assert table.count("<td") == 10
     assert "Empty (nothing to list)" in html_of(show.show_table, pd.DataFrame(columns=["model"]), "Empty")
-
-
-def test_sentences_are_plain_text_and_empty_ones_are_left_out():
     assert html_of(show.show_text, "a < b", "", "c") == '<div class="said"><p>a &lt; b</p><p>c</p></div>'
     assert outputs_of(show.show_text, "") == []
 
