@@ -1,8 +1,11 @@
 """Runs the demo chain at reduced size, in a process of its own, as a user does."""
 
+import contextlib
 import os
 import subprocess
 import sys
+
+import psutil
 
 from lib import config, paths
 
@@ -23,6 +26,15 @@ def start_chain(folders, *changes, options=()):
     environment = os.environ | places_of(folders) | {"TQDM_MININTERVAL": "5"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(call, cwd=paths.ROOT, env=environment, **pipes)
+
+
+def kill_all(process):
+    """SIGKILL a run and all that it started; what it had told on its error output."""
+    running = psutil.Process(process.pid)
+    for one in [running, *running.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    return process.communicate()[1]
 
 
 def run_chain(folders, *changes, options=()):

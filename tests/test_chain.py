@@ -5,9 +5,8 @@ import time
 from importlib import metadata
 
 import pandas as pd
-import psutil
 import pytest
-from chain_runner import SMALL, run_chain, start_chain
+from chain_runner import SMALL, kill_all, run_chain, start_chain
 
 from lib import config, paths, run
 
@@ -60,10 +59,8 @@ def test_the_record_says_what_made_the_numbers(first, folders):
 def test_planted_sores_come_back_in_the_ledger(first, folders):
     manifest = paths.load_json(next((folders / "data" / "corpora").glob("synthetic-*/manifest.json")))
     ledger = pd.concat(map(pd.read_parquet, (folders / "data" / "demo").glob("0[12]_*/ledger.parquet")))
-    (read,) = (folders / "data" / "demo").glob("01_*/clips.parquet")
-    rows = pd.concat([pd.read_parquet(read), pd.read_parquet(read.with_name("ledger.parquet"))])[
-        "corpus"
-    ].value_counts()
+    read = [next((folders / "data" / "demo").glob(f"01_*/{name}.parquet")) for name in ("clips", "ledger")]
+    rows = pd.concat(map(pd.read_parquet, read))["corpus"].value_counts()
     for corpus in ("common_voice", "voxceleb"):
         found, planted = ledger[ledger["corpus"] == corpus]["reason"].value_counts(), manifest[corpus]["ledger"]
         assert {reason: found.get(reason) for reason in planted} == planted
@@ -92,9 +89,8 @@ def test_a_killed_run_keeps_others_out_while_it_lives_and_is_gone_on_with(first,
     second = run_chain(folders)
     while len(checkpoints_of(folders)) < len(before) + 2 and killed.poll() is None:
         time.sleep(0.05)
-    for process in [psutil.Process(killed.pid), *psutil.Process(killed.pid).children(recursive=True)]:
-        process.kill()
-    assert killed.wait() < 0
+    kill_all(killed)
+    assert killed.returncode < 0
     assert second.returncode == 2
     assert "run 'demo' is being made by another process" in second.stderr
     kept = checkpoints_of(folders)
