@@ -1,4 +1,6 @@
-"""What tests of every kind ask."""
+"""What tests of every kind ask: is it refused, and does it go on where it was killed."""
+
+import contextlib
 
 import pytest
 
@@ -7,3 +9,20 @@ def refused(message, call, *given, **options):
     """Assert that a call is refused with a `ValueError` that `message`, a regular expression, is found in."""
     with pytest.raises(ValueError, match=message):
         call(*given, **options)
+
+
+@contextlib.contextmanager
+def killed_at(call, owner, name):
+    """Let the work inside die in call number `call` of the function `name` of `owner`, a module or a class."""
+    function, calls = getattr(owner, name), []
+
+    def die(*given, **options):
+        calls.append(given)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return function(*given, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, die)
+        with pytest.raises(KeyboardInterrupt):
+            yield

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from chain_runner import places_of
-from checks import refused
+from checks import killed_at, refused
 
 from lib import paths, stages
 from lib.corpora.authors import import_pickles, read_items, read_pickle
@@ -155,17 +155,8 @@ def test_imported_pickles_stand_where_training_finds_them(tmp_path, monkeypatch)
 def test_an_import_that_was_killed_goes_on_with_the_right_frames(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "DATA", tmp_path / "data")
     files = [write(tmp_path / f"{number}.pkl", published(200, seed=number)[0]) for number in range(3)]
-    write_block = StoreWriter.write
-
-    def killed(self, rows, tensors):
-        if rows.start:
-            raise KeyboardInterrupt
-        write_block(self, rows, tensors)
-
-    monkeypatch.setattr(StoreWriter, "write", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_at(2, StoreWriter, "write"):
         import_pickles(files, "authors")
-    monkeypatch.setattr(StoreWriter, "write", write_block)
     import_pickles(files, "authors")
     frames = np.load(stages.find_stage("03_embed", "authors").path("frames.npy"), mmap_mode="r")
     assert np.array_equal(frames[-200:], torch.cat(published(200, seed=2)[1]).numpy())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from checks import refused
+from checks import killed_at, refused
 
 from lib import embed
 from lib.embed import copy_folder, embed_windows, read_waveforms
@@ -62,22 +62,10 @@ def test_the_store_holds_what_the_encoder_says_of_every_window(windows, encoder,
             np.testing.assert_allclose(store.frames(ids)[:], frames, atol=tolerance, rtol=tolerance)
 
 
-def test_a_killed_run_makes_only_what_is_missing_and_ends_with_the_same_numbers(
-    windows, encoder, tmp_path, monkeypatch
-):
+def test_a_killed_run_makes_only_what_is_missing_and_ends_with_the_same_numbers(windows, encoder, tmp_path):
     embed_windows(tmp_path / "whole", windows, IDS, encoder, CHOICE)
-    batch, calls = embed.encode_batch, []
-
-    def stumble(*given):
-        calls.append(given)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return batch(*given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(embed, "encode_batch", stumble)
-        with pytest.raises(KeyboardInterrupt):
-            embed_windows(tmp_path / "cut", windows, IDS, encoder, CHOICE, workers=1)
+    with killed_at(3, embed, "encode_batch"):
+        embed_windows(tmp_path / "cut", windows, IDS, encoder, CHOICE, workers=1)
     refused("no finished store", Store, tmp_path / "cut")
     assert embed_windows(tmp_path / "cut", windows, IDS, encoder, CHOICE) == 1
     assert embed_windows(tmp_path / "cut", windows, IDS, encoder, CHOICE) == 0

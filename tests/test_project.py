@@ -52,12 +52,6 @@ def test_no_pickle_is_written_or_read_by_the_package():
             assert all("weights_only=True" in call for call in re.findall(r"torch\.load\(.*", read(path))), path
 
 
-def test_make_alone_lists_the_targets_and_checks_run_the_readme_s_test_command():
-    done = subprocess.run(["make"], cwd=paths.ROOT, capture_output=True, text=True, check=True)
-    assert all(f"make {target}" in done.stdout for target in ["reports", "test", "lab", "hooks", "bench"])
-    assert all("make test" in read(name) for name in (".ci/run", "README.md"))
-
-
 def test_a_value_of_set_reaches_the_run_as_it_was_written(tmp_path):
     (tmp_path / "python").write_text('#!/bin/sh\nshift 2\nprintf "%s\\n" "$@"\n')
     (tmp_path / "python").chmod(0o755)

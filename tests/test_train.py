@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from checks import refused
+from checks import killed_at, refused
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_class_weight
@@ -90,20 +90,10 @@ def test_same_seed_gives_the_same_numbers_to_the_last_digit(tmp_path, compute):
 
 
 @pytest.mark.parametrize("every", [True, False])
-def test_killed_training_goes_on_and_ends_with_the_same_numbers(tmp_path, monkeypatch, every):
+def test_killed_training_goes_on_and_ends_with_the_same_numbers(tmp_path, every):
     whole, expected, _ = fit(tmp_path / "whole", every=every)
-    step, steps = torch.optim.Adam.step, []
-
-    def killed(self, *arguments):
-        steps.append(1)
-        if len(steps) == 15:  # inside the third epoch
-            raise KeyboardInterrupt
-        return step(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.Adam, "step", killed)
-        with pytest.raises(KeyboardInterrupt):
-            fit(tmp_path / "cut", every=every)
+    with killed_at(15, torch.optim.Adam, "step"):  # inside the third epoch
+        fit(tmp_path / "cut", every=every)
     assert len(pd.read_csv(tmp_path / "cut" / "history.csv")) == 3  # before, and two whole epochs
     resumed, history, _ = fit(tmp_path / "cut", every=every)
     pd.testing.assert_frame_equal(history, expected, check_exact=True)

@@ -1,13 +1,14 @@
 """Cutting: which windows a recording gives, what is kept of each, and that a killed run goes on."""
 
 import warnings
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
 import soxr
-from checks import refused
+from checks import killed_at, refused
 
 from lib import windows as cutting
 from lib.audio import RATE_HZ, read_waveform
@@ -186,25 +187,17 @@ def test_a_killed_run_goes_on_with_the_files_that_are_left(tmp_path, monkeypatch
     expected, _ = cut(tmp_path, clips)
     expected_sound = np.array(open_windows(tmp_path / "stage"))
     monkeypatch.setattr(cutting, "PART_FILES", 3)
-    cut_file, cut_paths, stage = cutting._cut_file, [], tmp_path / "stage"
-
-    def stop(group, *options):
-        cut_paths.append(group["path"].iloc[0])
-        if len(cut_paths) == fail_at:
-            raise KeyboardInterrupt
-        return cut_file(group, *options)
-
+    stage = tmp_path / "stage"
     (stage / "windows.npy").unlink()
-    monkeypatch.setattr(cutting, "_cut_file", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_at(fail_at, cutting, "_cut_file"):
         cut(tmp_path, clips)
     assert not (stage / "windows.npy").exists()
     if samples_lost:  # the tables were on disk when the power failed, the samples were not
         partial = stage / "windows.npy.partial"
         partial.write_bytes(partial.read_bytes()[: -2 * samples_lost - 48_000 * 2])
-    before = len(cut_paths)
-    windows, _ = cut(tmp_path, clips)
+    with mock.patch.object(cutting, "_cut_file", wraps=cutting._cut_file) as cut_file:
+        windows, _ = cut(tmp_path, clips)
     assert windows.equals(expected)
     np.testing.assert_array_equal(open_windows(stage), expected_sound)
-    assert len(cut_paths) - before == cut_again
+    assert cut_file.call_count == cut_again
     assert [path.name for path in stage.glob("*part*")] == []
