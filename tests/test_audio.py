@@ -123,9 +123,8 @@ def test_two_people_in_two_channels_are_told_and_one_silent_channel_is_not(tmp_p
 @pytest.mark.parametrize("form", [*PIPED, "ogg"])
 def test_a_file_written_into_a_pipe_tells_no_length_and_is_heard_whole(tmp_path, form):
     soundfile.write(tmp_path / "a.wav", noise(34, 44100), 44100)
-    waveform, warnings = hear_bytes(
-        tmp_path, form, ffmpeg("-i", tmp_path / "a.wav", "-f", form.replace("wma", "asf"), "-").stdout
-    )
+    piped = ffmpeg("-i", tmp_path / "a.wav", "-f", form.replace("wma", "asf"), "-").stdout
+    waveform, warnings = hear_bytes(tmp_path, form, piped)
     assert len(waveform) / RATE_HZ == pytest.approx(34, abs=0.1)
     assert warnings == ""
 

@@ -133,9 +133,8 @@ def test_imported_pickles_stand_where_training_finds_them(tmp_path, monkeypatch)
     entries = published(3, seed=2)[0]
     write(tmp_path / "odd.pkl", [{torch.zeros(1, 7, 32), "male", "teens"}, "nothing", *entries, *entries])
     assert import_pickles(tmp_path.glob("*.pkl"), "authors") == {"files": 4, "windows": 15, "dropped": 8}
-    downloaded, segmented, embedded = [
-        stages.find_stage(n, "authors") for n in ("01_download", "02_segment", "03_embed")
-    ]
+    names = ("01_download", "02_segment", "03_embed")
+    downloaded, segmented, embedded = (stages.find_stage(name, "authors") for name in names)
     clips = load_table(downloaded.path("clips.parquet"), "clips")
     assert clips["speaker_id"].nunique() == 3
     assert clips["gender"].value_counts().to_dict() == {"male": 9, "female": 6}
@@ -147,9 +146,8 @@ def test_imported_pickles_stand_where_training_finds_them(tmp_path, monkeypatch)
     statistics = np.concatenate([sixth.mean(axis=0), sixth.std(axis=0)])
     np.testing.assert_allclose(store.statistics(windows["window_id"])[[5]][0], statistics, atol=1e-5)
     assert [task.name for task in load_tasks(downloaded)] == ["gender", "age"]
-    assert load_table(downloaded.path("ledger.parquet"), "ledger")["reason"].value_counts().to_dict() == {
-        "the same values again": 6, "tensor of another shape": 1, "not one tensor and words": 1,
-    }  # fmt: skip
+    lost = load_table(downloaded.path("ledger.parquet"), "ledger")["reason"].value_counts().to_dict()
+    assert lost == {"the same values again": 6, "tensor of another shape": 1, "not one tensor and words": 1}
 
 
 def test_an_import_that_was_killed_goes_on_with_the_right_frames(tmp_path, monkeypatch):
@@ -175,10 +173,8 @@ def write_pickles(folder):
 
 
 def call(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=paths.ROOT, env=os.environ | places_of(folder), capture_output=True,
-        text=True, check=False, timeout=600,
-    )  # fmt: skip
+    options = {"cwd": paths.ROOT, "env": os.environ | places_of(folder), "text": True, "timeout": 600}
+    return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, check=False, **options)
 
 
 def test_imported_embeddings_are_trained_on_and_scored_and_what_needs_sound_is_left_out_and_said(tmp_path):

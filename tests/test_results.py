@@ -49,9 +49,8 @@ def test_the_table_holds_every_score_once_baselines_last_and_sizes():
     assert table["model"].tolist() == ["the paper's network", "a guess (majority)", "mean pitch"] * 2
     assert table.iloc[0].tolist() == ["Gender", "the paper's network", "78 % (72 to 84)", "78 % (72 to 84)", 480, 40]
     leaks = records(*make_metrics()["leak"]).assign(protocol="leak")
-    both = results.select_scores(
-        pd.concat([scores, leaks]), protocol=["paper", "speaker", "leak"], metric="uar", model="paper"
-    )
+    wanted = {"protocol": ["paper", "speaker", "leak"], "metric": "uar", "model": "paper"}
+    both = results.select_scores(pd.concat([scores, leaks]), **wanted)
     row = results.tabulate(both, rows=["task", "model", "metric"], columns="protocol").iloc[0, 3:6].to_dict()
     assert row == {"random windows claim": "87 % (81 to 93)", "speakers never heard in training": "78 % (72 to 84)",
                    "leak (points)": "+9 (+4 to +14)*"}  # fmt: skip

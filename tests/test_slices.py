@@ -66,10 +66,9 @@ def test_what_tells_no_windows_apart_is_no_slice_and_rows_not_known_are_left_out
     expected = {"gender": "female", "corpus": "b", "language": "en", "age group": "adult", "clip length": "5 to 8 s"}
     assert described[list(expected)].to_dict() == expected
     assert set(slices.describe_windows(SPLITS, None)["age group"]) == {""}
-    bands = slices.describe_windows(SPLITS.head(5).assign(level_db=[-36.0, -35.0, -25.1, -25.0, np.nan]), None)[
-        "loudness"
-    ]
-    assert bands.tolist() == ["under -35 dB", "-35 to -25 dB", "-35 to -25 dB", "-25 dB and over", ""]
+    levels = SPLITS.head(5).assign(level_db=[-36.0, -35.0, -25.1, -25.0, np.nan])
+    bands = ["under -35 dB", "-35 to -25 dB", "-35 to -25 dB", "-25 dB and over", ""]
+    assert slices.describe_windows(levels, None)["loudness"].tolist() == bands
 
 
 def test_errors_are_the_wrong_answers_most_confident_first_with_their_sound():

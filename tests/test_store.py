@@ -16,10 +16,8 @@ DESCRIPTION |= {"shapes": {"statistics": [9], "frames": [5, 3]}}
 def tensors(rows):
     """Values from which row and column can be told: statistics (n, 9) hold 100 row + column, frames (n, 5, 3) the row."""
     numbers = np.arange(rows.start, rows.stop)
-    return {
-        "statistics": 100 * numbers[:, None] + np.arange(9.0),
-        "frames": numbers[:, None, None] + np.zeros((1, 5, 3)),
-    }
+    frames = numbers[:, None, None] + np.zeros((1, 5, 3))
+    return {"statistics": 100 * numbers[:, None] + np.arange(9.0), "frames": frames}
 
 
 def fill(folder, block=4, ids=IDS, **changes):

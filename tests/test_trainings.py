@@ -40,11 +40,10 @@ def trained(stores, splits, tmp_path_factory):
     stage = make_stage(tmp_path_factory.mktemp("trained"))
     rows = splits[splits["protocol"] == "speaker"]
     with torch_threads(1):
-        jobs = (
-            (rows[rows["task"] == "gender"], [GENDER], NETWORKS),
-            (rows[rows["task"] == "age"], [AGE], NETWORKS[1:]),
-        )
-        fits = [train_networks(stage, own, stores, *job, [0, 1], RECIPE, EXACT) for own, *job in jobs]
+        fits = []
+        for task, networks in ((GENDER, NETWORKS), (AGE, NETWORKS[1:])):
+            own = rows[rows["task"] == task.name]
+            fits.append(train_networks(stage, own, stores, [task], networks, [0, 1], RECIPE, EXACT))
     pd.testing.assert_frame_equal(pd.read_csv(stage.path("fits.csv")), fits[-1])
     return stage, pd.concat(fits, ignore_index=True)
 
@@ -86,7 +85,6 @@ def test_every_network_is_trained_and_what_tells_is_told(trained):
     assert scores["age", "linear"] > 0.5
     for fit in fits.itertuples():
         assert checkpoint_path(stage.path(fit.folder), fit.best_epoch).exists()
-    assert fits.groupby(["task", "network"]).size()["gender", "paper"] == 2
     assert trainings.load_history(stage, fits).groupby(trainings.KEYS)["chosen"].sum().eq(1).all()
 
 
@@ -101,7 +99,7 @@ def test_a_finished_training_is_not_trained_again(trained, stores, splits, monke
 
 
 @pytest.mark.parametrize(("copies", "everybody"), [(1, False), (2, False), (1, True)])
-def test_linear_models_learn_from_the_training_part_altered_copies_included_or_from_everybody(
+def test_linear_models_learn_from_training_copies_included_or_from_everybody(
     stores, splits, tmp_path, copies, everybody
 ):
     rows = splits[(splits["protocol"] == "speaker") & (splits["task"] == "gender")]
