@@ -20,47 +20,29 @@ def cells(request):
     return found.cells
 
 
-@pytest.fixture
-def code(cells):
-    return [cell for cell in cells if cell.cell_type == "code"]
-
-
-def test_the_six_notebooks_are_there_in_reading_order():
-    assert [path.stem for path in sorted(paths.NOTEBOOKS.glob("*.ipynb"))] == ["00_start", *config.NOTEBOOKS]
-
-
-def test_first_cell_tells_what_is_read_written_and_asked(cells):
+def test_the_first_cell_tells_what_is_read_written_and_asked_and_prose_stands_above_every_code_cell(cells):
     assert cells[0].cell_type == "markdown"
     assert cells[0].source.startswith("# ")
     assert all(label in cells[0].source for label in ["**Reads**", "**Writes**", "**Question**"])
-
-
-def test_prose_stands_above_every_code_cell(cells):
     for above, cell in itertools.pairwise(cells):
         if cell.cell_type == "code":
             assert above.cell_type == "markdown", cell.source
             assert above.source.rstrip().endswith((":", ".", "?", "!")), above.source
 
 
-def test_one_cell_is_tagged_parameters_and_comes_first_of_the_code(code):
+def test_code_comes_behind_one_cell_of_parameters_is_short_and_defines_nothing_and_no_path(cells):
+    code = [cell for cell in cells if cell.cell_type == "code"]
     assert ["parameters" in cell.metadata.get("tags", []) for cell in code] == [True] + [False] * (len(code) - 1)
-
-
-def test_nothing_is_defined_or_trained_in_a_notebook_and_no_path_written_into_it(code):
     for number, cell in enumerate(code):
+        assert len([line for line in cell.source.splitlines() if line.strip()]) <= 20, cell.source
         for node in ast.walk(ast.parse(cell.source)):
             assert not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.While), cell.source
             if number and isinstance(node, ast.Constant) and isinstance(node.value, str):  # the first: parameters
                 assert not node.value.startswith(("/", "./", "../", "~", "data/", "reports/")), cell.source
 
 
-def test_code_cells_are_short_and_committed_without_outputs(code):
-    for cell in code:
-        assert len([line for line in cell.source.splitlines() if line.strip()]) <= 20, cell.source
-        assert (cell.outputs, cell.execution_count) == ([], None)
-
-
-def test_nbstripout_finds_nothing_to_strip():
+def test_the_six_notebooks_are_there_in_reading_order_and_nbstripout_finds_nothing_to_strip():
+    assert [path.stem for path in sorted(paths.NOTEBOOKS.glob("*.ipynb"))] == ["00_start", *config.NOTEBOOKS]
     call = [sys.executable, "-m", "nbstripout", "--verify", "--keep-id", *map(str, NOTEBOOKS)]
     done = subprocess.run(call, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -141,14 +141,11 @@ def test_the_paper_stands_beside_a_guess_on_its_own_data_and_this_run():
     assert sentences.paper_records(records(), "age_four", ["paper"], "speaker").empty
 
 
-@pytest.mark.parametrize(("bounds", "last"), [([16], "adult (16 and over)"), ([16, 70], "adult (16 to under 70)")])
-def test_age_classes_stand_with_their_bounds(bounds, last):
-    settings = {"age_classes": ["child", "adult"], "age_bounds": bounds}
-    assert compare.describe_classes(["child", "adult"], settings) == ["child (under 16)", last]
-    assert compare.describe_classes(["male", "female"], settings) == ["male", "female"]
-
-
-def test_names_are_a_reader_s_and_a_markdown_table_keeps_a_bar_inside_its_cell():
+def test_names_are_a_reader_s_classes_stand_with_their_bounds_and_a_markdown_table_keeps_a_bar_inside_its_cell():
+    for bounds, last in (([16], "adult (16 and over)"), ([16, 70], "adult (16 to under 70)")):
+        settings = {"age_classes": ["child", "adult"], "age_bounds": bounds}
+        assert compare.describe_classes(["child", "adult"], settings) == ["child (under 16)", last]
+        assert compare.describe_classes(["male", "female"], settings) == ["male", "female"]
     table = pd.DataFrame({"a": ["x|y"], "b": ["<i>"]})
     assert results.to_markdown(table) == "| a | b |\n| --- | --- |\n| x\\|y | &lt;i> |"
     named = {"paper": "the paper's network", "linear:layer:3+bank": "linear model on layer 3 and filter bank", "baseline: MFCC": "MFCC statistics",

@@ -44,11 +44,7 @@ def test_a_store_gives_back_what_was_put_in_by_id_and_in_the_order_asked(tmp_pat
     for rows in np.split(order, [3, 6, 9]):
         assert np.array_equal(features[rows], whole[rows])
     assert isinstance(features._array, np.memmap)
-
-
-def test_parts_are_columns_side_by_side_in_the_order_asked(tmp_path):
-    store = Store(fill(tmp_path))
-    statistics = store.statistics([IDS[1], IDS[0]], ["bank", "conv"])
+    statistics = store.statistics([IDS[1], IDS[0]], ["bank", "conv"])  # columns side by side, in the order asked
     assert statistics[:].tolist() == [[108, 100, 101], [8, 0, 1]]
     assert (statistics.shape, store.width(["bank", "conv"]), store.statistics(IDS).shape) == ((2, 3), 3, (10, 9))
 
