@@ -20,17 +20,14 @@ def plain_machine(monkeypatch):
 @pytest.mark.parametrize(("limit", "value"), [(ONEDNN, "AVX2"), (ONEDNN, "avx512_core"), (ATEN, "avx2")])
 def test_auto_is_bfloat16_where_it_is_computed_and_a_limit_plays_a_plain_machine(monkeypatch, flag, limit, value):
     assert choose_compute().arithmetic == "float32"
+    with pytest.warns(RuntimeWarning, match="emulates it: a training step takes three to five times that of float32"):
+        assert choose_compute(arithmetic="bfloat16").arithmetic == "bfloat16"  # by name, whatever it costs
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {flag: True})
     assert choose_compute().record()["bfloat16"] == [flag]
     with choose_compute().autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     monkeypatch.setenv(limit, value)
     assert choose_compute().arithmetic == "float32"
-
-
-def test_bfloat16_by_name_where_it_is_emulated_warns_of_the_cost_and_is_taken():
-    with pytest.warns(RuntimeWarning, match="emulates it: a training step takes three to five times that of float32"):
-        assert choose_compute(arithmetic="bfloat16").arithmetic == "bfloat16"
 
 
 def test_a_gpu_is_taken_by_auto_and_its_float32_is_exact(monkeypatch):

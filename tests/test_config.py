@@ -55,10 +55,9 @@ def tiny(tmp_path, monkeypatch):
 
 def test_what_a_run_file_says_stands_beside_what_the_notebooks_declare(tiny):
     sections = config.load_run(tiny())
-    assert sections["segment"] == {"window_s": 2.0}
-    assert sections["train"] == {"tasks": ["gender", "age"], "seeds": [0], "batch": 50, "learning_rate": 0.01}
-    assert sections["encoders"] == {"root": ""}
-    assert sections["compute"] == {"workers": 0}
+    train = {"tasks": ["gender", "age"], "seeds": [0], "batch": 50, "learning_rate": 0.01}
+    expected = {"segment": {"window_s": 2.0}, "train": train, "encoders": {"root": ""}, "compute": {"workers": 0}}
+    assert {name: sections[name] for name in expected} == expected
     assert (sections["run"]["seed"], sections["run"]["synthetic"]) == (1, True)
     segment = {"run": "tiny", "seed": 1, "synthetic": True, "window_s": 2.0}  # its own keys and the shared ones
     assert config.parameters_for("02_segment", "tiny", sections) == segment

@@ -35,7 +35,7 @@ def test_years_have_classes_with_speakers_enough_on_both_sides_of_every_bound():
         assert years.between(first, last, inclusive="left").sum() >= 9
 
 
-def test_a_class_left_out_of_the_middle_moves_no_other():
+def test_a_class_left_out_of_the_middle_moves_no_other_and_a_form_without_labels_is_skipped_by_name():
     thin = CLIPS[~CLIPS["age_years"].between(20, 29)]
     (task,), notes = make_tasks(["age_decades"], [], [], thin)
     assert task.classes[:2] == ["teens", "thirties"]
@@ -43,9 +43,6 @@ def test_a_class_left_out_of_the_middle_moves_no_other():
     targets = assign_targets(CLIPS, task)
     assert targets[CLIPS["age_years"].between(20, 29)].isna().all()
     assert set(targets[CLIPS["age_years"].between(30, 39)]) == {1}
-
-
-def test_a_form_without_labels_is_skipped_by_name_and_the_run_goes_on():
     tasks, notes = make_tasks(["gender", "age_years", "age_decades"], [], [], CLIPS.assign(age_years=np.nan))
     assert [task.name for task in tasks] == ["gender"]
     assert [note.split(",")[0] for note in notes] == ["age_years: skipped", "age_decades: skipped"]
