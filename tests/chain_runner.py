@@ -19,7 +19,6 @@ def places_of(folders):
 
 
 def start_chain(folders, *changes, options=()):
-    """Start the demo with these changes in `folders`."""
     call = [sys.executable, "-m", "lib.run", "params/demo.yaml", *options]
     for change in [*SMALL, *changes]:
         call += ["--set", change]
@@ -45,6 +44,5 @@ def run_chain(folders, *changes, options=()):
 
 
 def small_parameters():
-    """The parameters of every notebook at the reduced size."""
     sections = config.load_run(paths.PARAMS / "demo.yaml", SMALL)
     return {name: config.parameters_for(name, "demo", sections) for name in config.NOTEBOOKS}

@@ -49,8 +49,6 @@ def test_the_authors_lists_of_sets_are_read_to_the_bit_in_every_protocol(tmp_pat
 
 
 class Call:
-    """Pickles as a call of any function."""
-
     def __init__(self, function, *arguments):
         self.call = function, arguments
 

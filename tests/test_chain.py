@@ -1,14 +1,24 @@
 """The demo chain from end to end at reduced size: as a user runs it, in a process of its own."""
 
+import json
+import re
 import shutil
 import time
 from importlib import metadata
 
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 from chain_runner import SMALL, kill_all, run_chain, start_chain
 
-from lib import config, paths, run
+from lib import config, paths, results, run
+
+INTERVAL = re.compile(r"[+-]?\d+(?:\.\d+)?(?: %)? \([+-]?\d+(?:\.\d+)? to [+-]?\d+(?:\.\d+)?\)")
+
+
+@pytest.fixture(scope="module")
+def page(first, folders):
+    return BeautifulSoup((folders / "reports" / "demo" / "05_evaluate.html").read_text(encoding="utf-8"), "html.parser")
 
 
 def load(folders, name):
@@ -49,6 +59,38 @@ def test_the_record_says_what_made_the_numbers(first, folders):
     assert [stage["stage"] for stage in record["stages"]] == config.NOTEBOOKS
     assert all(stage["counts"] for stage in record["stages"])
     assert all(stage["peak_memory_mb"] > 50 and stage["seconds"] > 0 for stage in record["stages"])
+
+
+def test_every_interval_in_a_table_of_the_evaluation_page_is_one_of_metrics_json(page, folders):
+    objects, known = [], set()
+    text = (folders / "reports" / "demo" / "metrics.json").read_text(encoding="utf-8")
+    json.loads(text, object_hook=lambda one: objects.append(one) or one)
+    for record in (one for one in objects if {"metric", "value", "low", "high"} <= one.keys()):
+        for protocol in (record["protocol"], "leak"):
+            known.update(INTERVAL.findall(results.format_score(record | {"protocol": protocol})))
+    text = " | ".join(table.get_text(" | ") for table in page.select("table.table")).replace("\xa0", " ")
+    shown = INTERVAL.findall(text)
+    assert len(shown) > 100
+    assert [interval for interval in shown if interval not in known] == []
+
+
+def test_the_evaluation_page_begins_with_the_leak_tells_sentences_plays_errors_and_has_every_kind_of_model(
+    page, folders
+):
+    table = next(table for table in page.select("table.table") if "leak (points)" in table.get_text())
+    assert not INTERVAL.findall(table.find_previous("table", class_="table").get_text(" "))
+    text = " ".join(one.get_text(" ") for one in page.select(".said"))
+    for words in ("random windows claim", "of 100 clips", "windows told right", "after temperature", "paper reports"):
+        assert words in text, words
+    metrics = load(folders, "metrics")
+    assert metrics["errors"]
+    assert 1 <= len(page.select("figure.sound audio[src^='data:audio/mpeg']")) <= 12
+    models = {row["model"] for row in metrics["scores"]}
+    assert {"majority", "baseline: mean F0", "baseline: duration and level", "baseline: MFCC"} <= models
+    assert set(metrics["headline"]) == {row["task"] for row in metrics["trainings"]}
+    for task, view in metrics["headline"].items():
+        fits = [row for row in metrics["trainings"] if row["task"] == task and row["protocol"] == view["protocol"]]
+        assert view["model"] == max(fits, key=lambda row: row["validation_uar"])["network"]
 
 
 def test_planted_sores_come_back_in_the_ledger(first, folders):

@@ -100,8 +100,6 @@ def test_weights_that_change_after_their_first_use_are_refused(tmp_path):
 
 
 class Hostile:
-    """Runs a command when it is unpickled."""
-
     def __reduce__(self):
         return os.system, ("touch hostile-was-here",)
 

@@ -57,7 +57,6 @@ def one(voice, model):
 
 
 def changed(model, task="gender", **facts):
-    """The model with another threshold, temperature or the like at one head."""
     return replace(model, heads=model.heads | {task: replace(model.heads[task], **facts)})
 
 

@@ -35,7 +35,6 @@ def make_predictions(rows=600, right=0.7, seed=0, **changes):
 
 
 def score(table, metric="uar", classes=ABC, **options):
-    """One record of `score_answers`."""
     return scores.score_answers(table, classes, **options).set_index("metric").loc[metric]
 
 

@@ -24,7 +24,6 @@ NETWORKS = ["paper", "linear", "linear:bank", "age=steps:layer:0|layer:1+bank"]
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
-    """The store of the windows, and that of a noisier altered copy."""
     folder = tmp_path_factory.mktemp("stores")
     return [make_store(folder / "0", WINDOWS, CLIPS), make_store(folder / "1", WINDOWS, CLIPS, seed=1, noise=0.8)]
 

@@ -15,7 +15,6 @@ from lib.trust.calibration import Years
 
 @pytest.fixture(scope="module")
 def voice(spoken, tmp_path_factory):
-    """A 16-bit wav with a few seconds of speech."""
     path = tmp_path_factory.mktemp("voice") / "voice.wav"
     soundfile.write(path, read_waveform(spoken / "recordings/20000.wav"), RATE_HZ)
     return path

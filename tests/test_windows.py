@@ -31,7 +31,6 @@ def make_clips(folder, lengths_s, corpus="tones"):
 
 
 def cut(folder, clips, **options):
-    """Windows and ledger of clips, as the stage leaves them."""
     stage = Stage("02_segment", "test", "x", folder / "stage", {}, False)
     stage.folder.mkdir(exist_ok=True)
     cut_windows(stage, clips, {"tones": folder}, Windowing(**options))

@@ -131,7 +131,6 @@ def write_wounds(folder, animals):
 
 
 def write_names(folder, animals):
-    """Names of every kind, links, wrong suffixes, and files that hold no sound."""
     for name in [*(f"{name}.flac" for name in NAMES), *WRONG_SUFFIXES]:
         (folder / name).write_bytes((folder / "channels-1.flac").read_bytes())
         animals[name] = Animal(rate_hz=44100)
