@@ -5,10 +5,11 @@ import contextlib
 import pytest
 
 
-def refused(message, call, *given, **options):
-    """Assert that a call is refused with a `ValueError` that `message`, a regular expression, is found in."""
-    with pytest.raises(ValueError, match=message):
+def refused(message, call, *given, error=ValueError, **options):
+    """Assert that a call is refused with an `error` that `message`, a regular expression, is found in; what is told."""
+    with pytest.raises(error, match=message) as caught:
         call(*given, **options)
+    return str(caught.value)
 
 
 @contextlib.contextmanager

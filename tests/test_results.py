@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from checks import refused
 from report_fixture import make_metrics, make_row
 
 from lib import results
@@ -58,8 +59,7 @@ def test_the_table_holds_every_score_once_baselines_last_and_sizes():
 
 def test_two_records_for_one_cell_are_refused_none_give_an_empty_table_and_seeds_their_spread():
     scores = records(*make_metrics()["scores"])
-    with pytest.raises(ValueError, match="duplicate entries"):
-        results.tabulate(results.select_scores(scores, metric="uar"))
+    refused("duplicate entries", results.tabulate, results.select_scores(scores, metric="uar"))
     assert results.tabulate(scores.head(0)).empty
     score = make_row("age", "paper", "uar", 0.7, seeds=3, seed_std=0.021)
     assert results.tabulate(records(score))["seeds"].tolist() == ["3, ± 2.1"]
