@@ -141,10 +141,10 @@ def test_models_and_protocols_are_compared_on_equal_windows():
 
 
 def test_answers_that_cannot_be_scored_are_refused():
-    refused(
-        "row 7", scores.score_answers, make_answers().assign(p_a=lambda rows: rows["p_a"].where(rows.index != 7)), ABC
-    )
-    refused("no rows", scores.score_answers, make_answers().head(0), ABC)
+    table = make_answers()
+    table.loc[7, "p_a"] = np.nan
+    refused("row 7", scores.score_answers, table, ABC)
+    refused("no rows", scores.score_answers, table.head(0), ABC)
     refused("ages to score must be finite", scores.score_years, np.array([np.nan]), np.array([1.0]), np.array(["a"]))
 
 
