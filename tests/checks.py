@@ -1,4 +1,4 @@
-"""What tests of every kind ask: is it refused, and does it go on where it was killed."""
+"""What tests of every kind need: to ask whether a call is refused, to write a file, to kill some work."""
 
 import contextlib
 
@@ -10,6 +10,13 @@ def refused(message, call, *given, error=ValueError, **options):
     with pytest.raises(error, match=message) as caught:
         call(*given, **options)
     return str(caught.value)
+
+
+def write_file(path, content=b"sound"):
+    """Write bytes or text, with the folders above; the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
 
 
 @contextlib.contextmanager

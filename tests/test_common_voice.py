@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from checks import refused
+from checks import refused, write_file
 
 from lib.corpora import common_voice
 from lib.corpora.common_voice import find_locales, folder_release, read_common_voice
@@ -23,9 +23,8 @@ def row(client="a", number=1, locale="en", **values) -> dict[str, str]:
 
 
 def write_table(path: Path, header: list[str], rows: list[dict[str, str]], end: str = "\n") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     lines = ["\t".join(header), *("\t".join(r.get(name, "") for name in header) for r in rows)]
-    path.write_bytes("".join(line + end for line in lines).encode("utf-8"))
+    write_file(path, "".join(line + end for line in lines))
 
 
 def make_locale(folder: Path, header: list[str] = V17, rows: list[dict[str, str]] | None = None, **others) -> Path:
@@ -33,9 +32,8 @@ def make_locale(folder: Path, header: list[str] = V17, rows: list[dict[str, str]
     rows = [row(number=n) for n in (1, 2)] if rows is None else rows
     for name, table in {"validated": rows, **others}.items():
         write_table(folder / f"{name}.tsv", header, table)
-    (folder / "clips").mkdir(exist_ok=True)
     for name in [r["path"].rsplit("/", 1)[-1] for r in rows]:
-        (folder / "clips" / (name if "." in name else f"{name}.mp3")).write_bytes(b"ID3")
+        write_file(folder / "clips" / (name if "." in name else f"{name}.mp3"))
     return folder
 
 
@@ -103,9 +101,8 @@ def test_missing_empty_and_extra_clips_and_blank_fields_are_counted(tmp_path):
 def test_tables_and_clips_are_found_wherever_people_put_them_and_in_whatever_format(tmp_path, tables, clips):
     rows = [row("a", n, "nl", path=f"nl/clips/common_voice_nl_{n}.mp3") for n in range(4)]
     write_table(tmp_path / tables / "validated.tsv", V6, rows)
-    (tmp_path / clips).mkdir(parents=True, exist_ok=True)
     for name in ("0.mp3", "1.wav", "2.mp3.wav", "3.opus", "3.wav"):
-        (tmp_path / clips / f"common_voice_nl_{name}").write_bytes(b"sound")
+        write_file(tmp_path / clips / f"common_voice_nl_{name}")
     read, _ = check_sum(read_common_voice(tmp_path), 4)
     assert {(tmp_path / path).parent for path in read["path"]} == {tmp_path / clips}
     assert [path.rsplit("_")[-1] for path in read["path"]] == ["0.mp3", "1.wav", "2.mp3.wav", "3.wav"]

@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from checks import refused
+from checks import refused, write_file
 from test_common_voice import V1, V17, make_locale, row
 from test_own_data import make
-from test_voxceleb import VIDEO, write_file, write_frames, write_meta
+from test_voxceleb import VIDEO, write_frames, write_meta
 from test_youtube import fail_with
 from yt_dlp.utils import ExtractorError
 

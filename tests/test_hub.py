@@ -6,7 +6,7 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
-from checks import refused
+from checks import refused, write_file
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -128,8 +128,7 @@ def test_revision_licence_and_settings_are_noted(tmp_path, monkeypatch):
     assert encoder.name == f"hf:some/model@{folder.name}"
     assert (encoder.note, encoder.licence) == (f"wav2vec2 of transformers, revision {folder.name}", "apache-2.0")
     noted = folder / ".cache/huggingface/download/config.json.metadata"  # as `hf download --local-dir` leaves it
-    noted.parent.mkdir(parents=True)
-    noted.write_text("abc123\netag\n1700000000.0\n")
+    write_file(noted, "abc123\netag\n1700000000.0\n")
     (folder / "README.md").unlink()
     again = load_encoder(f"hf:{folder}@abc123")
     assert (again.note, again.licence) == ("wav2vec2 of transformers, revision abc123", "not stated")

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from checks import refused
+from checks import refused, write_file
 from test_common_voice import check_sum
 
 from lib.corpora.own_data import list_unlabelled, read_own_data
@@ -11,9 +11,8 @@ from lib.corpora.own_data import list_unlabelled, read_own_data
 
 def make(folder, text: str, files=("a.wav", "b.wav", "sub/c.flac")):
     for name in files:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"RIFF" + name.encode())
-    (folder / "own_data.csv").write_bytes(text.encode())
+        write_file(folder / name, f"RIFF{name}")
+    write_file(folder / "own_data.csv", text)
     return folder
 
 

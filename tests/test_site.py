@@ -9,7 +9,7 @@ from itertools import pairwise
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
-from checks import refused
+from checks import refused, write_file
 from nbformat.v4 import new_code_cell
 from report_fixture import draw, make_inputs, make_metrics, make_notebook, make_record, picture
 
@@ -154,8 +154,7 @@ def test_readme_s_headline_table_is_what_the_committed_reports_say(tmp_path):
         call = ["git", "show", f"HEAD:{name}"]  # those on disk may come from a run of one's own
         done = subprocess.run(call, cwd=paths.ROOT, capture_output=True, check=False)
         if done.returncode == 0:
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).write_bytes(done.stdout)
+            write_file(tmp_path / name, done.stdout)
     if not (tmp_path / "reports/demo/metrics.json").exists():
         pytest.skip("no reports are committed here: not a git checkout")
     copy = shutil.copy(paths.ROOT / "README.md", tmp_path / "README.md")

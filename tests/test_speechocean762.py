@@ -3,24 +3,24 @@
 from pathlib import Path
 
 import pytest
-from checks import refused
+from checks import refused, write_file
 from test_common_voice import check_sum
 
 from lib.corpora.speechocean762 import read_speechocean762
 
 
 def make_half(root: Path, half: str, speakers: dict[str, tuple[str, str]], suffix=".WAV") -> None:
-    (root / half).mkdir(parents=True, exist_ok=True)
     rows = [(s, f"{int(s):05d}{n:04d}") for s in speakers for n in (1, 2)]
+    tables = {
+        "wav.scp": [f"{u}\tWAVE/SPEAKER{s}/{u}{suffix}" for s, u in rows],
+        "utt2spk": [f"{u} {s}" for s, u in rows],
+    }
+    tables["spk2age"] = [f"{s}\t{age}" for s, (_, age) in reversed(speakers.items())]
+    tables["spk2gender"] = [f"{s}\t{gender}" for s, (gender, _) in speakers.items()]
     for speaker, utterance in rows:
-        folder = root / "WAVE" / f"SPEAKER{speaker}"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{utterance}{suffix}").write_bytes(b"RIFF")
-    write = lambda name, lines: (root / half / name).write_text("\n".join(lines) + "\n")  # noqa: E731
-    write("wav.scp", [f"{u}\tWAVE/SPEAKER{s}/{u}{suffix}" for s, u in rows])
-    write("utt2spk", [f"{u} {s}" for s, u in rows])
-    write("spk2age", [f"{s}\t{age}" for s, (_, age) in reversed(speakers.items())])
-    write("spk2gender", [f"{s}\t{gender}" for s, (gender, _) in speakers.items()])
+        write_file(root / "WAVE" / f"SPEAKER{speaker}" / f"{utterance}{suffix}")
+    for name, lines in tables.items():
+        write_file(root / half / name, "\n".join(lines) + "\n")
 
 
 @pytest.mark.parametrize("suffix", [".WAV", ".wav", ".opus"])

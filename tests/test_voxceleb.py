@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import soundfile
-from checks import refused
+from checks import refused, write_file
 from test_common_voice import check_sum
 
 from lib.corpora.voxceleb import join_ages, read_ages, read_frame_file, read_meta, read_voxceleb
@@ -18,12 +18,6 @@ def frame_text(speaker="id10270", video=VIDEO, first=50, last=150, end="\n", ext
     head = [f"Identity  : \t{speaker}", f"Reference : \t{video}", "Offset    : \t-2", f"FV Conf   : \t22.978{extra}",
             "ASD Conf  : \t7.056", "", "FRAME \tX \tY \tW \tH "]  # fmt: skip
     return end.join([*head, *(f"{n:06d} \t154 \t105 \t91 \t91 " for n in range(first, last + 1)), ""])
-
-
-def write_file(path: Path, content: bytes | str = b"sound") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
 
 
 def write_frames(root: Path, number=1, speaker="id10270", video=VIDEO, text=None, **values) -> Path:
