@@ -184,9 +184,10 @@ def test_windows_that_disagree_beyond_one_voice_are_told_one_by_one_and_not_aver
         assert f"gender: sounds {best} ({window[f'p_gender_{best}']:.0%}); age: sounds " in window["hint"]
 
 
-def test_what_cannot_be_looked_at_in_a_folder_is_a_row(tmp_path, model, monkeypatch):
+def test_what_cannot_be_looked_at_in_a_folder_is_a_row_and_a_hidden_name_is_none(tmp_path, model, monkeypatch):
     (tmp_path / "secret").mkdir()
     (tmp_path / "\udcff.wav").touch()
+    (tmp_path / ".hidden.wav").touch()
     (tmp_path / "gone.wav").symlink_to("nothing")
     scan = os.scandir
 
