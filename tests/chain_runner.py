@@ -1,8 +1,11 @@
 """Runs the demo chain at reduced size, in a process of its own, as a user does."""
 
+import contextlib
 import os
 import subprocess
 import sys
+
+import psutil
 
 from lib import config, paths
 
@@ -16,13 +19,21 @@ def places_of(folders):
 
 
 def start_chain(folders, *changes, options=()):
-    """Start the demo with these changes in `folders`."""
     call = [sys.executable, "-m", "lib.run", "params/demo.yaml", *options]
     for change in [*SMALL, *changes]:
         call += ["--set", change]
     environment = os.environ | places_of(folders) | {"TQDM_MININTERVAL": "5"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(call, cwd=paths.ROOT, env=environment, **pipes)
+
+
+def kill_all(process):
+    """SIGKILL a run and all that it started; what it had told on its error output."""
+    running = psutil.Process(process.pid)
+    for one in [running, *running.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    return process.communicate()[1]
 
 
 def run_chain(folders, *changes, options=()):
@@ -33,6 +44,5 @@ def run_chain(folders, *changes, options=()):
 
 
 def small_parameters():
-    """The parameters of every notebook at the reduced size."""
     sections = config.load_run(paths.PARAMS / "demo.yaml", SMALL)
     return {name: config.parameters_for(name, "demo", sections) for name in config.NOTEBOOKS}

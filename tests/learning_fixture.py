@@ -12,29 +12,24 @@ from lib.stages import Stage
 from lib.store import Store, StoreWriter
 
 
-def make_corpus(speakers=30, clips=3, seed=0, corpora=("a", "b")):
-    """Clips and windows: two windows a clip; gender alternates, years run from 6 to 45."""
-    rng = np.random.default_rng(seed)
-    rows, cut = [], []
-    for speaker in range(speakers):
-        corpus, years = corpora[speaker % len(corpora)], float(6 + 39 * ((speaker * 7) % speakers) // speakers)
-        for clip in range(clips):
-            clip_id = f"{corpus}:{speaker:02d}-{clip}"
-            rows.append({
-                "clip_id": clip_id, "corpus": corpus, "speaker_id": f"{corpus}:{speaker:02d}", "recording_id": clip_id,
-                "language": "en", "path": f"{clip_id[2:]}.wav", "start_s": 0.0, "end_s": np.nan,
-                "gender": tables.GENDERS[(speaker // 2) % 2], "gender_raw": "", "age_years": years, "age_decade": None,
-                "age_raw": "", "official_split": ["train", "train", "test"][speaker % 3],
-            })  # fmt: skip
-            for start in (0, 2000):
-                window_id = f"{clip_id}@{start}"
-                cut.append({
-                    "window_id": window_id, "clip_id": clip_id, "speaker_id": f"{corpus}:{speaker:02d}",
-                    "start_s": start / 1000, "duration_s": 3.0, "speech_ratio": rng.uniform(0.5, 1),
-                    "level_db": rng.uniform(-40, -20), "content_hash": window_id,
-                })  # fmt: skip
-    clips_table = tables.validate_table(pd.DataFrame(rows).astype({"age_decade": "Int16"}), "clips")
-    return clips_table, tables.validate_table(pd.DataFrame(cut), "windows")
+def make_corpus(speakers=30, clips=3):
+    """Clips and windows of two corpora: two windows a clip; gender alternates, years run from 6 to 45."""
+    n, split = np.repeat(np.arange(speakers), clips), np.array(["train", "train", "test"])
+    table = pd.DataFrame({"corpus": np.array(["a", "b"])[n % 2], "gender": np.array(tables.GENDERS)[n // 2 % 2]})
+    table = table.assign(
+        language="en", start_s=0.0, end_s=np.nan, gender_raw="", age_raw="", official_split=split[n % 3]
+    )
+    table["age_years"] = 6.0 + 39 * (n * 7 % speakers) // speakers
+    table["speaker_id"] = [f"{corpus}:{speaker:02d}" for corpus, speaker in zip(table["corpus"], n)]
+    ids = table["speaker_id"] + "-" + pd.Series(np.arange(len(n)) % clips).astype("str")
+    table = table.assign(clip_id=ids, recording_id=ids, path=ids.str[2:] + ".wav", age_decade=pd.Series(dtype="Int16"))
+    windows = table.loc[table.index.repeat(2), ["clip_id", "speaker_id"]].reset_index(drop=True)
+    start, drawn = np.tile([0, 2], len(n)), np.random.default_rng(0).uniform([0.5, -40], [1, -20], (2 * len(n), 2))
+    ids = windows["clip_id"] + "@" + pd.Series(1000 * start).astype("str")
+    windows = windows.assign(window_id=ids, start_s=start / 1, duration_s=3.0, content_hash=ids)
+    windows = windows.assign(speech_ratio=drawn[:, 0], level_db=drawn[:, 1])
+    windows = windows[[name for name in tables.WINDOWS.columns if name in windows]]
+    return tables.validate_table(table[[*tables.CLIPS.columns]], "clips"), tables.validate_table(windows, "windows")
 
 
 PARTS = {"layer:0": [0, 8], "layer:1": [8, 16], "layer:2": [16, 24], "bank": [24, 28]}
@@ -84,6 +79,5 @@ def make_acoustics(windows, clips, seed=0):
 
 
 def make_stage(folder, name="04_train", run="made-up"):
-    """A stage in a folder of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     return Stage(name, run, "0" * 16, folder, {}, False)

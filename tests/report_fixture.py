@@ -69,7 +69,6 @@ def outputs_of(show_something, *arguments, **options):
 
 
 def draw(name, alt="A line falls.", width=7.5, data=None, caption=""):
-    """The outputs of one figure."""
     figure, ax = plt.subplots(figsize=(width, 3))
     ax.plot([3, 2, 1])
     return outputs_of(show.show_figure, figure, name, alt, data, caption)
@@ -120,7 +119,6 @@ def make_notebook(name, root="../somewhere/corpus"):
 
 
 def make_inputs(folder):
-    """Write the executed notebooks below `folder`; return their paths."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name in NOTEBOOKS:
         nbformat.write(make_notebook(name), Path(folder) / f"{name}.ipynb")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from chain_runner import places_of
+from checks import killed_at, refused
 
 from lib import paths, stages
 from lib.corpora.authors import import_pickles, read_items, read_pickle
@@ -48,8 +49,6 @@ def test_the_authors_lists_of_sets_are_read_to_the_bit_in_every_protocol(tmp_pat
 
 
 class Call:
-    """Pickles as a call of any function."""
-
     def __init__(self, function, *arguments):
         self.call = function, arguments
 
@@ -103,8 +102,7 @@ HOSTILE |= {str(shape): pickle.dumps([Call(REBUILD, STORAGE, *shape, False, None
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_pickle_that_asks_for_more_is_refused_and_nothing_runs(content, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"bad.pkl: .*; it is not read"):
-        read_items(write(tmp_path / "bad.pkl", content))
+    refused(r"bad.pkl: .*; it is not read", read_items, write(tmp_path / "bad.pkl", content))
     assert os.listdir(tmp_path) == ["bad.pkl"]
     assert read_pickle(pickle.dumps(Call(REBUILD, STORAGE, 0, (2, 2), (2, 1), False, None))).shape == (2, 2)
 
@@ -127,16 +125,14 @@ def test_entries_of_another_kind_are_told_apart_one_by_one(tmp_path):
 def test_imported_pickles_stand_where_training_finds_them(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "DATA", tmp_path / "data")
     for files, words in (([], "give at least one"), ([write(tmp_path / "odd.pkl", ["no"])], "none of 1 entries can")):
-        with pytest.raises(ValueError, match=words):
-            import_pickles(files, "authors")
+        refused(words, import_pickles, files, "authors")
     for number in range(3):
         write(tmp_path / f"batch{number}.pkl", published(5, seed=number)[0])
     entries = published(3, seed=2)[0]
     write(tmp_path / "odd.pkl", [{torch.zeros(1, 7, 32), "male", "teens"}, "nothing", *entries, *entries])
     assert import_pickles(tmp_path.glob("*.pkl"), "authors") == {"files": 4, "windows": 15, "dropped": 8}
-    downloaded, segmented, embedded = [
-        stages.find_stage(n, "authors") for n in ("01_download", "02_segment", "03_embed")
-    ]
+    names = ("01_download", "02_segment", "03_embed")
+    downloaded, segmented, embedded = (stages.find_stage(name, "authors") for name in names)
     clips = load_table(downloaded.path("clips.parquet"), "clips")
     assert clips["speaker_id"].nunique() == 3
     assert clips["gender"].value_counts().to_dict() == {"male": 9, "female": 6}
@@ -148,25 +144,15 @@ def test_imported_pickles_stand_where_training_finds_them(tmp_path, monkeypatch)
     statistics = np.concatenate([sixth.mean(axis=0), sixth.std(axis=0)])
     np.testing.assert_allclose(store.statistics(windows["window_id"])[[5]][0], statistics, atol=1e-5)
     assert [task.name for task in load_tasks(downloaded)] == ["gender", "age"]
-    assert load_table(downloaded.path("ledger.parquet"), "ledger")["reason"].value_counts().to_dict() == {
-        "the same values again": 6, "tensor of another shape": 1, "not one tensor and words": 1,
-    }  # fmt: skip
+    lost = load_table(downloaded.path("ledger.parquet"), "ledger")["reason"].value_counts().to_dict()
+    assert lost == {"the same values again": 6, "tensor of another shape": 1, "not one tensor and words": 1}
 
 
 def test_an_import_that_was_killed_goes_on_with_the_right_frames(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "DATA", tmp_path / "data")
     files = [write(tmp_path / f"{number}.pkl", published(200, seed=number)[0]) for number in range(3)]
-    write_block = StoreWriter.write
-
-    def killed(self, rows, tensors):
-        if rows.start:
-            raise KeyboardInterrupt
-        write_block(self, rows, tensors)
-
-    monkeypatch.setattr(StoreWriter, "write", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_at(2, StoreWriter, "write"):
         import_pickles(files, "authors")
-    monkeypatch.setattr(StoreWriter, "write", write_block)
     import_pickles(files, "authors")
     frames = np.load(stages.find_stage("03_embed", "authors").path("frames.npy"), mmap_mode="r")
     assert np.array_equal(frames[-200:], torch.cat(published(200, seed=2)[1]).numpy())
@@ -185,10 +171,8 @@ def write_pickles(folder):
 
 
 def call(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=paths.ROOT, env=os.environ | places_of(folder), capture_output=True,
-        text=True, check=False, timeout=600,
-    )  # fmt: skip
+    options = {"cwd": paths.ROOT, "env": os.environ | places_of(folder), "text": True, "timeout": 600}
+    return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, check=False, **options)
 
 
 def test_imported_embeddings_are_trained_on_and_scored_and_what_needs_sound_is_left_out_and_said(tmp_path):

@@ -9,11 +9,11 @@ from lib.baselines import ACOUSTICS, BASELINES, fit_baseline, measure_acoustics,
 RATE_HZ = 16_000
 
 
-def make_voice(f0_hz, seconds=3.0, seed=0, noise=0.01):
-    """A buzz of decaying harmonics with a formant and a slow vibrato: the pitch is known."""
+def make_voice(f0_hz, seconds=3.0, seed=0, noise=0.01, formant_hz=600):
+    """A buzz of decaying harmonics with a formant and a slow vibrato: the pitch is known; voices of one setting sound alike."""
     time_s = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
     phase = 2 * np.pi * f0_hz * (time_s + 0.01 / 5 * np.sin(2 * np.pi * 5 * time_s) / (2 * np.pi))
-    weights = [1 / k * (1 + 2 * np.exp(-(((k * f0_hz - 600) / 200) ** 2))) for k in range(1, 15)]
+    weights = [1 / k * (1 + 2 * np.exp(-(((k * f0_hz - formant_hz) / 200) ** 2))) for k in range(1, 15)]
     wave = sum(w * np.sin(k * phase) for k, w in enumerate(weights, 1))
     return (0.1 * wave + noise * np.random.default_rng(seed).normal(size=len(wave))).astype(np.float32)
 

@@ -51,9 +51,7 @@ def test_a_page_loads_without_error_network_sideways_scrolling_or_foreign_script
     widths = "all => all.map((box) => [box.scrollWidth, box.clientWidth])"
     boxes = page.eval_on_selector_all(".result:has(table)", widths)
     assert all(outside <= width for _, outside in boxes)
-    assert name != "fixture/05_evaluate.html" or any(
-        inside > outside for inside, outside in boxes
-    )  # it scrolls in its box
+    assert name != "fixture/05_evaluate.html" or any(inside > outside for inside, outside in boxes)  # it scrolls there
     if name in ("fixture/05_evaluate.html", "second/index.html"):
         assert EVIL in page.inner_text("body")  # shown as the text that it is
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from checks import refused
 from scipy.special import softmax
 from sklearn.metrics import f1_score, log_loss
 
@@ -48,8 +49,7 @@ def test_no_probability_goes_beyond_what_so_few_speakers_support_and_speakers_we
     many = np.concatenate([np.arange(300), np.repeat(299, 5000)])  # one voice with most of the windows
     fits = [calibration.fit_temperature(probabilities[rows], targets[rows], rows) for rows in (np.arange(300), many)]
     assert fits[0].temperature == pytest.approx(fits[1].temperature, rel=0.01)
-    with pytest.raises(ValueError, match="must not be empty"):
-        calibration.fit_temperature(probabilities[:0], targets[:0], [])
+    refused("must not be empty", calibration.fit_temperature, probabilities[:0], targets[:0], [])
 
 
 def test_scores_equal_their_definitions():
@@ -109,8 +109,6 @@ def test_a_conformal_margin_holds_new_speakers_at_its_share():
         held.append((np.abs(errors[:8]) <= margin).mean())
     assert 0.77 <= np.mean(held) <= 0.89  # 0.8 to 0.8 + 1 / 13, and chance
     assert Years([10.0, 30.0], None, speakers=3).describe() == "none: 3 validation speakers are too few"
-    text = "7.2 years each way for 80 %, from 12 validation speakers; held 79 % of the recordings of 20 test speakers"
-    assert Years([10.0, 30.0], 7.25, 0.8, 12, 0.85, 0.79, 20).describe() == text
 
 
 def test_windows_that_contradict_one_another_disagree_and_unsure_ones_do_not():

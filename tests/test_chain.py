@@ -1,15 +1,24 @@
 """The demo chain from end to end at reduced size: as a user runs it, in a process of its own."""
 
+import json
+import re
 import shutil
 import time
 from importlib import metadata
 
 import pandas as pd
-import psutil
 import pytest
-from chain_runner import SMALL, run_chain, start_chain
+from bs4 import BeautifulSoup
+from chain_runner import SMALL, kill_all, run_chain, start_chain
 
-from lib import config, paths, run
+from lib import config, paths, results, run
+
+INTERVAL = re.compile(r"[+-]?\d+(?:\.\d+)?(?: %)? \([+-]?\d+(?:\.\d+)? to [+-]?\d+(?:\.\d+)?\)")
+
+
+@pytest.fixture(scope="module")
+def page(first, folders):
+    return BeautifulSoup((folders / "reports" / "demo" / "05_evaluate.html").read_text(encoding="utf-8"), "html.parser")
 
 
 def load(folders, name):
@@ -36,20 +45,15 @@ def test_the_report_has_a_page_for_the_run_and_for_every_notebook(first, folders
     assert list((folders / "reports" / "demo" / "figures").glob("*.png"))
     assert "report:" in first.stdout
     assert "Unable to parse" not in first.stderr  # papermill, of a line of parameters
-
-
-def test_no_page_or_json_shows_a_path_of_this_machine(first, folders):
     for path, content in contents_of(folders / "reports").items():
         if path.suffix in {".html", ".json", ".csv"}:
-            assert str(folders).encode() not in content, path
-            assert str(paths.ROOT).encode() not in content, path
+            assert not any(str(place).encode() in content for place in (folders, paths.ROOT)), path
 
 
 def test_the_record_says_what_made_the_numbers(first, folders):
     record = load(folders, "run")
-    assert record["synthetic"] is True
+    assert (record["synthetic"], record["parameters"]["train"]["epochs"]) == (True, 2)
     assert len(record["data_checksum"]) == len(record["encoder"]["weights_sha256"]) == 64
-    assert record["parameters"]["train"]["epochs"] == 2
     assert {"python", "torch", "numpy"} <= set(record["versions"])
     assert len(record["git_commit"].removesuffix("+changes")) == 12
     assert [stage["stage"] for stage in record["stages"]] == config.NOTEBOOKS
@@ -57,31 +61,59 @@ def test_the_record_says_what_made_the_numbers(first, folders):
     assert all(stage["peak_memory_mb"] > 50 and stage["seconds"] > 0 for stage in record["stages"])
 
 
+def test_every_interval_in_a_table_of_the_evaluation_page_is_one_of_metrics_json(page, folders):
+    objects, known = [], set()
+    text = (folders / "reports" / "demo" / "metrics.json").read_text(encoding="utf-8")
+    json.loads(text, object_hook=lambda one: objects.append(one) or one)
+    for record in (one for one in objects if {"metric", "value", "low", "high"} <= one.keys()):
+        for protocol in (record["protocol"], "leak"):
+            known.update(INTERVAL.findall(results.format_score(record | {"protocol": protocol})))
+    text = " | ".join(table.get_text(" | ") for table in page.select("table.table")).replace("\xa0", " ")
+    shown = INTERVAL.findall(text)
+    assert len(shown) > 100
+    assert [interval for interval in shown if interval not in known] == []
+
+
+def test_the_evaluation_page_begins_with_the_leak_tells_sentences_plays_errors_and_has_every_kind_of_model(
+    page, folders
+):
+    table = next(table for table in page.select("table.table") if "leak (points)" in table.get_text())
+    assert not INTERVAL.findall(table.find_previous("table", class_="table").get_text(" "))
+    text = " ".join(one.get_text(" ") for one in page.select(".said"))
+    for words in ("random windows claim", "of 100 clips", "windows told right", "after temperature", "paper reports"):
+        assert words in text, words
+    metrics = load(folders, "metrics")
+    assert metrics["errors"]
+    assert 1 <= len(page.select("figure.sound audio[src^='data:audio/mpeg']")) <= 12
+    models = {row["model"] for row in metrics["scores"]}
+    assert {"majority", "baseline: mean F0", "baseline: duration and level", "baseline: MFCC"} <= models
+    assert set(metrics["headline"]) == {row["task"] for row in metrics["trainings"]}
+    for task, view in metrics["headline"].items():
+        fits = [row for row in metrics["trainings"] if row["task"] == task and row["protocol"] == view["protocol"]]
+        assert view["model"] == max(fits, key=lambda row: row["validation_uar"])["network"]
+
+
 def test_planted_sores_come_back_in_the_ledger(first, folders):
     manifest = paths.load_json(next((folders / "data" / "corpora").glob("synthetic-*/manifest.json")))
     ledger = pd.concat(map(pd.read_parquet, (folders / "data" / "demo").glob("0[12]_*/ledger.parquet")))
-    (read,) = (folders / "data" / "demo").glob("01_*/clips.parquet")
-    rows = pd.concat([pd.read_parquet(read), pd.read_parquet(read.with_name("ledger.parquet"))])[
-        "corpus"
-    ].value_counts()
+    read = [next((folders / "data" / "demo").glob(f"01_*/{name}.parquet")) for name in ("clips", "ledger")]
+    rows = pd.concat(map(pd.read_parquet, read))["corpus"].value_counts()
     for corpus in ("common_voice", "voxceleb"):
         found, planted = ledger[ledger["corpus"] == corpus]["reason"].value_counts(), manifest[corpus]["ledger"]
         assert {reason: found.get(reason) for reason in planted} == planted
         assert rows[corpus] == manifest[corpus]["rows"]
 
 
-def test_an_identical_run_recomputes_nothing(first, folders):
+def test_an_identical_run_recomputes_nothing(first, folders, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(paths, "DATA", folders / "data")
+        run.check_earlier("demo", config.load_run(paths.PARAMS / "demo.yaml", SMALL), "06_predict")
     scores, made = load(folders, "metrics"), checkpoints_of(folders)
     again = run_chain(folders)
     assert again.returncode == 0, again.stderr[-3000:]
     assert "recomputed: nothing" in again.stdout
     assert checkpoints_of(folders) == made
     assert load(folders, "metrics") == scores
-
-
-def test_stages_that_the_same_run_file_made_are_taken(first, folders, monkeypatch):
-    monkeypatch.setattr(paths, "DATA", folders / "data")
-    run.check_earlier("demo", config.load_run(paths.PARAMS / "demo.yaml", SMALL), "06_predict")
 
 
 def test_a_killed_run_keeps_others_out_while_it_lives_and_is_gone_on_with(first, folders):
@@ -92,9 +124,8 @@ def test_a_killed_run_keeps_others_out_while_it_lives_and_is_gone_on_with(first,
     second = run_chain(folders)
     while len(checkpoints_of(folders)) < len(before) + 2 and killed.poll() is None:
         time.sleep(0.05)
-    for process in [psutil.Process(killed.pid), *psutil.Process(killed.pid).children(recursive=True)]:
-        process.kill()
-    assert killed.wait() < 0
+    kill_all(killed)
+    assert killed.returncode < 0
     assert second.returncode == 2
     assert "run 'demo' is being made by another process" in second.stderr
     kept = checkpoints_of(folders)

@@ -4,15 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import save_file
+from test_tiny import make_views
+from test_train import fit, make_task
 
 from lib.compute import Compute, choose_compute
 from lib.encoders import CAMPPLUS, RESEMBLYZER, TINY, load_encoder
-from lib.networks import build_network
 from lib.speed.engines import choose_engine, load_engine
 from lib.tiny import distill
-from lib.tiny.teacher import COMPONENTS
-from lib.train import Recipe, checkpoint_path, fit_network, load_model, predict_log_probabilities
+from lib.train import checkpoint_path, load_model, predict_log_probabilities
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 PROCESSOR, CUDA = Compute("cpu", "float32", ""), Compute("cuda", "float32", "")
@@ -35,35 +34,18 @@ def test_an_encoder_gives_the_frames_that_the_processor_gives(name, feature, pre
 
 
 def test_a_network_learns_the_same_there_and_a_killed_training_goes_on(tmp_path):
-    targets = (np.arange(240) % 3 == 0).astype(np.int64)
-    features = np.random.default_rng(0).normal(3, 2, (240, 149, 32)).astype(np.float32)
-    features[..., 0] += 2 * targets[:, None]
-    parts, plan = (np.arange(180), np.arange(180, 240)), {"learning_rate": 1e-3, "batch": 32, "width": 0.1}
-
-    def fit(folder, epochs, compute):
-        model = build_network("paper", ["male", "female"], features.shape[1:], width=0.1, seed=7)
-        recipe = Recipe(epochs=epochs, **plan)
-        return fit_network(model, features, targets, *parts, recipe, tmp_path / folder, seed=7, compute=compute)
-
-    processor, cuda, _ = fit("cpu", 4, PROCESSOR), fit("cuda", 4, CUDA), fit("resumed", 2, CUDA)
-    resumed = fit("resumed", 4, CUDA)
-    losses = [history["validation_loss"].to_numpy() for history, _ in (processor, cuda, resumed)]
-    np.testing.assert_allclose(losses[1], losses[0], atol=0.02)
-    np.testing.assert_allclose(losses[2], losses[1], atol=2e-3)
-    chosen = [checkpoint_path(tmp_path / name, best) for name, (_, best) in (("cpu", processor), ("cuda", cuda))]
-    told = [predict_log_probabilities(load_model(path)[0], features) for path in chosen]
-    np.testing.assert_allclose(told[1], told[0], atol=0.05)
+    task, found = make_task(frames=149, width=32), {}
+    for name, epochs, compute in (("cpu", 4, PROCESSOR), ("cuda", 4, CUDA), ("resumed", 2, CUDA), ("resumed", 4, CUDA)):
+        _, history, best = fit(tmp_path / name, task=task, epochs=epochs, compute=compute, every=False)
+        model, _ = load_model(checkpoint_path(tmp_path / name, best))
+        found[name] = history["validation_loss"].to_numpy(), predict_log_probabilities(model, task[0])
+    np.testing.assert_allclose(found["cuda"][0], found["cpu"][0], atol=0.02)
+    np.testing.assert_allclose(found["resumed"][0], found["cuda"][0], atol=2e-3)
+    np.testing.assert_allclose(found["cuda"][1], found["cpu"][1], atol=0.05)
 
 
 def test_the_encoder_is_distilled_there_as_on_the_processor(tmp_path, monkeypatch):
-    for name, value in {"VIEWS": 16, "RECORD": 1, "CHECKPOINT": 2}.items():
-        monkeypatch.setattr(distill, name, value)
-    shapes = {"frames": (49, sum(COMPONENTS)), "pooled": (5120,), "embedding": (192,), "voice": (256,)}
-    draw = np.random.default_rng(0).normal
-    for number in range(8):
-        answers = {name: torch.tensor(draw(size=(16, *shape))).half() for name, shape in shapes.items()}
-        waveforms = torch.tensor(draw(0, 2000, (16, 16_000))).to(torch.int16)
-        save_file({"waveforms": waveforms, **answers}, tmp_path / f"views-{number:05d}.safetensors")
+    make_views(tmp_path, monkeypatch, record=1)
     plan = distill.Recipe(steps=4, batch=8, shards=8)
     for compute in (PROCESSOR, CUDA):
         distill.distill(tmp_path, tmp_path / compute.device, plan, compute)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from checks import killed_at, refused
 
 from lib import embed
 from lib.embed import copy_folder, embed_windows, read_waveforms
@@ -61,24 +62,11 @@ def test_the_store_holds_what_the_encoder_says_of_every_window(windows, encoder,
             np.testing.assert_allclose(store.frames(ids)[:], frames, atol=tolerance, rtol=tolerance)
 
 
-def test_a_killed_run_makes_only_what_is_missing_and_ends_with_the_same_numbers(
-    windows, encoder, tmp_path, monkeypatch
-):
+def test_a_killed_run_makes_only_what_is_missing_and_ends_with_the_same_numbers(windows, encoder, tmp_path):
     embed_windows(tmp_path / "whole", windows, IDS, encoder, CHOICE)
-    batch, calls = embed.encode_batch, []
-
-    def stumble(*given):
-        calls.append(given)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return batch(*given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(embed, "encode_batch", stumble)
-        with pytest.raises(KeyboardInterrupt):
-            embed_windows(tmp_path / "cut", windows, IDS, encoder, CHOICE, workers=1)
-    with pytest.raises(ValueError, match="no finished store"):
-        Store(tmp_path / "cut")
+    with killed_at(3, embed, "encode_batch"):
+        embed_windows(tmp_path / "cut", windows, IDS, encoder, CHOICE, workers=1)
+    refused("no finished store", Store, tmp_path / "cut")
     assert embed_windows(tmp_path / "cut", windows, IDS, encoder, CHOICE) == 1
     assert embed_windows(tmp_path / "cut", windows, IDS, encoder, CHOICE) == 0
     whole, cut = (Store(tmp_path / name) for name in ("whole", "cut"))
@@ -98,13 +86,11 @@ def test_altered_copies_lie_beside_the_windows_and_are_drawn_by_the_seed(windows
 
 
 def test_unusable_settings_are_refused(windows, encoder, tmp_path):
-    with pytest.raises(ValueError, match="no windows to embed; the ledger of 02_segment"):
-        embed_windows(tmp_path, windows[:0], [], encoder, CHOICE)
+    refused("no windows to embed; the ledger of 02_segment", embed_windows, tmp_path, windows[:0], [], encoder, CHOICE)
     for ids, options, message in (
         (IDS, {"feature": "layer:9"}, "feature 'layer:9': no stage with frames"),
         (IDS, {"dtype": "int8"}, "dtype 'int8': must be float16 or float32"),
         (IDS[:-1], {}, "11 ids for 12 windows"),
     ):
-        with pytest.raises(ValueError, match=message):
-            embed_windows(tmp_path, windows, ids, encoder, CHOICE, **options)
+        refused(message, embed_windows, tmp_path, windows, ids, encoder, CHOICE, **options)
     assert not list(tmp_path.iterdir())

@@ -5,6 +5,7 @@ import pytest
 import requests
 import torch
 import torchaudio
+from checks import refused
 
 from lib.corpora import fetch
 from lib.encoders import TINY, UNTRAINED, bundle_names, check_weights, load_encoder, locate_bundle
@@ -75,17 +76,8 @@ def test_the_small_encoder_gives_what_torchaudios_model_gives(name):
     assert encoder.parameters == 3_916_896  # the positional convolution's too
 
 
-def test_each_window_is_normalised_by_itself():
-    encoder = load_encoder(TINY)
-    quiet, loud = noise(1, seed=1), 50 * noise(1, seed=2) + 3
-    both = encoder.encode(torch.cat([quiet, loud]))["emission"]
-    assert (both[:1] - encoder.encode(quiet)["emission"]).abs().max() < 1e-4
-    assert (both[1:] - encoder.encode((loud - 3) / 50)["emission"]).abs().max() < 1e-3
-
-
 def test_an_unknown_encoder_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match=r"encoder 'wav2vec3' is not known.*wav2vec2-tiny, .*WAV2VEC2_ASR_BASE_960H"):
-        load_encoder("wav2vec3")
+    refused(r"encoder 'wav2vec3' is not known.*wav2vec2-tiny, .*WAV2VEC2_ASR_BASE_960H", load_encoder, "wav2vec3")
     assert len(bundle_names()) >= 28
 
 
@@ -96,8 +88,7 @@ def test_without_a_network_the_message_says_what_to_fetch_and_where_to_put_it(ca
     monkeypatch.setattr(fetch, "_fetch_rest", refuse)
     file = r"hubert_fairseq_base_ls960.pth"
     advice = rf"HUBERT_BASE: https://.*{file} could not be.*{cache}/hub/checkpoints/{file}, or use .*wav2vec2-tiny"
-    with pytest.raises(ValueError, match=advice):
-        load_encoder("HUBERT_BASE")
+    refused(advice, load_encoder, "HUBERT_BASE")
 
 
 def test_weights_that_change_after_their_first_use_are_refused(tmp_path):
@@ -105,13 +96,10 @@ def test_weights_that_change_after_their_first_use_are_refused(tmp_path):
     path.write_bytes(b"first")
     assert check_weights(path) == check_weights(path)
     path.write_bytes(b"second")
-    with pytest.raises(ValueError, match=r"weights.pth: SHA-256 is .* on first use it was"):
-        check_weights(path)
+    refused(r"weights.pth: SHA-256 is .* on first use it was", check_weights, path)
 
 
 class Hostile:
-    """Runs a command when it is unpickled."""
-
     def __reduce__(self):
         return os.system, ("touch hostile-was-here",)
 
@@ -125,7 +113,6 @@ def test_a_file_that_does_not_hold_the_weights_is_named_and_runs_nothing(cache, 
         path.write_bytes(b"PK\x03\x04 and then nothing")
     else:
         torch.save({"x": torch.zeros(3)} if content == "another model" else Hostile(), path)
-    with pytest.raises(ValueError, match=r"(?s)encoder HUBERT_BASE: .*does not hold its weights .*delete it and run"):
-        load_encoder("HUBERT_BASE")
+    refused(r"(?s)encoder HUBERT_BASE: .*does not hold its weights .*delete it and run", load_encoder, "HUBERT_BASE")
     assert not (cache / "hostile-was-here").exists()
     assert not path.with_name(path.name + ".sha256").exists()  # so that the right file is taken when it comes

@@ -1,12 +1,18 @@
+"""Where and how precisely embeddings are computed: the choice by machine and run file, the engines, their measurement."""
+
 import importlib.util
+import json
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from checks import refused
 
-from lib.encoders import CAMPPLUS, TINY, load_encoder
+from lib.compute import choose_compute
+from lib.encoders import CAMPPLUS, TINY, UNTRAINED, load_encoder
+from lib.speed import bench
 from lib.speed.engines import EngineChoice, check_engine, choose_engine, load_engine
 
 SAMPLES = 16_000  # one second: converting and running is faster than with three
@@ -17,10 +23,11 @@ PLAIN, BF16 = {"avx2": True}, {"amx_bf16": True}
 
 
 def play_machine(monkeypatch, flags, missing=""):
-    """A processor with these instruction sets, in an environment where one package is missing."""
+    """A processor with these instruction sets, without GPU, in an environment where one package is missing."""
     for name in ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else FIND("json"))
 
 
@@ -32,9 +39,8 @@ def buzz(count, seed=0):
     return (voice + rng.normal(0, 0.002, voice.shape)).astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    ("encoder", "engine", "precision", "flags", "missing", "expected", "note"),
-    [
+def test_the_engine_follows_machine_and_run_file(monkeypatch):
+    for encoder, engine, precision, flags, missing, expected, note in [
         (LARGE, "local", "auto", BF16, "", ["openvino", "bfloat16", "local"], "cpu computes bfloat16"),
         (LARGE, "ray", "auto", PLAIN, "", ["openvino", "float32", "ray"], "cpu does not compute bfloat16"),
         (LARGE, "openvino", "int8", PLAIN, "", ["openvino", "int8", "local"], "as the run file says"),
@@ -42,15 +48,11 @@ def buzz(count, seed=0):
         (LARGE, "local", "int8", BF16, "nncf", ["torch", "bfloat16", "local"], "nncf is not installed"),
         (LARGE, "torch", "int8", PLAIN, "", ["torch", "float32", "local"], "torch has no int8"),
         (SPEAKERS, "openvino", "auto", BF16, "", ["torch", "float32", "local"], "does not convert speaker models"),
-    ],
-)
-def test_the_engine_follows_machine_and_run_file(
-    monkeypatch, encoder, engine, precision, flags, missing, expected, note
-):
-    play_machine(monkeypatch, flags, missing)
-    choice = choose_engine(encoder, engine, precision)
-    assert note in choice.note
-    assert [*vars(choice).values()] == [*expected, "cpu", choice.note]
+    ]:
+        play_machine(monkeypatch, flags, missing)
+        choice = choose_engine(encoder, engine, precision)
+        assert note in choice.note
+        assert [*vars(choice).values()] == [*expected, "cpu", choice.note]
 
 
 def test_what_is_not_there_or_unknown_is_refused_before_a_notebook_begins(monkeypatch):
@@ -61,8 +63,7 @@ def test_what_is_not_there_or_unknown_is_refused_before_a_notebook_begins(monkey
         (("local", "float8"), r"and of \['auto', 'float32', 'bfloat16', 'int8'\]"),
         (("openvino", "auto", "cuda"), "device 'cuda': ray, openvino and int8 compute on the processor"),
     ):
-        with pytest.raises(ValueError, match=message):
-            check_engine(*names)
+        refused(message, check_engine, *names)
 
 
 @pytest.mark.parametrize("feature", ["emission", ""])
@@ -92,3 +93,53 @@ def test_every_engine_gives_what_the_encoder_gives(library, precision, tolerance
                 assert np.sqrt(np.mean(error**2) / exact.square().mean().item()) < tolerance
     after = encoder.summary("")(torch.from_numpy(waveforms))
     assert torch.equal(after, expected["statistics"])  # the encoder itself is left alone
+
+
+@pytest.mark.parametrize("flag", ["avx512_bf16", "amx_bf16"])
+@pytest.mark.parametrize(
+    ("limit", "value"),
+    [("ONEDNN_MAX_CPU_ISA", "AVX2"), ("ONEDNN_MAX_CPU_ISA", "avx512_core"), ("ATEN_CPU_CAPABILITY", "avx2")],
+)
+def test_auto_is_bfloat16_where_it_is_computed_and_a_limit_plays_a_plain_machine(monkeypatch, flag, limit, value):
+    play_machine(monkeypatch, PLAIN)
+    assert choose_compute().arithmetic == "float32"
+    with pytest.warns(RuntimeWarning, match="emulates it: a training step takes three to five times that of float32"):
+        assert choose_compute(arithmetic="bfloat16").arithmetic == "bfloat16"  # by name, whatever it costs
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {flag: True})
+    assert choose_compute().record()["bfloat16"] == [flag]
+    with choose_compute().autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    monkeypatch.setenv(limit, value)
+    assert choose_compute().arithmetic == "float32"
+
+
+def test_a_gpu_is_taken_by_auto_and_its_float32_is_exact(monkeypatch):
+    play_machine(monkeypatch, PLAIN)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    for computed, expected in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, yes=computed: yes)
+        assert (choose_compute().device, choose_compute().arithmetic) == ("cuda", expected)
+    assert not torch.backends.cudnn.allow_tf32
+
+
+def test_unknown_names_and_a_device_that_is_not_there_are_refused(monkeypatch):
+    play_machine(monkeypatch, PLAIN)
+    refused("device 'cuda': torch finds none on this machine; set it to 'auto' or 'cpu'", choose_compute, "cuda")
+    for names in (("tpu", "auto"), ("auto", "fp16")):
+        refused(r"must be of \['auto', 'cpu', 'cuda', 'mps'\] and of \['auto', 'float32'", choose_compute, *names)
+
+
+def test_every_part_is_measured_against_its_reference_and_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "load_full_size", lambda: load_encoder(UNTRAINED))
+    monkeypatch.delenv("CORPORA", raising=False)
+    options = ["--windows", "2", "--tries", "1", "--width", "0.05", "--memory", "20", "--out", str(tmp_path / "b.json")]
+    bench.main(options)
+    record = json.loads((tmp_path / "b.json").read_text())
+    for part in ("full-size encoder", "small encoder"):
+        rows = {row["engine"]: row for row in record[part]}
+        assert rows["the paper's loop"]["ratio"] == 1
+        assert rows["torch float32"]["frames_rms_error"] < 1e-6 < rows["torch bfloat16"]["frames_rms_error"] < 0.05
+        assert sum("ratio" in row or "note" in row for row in rows.values()) == 1 + len(bench.ENGINES) == 6
+    assert [row["form"] for row in record["training step"]] == ["a plain loop", "float32", "bfloat16"]
+    assert record["memory"][0]["training_mb"] >= record["memory"][0]["embedding_mb"] > 100

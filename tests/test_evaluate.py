@@ -109,15 +109,6 @@ def test_leaks_and_differences_are_those_of_the_scores(run):
     assert constant.unique().tolist() == [train["age_years"].median()]
 
 
-def test_temperature_and_thresholds_come_from_validation_alone(run):
-    changed = run.predictions.copy()
-    rows = changed["split"] == "test"
-    changed.loc[rows, ["p_male", "p_female"]] = changed.loc[rows, ["p_female", "p_male"]].to_numpy()
-    options = (run.splits, TASKS, "speaker", ["linear"])
-    before, after = (confidence.fit_reliability(table, *options) for table in (run.predictions, changed))
-    pd.testing.assert_frame_equal(before, after)
-
-
 def test_metrics_keep_full_precision_and_no_nan_and_networks_their_size(run, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "DATA", tmp_path)
     saved = paths.load_json(summary.save_metrics("made-up", run.scored, [], pd.DataFrame(), run.fits, {}, {}))

@@ -20,7 +20,6 @@ FILES = {
 
 
 def imports_of(path, everywhere):
-    """Modules of lib that a file imports, at its top or everywhere."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names = set()
     for node in ast.walk(tree) if everywhere else tree.body:

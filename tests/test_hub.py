@@ -6,13 +6,13 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
+from checks import refused, write_file
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torchaudio.models.wav2vec2.utils import import_huggingface_model
 
 from lib import run
 from lib.embed import embed_windows
-from lib.encoders import Wav2Vec2Stages, load_encoder, time_statistics
+from lib.encoders import load_encoder, time_statistics
 from lib.model_folder import load_model_folder, save_model_folder
 from lib.speed.engines import choose_engine, load_engine
 from lib.store import Store
@@ -69,22 +69,6 @@ def save_onnx(file, *names, sizes=("batch", "samples")):
     return f"onnx:{file}", module
 
 
-def check_store(folder, encoder, feature):
-    """Random windows through `embed_windows`; the store holds what the encoder says of them."""
-    ids, windows = list("abcde"), np.random.default_rng(2).integers(-3000, 3000, (5, 16_000)).astype(np.int16)
-    embed_windows(folder, windows, ids, encoder, choose_engine(encoder, "torch"), feature=feature, dtype="float32")
-    store, stages = Store(folder), encoder.encode(torch.from_numpy(windows.astype(np.float32) / 32768))
-    statistics = torch.cat([time_statistics(stage) for stage in stages.values()], dim=1).numpy()
-    assert np.abs(store.statistics(ids, list(stages))[:] - statistics).max() < 1e-5
-    if feature:
-        assert np.abs(store.frames(ids)[:] - stages[feature].numpy()).max() < 1e-5
-
-
-def check_refused(name, message):
-    with pytest.raises(ValueError, match=message):
-        load_encoder(name)
-
-
 @pytest.mark.parametrize(("kind", "shape", "normalize"), CASES)
 def test_the_layers_are_transformers_own_hidden_states(kind, shape, normalize, tmp_path):
     model, extractor = save_small(tmp_path, kind, shape, normalize)
@@ -102,32 +86,7 @@ def test_the_layers_are_transformers_own_hidden_states(kind, shape, normalize, t
         if "conv" in stages:
             conv = part.feature_extractor(inputs.input_values[rows]).transpose(1, 2)
             assert (stages["conv"] - conv).abs().max() < 1e-5
-
-
-@pytest.mark.parametrize("kind", ["Wav2Vec2ForCTC", "Wav2Vec2Model"])
-@pytest.mark.parametrize("shape", [PLAIN, STABLE])
-def test_the_same_weights_in_torchaudio_give_the_same_stages(kind, shape, tmp_path):
-    model, _ = save_small(tmp_path, kind, shape, normalize=False)
-    stages = load_encoder(f"hf:{tmp_path}").encode(noise(2, 48_000))
-    with torch.no_grad():
-        expected = Wav2Vec2Stages(import_huggingface_model(model).eval(), normalize=False)(noise(2, 48_000))
-    assert list(stages) == list(expected)
-    assert all((stage - expected[name]).abs().max() < 1e-5 for name, stage in stages.items())
-
-
-@pytest.mark.parametrize("kind", ["Wav2Vec2Model", "HubertModel", "WavLMModel"])
-def test_a_window_alone_is_what_transformers_says_of_it_among_longer_ones(kind, tmp_path):
-    model, extractor = save_small(tmp_path, kind)
-    waveforms = [one[: 16_000 * seconds].numpy() for seconds, one in zip((1, 3, 2), noise(3, 48_000))]
-    inputs = extractor(waveforms, sampling_rate=16_000, return_tensors="pt", padding=True, return_attention_mask=True)
-    assert inputs.attention_mask.sum(1).tolist() == [16_000, 48_000, 32_000]
-    with torch.no_grad():
-        padded = model(**inputs, output_hidden_states=True).hidden_states
-    for row, waveform in enumerate(waveforms):
-        stages = load_encoder(f"hf:{tmp_path}").encode(torch.from_numpy(waveform)[None])
-        for number, states in enumerate(padded):
-            alone = stages[f"layer:{number}"][0]
-            assert (alone - states[row, : len(alone)]).abs().max() < 1e-5
+            assert [*stages] == ["conv", "layer:0", "layer:1", "layer:2", "emission"]  # as torchaudio's are named
 
 
 def test_an_onnx_file_gives_its_outputs_by_name_and_can_be_copied(tmp_path):
@@ -145,14 +104,20 @@ def test_an_onnx_file_gives_its_outputs_by_name_and_can_be_copied(tmp_path):
 
 def test_windows_go_into_the_store_and_vectors_are_not_taken_for_frames(tmp_path):
     save_small(tmp_path)
-    check_store(tmp_path / "transformers", load_encoder(f"hf:{tmp_path}"), "emission")
     both, _ = save_onnx(tmp_path / "both.onnx", "frames", "hidden_states")
-    check_store(tmp_path / "onnx", load_encoder(both), "frames")
-    vectors = load_encoder(save_onnx(tmp_path / "vectors.onnx", "hidden_states")[0])
-    check_store(tmp_path / "vectors", vectors, "")
+    vectors, _ = save_onnx(tmp_path / "vectors.onnx", "hidden_states")
+    ids, windows = list("abcde"), np.random.default_rng(2).integers(-3000, 3000, (5, 16_000)).astype(np.int16)
+    for name, feature in ((f"hf:{tmp_path}", "emission"), (both, "frames"), (vectors, "")):
+        encoder, folder = load_encoder(name), tmp_path / feature / "store"
+        choice = choose_engine(encoder, "torch")
+        embed_windows(folder, windows, ids, encoder, choice, feature=feature, dtype="float32")
+        store, stages = Store(folder), encoder.encode(torch.from_numpy(windows.astype(np.float32) / 32768))
+        statistics = torch.cat([time_statistics(stage) for stage in stages.values()], dim=1).numpy()
+        assert np.abs(store.statistics(ids, list(stages))[:] - statistics).max() < 1e-5
+        assert not feature or np.abs(store.frames(ids)[:] - stages[feature].numpy()).max() < 1e-5
     for feature in ("emission", "hidden_states"):
-        with pytest.raises(ValueError, match=f"feature '{feature}': no stage with frames .* gives vectors alone"):
-            check_store(tmp_path / "refused", vectors, feature)
+        told = f"feature '{feature}': no stage with frames .* gives vectors alone"
+        refused(told, embed_windows, tmp_path / "refused", windows, ids, encoder, choice, feature=feature)
 
 
 def test_revision_licence_and_settings_are_noted(tmp_path, monkeypatch):
@@ -164,13 +129,12 @@ def test_revision_licence_and_settings_are_noted(tmp_path, monkeypatch):
     assert encoder.name == f"hf:some/model@{folder.name}"
     assert (encoder.note, encoder.licence) == (f"wav2vec2 of transformers, revision {folder.name}", "apache-2.0")
     noted = folder / ".cache/huggingface/download/config.json.metadata"  # as `hf download --local-dir` leaves it
-    noted.parent.mkdir(parents=True)
-    noted.write_text("abc123\netag\n1700000000.0\n")
+    write_file(noted, "abc123\netag\n1700000000.0\n")
     (folder / "README.md").unlink()
     again = load_encoder(f"hf:{folder}@abc123")
     assert (again.note, again.licence) == ("wav2vec2 of transformers, revision abc123", "not stated")
     assert again.weights_sha256 == encoder.weights_sha256
-    check_refused(f"hf:{folder}@def456", "holds revision abc123; bring that one, or name none")
+    refused("holds revision abc123; bring that one, or name none", load_encoder, f"hf:{folder}@def456")
 
 
 def test_a_folder_that_is_no_whole_model_is_refused(tmp_path):
@@ -178,40 +142,36 @@ def test_a_folder_that_is_no_whole_model_is_refused(tmp_path):
     save_small(tmp_path)
     good, state = extractor.read_text(), load_file(weights)
     extractor.write_text(good.replace("16000", "8000"))
-    check_refused(name, "it works at 8000 Hz, this project at 16000 Hz")
+    refused("it works at 8000 Hz, this project at 16000 Hz", load_encoder, name)
     extractor.write_text(good)
     save_file({key: value for key, value in state.items() if "layers.1." not in key}, weights, {"format": "pt"})
-    check_refused(name, r"its weights lack encoder.layers.1.* which would be random numbers")
+    refused(r"its weights lack encoder.layers.1.* which would be random numbers", load_encoder, name)
     weights.write_bytes(weights.read_bytes()[:5000])
-    check_refused(name, f"{tmp_path} is not usable")
+    refused(f"{tmp_path} is not usable", load_encoder, name)
     weights.unlink()
     torch.save(state, tmp_path / "pytorch_model.bin")
-    check_refused(name, r"no model.safetensors, and a pickle .* is never read; .*: python -c .*save_pretrained\(")
+    refused(r"no model.safetensors, and a pickle .* is never read; .*: python -c .*save_pre", load_encoder, name)
     extractor.unlink()
-    check_refused(name, "lacks preprocessor_config.json, which says how sound is prepared")
+    refused("lacks preprocessor_config.json, which says how sound is prepared", load_encoder, name)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    check_refused(name, "a model of type 'bert' .* must be of wav2vec2, hubert, wavlm, data2vec-audio, whisper")
+    refused("a model of type 'bert' .* must be of wav2vec2, hubert, wavlm, data2vec-audio, whisper", load_encoder, name)
 
 
 def test_an_onnx_file_of_another_kind_is_refused(tmp_path):
     file, onnx = tmp_path / "small.onnx", pytest.importorskip("onnx", reason=ADVICE)
     name, _ = save_onnx(file, "frames", sizes=("batch",))
-    check_refused(name, r"takes .*tensor\(float\)', \['batch', 16000\]\)\]; must take .* left open")
+    refused(r"takes .*tensor\(float\)', \['batch', 16000\]\)\]; must take .* left open", load_encoder, name)
     save_onnx(file, "frames", "image")
-    check_refused(name, r"output image is \(2, 1, 49, 8\); must be \(B, T, D\) or \(B, D\)")
+    refused(r"output image is \(2, 1, 49, 8\); must be \(B, T, D\) or \(B, D\)", load_encoder, name)
     onnx.save(onnx.load(file), file, save_as_external_data=True, location="weights", size_threshold=0)
-    check_refused(name, "is not usable")  # its hash would not be that of the weights
+    refused("is not usable", load_encoder, name)  # its hash would not be that of the weights
 
 
 @pytest.mark.parametrize(
     ("name", "missing", "message"),
     [
         ("hf:some/model@v2", "", "); on a machine with a network run `hf download some/model --revision v2"),
-        (
-            "hf:/no/folder",
-            "",
-            "(there is no such folder); on a machine with a network run `hf download <repository> --local-dir <folder>`, bring the folder, then encoder:",
-        ),
+        ("hf:/no/folder", "", "(there is no such folder); on a machine with a network run `hf download <repository> "),
         ("hf:some/model", "transformers", "needs transformers: pip install -r requirements-hub.txt"),
         ("onnx:/no/file.onnx", "", "there is no such file; write onnx:<path of an .onnx file>"),
         ("onnx:/no/file.onnx", "onnxruntime", "needs onnxruntime: pip install -r requirements-hub.txt"),
@@ -235,12 +195,10 @@ def test_a_model_folder_finds_its_encoder_again_or_says_how_to_get_it(tmp_path, 
     folder = save_model_folder(tmp_path / "model", {}, encoder, Windowing(), "")
     assert load_model_folder(folder).encoder.weights_sha256 == encoder.weights_sha256
     place.rename(elsewhere)
-    with pytest.raises(ValueError, match=r"answers through hf:.* or hand it over as `encoder`: .*`hf download"):
-        load_model_folder(folder)
+    refused(r"answers through hf:.* or hand it over as `encoder`: .*`hf download", load_model_folder, folder)
     assert load_model_folder(folder, load_encoder(f"hf:{elsewhere}")).name == "model"
     save_small(elsewhere, normalize=False)  # the same weights, used in another way
-    with pytest.raises(ValueError, match="was trained on encoder hf:"):
-        load_model_folder(folder, load_encoder(f"hf:{elsewhere}"))
+    refused("was trained on encoder hf:", load_model_folder, folder, load_encoder(f"hf:{elsewhere}"))
 
 
 def test_egemaps_are_opensmiles_own_functionals_one_vector_a_window(tmp_path):
@@ -254,5 +212,4 @@ def test_egemaps_are_opensmiles_own_functionals_one_vector_a_window(tmp_path):
     expected = smile.process_signal(as_heard(sounds[1], 48_000), 16_000).iloc[0]
     np.testing.assert_allclose(store.statistics(["b"], ["functionals"])[:][0], expected, rtol=1e-5, atol=1e-6)
     assert "none: vectors alone, of sound at 16,000 Hz" in encoder.describe()["value"].to_list()
-    with pytest.raises(ValueError, match="egemaps gives vectors alone: set "):
-        encoder.summary("functionals")
+    refused("egemaps gives vectors alone: set ", encoder.summary, "functionals")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from checks import refused
 from model_fixture import CENTRES, CLASSES, WINDOWING, YEAR_CLASSES, make_model_folder, untrained
 
 from lib import paths
@@ -57,7 +58,6 @@ def one(voice, model):
 
 
 def changed(model, task="gender", **facts):
-    """The model with another threshold, temperature or the like at one head."""
     return replace(model, heads=model.heads | {task: replace(model.heads[task], **facts)})
 
 
@@ -154,9 +154,7 @@ def test_years_are_the_expected_age_as_trained_with_the_models_interval(voice, t
     assert list(answer.probabilities.values()) != pytest.approx(raw)
     assert (answer.low_years, answer.high_years) == (max(0, answer.years - 11.5), answer.years + 11.5)
     assert (answer.label, bare.low_years) == (f"{answer.years:.0f} years", None)
-    row = found.row()
-    assert (row["age_years"], row["age_years_high"]) == (answer.years, answer.high_years)
-    assert json.loads(json.dumps(found.as_json()))["answers"]["age_years"]["low_years"] == answer.low_years
+    assert (found.row()["age_years"], found.row()["age_years_high"]) == (answer.years, answer.high_years)
 
 
 def test_an_array_needs_its_rate_and_a_file_must_not_have_one(model, voice):
@@ -166,8 +164,7 @@ def test_an_array_needs_its_rate_and_a_file_must_not_have_one(model, voice):
         (np.zeros((2, 3, 4), np.float32), 8000, {}, "not a waveform"),
         *(("voice.wav", None, span, "not a stretch of time") for span in spans),
     ]:  # fmt: skip
-        with pytest.raises(ValueError, match=told):
-            predict(source, rate, model=model, **span)
+        refused(told, predict, source, rate, model=model, **span)
     assert predict(np.zeros((0, 2), np.float32), RATE_HZ, model=model).state == "too short"
     assert predict(np.full(RATE_HZ, np.nan), RATE_HZ, model=model).state == "unreadable"
     assert predict("there-is-no-such-file.wav", model=model).reason.endswith("no such file")
@@ -192,17 +189,11 @@ def test_windows_that_disagree_beyond_one_voice_are_told_one_by_one_and_not_aver
         assert f"gender: sounds {best} ({window[f'p_gender_{best}']:.0%}); age: sounds " in window["hint"]
 
 
-def test_folders_are_listed_through_links_and_what_cannot_be_looked_at_is_a_row(tmp_path, model, monkeypatch):
-    for name in ("a/one.wav", "a/.hidden.wav", "b/two.wav", ".git/three.wav"):
-        (tmp_path / "real" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "real" / name).write_bytes(b"")
-    folder = tmp_path / "links"
-    folder.mkdir()
-    (folder / "a").symlink_to(tmp_path / "real/a")
-    (folder / "circle").symlink_to(folder)
-    (folder / "gone.wav").symlink_to("nothing")
-    (tmp_path / "real/a/\udcff.wav").write_bytes(b"")
-    (folder / "secret").mkdir()
+def test_what_cannot_be_looked_at_in_a_folder_is_a_row_and_a_hidden_name_is_none(tmp_path, model, monkeypatch):
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "\udcff.wav").touch()
+    (tmp_path / ".hidden.wav").touch()
+    (tmp_path / "gone.wav").symlink_to("nothing")
     scan = os.scandir
 
     def refuse(path):
@@ -211,11 +202,11 @@ def test_folders_are_listed_through_links_and_what_cannot_be_looked_at_is_a_row(
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    found = predict_listed(list_recordings(folder), model, progress=False)
-    assert [one.name for one in found] == ["a/one.wav", "a/\\xff.wav", "gone.wav", "secret"]
-    empty, lost = "empty file (0 bytes)", "cannot be read (Permission denied)"
-    assert [one.reason.split(": ")[-1] for one in found] == [empty, empty, "a link to nothing", lost]
-    assert count_states(one.state for one in found).set_index("state")["recordings"]["unreadable"] == 4
+    found = predict_listed(list_recordings(tmp_path), model, progress=False)
+    reasons = {one.name: one.reason.split(": ")[-1] for one in found}
+    lost = "cannot be read (Permission denied)"
+    assert reasons == {"\\xff.wav": "empty file (0 bytes)", "gone.wav": "a link to nothing", "secret": lost}
+    assert count_states(one.state for one in found).set_index("state")["recordings"]["unreadable"] == 3
 
 
 def test_command_line_accounts_for_every_file(spoken, folder, tmp_path, capsys):
@@ -270,8 +261,7 @@ def test_names_that_begin_with_a_dash_are_files_and_the_screen_stays_quiet(spoke
 
 def test_a_model_that_ships_is_found_by_its_name_and_the_ready_one_without(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(predicting, "ASSETS", tmp_path)
-    with pytest.raises(ValueError, match="ready: no such model"):
-        find_model(None)
+    refused("ready: no such model", find_model, None)
     for name in ("ready", "tiny"):
         shutil.copytree(folder, tmp_path / name)
     assert find_model(None) == tmp_path / "ready"
@@ -290,5 +280,4 @@ def test_a_model_that_ships_is_found_by_its_name_and_the_ready_one_without(folde
     assert text.endswith("bring gender: UAR 0.900 instead of 0.800, of windows in mine 0.950 instead of 0.850")
     assert find_model("tiny") == tmp_path / "tiny"
     assert find_model(folder) == Path(folder)
-    with pytest.raises(ValueError, match=r"small: no such model; .* or of \['ready', 'tiny'\]"):
-        find_model("small")
+    refused(r"small: no such model; .* or of \['ready', 'tiny'\]", find_model, "small")

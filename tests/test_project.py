@@ -1,17 +1,22 @@
-"""The project around the code: pins that agree, ignored files that do not hide the package, commands that exist."""
+"""Around the code: pins that agree, commands and names in the prose that exist, notebooks that a reader can follow."""
 
 import ast
 import importlib
+import itertools
 import re
 import subprocess
+import sys
 import tomllib
 
+import nbformat
+import pytest
 import yaml
 
 from lib import config, paths
 
 PROSE = [paths.ROOT / name for name in ("README.md", "CONTRIBUTING.md", "lib/assets/wav2vec2-tiny.md")]
 PROSE += sorted((paths.ROOT / "docs").glob("*.md"))
+NOTEBOOKS = sorted([*paths.NOTEBOOKS.glob("*.ipynb"), *(paths.NOTEBOOKS / "extra").glob("*.ipynb")])
 
 
 def read(name):
@@ -46,30 +51,17 @@ def test_git_tracks_the_package_and_ignores_what_runs_write():
 def test_no_pickle_is_written_or_read_by_the_package():
     for path in paths.ROOT.glob("lib/**/*.py"):
         if path.stem != "authors":  # the importer of published pickles, which runs none of their code
-            assert not re.search(r"\bimport pickle\b|\bpickle\.load|joblib\.(dump|load)|torch\.save\(", read(path)), (
-                path
-            )
+            unsafe = r"\bimport pickle\b|\bpickle\.load|joblib\.(dump|load)|torch\.save\("
+            assert not re.search(unsafe, read(path)), path
             assert all("weights_only=True" in call for call in re.findall(r"torch\.load\(.*", read(path))), path
-
-
-def test_make_alone_lists_the_targets_and_checks_run_the_readme_s_test_command():
-    done = subprocess.run(["make"], cwd=paths.ROOT, capture_output=True, text=True, check=True)
-    assert all(f"make {target}" in done.stdout for target in ["reports", "test", "lab", "hooks", "bench"])
-    assert all("make test" in read(name) for name in (".ci/run", "README.md"))
 
 
 def test_a_value_of_set_reaches_the_run_as_it_was_written(tmp_path):
     (tmp_path / "python").write_text('#!/bin/sh\nshift 2\nprintf "%s\\n" "$@"\n')
     (tmp_path / "python").chmod(0o755)
     call = ["make", "-s", f"BIN={tmp_path}", f"READY={tmp_path}/python", "-o", f"{tmp_path}/python", "reports"]
-    for value in (
-        "a.b=/my data",
-        "a.b=$x$(y)",
-        "a.b='it' \"is\"",
-        'a.b=`id` #;&& c.d=["1", "2"]',
-        "a.b=back\\slash",
-        "",
-    ):
+    values = ["/my data", "$x$(y)", "'it' \"is\"", '`id` #;&& c.d=["1", "2"]', "back\\slash"]
+    for value in ("", *(f"a.b={value}" for value in values)):
         done = subprocess.run([*call, f"SET={value}"], cwd=paths.ROOT, capture_output=True, text=True, check=True)
         assert done.stdout.splitlines() == ["params/demo.yaml", *(["--set", value] if value else [])]
 
@@ -130,3 +122,38 @@ def test_refusals_are_said_where_the_table_says():
 def test_models_that_the_prose_names_ship():
     for _, name in [*find_names(r"--model (\w+)(?![\w/])"), ("params", "ready")]:
         assert (paths.ASSETS / name / "model.json").exists()
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def cells(request):
+    found = nbformat.read(request.param, as_version=4)
+    nbformat.validate(found)
+    return found.cells
+
+
+def test_the_first_cell_tells_what_is_read_written_and_asked_and_prose_stands_above_every_code_cell(cells):
+    assert cells[0].cell_type == "markdown"
+    assert cells[0].source.startswith("# ")
+    assert all(label in cells[0].source for label in ["**Reads**", "**Writes**", "**Question**"])
+    for above, cell in itertools.pairwise(cells):
+        if cell.cell_type == "code":
+            assert above.cell_type == "markdown", cell.source
+            assert above.source.rstrip().endswith((":", ".", "?", "!")), above.source
+
+
+def test_code_comes_behind_one_cell_of_parameters_is_short_and_defines_nothing_and_no_path(cells):
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert ["parameters" in cell.metadata.get("tags", []) for cell in code] == [True] + [False] * (len(code) - 1)
+    for number, cell in enumerate(code):
+        assert len([line for line in cell.source.splitlines() if line.strip()]) <= 20, cell.source
+        for node in ast.walk(ast.parse(cell.source)):
+            assert not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.While), cell.source
+            if number and isinstance(node, ast.Constant) and isinstance(node.value, str):  # the first: parameters
+                assert not node.value.startswith(("/", "./", "../", "~", "data/", "reports/")), cell.source
+
+
+def test_the_six_notebooks_are_there_in_reading_order_and_nbstripout_finds_nothing_to_strip():
+    assert [path.stem for path in sorted(paths.NOTEBOOKS.glob("*.ipynb"))] == ["00_start", *config.NOTEBOOKS]
+    call = [sys.executable, "-m", "nbstripout", "--verify", "--keep-id", *map(str, NOTEBOOKS)]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.scores import score_years
 from lib.trust import ranking
 
 LEFT_OUT_LANGUAGE = ranking.LEFT_OUT["languages"][0]
@@ -98,15 +97,3 @@ def test_a_good_encoder_is_told_from_a_deaf_one_and_from_a_guess(study):
     mean, spread = ranking.score_few_shots(table, columns[0], vectors["truth"], 0)
     assert 0.7 < mean < 1
     assert spread > 0
-
-
-def test_the_difference_of_ages_is_that_of_the_scores_and_paired():
-    rng = np.random.default_rng(0)
-    years, speakers = rng.uniform(10, 60, 200), np.arange(200) // 2
-    one, other = years + rng.normal(0, 4, 200), years + rng.normal(0, 6, 200)
-    values = [np.abs(told - years).mean() for told in (one, other)]
-    paired = score_years(years, one, speakers, minus=other, draws=200).set_index("metric").loc["mae_years_difference"]
-    assert paired["value"] == pytest.approx(values[0] - values[1])
-    assert paired["low"] < paired["value"] < paired["high"] < 0
-    same = score_years(years, one, speakers, minus=one, draws=200).set_index("metric").loc["mae_years_difference"]
-    assert same[["value", "low", "high"]].tolist() == [0, 0, 0]

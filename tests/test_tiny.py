@@ -2,9 +2,9 @@
 
 import numpy as np
 import pandas as pd
-import pytest
 import soundfile
 import torch
+from checks import killed_at, refused
 from safetensors.torch import load_file, save_file
 
 from lib import paths
@@ -17,37 +17,32 @@ from lib.tiny.teacher import COMPONENTS, Speech, draw_rows, draw_view
 VIEWS, SHARDS, EXACT = 16, 8, Compute("cpu", "float32", "")
 
 
-@pytest.fixture
-def views(tmp_path, monkeypatch):
-    """Shards of one-second views with made-up answers of the teachers."""
-    for name, value in {"VIEWS": VIEWS, "RECORD": 2, "CHECKPOINT": 2}.items():
+def make_views(folder, monkeypatch, record=2):
+    """Write shards of one-second views with made-up answers of the teachers."""
+    for name, value in {"VIEWS": VIEWS, "RECORD": record, "CHECKPOINT": 2}.items():
         monkeypatch.setattr(distill, name, value)
     draw = np.random.default_rng(0).normal
     for number in range(SHARDS):
         shapes = {"frames": (49, sum(COMPONENTS)), "pooled": (5120,), "embedding": (192,), "voice": (256,)}
         answers = {name: torch.tensor(draw(size=(VIEWS, *shape))).half() for name, shape in shapes.items()}
         waveforms = torch.tensor(draw(0, 2000, (VIEWS, 16_000))).to(torch.int16)
-        save_file({"waveforms": waveforms, **answers}, tmp_path / f"views-{number:05d}.safetensors")
-    return tmp_path
+        save_file({"waveforms": waveforms, **answers}, folder / f"views-{number:05d}.safetensors")
 
 
-def test_a_killed_training_ends_with_the_weights_of_one_that_ran_through_and_they_load_as_the_encoder(
-    views, monkeypatch
-):
+def test_a_killed_training_ends_as_one_that_ran_through_and_its_weights_load_as_the_encoder(tmp_path, monkeypatch):
+    views = tmp_path
+    make_views(views, monkeypatch)
     plan = distill.Recipe(steps=4, batch=VIEWS // 4, shards=SHARDS)
     distill.distill(views, views / "whole", plan, EXACT)
-    rates = [distill.rate_at(step, plan) for step in range(3)]  # it dies in the fourth step, amid a shard
-    with monkeypatch.context() as patch:
-        patch.setattr(distill, "rate_at", lambda step, recipe: rates[step])
-        with pytest.raises(IndexError):
-            distill.distill(views, views / "killed", plan, EXACT)
+    with killed_at(4, distill, "rate_at"):  # in the fourth step, amid a shard
+        distill.distill(views, views / "killed", plan, EXACT)
     distill.distill(views, views / "killed", plan, EXACT)
     whole, killed = (load_file(views / name / "checkpoint.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
     losses = [pd.read_csv(views / name / "history.csv").drop(columns="elapsed_s") for name in ("whole", "killed")]
     pd.testing.assert_frame_equal(*losses)
-    with pytest.raises(ValueError, match="another recipe"):
-        distill.distill(views, views / "whole", distill.Recipe(steps=5, batch=VIEWS, shards=SHARDS), EXACT)
+    other = distill.Recipe(steps=5, batch=VIEWS, shards=SHARDS)
+    refused("another recipe", distill.distill, views, views / "whole", other, EXACT)
     recipe.export(views / "whole", views)
     card, weights = paths.load_json(views / "wav2vec2-tiny.json"), load_file(views / "wav2vec2-tiny.safetensors")
     model = build_wav2vec2(card["model"])

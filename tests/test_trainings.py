@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from checks import refused
 from learning_fixture import make_corpus, make_stage, make_store
 
 from lib import config, linear, paths, train, trainings
@@ -24,7 +25,6 @@ NETWORKS = ["paper", "linear", "linear:bank", "age=steps:layer:0|layer:1+bank"]
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
-    """The store of the windows, and that of a noisier altered copy."""
     folder = tmp_path_factory.mktemp("stores")
     return [make_store(folder / "0", WINDOWS, CLIPS), make_store(folder / "1", WINDOWS, CLIPS, seed=1, noise=0.8)]
 
@@ -40,11 +40,10 @@ def trained(stores, splits, tmp_path_factory):
     stage = make_stage(tmp_path_factory.mktemp("trained"))
     rows = splits[splits["protocol"] == "speaker"]
     with torch_threads(1):
-        jobs = (
-            (rows[rows["task"] == "gender"], [GENDER], NETWORKS),
-            (rows[rows["task"] == "age"], [AGE], NETWORKS[1:]),
-        )
-        fits = [train_networks(stage, own, stores, *job, [0, 1], RECIPE, EXACT) for own, *job in jobs]
+        fits = []
+        for task, networks in ((GENDER, NETWORKS), (AGE, NETWORKS[1:])):
+            own = rows[rows["task"] == task.name]
+            fits.append(train_networks(stage, own, stores, [task], networks, [0, 1], RECIPE, EXACT))
     pd.testing.assert_frame_equal(pd.read_csv(stage.path("fits.csv")), fits[-1])
     return stage, pd.concat(fits, ignore_index=True)
 
@@ -72,8 +71,8 @@ def test_the_audit_finds_nothing_in_an_honest_split_and_names_a_planted_speaker(
     moved = leaky.index[(leaky["task"] == "gender") & (leaky["split"] == "test")][0]
     leaky.loc[moved, "split"] = "train"
     speaker = leaky.loc[moved, "speaker_id"]
-    with pytest.raises(ValueError, match=rf"task gender, protocol speaker, fold 0: .*speaker.* in both .*{speaker}"):
-        stop_on_leakage(audit_splits(leaky, stores[0]))
+    told = rf"task gender, protocol speaker, fold 0: .*speaker.* in both .*{speaker}"
+    refused(told, stop_on_leakage, audit_splits(leaky, stores[0]))
 
 
 def test_every_network_is_trained_and_what_tells_is_told(trained):
@@ -86,7 +85,6 @@ def test_every_network_is_trained_and_what_tells_is_told(trained):
     assert scores["age", "linear"] > 0.5
     for fit in fits.itertuples():
         assert checkpoint_path(stage.path(fit.folder), fit.best_epoch).exists()
-    assert fits.groupby(["task", "network"]).size()["gender", "paper"] == 2
     assert trainings.load_history(stage, fits).groupby(trainings.KEYS)["chosen"].sum().eq(1).all()
 
 
@@ -101,7 +99,7 @@ def test_a_finished_training_is_not_trained_again(trained, stores, splits, monke
 
 
 @pytest.mark.parametrize(("copies", "everybody"), [(1, False), (2, False), (1, True)])
-def test_linear_models_learn_from_the_training_part_altered_copies_included_or_from_everybody(
+def test_linear_models_learn_from_training_copies_included_or_from_everybody(
     stores, splits, tmp_path, copies, everybody
 ):
     rows = splits[(splits["protocol"] == "speaker") & (splits["task"] == "gender")]

@@ -1,12 +1,14 @@
 """Cutting: which windows a recording gives, what is kept of each, and that a killed run goes on."""
 
 import warnings
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
 import soxr
+from checks import killed_at, refused
 
 from lib import windows as cutting
 from lib.audio import RATE_HZ, read_waveform
@@ -29,7 +31,6 @@ def make_clips(folder, lengths_s, corpus="tones"):
 
 
 def cut(folder, clips, **options):
-    """Windows and ledger of clips, as the stage leaves them."""
     stage = Stage("02_segment", "test", "x", folder / "stage", {}, False)
     stage.folder.mkdir(exist_ok=True)
     cut_windows(stage, clips, {"tones": folder}, Windowing(**options))
@@ -80,8 +81,7 @@ def test_the_detector_of_speech_is_loaded_without_a_warning():
 
 @pytest.mark.parametrize(("name", "value"), [("window_s", 0.0), ("step_s", -1.0), ("short_clips", "pad")])
 def test_a_windowing_that_makes_no_sense_is_refused(name, value):
-    with pytest.raises(ValueError, match=f"{name} = {value!r}.*(must be above 0 seconds|must be 'drop' or 'repeat')"):
-        Windowing(**{name: value})
+    refused(f"{name} = {value!r}.*(must be above 0 seconds|must be 'drop' or 'repeat')", Windowing, **{name: value})
 
 
 def test_windows_and_ledger_account_for_every_clip_and_for_what_is_missing_of_one(tmp_path):
@@ -153,8 +153,7 @@ def test_windows_without_speech_are_dropped_and_counted_and_none_left_stops_the_
     assert ledger["item"].tolist() == ["tones:clip00.wav@0", "tones:clip00.wav@2000", "tones:clip01.wav@0"]
     assert len(open_windows(tmp_path / "stage")) == len(windows)
     message = r"no window is left of 2 clips: \{'too little speech': 3\}; tones:clip00.wav@0: 0.00 of the win"
-    with pytest.raises(ValueError, match=message):
-        cut(tmp_path, clips[:2], min_speech_ratio=0.1)
+    refused(message, cut, tmp_path, clips[:2], min_speech_ratio=0.1)
 
 
 def make_speech(level=0.1):
@@ -187,25 +186,17 @@ def test_a_killed_run_goes_on_with_the_files_that_are_left(tmp_path, monkeypatch
     expected, _ = cut(tmp_path, clips)
     expected_sound = np.array(open_windows(tmp_path / "stage"))
     monkeypatch.setattr(cutting, "PART_FILES", 3)
-    cut_file, cut_paths, stage = cutting._cut_file, [], tmp_path / "stage"
-
-    def stop(group, *options):
-        cut_paths.append(group["path"].iloc[0])
-        if len(cut_paths) == fail_at:
-            raise KeyboardInterrupt
-        return cut_file(group, *options)
-
+    stage = tmp_path / "stage"
     (stage / "windows.npy").unlink()
-    monkeypatch.setattr(cutting, "_cut_file", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_at(fail_at, cutting, "_cut_file"):
         cut(tmp_path, clips)
     assert not (stage / "windows.npy").exists()
     if samples_lost:  # the tables were on disk when the power failed, the samples were not
         partial = stage / "windows.npy.partial"
         partial.write_bytes(partial.read_bytes()[: -2 * samples_lost - 48_000 * 2])
-    before = len(cut_paths)
-    windows, _ = cut(tmp_path, clips)
+    with mock.patch.object(cutting, "_cut_file", wraps=cutting._cut_file) as cut_file:
+        windows, _ = cut(tmp_path, clips)
     assert windows.equals(expected)
     np.testing.assert_array_equal(open_windows(stage), expected_sound)
-    assert len(cut_paths) - before == cut_again
+    assert cut_file.call_count == cut_again
     assert [path.name for path in stage.glob("*part*")] == []
