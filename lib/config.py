@@ -47,11 +47,11 @@ def declared_parameters(path: Path) -> dict[str, tuple[type, Any]]:
         raise ValueError(f"{path}: {len(tagged)} cells tagged 'parameters'; exactly one is needed")
     found = {}
     for statement in ast.parse(tagged[0].source).body:
-        kind = TYPES.get(ast.unparse(statement.annotation)) if isinstance(statement, ast.AnnAssign) else None
-        if kind is None:
-            told = ast.unparse(statement)
-            raise ValueError(f"{path}: '{told}' must be name: type = literal, type one of {list(TYPES)}")
-        found[statement.target.id] = (kind, ast.literal_eval(statement.value))
+        told = ast.unparse(statement)
+        try:
+            found[statement.target.id] = (TYPES[ast.unparse(statement.annotation)], ast.literal_eval(statement.value))
+        except (AttributeError, KeyError, ValueError):
+            raise ValueError(f"{path}: '{told}' must be name: type = literal, type one of {list(TYPES)}") from None
     return found
 
 
