@@ -12,7 +12,7 @@ from lib import paths, results
 START, END = "<!-- headline: written by `make readme` from reports/ -->", "<!-- end of headline -->"
 IN_README = ["ready", "common_voice", "speechocean762", "demo"]  # runs of recorded speech first
 BESIDE = ["mean pitch", "MFCC statistics"]  # baselines that have a column of their own
-IN_ROW = ["speech", "task", "**this project** (UAR)", "a guess", *BESIDE, "test speakers"]
+IN_ROW = ["speech", "task", "**this project** (UAR)", "a guess", *BESIDE, "tested on", "verdict"]
 
 
 def find_answers(metrics: dict[str, Any], record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -71,19 +71,22 @@ def flatten(settings: dict[str, Any]) -> dict[str, str]:
 
 
 def headline_markdown(reports: Path) -> str:
-    """README's table, one row a run and task, from the reports there are; below it what recorded speech shows, in words."""
-    rows, words = [], []
+    """README's table, one row a run and task, from the reports there are, with whom it was tested on and the verdict."""
+    rows = []
     for name in (name for name in IN_README if (reports / name / "metrics.json").exists()):
         metrics, record = (paths.load_json(reports / name / file) for file in ("metrics.json", "run.json"))
-        run = {"name": name, "record": record, "answers": find_answers(metrics, record)}
-        link = f"[{name}](reports/{name}/index.html)" + (" (synthetic)" if record["synthetic"] else "")
-        for task, table in tabulate_runs([run]).items():
-            row = table.iloc[0].to_dict() | {"speech": link}
-            row |= {"task": f"{task}: {row['classes']}", IN_ROW[2]: f"**{row['score']}** {row['model']}"}
-            rows.append({column: row[column] for column in IN_ROW})
-        if not record["synthetic"]:
-            words += [f"- {answer['words']} {answer['verdict']}".rstrip() for answer in run["answers"]]
-    return "\n".join([results.to_markdown(pd.DataFrame(rows)), "", *words])
+        answers, synthetic = find_answers(metrics, record), ", synthetic" if record["synthetic"] else ""
+        speech = f"[{name}](reports/{name}/index.html) ({record['encoder']['name']}{synthetic})"
+        tables = tabulate_runs([{"name": name, "record": record, "answers": answers}])
+        for (task, table), answer in zip(tables.items(), answers):
+            row, score = table.iloc[0].to_dict(), answer["score"]
+            heard = results.HEARD.get(score["protocol"], score["protocol"]).removesuffix(" in training")
+            tested = f"{row['test speakers']} speakers of {heard} ({score['level']}s)".replace("of speakers ", "")
+            row |= {"speech": speech, "task": f"{task}: {row['classes']}", IN_ROW[2]: f"**{row['score']}**"}
+            rows.append(
+                {column: (row | {"tested on": tested, "verdict": answer["verdict"]})[column] for column in IN_ROW}
+            )
+    return results.to_markdown(pd.DataFrame(rows))
 
 
 def update_readme(path: Path, reports: Path) -> bool:
