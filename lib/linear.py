@@ -42,11 +42,15 @@ class Problem:
     targets: np.ndarray  # (n,) of all rows
     weights: np.ndarray  # (n,), 0: not learned from
     judged: np.ndarray  # (n,) bool: rows that its penalty may be chosen by
+    tempered: bool = (
+        False  # a step: its answers are multiplied by those of others, so they get a temperature of their own
+    )
     # goes on from the coefficients that it has
     probe: Any = field(init=False, default_factory=partial(LogisticRegression, max_iter=STEPS, warm_start=True))
 
-    def fit(self, values: np.ndarray, rows: np.ndarray, penalty: float) -> None:
-        """Go on from the coefficients of the penalty before: a path takes few steps more than one fit."""
+    def fit(self, values: np.ndarray, rows: np.ndarray, penalty: float, sharpness: float = 1.0) -> None:
+        """Go on from the coefficients of the penalty before: a path takes few steps more than one fit. The network gets them
+        times `sharpness`, 1 / temperature."""
         learned = self.weights[rows] > 0
         own, asked = values[learned][:, self.columns], rows[learned]
         self.probe.set_params(C=penalty)
@@ -57,34 +61,35 @@ class Problem:
         if len(weight) < self.linear.out_features:  # of two classes scikit-learn keeps the second alone
             weight, bias = np.concatenate([0 * weight, weight]), np.concatenate([0 * bias, bias])
         with torch.no_grad():
-            self.linear.weight.copy_(torch.from_numpy(weight))
-            self.linear.bias.copy_(torch.from_numpy(bias))
+            self.linear.weight.copy_(torch.from_numpy(weight * sharpness))
+            self.linear.bias.copy_(torch.from_numpy(bias * sharpness))
 
-    def loss(self, values: np.ndarray, rows: np.ndarray) -> float:
-        """Negative log-likelihood on other rows, of all where its own lack a class; classes alike, at the best temperature."""
+    def loss(self, values: np.ndarray, rows: np.ndarray) -> tuple[float, float]:
+        """Negative log-likelihood on other rows, of all where its own lack a class, classes alike; and the sharpness where it is least."""
         own = self.judged[rows]
         if len(np.unique(self.targets[rows][own])) < len(self.probe.classes_):
             own = np.ones(len(rows), bool)
         targets = self.targets[rows][own]
         answers = self.probe.predict_log_proba(values[own][:, self.columns])
         even = compute_sample_weight("balanced", targets)
-        tempered = (softmax(answers * sharpness, axis=1) for sharpness in SHARPNESS)
-        return min(log_loss(targets, one, sample_weight=even, labels=self.probe.classes_) for one in tempered)
+        tempered = ((softmax(answers * sharpness, axis=1), sharpness) for sharpness in SHARPNESS)
+        return min((log_loss(targets, one, sample_weight=even, labels=self.probe.classes_), by) for one, by in tempered)
 
     def losses(self, penalties: Sequence[float], values: np.ndarray, rows: np.ndarray, others, voices) -> np.ndarray:
-        """Loss at every penalty by folds of the training rows, speakers apart; on `others`, values and rows, where that can't be."""
+        """Loss and sharpness (2, P) at P penalties by folds of the training rows, speakers apart; on `others`, values and rows,
+        where that can't be."""
         folds, asked = [(np.arange(len(rows)), None)], rows[self.weights[rows] > 0]
         if pd.Series(voices[asked]).groupby(self.targets[asked]).nunique().min() >= FOLDS:
             parts = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
             folds = list(parts.split(values, self.targets[rows], voices[rows]))
-        told = np.zeros(len(penalties))
+        told = np.zeros((2, len(penalties)))
         for learn, held in folds:
             trial = replace(self)
             judged = others if held is None else (values[held], rows[held])
             for number, penalty in enumerate(penalties):
                 trial.fit(values[learn], rows[learn], penalty)
-                told[number] += trial.loss(*judged) / len(folds)
-        return told
+                told[:, number] += np.divide(trial.loss(*judged), len(folds))
+        return told if self.tempered else np.stack([told[0], np.ones(len(penalties))])
 
 
 def fit_linear(
@@ -113,17 +118,22 @@ def fit_linear(
         values, unheard = (model.normaliser(torch.from_numpy(features[rows])).numpy() for rows in (rows_train, judged))
     learned = np.isin(np.arange(len(targets)), rows_train)
     problems = list_problems(model.network, targets, np.where(learned, weights, 0.0), children)
+    by_folds = partial(Problem.losses, values=values, rows=rows_train, others=(unheard, judged), voices=voices)
     if isinstance(penalties[0], float):
-        losses = np.stack([one.losses(penalties, values, rows_train, (unheard, judged), voices) for one in problems])
-        trials = [([penalty] * len(problems), losses[:, number].sum()) for number, penalty in enumerate(penalties)]
+        losses, sharp = np.stack([by_folds(one, penalties) for one in problems], axis=1)
+        trials = [([one] * len(problems), sharp[:, at], losses[:, at].sum()) for at, one in enumerate(penalties)]
         if len(problems) > 1:
-            trials.append(([penalties[number] for number in losses.argmin(axis=1)], losses.min(axis=1).sum()))
+            own = losses.argmin(axis=1)
+            each = np.take_along_axis(sharp, own[:, None], axis=1)[:, 0]
+            trials.append(([penalties[at] for at in own], each, losses.min(axis=1).sum()))
     else:
-        trials = [(list(penalties[0]) * (len(problems) // len(penalties[0])), 0.0)]
-    best = int(np.argmin([loss for _, loss in trials])) + 1
-    for epoch, (each, loss) in enumerate(trials, 1):
-        for problem, penalty in zip(problems, each):
-            problem.fit(values, rows_train, penalty)
+        each = list(penalties[0]) * (len(problems) // len(penalties[0]))
+        sharp = [by_folds(one, [penalty])[1, 0] if one.tempered else 1.0 for one, penalty in zip(problems, each)]
+        trials = [(each, sharp, 0.0)]
+    best = int(np.argmin([loss for _, _, loss in trials])) + 1
+    for epoch, (each, sharp, loss) in enumerate(trials, 1):
+        for problem, penalty, sharpness in zip(problems, each, sharp):
+            problem.fit(values, rows_train, penalty, sharpness)
         told = "|".join(f"{one:g}" for one in (each if len(set(each)) > 1 else each[:1]))  # once where all are alike
         row = {"epoch": epoch, "penalty": told, "tempered_loss": float(loss)}
         trained = validate(model.network, values, targets[rows_train], np.arange(len(values)), criterion)
@@ -144,7 +154,9 @@ def list_problems(network: nn.Module, targets: np.ndarray, weights: np.ndarray, 
     if isinstance(network, StepsNet):
         steps = enumerate(zip(network.steps, columns))
         asked = [(step, part, targets == number, targets >= number) for number, (step, part) in steps]
-        return [Problem(step, part, here, _spread(weights * rows, here), rows) for step, part, here, rows in asked]
+        return [
+            Problem(step, part, here, _spread(weights * rows, here), rows, True) for step, part, here, rows in asked
+        ]
     if len(np.unique(children[weights > 0])) < 2:
         raise ValueError(
             "the network 'experts' learns to tell children from others by the ages of training's speakers, who are all on one "

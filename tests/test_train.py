@@ -133,7 +133,9 @@ def test_a_linear_model_is_scikit_learns_at_the_penalty_with_the_lowest_tempered
     np.testing.assert_allclose(answers, expected, atol=2e-3)
 
 
-def test_each_step_reads_its_own_columns_at_the_penalty_that_is_best_for_itself_and_the_folder_says_which(tmp_path):
+def test_each_step_reads_its_own_columns_at_the_penalty_that_is_best_for_itself_and_the_folder_says_which(
+    tmp_path, monkeypatch
+):
     targets = np.arange(240) % 3  # the one clear column wants a weak penalty, one hidden among forty a strong one
     features = np.random.default_rng(1).normal(size=(240, 42)).astype(np.float32)
     features[:, 0] += 6 * (targets > 0)
@@ -150,6 +152,12 @@ def test_each_step_reads_its_own_columns_at_the_penalty_that_is_best_for_itself_
     again, _ = fit_line(tmp_path / "again", *ages, widths=(2, 40), penalties=[(first, second)])
     assert linear.middle_penalty(["0.1|0.01", "1", "0.001|0.01"], 2) == [0.1, 0.01]
     assert history["validation_loss"].iloc[-1] == pytest.approx(again["validation_loss"].iloc[-1], abs=0.01)
+    monkeypatch.setattr(linear, "SHARPNESS", [1.0])  # each step answers at a temperature of its own
+    sure, _ = fit_line(tmp_path / "sure", *ages, widths=(2, 40), penalties=[(first, 100.0)])
+    monkeypatch.undo()
+    tempered, _ = fit_line(tmp_path / "tempered", *ages, widths=(2, 40), penalties=[(first, 100.0)])
+    assert tempered["validation_loss"].iloc[0] < sure["validation_loss"].iloc[0] - 0.1
+    assert tempered["validation_uar"].iloc[0] >= sure["validation_uar"].iloc[0] - 0.05
 
 
 def test_experts_answer_for_children_by_other_columns_than_for_others(tmp_path):
