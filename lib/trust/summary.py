@@ -161,7 +161,9 @@ def scores_by_corpus(scored: dict[str, pd.DataFrame], models: dict[str, str], pr
 
 
 def own_scores(scores: pd.DataFrame, name: str, models: dict[str, str], protocol: str, level: str) -> list[Record]:
-    """Records for the card of a model folder `name`, whose heads are `models`, and of what guesses score."""
-    rows = scores[(scores["protocol"] == protocol) & (scores["level"] == level) & scores["task"].isin(models)]
+    """Records for the card of a model folder `name`, whose heads are `models`, and of what guesses score; slices by window."""
+    told = (scores["level"] == level) | ((scores["subset"] != "all") & (scores["metric"] == "uar"))
+    rows = scores[(scores["protocol"] == protocol) & told & scores["task"].isin(models)].dropna(subset="value")
     own = rows[rows["model"] == rows["task"].map(models)].assign(model=name)
-    return list_records(pd.concat([own, rows[rows["model"].isin(["majority", CONSTANT])]], ignore_index=True))
+    guesses = rows[rows["model"].isin(["majority", CONSTANT]) & (rows["subset"] == "all")]
+    return list_records(pd.concat([own, guesses], ignore_index=True))
