@@ -68,12 +68,14 @@ def plot_ledger(ledger: pd.DataFrame, title: str = "What was left out, and why")
     counts = counts.loc[counts.sum(axis=1).sort_values().index]
     figure, ax = plt.subplots(figsize=(WIDTH, 1.3 + 0.34 * max(len(counts), 1)))
     if counts.empty:
-        ax.set(xticks=[], yticks=[], title=f"{title}: nothing")
+        ax.set_axis_off()
+        ax.set_title(f"{title}: nothing")
         return figure
     counts.plot.barh(ax=ax, stacked=True, color=colours_for(counts.columns), width=0.68)
     ax.bar_label(ax.containers[-1], [f" {total:,}" for total in counts.sum(axis=1)], fontsize=9, color=MUTED)
     ax.margins(x=0.12)
-    ax.set(xlabel="number of items", ylabel="reason", title=title)
+    ax.set(xlabel="number of items", ylabel="", title=title)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(title="corpus", loc="lower right").set_visible(len(counts.columns) > 1)
     return figure
 
@@ -228,13 +230,15 @@ def plot_training(history: pd.DataFrame, title: str) -> Figure:
     figure, (loss, f1) = plt.subplots(1, 2, figsize=(WIDTH, 3.4))
     history, dots = history.set_index("epoch"), {"marker": "o", "markersize": 3.5}
     losses = history[["train_loss", "validation_loss"]].rename(columns=lambda name: name.removesuffix("_loss"))
-    losses.plot(ax=loss, color=colours_for(losses), ylabel="loss (nats)", title=title, **dots)
+    losses.plot(ax=loss, color=colours_for(losses), ylabel="loss (nats)", title="Loss", **dots)
     scores = history.filter(regex="^validation_f1_").rename(columns=lambda name: name.removeprefix("validation_f1_"))
     scores.plot(ax=f1, color=colours_for(scores), ylabel="F1 on validation", title="F1 of each class", **dots)
     f1.set(ylim=(0, 1.02))
     for ax in (loss, f1):
         mark_epochs(ax, history.index[history["chosen"]])
         ax.grid(axis="y")
+    f1.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    figure.suptitle(textwrap.fill(title, 90), x=0.01, ha="left")
     return figure
 
 
