@@ -8,6 +8,7 @@ from report_fixture import make_metrics, make_row
 
 from lib import results
 from lib.report import compare, sentences
+from lib.trust import summary
 
 YEARS = {"metric": "mae_years", "task": "age_years"}
 VIEW = {"task": "gender", "model": "paper", "protocol": "speaker", "level": "clip"}
@@ -55,6 +56,19 @@ def test_the_table_holds_every_score_once_baselines_last_and_sizes():
     row = results.tabulate(both, rows=["task", "model", "metric"], columns="protocol").iloc[0, 3:6].to_dict()
     assert row == {"random windows claim": "87 % (81 to 93)", "speakers never heard in training": "78 % (72 to 84)",
                    "leak (points)": "+9 (+4 to +14)*"}  # fmt: skip
+
+
+def test_a_model_folder_s_own_scores_are_of_its_heads_by_the_level_asked_and_of_groups_by_window():
+    scores = records(*make_metrics()["scores"])
+    scores.loc[scores["subset"] != "all", "level"] = "window"
+    own = records(*summary.own_scores(scores, "best", {"age": "paper"}, "speaker", "clip"))
+    assert set(own["task"]) == {"age"}
+    assert set(own["model"]) == {"best", "majority"}
+    groups = own[own["subset"] != "all"]
+    assert set(groups["model"]) == {"best"}
+    assert (
+        len(groups) == (scores["task"].eq("age") & scores["subset"].ne("all") & scores["model"].eq("paper")).sum() > 2
+    )
 
 
 def test_two_records_for_one_cell_are_refused_none_give_an_empty_table_and_seeds_their_spread():
