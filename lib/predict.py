@@ -317,7 +317,7 @@ def main(arguments: list[str] | None = None) -> int:
         target = options.json or options.csv or "-"
         if target != "-" and not target.lower().endswith((".json", ".csv")):
             raise ValueError(f"{target}: answers go to a name in .json or .csv; put recordings before --json and --csv")
-        if not options.sources:
+        if not options.sources or "" in options.sources:  # an empty name would be the current folder
             raise ValueError("give a recording, a folder of them, or a list")
         with contextlib.nullcontext() if target == "-" else write_whole(Path(target)) as partial:  # before any work
             model = load_model_folder(find_model(options.model))

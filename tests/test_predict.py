@@ -233,7 +233,7 @@ def test_a_hopeless_call_is_refused_in_a_sentence_before_any_work(spoken, folder
     before = Path(voice).read_bytes()
     (tmp_path / "empty").mkdir()
     for arguments, words in [
-        ([], "give a recording"), (["--model", folder, "--csv"], "give a recording"), (["-"], "standard input is not read"), (["https://a.b/c.mp3"], "https://a.b/c.mp3: nothing is fetched"),
+        ([], "give a recording"), ([""], "give a recording"), (["--model", folder, "--csv"], "give a recording"), (["-"], "standard input is not read"), (["https://a.b/c.mp3"], "https://a.b/c.mp3: nothing is fetched"),
         ([str(tmp_path / "gone.wav")], "no such file or folder"), ([str(tmp_path / "empty")], "no files in this folder"),
         ([voice, "--model", str(tmp_path)], "no model folder"), ([voice, "--model", "gone"], "gone: no such model"),
         ([voice, "--csv", "/dev/null/out.csv"], "/dev/null"), ([voice, "--json", str(tmp_path / "no/\0.json")], "null byte"),
