@@ -62,7 +62,8 @@ def _find_sources(corpora: Sequence[str], folder: Path) -> dict[str, Path]:
     entries = [entry.partition(":")[::2] for entry in corpora]
     leads_out = any({"..", "/"} & set(Path(below).parts) for _, below in entries)
     if leads_out or not dict(entries).keys() <= CORPORA.keys() or not 0 < len(entries) == len(dict(entries)):
-        raise ValueError(f"download.corpora: {list(corpora)}: choose from {sorted(CORPORA)}, each once")
+        told = f"download.corpora: {list(corpora)}: choose from {sorted(CORPORA)}, each once, in folders below download.root"
+        raise ValueError(told)
     return {name: folder / (below or name) if below or (folder / name).is_dir() else folder for name, below in entries}
 
 

@@ -36,10 +36,8 @@ def alter_spectrum(spectrum: np.ndarray, other: np.ndarray, samples: int, rng: n
     if rng.random() < 0.1:
         spectrum = add_scaled(spectrum, other, rng.uniform(10, 25))
     if rng.random() < 0.6:
-        (real, imaginary), slope = (
-            rng.standard_normal((2, len(spectrum)), dtype=np.float32),
-            np.float32(rng.uniform(0, 1)),
-        )
+        real, imaginary = rng.standard_normal((2, len(spectrum)), dtype=np.float32)
+        slope = np.float32(rng.uniform(0, 1))
         noise = (real + 1j * imaginary) * np.maximum(np.arange(len(spectrum), dtype=np.float32), 50) ** -slope
         spectrum = add_scaled(spectrum, noise, rng.triangular(0, 20, 45))  # stationary, between white and brown
     waveform = to_level(fft.irfft(spectrum, samples))
