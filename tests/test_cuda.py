@@ -48,8 +48,8 @@ def test_the_encoder_is_distilled_there_as_on_the_processor(tmp_path, monkeypatc
     make_views(tmp_path, monkeypatch, record=1)
     plan = distill.Recipe(steps=4, batch=8, shards=8)
     for compute in (PROCESSOR, CUDA):
-        distill.distill(tmp_path, tmp_path / compute.device, plan, compute)
-    distill.distill(tmp_path, tmp_path / "bfloat16", plan, choose_compute())
+        distill.distill(tmp_path, iter(range(8)), tmp_path / compute.device, plan, compute)
+    distill.distill(tmp_path, iter(range(8)), tmp_path / "bfloat16", plan, choose_compute())
     histories = [pd.read_csv(tmp_path / name / "history.csv") for name in ("cpu", "cuda", "bfloat16")]
     np.testing.assert_allclose(histories[1]["total"], histories[0]["total"], rtol=5e-3)
     np.testing.assert_allclose(histories[2]["total"], histories[0]["total"], rtol=5e-2)

@@ -4,7 +4,7 @@ dense blocks; the time statistics of its layers the statistics of those blocks a
 import itertools
 import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -28,6 +28,7 @@ CARD = load_json(ASSETS / f"{TINY}.json")
 CONFIG = CARD["model"]  # of `torchaudio.models.wav2vec2_model`
 RECORD = 50  # steps between two rows of the loss curve
 CHECKPOINT = 200  # steps between two checkpoints
+FIRST = 8  # shards that the scales of the teachers' answers are found on
 KEPT = 128  # whitened components of the pooled statistics of a block
 
 
@@ -100,7 +101,7 @@ class Targets:
     """Scales of the teachers' answers, found on the first shards: whitening of pooled statistics, means of the embeddings."""
 
     def __init__(self, folder: Path, device: str):
-        parts = [load_file(shard_path(folder, number)) for number in range(8)]
+        parts = [load_file(shard_path(folder, number)) for number in range(FIRST)]
         names = ("pooled", "embedding", "voice")
         pooled, embedding, voice = (torch.cat([part[name] for part in parts]).float() for name in names)
         self.blocks, self.embedding, self.voice = [], embedding.mean(0).to(device), voice.mean(0).to(device)
@@ -149,13 +150,14 @@ def rate_at(step: int, recipe: Recipe) -> float:
     return recipe.rate * (1e-3 + 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, recipe.steps - warm))))
 
 
-def read_batches(folder: Path, step: int, recipe: Recipe, device: str) -> Iterator[dict[str, Tensor]]:
+def read_batches(folder: Path, made: Iterator, step: int, recipe: Recipe, device: str) -> Iterator[dict[str, Tensor]]:
     """The batches of this step and of those after it; a visit reads one shard, early ones one of the first, and gives all its
-    views, shuffled."""
+    views, shuffled. `made` gives one item for each further shard that is written."""
     first, part = divmod(step, VIEWS // recipe.batch)
-    visits = max(1, recipe.steps * recipe.batch // VIEWS)
+    visits, seen = max(1, recipe.steps * recipe.batch // VIEWS), FIRST
     for visit in itertools.count(first):
-        seen = min(recipe.shards, 12 + round(recipe.shards * 1.3 * visit / visits))
+        before, seen = seen, min(recipe.shards, FIRST + 4 + round(recipe.shards * 1.3 * visit / visits))
+        deque(itertools.islice(made, seen - before), maxlen=0)  # waits for them
         number = int(np.random.default_rng([recipe.seed, 3, visit]).integers(seen))
         shard = load_file(shard_path(folder, number), device)
         order = torch.from_numpy(np.random.default_rng([recipe.seed, 4, visit]).permutation(VIEWS)).to(device)
@@ -178,11 +180,12 @@ def load_state(folder: Path, modules: nn.ModuleDict, optimizer: torch.optim.Opti
     return int(tensors["adam.0.step"])
 
 
-def distill(views: Path, folder: Path, recipe: Recipe, compute: Compute) -> None:
-    """Train, or go on from the last checkpoint in `folder`."""
+def distill(views: Path, made: Iterator, folder: Path, recipe: Recipe, compute: Compute) -> None:
+    """Train, or go on from the last checkpoint in `folder`; `made` gives an item for each shard in `views`, once it is written."""
     if (folder / "recipe.json").exists() and load_json(folder / "recipe.json") != asdict(recipe):
         raise ValueError(f"{folder} holds a training of another recipe; choose another folder or delete it")
     save_json(folder / "recipe.json", asdict(recipe))
+    deque(itertools.islice(made, FIRST), maxlen=0)
     targets = Targets(views, compute.device)
     model = build_student(recipe.seed, load_file(shard_path(views, 0))["waveforms"][:64].float() / SCALE)
     stages, heads, averaged = Wav2Vec2Stages(model, normalize=True), Heads(), deepcopy(model)
@@ -193,7 +196,8 @@ def distill(views: Path, folder: Path, recipe: Recipe, compute: Compute) -> None
     history = pd.read_csv(folder / "history.csv").query("step <= @done").to_dict("records") if done else []
     begun, before_s, sums = time.monotonic(), history[-1]["elapsed_s"] if history else 0.0, Counter()
     steps = tqdm(range(done, recipe.steps), initial=done, total=recipe.steps, desc="distill", mininterval=10)
-    for step, batch in zip(steps, read_batches(views, done, recipe, compute.device)):
+    pairs = list(zip(averaged.state_dict().values(), model.state_dict().values()))
+    for step, batch in zip(steps, read_batches(views, made, done, recipe, compute.device)):
         losses = student_losses(stages, heads, batch, targets, recipe, compute)
         optimizer.param_groups[0]["lr"] = rate_at(step, recipe)
         optimizer.zero_grad(set_to_none=True)
@@ -201,7 +205,7 @@ def distill(views: Path, folder: Path, recipe: Recipe, compute: Compute) -> None
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         decay = min(recipe.ema, (step + 1) / (step + 10))
-        for mean, value in zip(averaged.state_dict().values(), model.state_dict().values()):
+        for mean, value in pairs:
             mean.lerp_(value, 1 - decay)
         sums.update({key: value.detach() for key, value in losses.items()})
         if (step + 1) % RECORD == 0:

@@ -99,10 +99,10 @@ def main() -> None:
     recipe = Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
     decode_speech(options.root, CORPORA, CARD["left_out"], options.out)
     open_teacher(options.out)  # finds the components before others read them
-    workers = cores() if compute.device == "cuda" else 1  # a processor is busy with the teachers alone
+    workers = max(1, cores() - 2) if compute.device == "cuda" else 1  # 1: made when the student asks for them
     tasks = (delayed(make_shard)(options.out, number) for number in range(recipe.shards))
-    list(tqdm(Parallel(workers, return_as="generator")(tasks), "views and answers", recipe.shards, unit="shard"))
-    distill(options.out / "views", options.out / options.name, recipe, compute)
+    made = tqdm(Parallel(workers, return_as="generator")(tasks), "views and answers", recipe.shards, unit="shard")
+    distill(options.out / "views", iter(made), options.out / options.name, recipe, compute)
     print(export(options.out / options.name, options.out / options.name))
 
 
