@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from joblib import cpu_count as cores  # that this process may use
 
 DEVICES = ["auto", "cpu", "cuda", "mps"]
 ARITHMETICS = ["auto", "float32", "bfloat16"]
@@ -74,11 +75,6 @@ def bfloat16_instructions() -> list[str]:
     if onednn in ONEDNN_PLAIN or os.environ.get("ATEN_CPU_CAPABILITY", "").lower() in ATEN_PLAIN:
         return []
     return [name for name in BFLOAT16 if torch.cpu.get_capabilities().get(name)]
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

@@ -42,9 +42,7 @@ class Problem:
     targets: np.ndarray  # (n,) of all rows
     weights: np.ndarray  # (n,), 0: not learned from
     judged: np.ndarray  # (n,) bool: rows that its penalty may be chosen by
-    tempered: bool = (
-        False  # a step: its answers are multiplied by those of others, so they get a temperature of their own
-    )
+    tempered: bool = False  # a step: its answers are multiplied by others', so they get a temperature of their own
     # goes on from the coefficients that it has
     probe: Any = field(init=False, default_factory=partial(LogisticRegression, max_iter=STEPS, warm_start=True))
 
@@ -121,11 +119,10 @@ def fit_linear(
     by_folds = partial(Problem.losses, values=values, rows=rows_train, others=(unheard, judged), voices=voices)
     if isinstance(penalties[0], float):
         losses, sharp = np.stack([by_folds(one, penalties) for one in problems], axis=1)
-        trials = [([one] * len(problems), sharp[:, at], losses[:, at].sum()) for at, one in enumerate(penalties)]
-        if len(problems) > 1:
-            own = losses.argmin(axis=1)
-            each = np.take_along_axis(sharp, own[:, None], axis=1)[:, 0]
-            trials.append(([penalties[at] for at in own], each, losses.min(axis=1).sum()))
+        every = np.arange(len(problems))
+        choices = [np.full(len(problems), at) for at in range(len(penalties))]
+        choices += [losses.argmin(axis=1)] if len(problems) > 1 else []
+        trials = [(np.take(penalties, at), sharp[every, at], losses[every, at].sum()) for at in choices]
     else:
         each = list(penalties[0]) * (len(problems) // len(penalties[0]))
         sharp = [by_folds(one, [penalty])[1, 0] if one.tempered else 1.0 for one, penalty in zip(problems, each)]
@@ -153,10 +150,8 @@ def list_problems(network: nn.Module, targets: np.ndarray, weights: np.ndarray, 
     columns = [slice(start, end) for start, end in itertools.pairwise(np.cumsum([0, *network.widths]))]
     if isinstance(network, StepsNet):
         steps = enumerate(zip(network.steps, columns))
-        asked = [(step, part, targets == number, targets >= number) for number, (step, part) in steps]
-        return [
-            Problem(step, part, here, _spread(weights * rows, here), rows, True) for step, part, here, rows in asked
-        ]
+        asked = [(step, own, targets == number, targets >= number) for number, (step, own) in steps]
+        return [Problem(step, own, here, _spread(weights * rows, here), rows, True) for step, own, here, rows in asked]
     if len(np.unique(children[weights > 0])) < 2:
         raise ValueError(
             "the network 'experts' learns to tell children from others by the ages of training's speakers, who are all on one "

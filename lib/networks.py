@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-KINDS = ["paper", "linear", "steps", "experts"]
 NORMALISATIONS = ["none", "standard", "p10"]
 
 
@@ -158,8 +157,8 @@ def split_name(network: str) -> tuple[str, list[list[str]]]:
     """
     kind, _, parts = network.partition(":")
     steps = [step.split("+") for step in parts.split("|") if step]
-    fits = {"paper": not parts, "steps": bool(parts), "experts": len(steps) == 2}
-    if kind not in KINDS or not fits.get(kind, True):
+    fits = {"paper": not parts, "linear": True, "steps": bool(parts), "experts": len(steps) == 2}
+    if not fits.get(kind):
         raise ValueError(
             f"unknown network {network!r}; choose 'paper', 'linear', 'linear:part+part' with the parts that 03_embed "
             "lists, 'steps:part+part|part' for ordered classes, or 'experts:parts|parts' for children's voices and others'"

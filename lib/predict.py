@@ -20,14 +20,14 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from lib.audio import RATE_HZ, Recording, UnreadableAudio, shown_name
+from lib.audio import RATE_HZ, Recording, UnreadableAudio
 from lib.compute import cores, torch_threads
 from lib.corpora.own_data import list_recordings
 from lib.embed import encode_batch
 from lib.encoders import check_encoder
 from lib.model_folder import DESCRIPTION, READY, Head, ModelFolder, load_model_folder, tell_gain
 from lib.networks import select_input
-from lib.paths import ASSETS, load_json, write_whole
+from lib.paths import ASSETS, load_json, printable, write_whole
 from lib.speed.engines import load_engine
 from lib.train import predict_log_probabilities
 from lib.trust.calibration import answer_with_threshold, disagreement
@@ -167,7 +167,7 @@ def predict(
         raise ValueError(f"rate = {rate}: give it with an array of samples, and only then")
     if not 0.0 <= start_s < float("inf") or (end_s is not None and end_s <= start_s):
         raise ValueError(f"start_s = {start_s}, end_s = {end_s}: not a stretch of time")
-    name = name or (shown_name(source) if is_path else "array")
+    name = name or (printable(Path(source).name) if is_path else "array")
     recording, tables, kept = Recording(source, rate, start_s, end_s), [pd.DataFrame()], []
     try:
         with tqdm(desc=name, unit="s", unit_scale=True, disable=not progress) as bar:

@@ -87,9 +87,8 @@ def _train_paper(folder, table, stores, task, seed, recipe, compute) -> tuple[pd
     """The paper's network on the table's training part; `folder` gets history and checkpoints. The normalisation "paper" is
     the paper's own: the p-norm for gender, nothing for age."""
     features, targets = read_features(stores[0], "paper", table["window_id"]), table["target"].to_numpy()
-    normalisation = recipe.normalisation
-    if normalisation == "paper":
-        normalisation = "p10" if task.name == "gender" else "none"
+    own = "p10" if task.name == "gender" else "none"
+    normalisation = own if recipe.normalisation == "paper" else recipe.normalisation
     options = {"task": task.name, "width": recipe.width, "normalisation": normalisation, "seed": seed}
     model = build_network("paper", task.classes, features.shape[1:], **options)
     parts = [np.flatnonzero(table["split"] == part) for part in ("train", "validation")]

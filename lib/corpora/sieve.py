@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lib.corpora.labels import ALLOWED, ages_of, genders_of, unknown_labels
+from lib.paths import printable
 from lib.tables import CLIPS, empty_table, validate_table
 
 SYNTHETIC = "synthetic-"  # folders of rendered corpora, never taken for real ones below a folder of the user's
@@ -21,11 +22,6 @@ AUDIO_SUFFIXES = [  # of two files of one name the first is read
 ]  # fmt: skip
 ENDINGS = re.compile(rf"(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})+$", re.IGNORECASE)
 DEFAULTS = dict(language="", start_s=0.0, end_s=np.nan, gender_raw="", age_raw="", official_split=None)
-
-
-def printable(name: str) -> str:
-    """A file's name as text that can be stored and shown: bytes that are not UTF-8 become escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def walk_files(

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from lib.audio import duration_s
+from lib.audio import RATE_HZ, Recording
 from lib.paths import load_json, save_json
 
 LEGAL_NOTE = (
@@ -110,7 +110,7 @@ def _fetch(video: str, folder: Path) -> tuple[str, str, str]:
             facts = downloader.extract_info(WATCH.format(video=video), download=True)
         files = [Path(some["filepath"]) for some in facts.get("requested_downloads", []) if "filepath" in some]
         if path := next((file for file in files if file.is_file()), None):
-            length_s, stated_s = duration_s(path), float(facts.get("duration") or 0)
+            length_s, stated_s = sum(map(len, Recording(path))) / RATE_HZ, float(facts.get("duration") or 0)
             if length_s >= 0.98 * stated_s - 1:
                 return "done", "", path.relative_to(folder.absolute()).as_posix()
             text = f"connection: only {length_s:.1f} of {stated_s:.1f} s came"
