@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from checks import refused
+from checks import refused, write_file
 
 from lib import audio
 from lib.audio import RATE_HZ, Recording, UnreadableAudio, read_waveform
@@ -29,9 +29,9 @@ def noise(seconds, rate_hz, channels=1, seed=0):
     return np.random.default_rng(seed).uniform(-0.5, 0.5, (round(seconds * rate_hz), channels)).astype(np.float32)
 
 
-def hear(source, *options):
+def hear(*source):
     """Waveform and warnings of a recording."""
-    recording = Recording(source, *options)
+    recording = Recording(*source)
     waveform = np.concatenate([*recording, np.zeros(0, np.float32)])
     assert len(waveform) == recording.samples
     return waveform, "; ".join(recording.warnings)
@@ -45,8 +45,7 @@ def make_bytes(folder, suffix, seconds=12, seed=0):
 
 
 def hear_bytes(folder, suffix, content):
-    (folder / f"heard.{suffix}").write_bytes(content)
-    return hear(folder / f"heard.{suffix}")
+    return hear(write_file(folder / f"heard.{suffix}", content))
 
 
 @pytest.mark.parametrize("rate_hz", [4000, 8000, 11025, 11127, 16000, 22050, 44100, 47999, 48000, 96000])
@@ -68,7 +67,6 @@ def test_a_cut_is_the_slice_of_the_whole_in_every_container(tmp_path, suffix):
     for start_s, end_s in ((1.25, 4.5), (0.0, 0.3), (19.9, 21.0), (24.0, None)):
         cut = read_waveform(path, start_s, end_s)
         np.testing.assert_array_equal(cut, whole[round(start_s * RATE_HZ) : end_s and round(end_s * RATE_HZ)])
-    assert audio.duration_s(path) == len(whole) / RATE_HZ
 
 
 def test_channels_are_averaged_and_an_inverted_one_does_not_cancel_the_voice(tmp_path):
@@ -160,12 +158,8 @@ def test_rate_and_channels_may_change_where_files_were_joined_and_a_hundred_may_
 def test_a_wav_whose_header_lies_is_heard_as_far_as_it_goes_and_chunks_behind_its_sound_are_not(tmp_path):
     whole = make_bytes(tmp_path, "wav")
     sound, size = read_waveform(tmp_path / "made.wav"), whole.find(b"data") + 4
-    lies = {
-        (size, 0): audio.COUNTS_LESS,
-        (size, 3 * 88200): audio.COUNTS_LESS,
-        (size, 10**9): "",
-        (size, 2**32 - 1): "",
-    }
+    lies = dict.fromkeys([(size, 0), (size, 3 * 88200)], audio.COUNTS_LESS)
+    lies |= dict.fromkeys([(size, 10**9), (size, 2**32 - 1)], "")
     lies |= {(4, 0): "", (4, 36): ""}  # of all, as programs write it that cannot go back
     made = {whole[:place] + struct.pack("<I", lie) + whole[place + 4 :]: told for (place, lie), told in lies.items()}
     for content, told in (made | {whole + b"LIST" + struct.pack("<I", 4000) + b"INFO" + bytes(3996): ""}).items():
@@ -203,8 +197,7 @@ def test_whole_files_that_end_in_pictures_are_no_cut_or_joined_ones(tmp_path):
 
 def test_bytes_that_are_lost_are_told(tmp_path):
     flac = make_bytes(tmp_path, "flac")
-    middle = len(flac) // 2
-    waveform, warnings = hear_bytes(tmp_path, "flac", flac[:middle] + bytes(4000) + flac[middle + 4000 :])
+    waveform, warnings = hear_bytes(tmp_path, "flac", flac[:300_000] + bytes(4000) + flac[304_000:])
     assert 11 < len(waveform) / RATE_HZ <= 12
     assert "only 11.9" in warnings
 

@@ -7,17 +7,15 @@ import soundfile
 from browsers import needs_browser, run_all, running_browser, running_lab
 from model_fixture import CENTRES, CLASSES, make_model_folder
 
-from lib.audio import RATE_HZ, read_waveform
+from lib.audio import RATE_HZ
 from lib.predict import Answer, Prediction
 from lib.report import widget
 from lib.trust.calibration import Years
 
 
 @pytest.fixture(scope="module")
-def voice(spoken, tmp_path_factory):
-    path = tmp_path_factory.mktemp("voice") / "voice.wav"
-    soundfile.write(path, read_waveform(spoken / "recordings/20000.wav"), RATE_HZ)
-    return path
+def voice(spoken):
+    return spoken / "recordings/20000.wav"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +28,7 @@ def page(model):
     """The page, with what it sends to the browser in `sent`."""
     page = widget.AnswerPage(model)
     page.sent = []
-    page.recorder.send = lambda content, buffers=None: page.sent.append(content)
+    page.recorder.send = page.sent.append
     return page
 
 
@@ -86,16 +84,9 @@ def test_years_thresholds_and_doubts_are_told_in_words():
     }
     prediction = Prediction("voice.wav", "unsure", "gender: best class at 50 %", "only 2.0 s", 2.0, 0.9, answers)
     text = widget.answer_html(prediction, ["trained on synthetic voices"])
-    words = [
-        "age: sounds like adult; teen where that class is told",
-        "gender: unsure (male 50 %, female 50 %)",
-        "only 2.0 s",
-    ]
-    words += [
-        "like 23 years, probably between 12 and 35",
-        "best class at 50 %",
-        "This model was trained on synthetic voices.",
-    ]
+    words = ["age: sounds like adult; teen where that class is told", "gender: unsure (male 50 %, female 50 %)"]
+    words += ["like 23 years, probably between 12 and 35", "best class at 50 %", "only 2.0 s"]
+    words += ["This model was trained on synthetic voices."]
     assert [part for part in words if part not in text] == []
 
 
@@ -107,16 +98,15 @@ def test_upload_and_microphone_are_answered_in_jupyterlab(voice, tmp_path):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(notebook, tmp_path / "page.ipynb")
-    flags = ["device-for-media-stream", "ui-for-media-stream"]
-    microphone = [f"--use-fake-{flag}" for flag in flags] + [f"--use-file-for-fake-audio-capture={voice}"]
-    with running_lab(tmp_path) as address, running_browser(*microphone) as browser:
+    fakes = ["fake-device-for-media-stream", "fake-ui-for-media-stream", f"file-for-fake-audio-capture={voice}"]
+    with running_lab(tmp_path) as address, running_browser(*(f"--use-{fake}" for fake in fakes)) as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
         page.set_default_timeout(120_000)
         page.goto(f"{address}/lab/tree/page.ipynb?token=t")
         run_all(page)
         answer, picture = page.locator(".jp-OutputArea h3"), page.locator(".jp-OutputArea img")
         page.set_input_files(".voice-recorder input", voice)
-        page.wait_for_function("document.querySelector('.jp-OutputArea h3')?.textContent === 'voice.wav: ok'")
+        page.wait_for_function("document.querySelector('.jp-OutputArea h3')?.textContent === '20000.wav: ok'")
         assert picture.evaluate("(one) => one.decode().then(() => one.naturalWidth)") > 500
         first = picture.get_attribute("src")
         page.click(".voice-record")
