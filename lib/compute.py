@@ -1,6 +1,5 @@
-"""The one place that decides by the machine which device computes, and in which arithmetic: "auto" is the GPU where there is
-one, and bfloat16 only where it is computed, not emulated. `ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2` let any x86-64
-machine play a plain one."""
+"""Which device computes, and in which arithmetic: "auto" is the GPU where there is one, and bfloat16 only where it is computed, not
+emulated. `ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2` let any x86-64 machine play a plain one."""
 
 import contextlib
 import os

@@ -166,10 +166,8 @@ def _text(value: Any) -> str:
 
 def load_model_folder(folder: Path, encoder: Encoder | None = None) -> ModelFolder:
     """Load a model folder and check its format, the hash of every file, the encoder's weights; ValueError says what differs
-    and what to do. Other versions of libraries and invented voices are a warning in `ModelFolder.warnings`.
-
-    `encoder`: one that is loaded already, None = load the one it names.
-    """
+    and what to do. Other versions of libraries and invented voices are a warning in `ModelFolder.warnings`. `encoder`: one that
+    is loaded already, None = load the one it names."""
     folder = Path(folder)
     description = _read_description(folder)
     heads = {task: _load_head(folder, task, head) for task, head in description["heads"].items()}

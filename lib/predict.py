@@ -182,11 +182,9 @@ def predict(
 
 
 def embed_recording(recording: Recording, model: ModelFolder) -> Iterator[tuple[pd.DataFrame, dict[str, np.ndarray]]]:
-    """Windows of a recording, some at a time, and what heads see of them; one second or more gives at least one window.
-
-    Yields a table of start_s, duration_s, speech_ratio, track (probability of speech each 32 ms), asked (whether that
-    is enough for the heads), and tensors [asked windows, ...] as the store would give them, {} for none.
-    """
+    """Windows of a recording, some at a time; one second or more gives at least one. Yields a table of start_s, duration_s,
+    speech_ratio, track (probability of speech each 32 ms), asked (whether that is enough for the heads), and tensors [asked
+    windows, ...], which the heads see, as the store would give them, {} for none."""
     pieces = slide_windows(recording, replace(model.windowing, short_clips="repeat", min_clip_s=SHORTEST_S))
     engine = ready_engine(model.encoder, model.feature, samples=model.windowing.samples)
 
@@ -213,10 +211,8 @@ def embed_recording(recording: Recording, model: ModelFolder) -> Iterator[tuple[
 
 
 def _ask_heads(windows: pd.DataFrame, tensors: dict[str, np.ndarray], model: ModelFolder) -> Iterator[pd.DataFrame]:
-    """What every head says of windows that are asked: p_<task>_<class>, calibrated, and <task> where it is in years.
-
-    Ages are expected over the probabilities as trained, as 05 Evaluate scores them.
-    """
+    """What every head says of windows that are asked: p_<task>_<class>, calibrated, and <task> where it is in years, which are
+    expected over the probabilities as trained, as 05 Evaluate scores them."""
     index = windows.index[windows["asked"]]
     for head in model.heads.values() if tensors else []:
         features = select_input(head.network, tensors, model.parts)
@@ -275,10 +271,8 @@ def _join_windows(head: Head, windows: pd.DataFrame) -> tuple[Answer, str]:
 def predict_listed(
     recordings: pd.DataFrame, model: Model = None, progress: bool = True, keep: Iterable[bool] = ()
 ) -> list[Prediction]:
-    """Ask about every row of `list_recordings`; as many predictions as rows, in their order, whatever the files hold.
-
-    keep: for each row whether its `tensors` are kept; () = none are.
-    """
+    """Ask about every row of `list_recordings`: as many predictions, in their order, whatever the files hold. keep: for each row
+    whether its `tensors` are kept; () = none are."""
     model = model if isinstance(model, ModelFolder) else load_model_folder(find_model(model))
     predictions, alone = [], progress and len(recordings) == 1  # one file has a bar of its own
     rows = list(zip_longest(recordings.itertuples(), keep, fillvalue=False))

@@ -12,9 +12,9 @@ from torch import nn
 
 from lib import run
 from lib.embed import embed_windows
-from lib.encoders import load_encoder, time_statistics
+from lib.encoders import load_encoder
 from lib.model_folder import load_model_folder, save_model_folder
-from lib.speed.engines import choose_engine, load_engine
+from lib.speed.engines import EngineChoice, choose_engine, load_engine
 from lib.store import Store
 from lib.windows import Windowing, as_heard, as_stored
 
@@ -67,13 +67,6 @@ def save_onnx(file, *names, sizes=("batch", "samples")):
     return f"onnx:{file}", module
 
 
-def exact_choice(encoder):
-    """The engine that is chosen whatever is asked for."""
-    choice = choose_engine(encoder, "openvino", "bfloat16")
-    assert (choice.library, choice.precision, choice.device) == ("torch", "float32", "cpu")
-    return choice
-
-
 @pytest.mark.parametrize(("kind", "shape", "normalize"), CASES)
 def test_the_layers_are_transformers_own_hidden_states(kind, shape, normalize, tmp_path):
     model, extractor = save_small(tmp_path, kind, shape, normalize)
@@ -92,6 +85,8 @@ def test_the_layers_are_transformers_own_hidden_states(kind, shape, normalize, t
         assert [*stages] == [*exact]  # as torchaudio's are named
         for name, stage in stages.items():
             assert (stage - exact[name][rows, :frames]).abs().max() < 1e-5  # which also says that frames are as many
+    told = load_engine(encoder, "emission").run(waveforms.numpy())["frames"]
+    assert np.abs(told - emission[:, :frames].numpy()).max() < 1e-5
 
 
 def test_an_onnx_file_gives_its_outputs_by_name_and_can_be_copied(tmp_path):
@@ -101,27 +96,10 @@ def test_an_onnx_file_gives_its_outputs_by_name_and_can_be_copied(tmp_path):
     assert [*stages] == [*expected] == ["frames", "hidden_states", "logits_age"]
     assert all((stage - expected[name]).abs().max() < 1e-5 for name, stage in stages.items())
     assert "one every 20 ms, of sound at 16,000 Hz" in set(encoder.describe()["value"])
-    choice = exact_choice(encoder)
+    choice = choose_engine(encoder, "openvino", "bfloat16")
+    assert choice == EngineChoice(note=choice.note)  # torch in float32
     frames, _ = copy.deepcopy(encoder.summary("frames")).to(torch.bfloat16)(waveforms)
     assert np.array_equal(load_engine(encoder, "frames", choice).run(waveforms.numpy())["frames"], frames)
-
-
-def test_windows_go_into_the_store_and_vectors_are_not_taken_for_frames(tmp_path):
-    save_small(tmp_path)
-    both, _ = save_onnx(tmp_path / "both.onnx", "frames", "hidden_states")
-    vectors, _ = save_onnx(tmp_path / "vectors.onnx", "hidden_states")
-    ids, windows = list("abcde"), np.random.default_rng(2).integers(-3000, 3000, (5, 16_000)).astype(np.int16)
-    for name, feature in ((f"hf:{tmp_path}", "emission"), (both, "frames"), (vectors, "")):
-        encoder, folder = load_encoder(name), tmp_path / feature / "store"
-        choice = choose_engine(encoder, "torch")
-        embed_windows(folder, windows, ids, encoder, choice, feature=feature, dtype="float32")
-        store, stages = Store(folder), encoder.encode(torch.from_numpy(windows.astype(np.float32) / 32768))
-        statistics = torch.cat([time_statistics(stage) for stage in stages.values()], dim=1).numpy()
-        assert np.abs(store.statistics(ids, list(stages))[:] - statistics).max() < 1e-5
-        assert not feature or np.abs(store.frames(ids)[:] - stages[feature].numpy()).max() < 1e-5
-    for feature in ("emission", "hidden_states"):
-        told = f"feature '{feature}': no stage with frames .* gives vectors alone"
-        refused(told, embed_windows, tmp_path / "refused", windows, ids, encoder, choice, feature=feature)
 
 
 def test_revision_licence_and_settings_are_noted(tmp_path, monkeypatch):
@@ -207,7 +185,9 @@ def test_a_model_folder_finds_its_encoder_again_or_says_how_to_get_it(tmp_path, 
 def test_egemaps_are_opensmiles_own_functionals_one_vector_a_window(tmp_path):
     opensmile = pytest.importorskip("opensmile", reason=ADVICE)
     encoder, sounds = load_encoder("egemaps"), as_stored(noise(3, 48_000).numpy())
-    embed_windows(tmp_path, sounds, ["a", "b", "c"], encoder, exact_choice(encoder), feature="", dtype="float32")
+    choice = choose_engine(encoder, "openvino", "bfloat16")
+    assert choice == EngineChoice(note=choice.note)
+    embed_windows(tmp_path, sounds, ["a", "b", "c"], encoder, choice, feature="", dtype="float32")
     store, smile = Store(tmp_path), opensmile.Smile(feature_set=opensmile.FeatureSet.eGeMAPSv02)
     assert store.parts == {"functionals": [0, 88], "bank": [88, 248]}
     expected = smile.process_signal(as_heard(sounds[1], 48_000), 16_000).iloc[0]

@@ -70,7 +70,6 @@ def test_the_chosen_epoch_scores_as_the_answers_of_its_model_do(trained):
     np.testing.assert_allclose(chosen[["unseen_accuracy", "unseen_uar"]], scores[["accuracy", "UAR"]])
     nothing = targets.assign(gender=pd.array([pd.NA] * len(targets), dtype="Int64"), age=1)  # one class, or none at all
     assert new_recordings.score_epochs(predictions, nothing, model, stage).empty
-    assert new_recordings.judge_choice(epochs)["recordings"].tolist() == [9, 9]
 
 
 def test_a_head_that_is_not_one_of_the_saved_epochs_has_no_epochs_to_compare(trained):
@@ -114,8 +113,7 @@ def test_the_choice_is_judged_against_the_best_epoch():
     epochs = pd.DataFrame({"epoch": [1, 2, 3, 4], "unseen_uar": [0.5, 0.7, 0.9, 0.8]})
     epochs = epochs.assign(task="age", chosen=epochs["epoch"] == 2, recordings=9)
     row = new_recordings.judge_choice(epochs).iloc[0]
-    assert (row["chosen on validation"], row["best epoch here"], row["epochs"]) == (2, 3, 4)
-    assert row["lost by the choice"] == pytest.approx(0.2)
+    assert row.tolist() == ["age", 4, 2, 0.7, 3, 0.9, pytest.approx(0.2), 9]
 
 
 def test_without_new_recordings_test_clips_are_drawn_and_called_what_they_are(tmp_path):

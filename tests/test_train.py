@@ -15,7 +15,7 @@ from lib.networks import build_network
 from lib.train import Recipe, checkpoint_path, fit_network, load_model, predict_log_probabilities
 
 CLASSES = ["male", "female"]
-EXACT, ROUNDED = (Compute("cpu", arithmetic, "") for arithmetic in ("float32", "bfloat16"))
+EXACT = Compute("cpu", "float32", "")
 TRAIN, VALIDATION = np.arange(180), np.arange(180, 240)
 
 
@@ -54,12 +54,6 @@ def fit_line(folder, name="linear", classes=CLASSES, task=None, widths=(), child
     return history.set_index("epoch"), checkpoint_path(folder, best)
 
 
-def same(one, two):
-    """Assert that two trainings gave the same weights and the same history, to the last digit."""
-    assert all(map(torch.equal, one[0].state_dict().values(), two[0].state_dict().values()))
-    pd.testing.assert_frame_equal(one[1], two[1], check_exact=True)
-
-
 def test_training_learns_and_a_checkpoint_gives_the_chosen_epochs_predictions_and_normalisation(tmp_path):
     features, targets = make_task(raised=6)
     _, table, best = fit(tmp_path, task=(features, targets), epochs=12, learning_rate=1e-2)
@@ -81,22 +75,19 @@ def test_training_learns_and_a_checkpoint_gives_the_chosen_epochs_predictions_an
         np.testing.assert_allclose(fitted, expected(features[TRAIN], axis=(0, 1)), rtol=1e-3)
 
 
-@pytest.mark.parametrize("compute", [EXACT, ROUNDED], ids=lambda compute: compute.arithmetic)
-def test_same_seed_gives_the_same_numbers_to_the_last_digit(tmp_path, compute):
-    first = fit(tmp_path / "a", epochs=2, compute=compute)
+@pytest.mark.parametrize(("every", "arithmetic"), [(True, "float32"), (False, "float32"), (True, "bfloat16")])
+def test_killed_training_goes_on_and_ends_with_the_same_numbers(tmp_path, every, arithmetic):
+    options = {"every": every, "compute": Compute("cpu", arithmetic, "")}
+    whole = fit(tmp_path / "whole", **options)
     torch.rand(3)
-    same(first, fit(tmp_path / "b", epochs=2, compute=compute))
-    assert not first[1].equals(fit(tmp_path / "c", epochs=2, compute=compute, seed=8)[1])
-
-
-@pytest.mark.parametrize("every", [True, False])
-def test_killed_training_goes_on_and_ends_with_the_same_numbers(tmp_path, every):
-    whole = fit(tmp_path / "whole", every=every)
     with killed_at(15, torch.optim.Adam, "step"):  # inside the third epoch
-        fit(tmp_path / "cut", every=every)
+        fit(tmp_path / "cut", **options)
     assert len(pd.read_csv(tmp_path / "cut" / "history.csv")) == 3  # before, and two whole epochs
-    same(whole, fit(tmp_path / "cut", every=every))
+    resumed = fit(tmp_path / "cut", **options)
+    assert all(map(torch.equal, whole[0].state_dict().values(), resumed[0].state_dict().values()))
+    pd.testing.assert_frame_equal(whole[1], resumed[1], check_exact=True)  # to the last digit
     assert sorted(train.list_checkpoints(tmp_path / "cut")) == sorted(train.list_checkpoints(tmp_path / "whole"))
+    assert not whole[1].equals(fit(tmp_path / "other", **options, seed=8)[1])
 
 
 def test_folder_of_another_training_is_refused(tmp_path):
