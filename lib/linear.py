@@ -119,10 +119,11 @@ def fit_linear(
     by_folds = partial(Problem.losses, values=values, rows=rows_train, others=(unheard, judged), voices=voices)
     if isinstance(penalties[0], float):
         losses, sharp = np.stack([by_folds(one, penalties) for one in problems], axis=1)
-        every = np.arange(len(problems))
-        choices = [np.full(len(problems), at) for at in range(len(penalties))]
-        choices += [losses.argmin(axis=1)] if len(problems) > 1 else []
-        trials = [(np.take(penalties, at), sharp[every, at], losses[every, at].sum()) for at in choices]
+        trials = [([one] * len(problems), sharp[:, at], losses[:, at].sum()) for at, one in enumerate(penalties)]
+        if len(problems) > 1:
+            own = losses.argmin(axis=1)
+            each = np.take_along_axis(sharp, own[:, None], axis=1)[:, 0]
+            trials.append(([penalties[at] for at in own], each, losses.min(axis=1).sum()))
     else:
         each = list(penalties[0]) * (len(problems) // len(penalties[0]))
         sharp = [by_folds(one, [penalty])[1, 0] if one.tempered else 1.0 for one, penalty in zip(problems, each)]
