@@ -52,15 +52,6 @@ def test_too_small_an_input_is_refused_with_the_least_size(task, least):
         refused(f"T >= {least[0]} and D >= {least[1]}", build_network, "paper", ["a", "b"], shape, task=task)
 
 
-def test_seed_decides_the_weights_and_leaves_the_global_generator_alone():
-    state = torch.get_rng_state()
-    models = (build_network("paper", ["a", "b"], (149, 32), width=0.1, seed=seed) for seed in (0, 0, 1))
-    first, again, other = (next(model.network.parameters()) for model in models)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-
-
 def test_steps_are_continuation_ratios_each_with_columns_of_its_own():
     network, values = StepsNet([1, 2]), torch.tensor([[0.5, -1.0, 2.0]])
     first, second = network.steps[0](values[:, :1]).sigmoid(), network.steps[1](values[:, 1:]).sigmoid()
