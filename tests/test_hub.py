@@ -9,10 +9,11 @@ import torch
 from checks import refused, write_file
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torchaudio.models.wav2vec2.utils import import_huggingface_model
 
 from lib import run
 from lib.embed import embed_windows
-from lib.encoders import load_encoder
+from lib.encoders import Wav2Vec2Stages, load_encoder
 from lib.model_folder import load_model_folder, save_model_folder
 from lib.speed.engines import EngineChoice, choose_engine, load_engine
 from lib.store import Store
@@ -87,6 +88,32 @@ def test_the_layers_are_transformers_own_hidden_states(kind, shape, normalize, t
             assert (stage - exact[name][rows, :frames]).abs().max() < 1e-5  # which also says that frames are as many
     told = load_engine(encoder, "emission").run(waveforms.numpy())["frames"]
     assert np.abs(told - emission[:, :frames].numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["Wav2Vec2ForCTC", "Wav2Vec2Model"])
+@pytest.mark.parametrize("shape", [PLAIN, STABLE])
+def test_the_same_weights_in_torchaudio_give_the_same_stages(kind, shape, tmp_path):
+    model, _ = save_small(tmp_path, kind, shape, normalize=False)
+    stages = load_encoder(f"hf:{tmp_path}").encode(noise(2, 48_000))
+    with torch.no_grad():
+        expected = Wav2Vec2Stages(import_huggingface_model(model).eval(), normalize=False)(noise(2, 48_000))
+    assert list(stages) == list(expected)
+    assert all((stage - expected[name]).abs().max() < 1e-5 for name, stage in stages.items())
+
+
+@pytest.mark.parametrize("kind", ["Wav2Vec2Model", "HubertModel", "WavLMModel"])
+def test_a_window_alone_is_what_transformers_says_of_it_among_longer_ones(kind, tmp_path):
+    model, extractor = save_small(tmp_path, kind)
+    waveforms = [one[: 16_000 * seconds].numpy() for seconds, one in zip((1, 3, 2), noise(3, 48_000))]
+    inputs = extractor(waveforms, sampling_rate=16_000, return_tensors="pt", padding=True, return_attention_mask=True)
+    assert inputs.attention_mask.sum(1).tolist() == [16_000, 48_000, 32_000]
+    with torch.no_grad():
+        padded = model(**inputs, output_hidden_states=True).hidden_states
+    for row, waveform in enumerate(waveforms):
+        stages = load_encoder(f"hf:{tmp_path}").encode(torch.from_numpy(waveform)[None])
+        for number, states in enumerate(padded):
+            alone = stages[f"layer:{number}"][0]
+            assert (alone - states[row, : len(alone)]).abs().max() < 1e-5
 
 
 def test_an_onnx_file_gives_its_outputs_by_name_and_can_be_copied(tmp_path):
