@@ -14,21 +14,16 @@ from lib.corpora.voxceleb import join_ages, read_ages, read_frame_file, read_met
 VIDEO, OTHER = "5r0dWxy17C8", "-J_dWxy17_0"
 
 
-def frame_text(speaker="id10270", video=VIDEO, first=50, last=150, end="\n", extra="") -> str:
-    head = [f"Identity  : \t{speaker}", f"Reference : \t{video}", "Offset    : \t-2", f"FV Conf   : \t22.978{extra}",
-            "ASD Conf  : \t7.056", "", "FRAME \tX \tY \tW \tH "]  # fmt: skip
-    return end.join([*head, *(f"{n:06d} \t154 \t105 \t91 \t91 " for n in range(first, last + 1)), ""])
-
-
-def write_frames(root: Path, number=1, speaker="id10270", video=VIDEO, text=None, **values) -> Path:
+def write_frames(root, number=1, speaker="id10270", video=VIDEO, text=None, reference="", first=50, last=150, end="\n"):
+    lines = [f"Identity  : \t{speaker}", f"Reference : \t{reference or video}", "FV Conf   : \t22.978\t(1)", ""]
+    lines += ["FRAME \tX \tY \tW \tH ", *(f"{n:06d} \t0.392 \t105 \t91 \t91 " for n in range(first, last + 1)), ""]
     path = root / "txt" / speaker / video / f"{number:05d}.txt"
-    return write_file(path, frame_text(speaker, video, **values) if text is None else text)
+    return write_file(path, end.join(lines) if text is None else text)
 
 
 def write_meta(root: Path, name="vox1_meta.csv") -> Path:
-    rows = ["VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet", "id10270\tSomeone\tf\tUK\ttest",
-            "id10001\tElse\tm\tIreland\tdev", "id19999\tN\tm\tX\tdev"]  # fmt: skip
-    return write_file(root / name, "\n".join(rows))
+    rows = "id10270\tSomeone\tf\tUK\ttest\nid10001\tElse\tm\tIreland\tdev\nid19999\tN\tm\tX\tdev"
+    return write_file(root / name, f"VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\n{rows}")
 
 
 META_FORMS = [
@@ -47,16 +42,6 @@ def test_every_real_form_of_the_meta_file_gives_the_same_rows_and_a_broken_one_i
            "VoxCeleb1 ID\tGender\tSet\nid1\tm\tdev\nid1\tf\tdev\n": "id1 stands there twice"}  # fmt: skip
     for text, words in bad.items():
         refused(rf"m\.csv: .*{words}", read_meta, write_file(tmp_path / "m.csv", text))
-
-
-def test_frame_file_tells_its_first_and_last_frame_or_is_refused(tmp_path):
-    for end, extra in (("\n", ""), ("\r\n", "\t(1)")):
-        path = write_frames(tmp_path, first=594, last=803, end=end, extra=extra)
-        assert read_frame_file(path) == ("id10270", VIDEO, 594, 803)
-        text = path.read_text().replace("154", "0.392").replace("\n000594", "\n\n000594") + "\n\n"
-        assert read_frame_file(write_frames(tmp_path, text=text)) == ("id10270", VIDEO, 594, 803)
-    for text in ("", "Identity : \tid1\n\nFRAME \n", frame_text(first=9, last=9)):
-        refused(r"00001\.txt", read_frame_file, write_frames(tmp_path, text=text))
 
 
 @pytest.mark.parametrize("place", ["wav", "vox1_dev_wav/wav", "dev/aac", "VoxCeleb1/wav", ""])
@@ -83,7 +68,7 @@ NAMES += ["Tïtle_[x]_[{}].temp.m4a", "Title [{}] (1).mp3"]
 def test_whole_videos_are_cut_by_their_frame_files_under_every_name_that_downloaders_give(tmp_path, name, video):
     write_meta(tmp_path)
     write_frames(tmp_path, 1, video=video, first=50, last=150)
-    write_frames(tmp_path, 2, video=video, first=160, last=200)
+    write_frames(tmp_path, 2, video=video, first=160, last=200, end="\r\n")
     path = write_file(tmp_path / "audio" / name.format(video))
     write_file(tmp_path / "audio" / "Another [aaaaaaaaaaa].webm")
     clips, _ = check_sum(read_voxceleb(tmp_path), 2)
@@ -98,20 +83,19 @@ def test_what_cannot_be_cut_is_named_in_the_ledger(tmp_path):
     write_file(tmp_path / "audio" / f"{VIDEO}.wav")
     write_frames(tmp_path, 1)
     write_frames(tmp_path, 2, text="FRAME \n")
-    write_frames(tmp_path, 3, text=frame_text(video="someoneelse"))
+    write_frames(tmp_path, 3, reference="someoneelse")
     write_frames(tmp_path, 4, video="BBBBBBBBBBB")
+    write_frames(tmp_path, 7, first=9, last=9)
     (tmp_path / "txt" / "id10270" / VIDEO / "00005.txt").mkdir()
     (tmp_path / "txt" / "id10270" / VIDEO / "00006.txt").symlink_to("00006.txt")
     write_file(tmp_path / "wav" / "id10270" / VIDEO / "00009.wav", b"")
     (tmp_path / os.fsdecode(b"audio/\xe9.wav")).touch()
-    _, ledger = check_sum(read_voxceleb(tmp_path), 7)
-    assert dict(zip(ledger["item"].str[-5:], ledger["reason"])) == {
-        "00002": "unusable frame file", "00003": "unusable frame file", "00004": "no audio",
-        "00006": "unusable frame file", "00009": "empty file", "9.wav": "name is not UTF-8",
-    }  # fmt: skip
-    details = dict(zip(ledger["item"].str[-5:], ledger["detail"]))
-    assert details["00002"] == f"txt/id10270/{VIDEO}/00002.txt: no frame rows"
-    assert details["00003"] == f"txt/id10270/{VIDEO}/00003.txt names id10270/someoneelse"
+    reasons = {"unusable frame file": 4, "no audio": 1, "empty file": 1, "name is not UTF-8": 1}
+    _, ledger = check_sum(read_voxceleb(tmp_path), 8, reasons)
+    details = dict(zip(ledger["item"].str[-5:], ledger["detail"].str.replace(f"txt/id10270/{VIDEO}/", "")))
+    assert {"00002", "00003", "00004", "00006", "00007", "00009", "9.wav"} == details.keys()
+    assert [details["00002"], details["00003"]] == ["00002.txt: no frame rows", "00003.txt names id10270/someoneelse"]
+    assert details["00007"] == "00007.txt: from frame 9 to frame 9 is no stretch of time"
     assert not ledger["detail"].str.contains(str(tmp_path), regex=False).any()
 
 

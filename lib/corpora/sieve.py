@@ -77,9 +77,7 @@ Reading = tuple[pd.DataFrame, pd.DataFrame]  # what a reader gives: clips and le
 
 class Sieve:
     """Rows of one corpus on their way to clips. `rows` needs a text column `item`, the row's name in the corpus.
-
-    `facts` are what the reader noticed, in words -> a count, names, or counts by name; `warnings` are sentences.
-    """
+    `facts` are what the reader noticed, in words -> a count, names, or counts by name; `warnings` are sentences."""
 
     def __init__(self, corpus: str, rows: pd.DataFrame):
         self.corpus, self.rows, self.rows_in = corpus, rows.reset_index(drop=True), len(rows)
