@@ -64,8 +64,7 @@ def test_what_cannot_be_resumed_is_fetched_from_the_start(tmp_path, change):
     with serve(files={"/file.bin": CONTENT}, drop_after=[100_000]) as site:
         refused("goes on", get, site, tmp_path / "f", attempts=1)
         vars(site).update(change)
-        get(site, tmp_path / "f")
-        assert (tmp_path / "f").read_bytes() == site.files["/file.bin"]
+        assert get(site, tmp_path / "f").read_bytes() == site.files["/file.bin"]
 
 
 def test_a_right_file_is_not_fetched_again_a_wrong_one_is_and_of_a_wrong_one_nothing_stays(tmp_path):
@@ -173,8 +172,8 @@ def platform(tmp_path, monkeypatch):
     make_locale(tmp_path / "made" / "cv-corpus-25.0-x" / "af", V17, [*rows, row("c", 9, "af", segment="Benchmark")])
     archive = make_tar(tmp_path / "x", files_below(tmp_path / "made")).read_bytes()
     with serve(files={"/af.tar.gz": archive}) as site:
-        facts = {"filename": "af.tar.gz", "sizeBytes": str(len(archive)), "downloadUrl": f"{site.url}/af.tar.gz?sign=s3cret",
-                 "checksum": f"sha256:{hashlib.sha256(archive).hexdigest()}"}  # fmt: skip
+        facts = {"filename": "af.tar.gz", "downloadUrl": f"{site.url}/af.tar.gz?sign=s3cret"}
+        facts["checksum"] = f"sha256:{hashlib.sha256(archive).hexdigest()}"
         site.files["/api/datasets/cv-af/download"] = json.dumps(facts).encode()
         monkeypatch.setenv("MDC_API_KEY", "k3y-of-mine")
         monkeypatch.setenv("MDC_API_URL", f"{site.url}/api")
@@ -188,7 +187,6 @@ def test_common_voice_comes_from_the_platform_and_only_the_wanted_clips_are_unpa
     clips, ledger = read_common_voice(tmp_path / "cv", max_clips_per_speaker=3)
     assert len(clips) == len(list((tmp_path / "cv").rglob("*.mp3"))) == 6
     assert ledger["reason"].tolist() == ["Benchmark segment"] + ["over the cap of clips a speaker"] * 2
-    assert set(clips["language"]) == {"af"}
     other = make_tar(tmp_path / "other.tar.gz", {"file.py": b"1"})
     refused("is it a Common Voice archive", extract_common_voice, other, tmp_path / "other")
     assert not (tmp_path / "other").exists()
@@ -196,10 +194,8 @@ def test_common_voice_comes_from_the_platform_and_only_the_wanted_clips_are_unpa
 
 def test_the_key_is_in_no_message_log_or_file(tmp_path, platform, monkeypatch, caplog, capfd):
     caplog.set_level(logging.DEBUG)
-    messages = []
-    for status in (401, 403, 404, 500):
-        platform.statuses.append(status)
-        messages.append(refused(f"{status}", download_common_voice, "cv-af", tmp_path / "down"))
+    platform.statuses = statuses = [401, 403, 404, 500]
+    messages = [refused(f"{status}", download_common_voice, "cv-af", tmp_path / "down") for status in [*statuses]]
     assert ["agree to its terms" in text for text in messages] == [True, True, False, False]
     platform.files["/af.tar.gz"] = b"damaged"
     messages.append(refused("not the file expected", download_common_voice, "cv-af", tmp_path / "down"))

@@ -38,9 +38,12 @@ def test_every_real_form_of_the_meta_file_gives_the_same_rows_and_a_broken_one_i
     for text in META_FORMS:
         meta = read_meta(write_file(tmp_path / "meta.csv", text))
         assert list(meta[["gender_raw", "official_split"]].itertuples(name=None)) == rows
-    bad = {"speaker\tsex\na\tm\n": "needs columns", "": "no table that can be read",
-           "VoxCeleb1 ID\tGender\tSet\nid1\tm\tdev\nid1\tf\tdev\n": "id1 stands there twice"}  # fmt: skip
-    for text, words in bad.items():
+    twice = "VoxCeleb1 ID\tGender\tSet\nid1\tm\tdev\nid1\tf\tdev\n"
+    for text, words in {
+        "speaker\tsex\na\tm\n": "needs columns",
+        "": "no table",
+        twice: "id1 stands there twice",
+    }.items():
         refused(rf"m\.csv: .*{words}", read_meta, write_file(tmp_path / "m.csv", text))
 
 
@@ -92,28 +95,29 @@ def test_what_cannot_be_cut_is_named_in_the_ledger(tmp_path):
     (tmp_path / os.fsdecode(b"audio/\xe9.wav")).touch()
     reasons = {"unusable frame file": 4, "no audio": 1, "empty file": 1, "name is not UTF-8": 1}
     _, ledger = check_sum(read_voxceleb(tmp_path), 8, reasons)
-    details = dict(zip(ledger["item"].str[-5:], ledger["detail"].str.replace(f"txt/id10270/{VIDEO}/", "")))
-    assert {"00002", "00003", "00004", "00006", "00007", "00009", "9.wav"} == details.keys()
-    assert [details["00002"], details["00003"]] == ["00002.txt: no frame rows", "00003.txt names id10270/someoneelse"]
-    assert details["00007"] == "00007.txt: from frame 9 to frame 9 is no stretch of time"
-    assert not ledger["detail"].str.contains(str(tmp_path), regex=False).any()
+    items, details = (
+        ledger["item"].str[-5:].tolist(),
+        ledger["detail"].str.replace(f"txt/id10270/{VIDEO}/", "").tolist(),
+    )
+    assert sorted(items) == ["00002", "00003", "00004", "00006", "00007", "00009", "9.wav"]
+    told = {"00002.txt: no frame rows", "00003.txt names id10270/someoneelse"}
+    assert {*details} >= told | {"00007.txt: from frame 9 to frame 9 is no stretch of time"}
+    assert str(tmp_path) not in str(details)
 
 
 def test_two_files_of_one_utterance_or_video_count_once_and_keep_its_age(tmp_path):
     write_meta(tmp_path)
     write_file(tmp_path / "utt2age.train", f"id10270/{VIDEO}/00001 30\n")
-    for name in ("wav/{}/00001.m4a", "wav/{}/00001.m4a.wav", "flac/{}/00001.flac"):
-        write_file(tmp_path / name.format(f"id10270/{VIDEO}"))
+    whole = [f"audio/Title - 001 Chapter [{OTHER}].webm", f"audio/{OTHER}.m4a"]  # of a video that no frame file needs
+    for name in ("wav/{}.m4a", "wav/{}.m4a.wav", "flac/{}.flac", *whole):
+        write_file(tmp_path / name.format(f"id10270/{VIDEO}/00001"))
     for name in "ab":
         write_frames(tmp_path / name)
-    for name in ("Title - 001 Chapter [{}].webm", "{}.m4a"):  # a video that no frame file needs
-        write_file(tmp_path / "audio" / name.format(OTHER))
-    clips, ledger = check_sum(read_voxceleb(tmp_path), 4, {"listed twice": 3})
+    clips, _ = check_sum(read_voxceleb(tmp_path), 4, {"listed twice": 3})
     assert clips[["path", "age_years"]].to_numpy().tolist() == [[f"wav/id10270/{VIDEO}/00001.m4a.wav", 30.0]]
     write_frames(tmp_path, video=OTHER)
     clips, ledger = check_sum(read_voxceleb(tmp_path), 6, {"listed twice": 4})
-    assert clips["path"].tolist()[0] == f"audio/{OTHER}.m4a"
-    assert ledger["detail"].tolist().count(f"audio/{OTHER}.m4a is read") == 1
+    assert (clips["path"][0], f"{whole[1]} is read" in set(ledger["detail"])) == (whole[1], True)
 
 
 def test_roots_without_utterances_are_told_what_to_do(tmp_path):
@@ -131,41 +135,35 @@ def test_roots_without_utterances_are_told_what_to_do(tmp_path):
 
 
 def test_extended_table_with_multi_line_cells_is_read_by_speaker_and_video(tmp_path):
-    text = (
-        "Name,gender_wiki,video_id,title,description,VoxCeleb_ID,gender,birth_year,speaker_age,speaker_age_title_only\n"
-        'A B,male,vid1,"An, interview","line one\nline ""two""\n\nid1,fake,row\u2028x",id10001,m,1970.0,42.0,\n'
-        "C D,female,vid2,t,,id10002,f,,,\n"
-        'E F,female,vid3,t,"unquoted\r\nend",id10002,f,1990.0,nan,nan\n'
-        "G H,female,vid4,t,,id10003,f,2012.0,0.0,\nI J,female,vid5,t,,id10003,f,1890.0,122.0,\n"
-    )
+    text = 'VoxCeleb_ID,video_id,description,speaker_age\nid10001,vid1,"one\n""two""\n\nid1,fake,row\u2028x",42.0\n'
+    text += 'id10002,vid2,,\nid10002,vid3,"end\r\n",nan\nid10003,vid4,,0.0\nid10003,vid5,,122.0\n'
     ages = read_ages(write_file(tmp_path / "final_dataframe_extended.csv", text))
     assert ages[["key", "age_years"]].to_numpy().tolist() == [["id10001/vid1", 42.0]]
     assert ages.attrs == {"final_dataframe_extended.csv": {"0.0": 1, "122.0": 1}}
 
 
-@pytest.mark.parametrize(
-    ("text", "years", "decades"),
-    [
-        ("speaker_age,birth_year,Name,VoxCeleb_ID,video_id\n44.0,1969.0,D,id1,v\n20.0,1,Ié,id2,-_V\n", [44, 20], [0, 0]),
-        ("id1/34f5sBShxSo/00001 70\nid2/x/00002.wav 5\n\n", [70, 5], [0, 0]), ("id1,20\nid2,34\n", [20, 34], [0, 0]),
-        ("id,age\nid1,34\nid2,20\n", [34, 20], [0, 0]), ("id,age\nid1,30\nid2,20\n", [0, 0], [30, 20]),
-        ("VoxCeleb1 ID\tage\nid1\tteens\nid2\tFourties\n", [0, 0], [10, 40]), ("id1,teens\nid2,30s\n", [0, 0], [10, 30]),
-        ("speaker;decade\nid1;90\nvoxceleb:id2;10\n", [0, 0], [90, 10]),
-        ("\ufeffspeaker_id,age_years\r\nid1,30\r\nid2,40\r\n", [30, 40], [0, 0]),
-    ],
-)  # fmt: skip
+AGE_TABLES = [
+    ("speaker_age,birth_year,Name,VoxCeleb_ID,video_id\n44.0,1969.0,D,id1,v\n20.0,1,Ié,id2,-_V\n", [44, 20], [0, 0]),
+    ("id1/34f5sBShxSo/00001 70\nid2/x/00002.wav 5\n\n", [70, 5], [0, 0]), ("id1,20\nid2,34\n", [20, 34], [0, 0]),
+    ("id,age\nid1,34\nid2,20\n", [34, 20], [0, 0]), ("id,age\nid1,30\nid2,20\n", [0, 0], [30, 20]),
+    ("VoxCeleb1 ID\tage\nid1\tteens\nid2\tFourties\n", [0, 0], [10, 40]), ("id1,teens\nid2,30s\n", [0, 0], [10, 30]),
+    ("speaker;decade\nid1;90\nvoxceleb:id2;10\n", [0, 0], [90, 10]),
+    ("\ufeffspeaker_id,age_years\r\nid1,30\r\nid2,40\r\n", [30, 40], [0, 0]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "years", "decades"), AGE_TABLES)
 def test_every_form_of_an_age_table_gives_years_or_decades(tmp_path, text, years, decades):
     ages = read_ages(write_file(tmp_path / "ages", text))
     assert [key.split(".")[0][:3] for key in ages["key"]] == ["id1", "id2"]
-    assert ages["age_years"].fillna(0).tolist() == years
-    assert ages["age_decade"].fillna(0).tolist() == decades
+    assert ages[["age_years", "age_decade"]].fillna(0).to_numpy().T.tolist() == [years, decades]
 
 
 def test_tables_that_cannot_serve_are_refused(tmp_path):
     refused("no such age table", read_ages, tmp_path / "no.csv")
-    for text, words in {"speaker,height\nid1,3\n": "one for the age", "id,age\nid1,old\n": "holds no ages",
-                        'id,age\nid1,"30\nid2,40\n': "a.csv: no table"}.items():  # fmt: skip
-        refused(words, read_ages, write_file(tmp_path / "a.csv", text))
+    refused("one for the age", read_ages, write_file(tmp_path / "a.csv", "speaker,height\nid1,3\n"))
+    refused("holds no ages", read_ages, write_file(tmp_path / "a.csv", "id,age\nid1,old\n"))
+    refused("a.csv: no table", read_ages, write_file(tmp_path / "a.csv", 'id,age\nid1,"30\nid2,40\n'))
 
 
 def test_the_most_exact_label_wins_and_disagreeing_ones_give_none(tmp_path):
@@ -174,9 +172,7 @@ def test_the_most_exact_label_wins_and_disagreeing_ones_give_none(tmp_path):
     texts = {"utt2age.test": "id1/v/1.wav 70\n", "c.csv": "id,age\nid2,50\nid3,33\n"}
     texts |= {"b.csv": "speaker,video,age\nid1,v,60\nid2,x,9\n", "d.csv": "id,age\nid1,21\nid2,51\nid3,33\n"}
     ages, disagreeing = join_ages(rows, [read_ages(write_file(tmp_path / name, texts[name])) for name in texts])
-    assert ages["age_years"].fillna(0).tolist() == [70, 60, 21, 0, 33]
-    assert ages["age_raw"].tolist() == ["70", "60", "21", "", "33"]
-    assert disagreeing == 1
+    assert (ages["age_raw"].tolist(), disagreeing) == (["70", "60", "21", "", "33"], 1)
     assert join_ages(rows, [])[0]["age_years"].isna().all()
 
 

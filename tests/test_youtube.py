@@ -27,7 +27,7 @@ MESSAGES = {
     "rate limit": ["Video unavailable. This content isn’t available, try again later.", "HTTP Error 429: Too Many"],
     "format": ["Requested format is not available", "HTTP Error 403: Forbidden", "ffmpeg exited with code 1"],
     "network": ["Unable to download API page: Temporary failure in name resolution", "HTTP Error 503: Unavailable"],
-    "live": ["This live event will begin in a few moments."], "error": ["Something never seen"],
+    "error": ["Something never seen"],
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ CORPORA = {  # reader, and what to do to have the corpus, step by step, with the
     ]),
     "voxceleb": (voxceleb.read_voxceleb, [
         "unzip your own copy of the official archives so that {folder} holds wav/ (or aac/) and vox1_meta.csv",
-        "or fetch the audio from YouTube: read LEGAL_NOTE in lib/corpora/youtube.py, then set download.fetch: [\"youtube\"]; "
+        "or fetch it from YouTube: read LEGAL_NOTE in lib/corpora/youtube.py, then set download.fetch: [\"youtube\"]; "
         "meta and frame files and an age table come along ([\"open\"] fetches those alone)",
         "for ages write {folder}/ages.csv (columns speaker and age, or decade), or name a table in download.age_labels",
     ]),
@@ -160,10 +160,8 @@ def read_clips(
     `max_clips_per_speaker` is of Common Voice, drawn by `seed`, 0 = no cap; `age_labels` a table of ages for VoxCeleb,
     "" = those in its folder. `clips.attrs` holds what each reader noticed, by corpus. The very same sound of two
     speakers is dropped. ValueError, with what to do, when nothing is left of a corpus, or one's own table does so."""
-    options = {
-        "common_voice": {"max_clips_per_speaker": max_clips_per_speaker or None, "seed": seed},
-        "voxceleb": {"ages": resolve_root(age_labels) if age_labels else None},
-    }
+    drawn = {"max_clips_per_speaker": max_clips_per_speaker or None, "seed": seed}
+    options = {"common_voice": drawn, "voxceleb": {"ages": resolve_root(age_labels) if age_labels else None}}
     roots, noticed, frames, read = find_roots(corpora, folder), {}, [], _read_corpora(corpora, folder, options)
     for name, (clips, _) in read.items():
         noticed[name], clips.attrs = clips.attrs, {}

@@ -126,7 +126,7 @@ def _read_entry(entry: Any) -> dict[str, Any] | str:
 
 def import_pickles(files: Iterable[Path], run: str) -> dict[str, int]:
     """Turn the authors' pickles into the finished stages 01 to 03 of `run`, so that 04_train can go on; return counts.
-    Nobody says who speaks: a file counts as one speaker and recording, since neighbours were cut from neighbouring audio.
+    Nobody says who speaks: a file counts as one speaker and recording, since neighbours were cut from one sound.
     A person may still be in several. The store holds the frames and their time mean and deviation."""
     files = sorted(Path(file) for file in files)
     if len({file.name for file in files}) < len(files) or not files:

@@ -27,8 +27,7 @@ def read_own_data(root_or_csv: Path) -> Reading:
     """Read a CSV, or a folder's `own_data.csv` or only CSV, into (clips, ledger); paths count from the CSV's folder.
     Optional columns (`COLUMNS` has their other names): speaker, gender (any word of `lib.corpora.labels`), age (years,
     or a decade's word), language, start_s and end_s (seconds). A file without a speaker is its own speaker. ValueError
-    when there is no such CSV, none with a column `path`, when columns are not understood and none names the speaker, or
-    when two lines contradict each other about a recording or about a speaker's gender."""
+    when no such CSV tells paths, when none of its columns may name the speaker, or where its lines contradict."""
     path, usual = Path(root_or_csv), Path(root_or_csv, "own_data.csv")
     if not path.is_file():
         tables = [usual] if usual.is_file() else sorted(path.glob("*.csv"))
@@ -73,10 +72,8 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]], lis
         raise ValueError(f"{path}: needs a column 'path', has {names}")
     strange = [name for at, name in enumerate(names) if name.strip() and at not in places.values()]
     if strange and "speaker" not in places:
-        raise ValueError(
-            f"{path}: no column 'speaker', and these are not understood: {strange}. Rename the one that names the "
-            "speaker (a person on both sides of a split would spoil every score), or add an empty column 'speaker'"
-        )
+        told = f"{path}: no column 'speaker', and these are not understood: {strange}. Rename the one that names it"
+        raise ValueError(f"{told} (else people stand on both sides of a split), or add an empty column 'speaker'")
     rows, malformed = [], []
     for number, line in enumerate(lines[first + 1 :], first + 2):
         try:
@@ -129,9 +126,8 @@ def _refuse_contradictions(path: Path, rows: pd.DataFrame) -> None:
 
 
 def list_recordings(source: Path | str) -> pd.DataFrame:
-    """What to ask about: name, path, start_s, end_s, fault, and labels where a list gives them. `source`: a file; a
-    folder with its subfolders and what links lead to, hidden names left out; or a CSV as `read_own_data` describes it.
-    What cannot be used stays as a row with its `fault`. ValueError when there is nothing."""
+    """Rows to ask about: name, path, start_s, end_s, fault ("" = none), and a list's labels. `source`: a file, a folder
+    (through subfolders and links, hidden names left out), or a CSV as for `read_own_data`. ValueError for nothing."""
     if "://" in str(source) or str(source) == "-":
         raise ValueError(f"{source}: nothing is fetched and standard input is not read; save the sound as a file first")
     source = Path(source)

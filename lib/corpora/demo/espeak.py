@@ -1,4 +1,4 @@
-"""espeak-ng, called in-process. It keeps hidden state from one utterance to the next, such as noise: a `Synthesizer` loads
+"""espeak-ng, called in-process. It keeps hidden state from one utterance to the next, such as noise: `Synthesizer` loads
 a private copy of the library (wheel `espeakng-loader`), so what it says depends on its seed and what it said before."""
 
 import ctypes
