@@ -10,17 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checks import refused
+from checks import refused, write_file
 from local_server import serve
 from test_common_voice import V17, make_locale, row
 from test_speechocean762 import make_half
 from test_voxceleb import write_frames, write_meta
 
-from lib.corpora import fetch, voxceleb
-from lib.corpora.common_voice import download_common_voice, extract_common_voice, read_common_voice
+from lib.corpora import common_voice, fetch, speechocean762, voxceleb
 from lib.corpora.fetch import download_file, extract_members, unpacking
-from lib.corpora.speechocean762 import download_speechocean762, read_speechocean762
-from lib.corpora.voxceleb import download_voxceleb
 
 CONTENT = np.random.default_rng(0).bytes(400_000)
 SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
@@ -70,9 +67,8 @@ def test_what_cannot_be_resumed_is_fetched_from_the_start(tmp_path, change):
 def test_a_right_file_is_not_fetched_again_a_wrong_one_is_and_of_a_wrong_one_nothing_stays(tmp_path):
     with serve(files={"/file.bin": CONTENT}) as site:
         for content in (CONTENT, b"old"):
-            (tmp_path / "f").write_bytes(content)
-            get(site, tmp_path / "f", SHA256)
-            assert (len(site.requests), (tmp_path / "f").read_bytes()) == (int(content == b"old"), CONTENT)
+            path = get(site, write_file(tmp_path / "f", content), SHA256)
+            assert (len(site.requests), path.read_bytes()) == (int(content == b"old"), CONTENT)
         for wrong in ("sha256:" + "0" * 64, "md5:" + "0" * 32):
             refused(f"not the file expected.*{wrong}", get, site, tmp_path / "g", wrong)
     assert names_in(tmp_path) == ["f"]
@@ -126,11 +122,10 @@ def test_wanted_members_are_unpacked_and_an_interrupted_unpacking_goes_on(tmp_pa
     path, out = make_tar(tmp_path / "x", mode=mode), tmp_path / "out"
     extract_members(path, out, lambda name: not name.endswith("y.mp3"))
     assert files_below(out) == {"a/one.tsv": b"1", "a/clips/x.mp3": FILES["a/clips/x.mp3"], "b/z": b""}
-    (out / "a/one.tsv").write_bytes(b"2")
-    (out / "a/clips/y.mp3").write_bytes(b"cut")
-    extract_members(path, out)
-    assert (out / "a/one.tsv").read_bytes() == b"2"  # of the right size, so it was left alone
-    assert (out / "a/clips/y.mp3").read_bytes() == FILES["a/clips/y.mp3"]
+    write_file(out / "a/one.tsv", b"2")
+    write_file(out / "a/clips/y.mp3", b"cut")
+    extract_members(path, out)  # the first is of the right size, so it is left alone
+    assert files_below(out) == {Path(name).as_posix(): body for name, body in FILES.items()} | {"a/one.tsv": b"2"}
 
 
 OUTSIDE = ["../evil", "/evil", "a/../../evil", "a/..", "//evil", "./../evil"]
@@ -181,38 +176,39 @@ def platform(tmp_path, monkeypatch):
 
 
 def test_common_voice_comes_from_the_platform_and_only_the_wanted_clips_are_unpacked(tmp_path, platform):
-    archive = download_common_voice("cv-af", tmp_path / "down")
+    archive = common_voice.download_common_voice("cv-af", tmp_path / "down")
     assert [("authorization" in headers) for _, headers in platform.requests] == [True, False]
-    extract_common_voice(archive, tmp_path / "cv", max_clips_per_speaker=3)
-    clips, ledger = read_common_voice(tmp_path / "cv", max_clips_per_speaker=3)
+    common_voice.extract_common_voice(archive, tmp_path / "cv", max_clips_per_speaker=3)
+    clips, ledger = common_voice.read_common_voice(tmp_path / "cv", max_clips_per_speaker=3)
     assert len(clips) == len(list((tmp_path / "cv").rglob("*.mp3"))) == 6
     assert ledger["reason"].tolist() == ["Benchmark segment"] + ["over the cap of clips a speaker"] * 2
     other = make_tar(tmp_path / "other.tar.gz", {"file.py": b"1"})
-    refused("is it a Common Voice archive", extract_common_voice, other, tmp_path / "other")
-    assert not (tmp_path / "other").exists()
+    refused("is it a Common Voice archive", common_voice.extract_common_voice, other, tmp_path / "other")
 
 
 def test_the_key_is_in_no_message_log_or_file(tmp_path, platform, monkeypatch, caplog, capfd):
     caplog.set_level(logging.DEBUG)
     platform.statuses = statuses = [401, 403, 404, 500]
-    messages = [refused(f"{status}", download_common_voice, "cv-af", tmp_path / "down") for status in [*statuses]]
+    messages = [
+        refused(f"{status}", common_voice.download_common_voice, "cv-af", tmp_path / "down") for status in [*statuses]
+    ]
     assert ["agree to its terms" in text for text in messages] == [True, True, False, False]
     platform.files["/af.tar.gz"] = b"damaged"
-    messages.append(refused("not the file expected", download_common_voice, "cv-af", tmp_path / "down"))
+    messages.append(refused("not the file expected", common_voice.download_common_voice, "cv-af", tmp_path / "down"))
     everything = "".join([*messages, *capfd.readouterr(), str(files_below(tmp_path / "down"))])
     assert "k3y-of-mine" not in everything + caplog.text
     assert "s3cret" not in everything
     monkeypatch.delenv("MDC_API_KEY")
-    refused("MDC_API_KEY is not set", download_common_voice, "cv-af", tmp_path)
+    refused("MDC_API_KEY is not set", common_voice.download_common_voice, "cv-af", tmp_path)
 
 
 def test_speechocean762_is_fetched_and_unpacked_whole(tmp_path):
     make_half(tmp_path / "made" / "speechocean762", "train", {"0001": ("m", "6"), "0003": ("m", "6")})
     archive = make_tar(tmp_path / "s", files_below(tmp_path / "made")).read_bytes()
     with serve(files={"/s.tar.gz": archive, "/page": b"<html>"}) as site:
-        refused("damaged or cut short", download_speechocean762, tmp_path / "other", f"{site.url}/page")
-        folder = download_speechocean762(tmp_path / "down", f"{site.url}/s.tar.gz")
-    assert len(read_speechocean762(folder)[0]) == 4
+        refused("damaged or cut short", speechocean762.download_speechocean762, tmp_path / "other", f"{site.url}/page")
+        folder = speechocean762.download_speechocean762(tmp_path / "down", f"{site.url}/s.tar.gz")
+    assert len(speechocean762.read_speechocean762(folder)[0]) == 4
 
 
 def test_tables_of_voxceleb_are_fetched_checked_and_what_is_there_is_kept(tmp_path, monkeypatch):
@@ -222,11 +218,11 @@ def test_tables_of_voxceleb_are_fetched_checked_and_what_is_there_is_kept(tmp_pa
     files = {"/meta/vox1_meta.csv": meta, "/meta/vox2_meta.csv": meta, "/data/vox1_test_txt.zip": frames,
              "/data/vox1_dev_txt.zip": frames, "/final_dataframe_extended.csv": b"VoxCeleb_ID,speaker_age\nid10270,\n"}  # fmt: skip
     with serve(files=files) as site:
-        refused("not the file expected", download_voxceleb, tmp_path / "v", site.url, site.url)
+        refused("not the file expected", voxceleb.download_voxceleb, tmp_path / "v", site.url, site.url)
         monkeypatch.setattr(voxceleb, "MD5", dict.fromkeys(voxceleb.MD5, f"md5:{hashlib.md5(frames).hexdigest()}"))
-        refused("holds no ages; delete it", download_voxceleb, tmp_path / "v", site.url, site.url)
+        refused("holds no ages; delete it", voxceleb.download_voxceleb, tmp_path / "v", site.url, site.url)
         (tmp_path / "v" / "final_dataframe_extended.csv").write_text("VoxCeleb_ID,speaker_age\nid10270,30\n")
         site.requests.clear()
-        download_voxceleb(tmp_path / "v", site.url, site.url)
+        voxceleb.download_voxceleb(tmp_path / "v", site.url, site.url)
         assert site.requests == []
     assert len(list((tmp_path / "v").glob("vox1_*_txt/txt/id10270/5r0dWxy17C8/00001.txt"))) == 2

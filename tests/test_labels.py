@@ -68,9 +68,9 @@ def test_age_class_needs_the_whole_interval_within_one_class():
 BROKEN = [(["a"], []), (["a", "a"], [20]), (["a", "b"], [20, 20]), (["a", "b"], []), (["a", "b"], [0])]
 
 
-@pytest.mark.parametrize(("classes", "bounds"), BROKEN)
-def test_broken_schemes_are_refused(classes, bounds):
-    refused("age_", labels.assign_age_class, frame(age_years=[30.0]), classes, bounds)
+@pytest.mark.parametrize("scheme", BROKEN)
+def test_broken_schemes_are_refused(scheme):
+    refused("age_", labels.assign_age_class, frame(age_years=[30.0]), *scheme)
 
 
 def test_only_a_class_from_one_corpus_is_called_confounded_however_small_the_other():

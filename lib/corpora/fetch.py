@@ -17,8 +17,7 @@ from lib.paths import load_json, replace_folder, save_json
 
 CHUNK_BYTES = 1 << 16  # what a broken line may cost
 SPARE_BYTES = 200_000_000  # left free on the disk
-MOST_EXPANSION = 100  # an archive that unpacks to more than so many times its size, and `SMALL_BYTES`, is a bomb
-SMALL_BYTES = 10**9
+MOST_EXPANSION, SMALL_BYTES = 100, 10**9  # over so many times its size and so many bytes an archive is a bomb
 REFUSALS = (400, 401, 403, 404, 410)  # answers that asking again does not change
 
 

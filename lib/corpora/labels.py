@@ -21,8 +21,7 @@ GENDER_WORDS: dict[tuple[str, str], dict[str, str | None]] = {
     ("own_data", "all"): {"man": "male", "woman": "female"},
 }  # fmt: skip
 # By corpus and releases: raw word -> first year of its decade. Common Voice's words never changed; "fourties" is its
-# spelling. It calls teens "< 19" and twenties "19 - 29": a speaker of 19 may stand in either. VoxCeleb's age tables,
-# speechocean762 and one's own data give years as numbers: "26", "26.0", "26,5".
+# spelling. It calls teens "< 19" and twenties "19 - 29": a speaker of 19 may stand in either. Other corpora give years.
 DECADE_WORDS = ["teens", "twenties", "thirties", "fourties", "fifties", "sixties", "seventies", "eighties", "nineties"]
 AGE_WORDS: dict[tuple[str, str], dict[str, int | None]] = {
     ("common_voice", "1-25"): {"": None, **dict(zip(DECADE_WORDS, DECADES))},
