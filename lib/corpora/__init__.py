@@ -24,7 +24,8 @@ CORPORA = {  # reader, and what to do to have the corpus, step by step, with the
         "or unpack an archive so that {folder} holds validated.tsv and clips/, or name its folder in download.root",
     ]),
     "voxceleb": (voxceleb.read_voxceleb, [
-        "unzip your own copy of the official archives so that {folder} holds wav/ (or aac/) and vox1_meta.csv",
+        "join (cat vox1_dev_wav_parta* > vox1_dev_wav.zip) and unzip your own copy of the official archives, so that "
+        "{folder} holds wav/ (or aac/) and vox1_meta.csv",
         "or fetch it from YouTube: read LEGAL_NOTE in lib/corpora/youtube.py, then set download.fetch: [\"youtube\"]; "
         "meta and frame files and an age table come along ([\"open\"] fetches those alone)",
         "for ages write {folder}/ages.csv (columns speaker and age, or decade), or name a table in download.age_labels",
@@ -173,8 +174,7 @@ def read_clips(
     if shared.any():  # the very same bytes: nobody knows whose voice it is
         lost = clips.loc[shared, ["corpus"]].assign(item=clips["clip_id"], reason="the same sound for two speakers")
         lost["detail"] = lost["item"].groupby(keys).transform(lambda items: ", ".join(items[:5]))
-        own = lost.loc[lost["corpus"] == own_data.CORPUS, "detail"]
-        if len(own):
+        if len(own := lost.loc[lost["corpus"] == own_data.CORPUS, "detail"]):
             raise ValueError(f"own_data: one sound is listed for several speakers ({own.iloc[0]}); say whose it is")
         clips, ledger = clips[~shared], pd.concat([ledger, lost], ignore_index=True)
     for name in {*noticed} - {*clips["corpus"]}:

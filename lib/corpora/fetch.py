@@ -117,8 +117,8 @@ def unpacking(folder: Path) -> Iterator[Path]:
 
 
 def extract_members(archive: Path, folder: Path, wanted: Callable[[str], bool] = lambda _: True) -> list[Path]:
-    """Unpack the members of a tar (gz, bz2, xz) for which `wanted(name)` is true, but those that are there with the
-    right size; return their paths. ValueError for an archive that is missing, damaged, cut short or not to be trusted."""
+    """Unpack the members of a tar (gz, bz2, xz) for which `wanted(name)` is true, return their paths; files that are there
+    with the right size are left. ValueError for an archive that is missing, damaged, cut short or not to be trusted."""
     if not archive.is_file():
         raise ValueError(f"{archive}: no such archive")
     folder.mkdir(parents=True, exist_ok=True)
