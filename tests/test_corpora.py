@@ -60,14 +60,12 @@ def test_the_checksum_holds_every_label_and_every_byte_of_sound(both):
     table.write_text(TABLE.replace("x,f,40", "x,m,51"))
     assert checksum() != first
     table.write_text(TABLE)
-    for now, forget, same in ((content, False, True), (content[::-1], False, True), (content[::-1], True, False)):
+    for now in (content, content[::-1]):  # the old size and time of change, which only FROM=01_download sees through
         sound.write_bytes(now)
-        os.utime(sound, ns=(1, 1))  # the old size and time of change, which only FROM=01_download sees through
-        if forget:
-            forget_digests()
-        assert (checksum() == first) == same
-    sound.write_bytes(content)
-    assert checksum() == first
+        os.utime(sound, ns=(1, 1))
+        assert checksum() == first
+    forget_digests()
+    assert checksum() != first
     assert digest_files(both, ["gone"]) == {"gone": "unreadable: gone"}
 
 

@@ -95,13 +95,11 @@ def test_what_cannot_be_cut_is_named_in_the_ledger(tmp_path):
     (tmp_path / os.fsdecode(b"audio/\xe9.wav")).touch()
     reasons = {"unusable frame file": 4, "no audio": 1, "empty file": 1, "name is not UTF-8": 1}
     _, ledger = check_sum(read_voxceleb(tmp_path), 8, reasons)
-    items, details = (
-        ledger["item"].str[-5:].tolist(),
-        ledger["detail"].str.replace(f"txt/id10270/{VIDEO}/", "").tolist(),
-    )
-    assert sorted(items) == ["00002", "00003", "00004", "00006", "00007", "00009", "9.wav"]
-    told = {"00002.txt: no frame rows", "00003.txt names id10270/someoneelse"}
-    assert {*details} >= told | {"00007.txt: from frame 9 to frame 9 is no stretch of time"}
+    details = dict(zip(ledger["item"].str[-5:], ledger["detail"].str.replace(f"txt/id10270/{VIDEO}/", "")))
+    assert details.keys() == {"00002", "00003", "00004", "00006", "00007", "00009", "9.wav"}
+    assert details["00002"] == "00002.txt: no frame rows"
+    assert details["00003"] == "00003.txt names id10270/someoneelse"
+    assert details["00007"] == "00007.txt: from frame 9 to frame 9 is no stretch of time"
     assert str(tmp_path) not in str(details)
 
 
@@ -117,7 +115,8 @@ def test_two_files_of_one_utterance_or_video_count_once_and_keep_its_age(tmp_pat
     assert clips[["path", "age_years"]].to_numpy().tolist() == [[f"wav/id10270/{VIDEO}/00001.m4a.wav", 30.0]]
     write_frames(tmp_path, video=OTHER)
     clips, ledger = check_sum(read_voxceleb(tmp_path), 6, {"listed twice": 4})
-    assert (clips["path"][0], f"{whole[1]} is read" in set(ledger["detail"])) == (whole[1], True)
+    assert clips["path"][0] == whole[1]
+    assert f"{whole[1]} is read" in set(ledger["detail"])
 
 
 def test_roots_without_utterances_are_told_what_to_do(tmp_path):
