@@ -9,8 +9,8 @@ from checks import refused, write_file
 from lib.corpora.sieve import Sieve, audio_stem, file_fault, find_spelling, printable, walk_files
 
 
-def rows(count=4) -> pd.DataFrame:
-    names = [f"x:{n}" for n in range(count)]
+def rows() -> pd.DataFrame:
+    names = [f"x:{n}" for n in range(4)]
     columns = dict.fromkeys(["item", "clip_id", "speaker_id", "recording_id", "path"], names)
     return pd.DataFrame(columns).assign(gender_raw=["male", "f", "other", ""], age_raw=["teens", "30", "", "old"])
 

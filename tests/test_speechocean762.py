@@ -58,8 +58,8 @@ def test_suffix_in_the_other_case_is_found_and_losses_are_named(tmp_path):
 
 def test_tables_that_contradict_themselves_are_refused_by_name(tmp_path):
     make_half(tmp_path, "train", {"0001": ("m", "6")})
-    for name, key in (("spk2gender", "0001"), ("wav.scp", "000010001"), ("utt2spk", "000010001")):
+    for name, key in (("wav.scp", "000010001"), ("utt2spk", "000010001"), ("spk2gender", "0001")):
         text = (tmp_path / "train" / name).read_text()
-        (tmp_path / "train" / name).write_text(f"{text}{key} other\n\xff\n")
+        write_file(tmp_path / "train" / name, f"{text}{key} other\n\xff\n")
         refused(rf"{name}: {key} stands there twice, as .* and as 'other'", read_speechocean762, tmp_path)
-        (tmp_path / "train" / name).write_text(text)
+        write_file(tmp_path / "train" / name, text)
