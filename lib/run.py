@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from lib import config, paths
 from lib.corpora import check_run, find_folder, read_clips
-from lib.stages import forget_digests
+from lib.stages import find_stage, forget_digests
 
 SHOWN_VERSIONS = ["torch", "torchaudio", "numpy", "pandas", "scikit-learn", "soundfile", "silero-vad", "matplotlib"]
 KERNEL = "this-python"  # name of the kernel that runs notebooks with the interpreter of this process
@@ -145,12 +145,14 @@ def build_run_report(run: str, sections: dict[str, dict]) -> dict[str, Any]:
 
 def check_sections(run: str, sections: dict[str, dict]) -> None:
     """ValueError where data, encoder or engine of a run are not to be had, before any notebook begins."""
-    if "download" in sections:
-        check_run(sections["download"], sections["run"]["synthetic"])
+    if "download" in sections and not sections["run"]["synthetic"]:
+        check_run(sections["download"])
     if "train" in sections and "embed" not in sections:
-        from lib.corpora.authors import check_imported
-
-        check_imported(run)
+        try:
+            find_stage("03_embed", run)
+        except ValueError as error:
+            command = f"python -m lib.corpora.authors FOLDER --run {run}"
+            raise ValueError(f"run '{run}' starts from imported pickles: {command}") from error
     if "embed" in sections:
         from lib.encoders import check_encoder
 

@@ -20,7 +20,7 @@ FROM_CLIPS = ["corpus", "recording_id", "language", "gender", "age_years", "age_
 
 @dataclass(frozen=True)
 class Task:
-    """A name, the classes in their fixed order, and for ages the bounds in years (see `lib.corpora.labels.AgeScheme`). `scheme`:
+    """A name, the classes in their fixed order, and for ages the bounds in years (see `lib.corpora.labels.SCHEMES`). `scheme`:
     all classes that the bounds part, where some have too few speakers to be asked for; empty = `classes`."""
 
     name: str
@@ -74,15 +74,15 @@ def _make_form(name: str, clips: pd.DataFrame) -> tuple[Task | None, str]:
             return None, f"age_years: skipped, no age parts the speakers into classes of {LEAST_OF_FORM} and more"
         classes = [f"{first} to {last - 1}" for first, last in pairwise([0, *bounds])] + [f"{bounds[-1]} and over"]
         return Task(name, classes, [float(bound) for bound in bounds]), ""
-    scheme = SCHEMES[FORMS[name]]
-    speakers = clips.groupby(assign_age_class(clips, scheme.classes, scheme.bounds))["speaker_id"].nunique()
-    counts = dict(zip(scheme.classes, speakers.reindex(range(len(scheme.classes)), fill_value=0)))
+    classes, bounds = SCHEMES[FORMS[name]]
+    speakers = clips.groupby(assign_age_class(clips, classes, bounds))["speaker_id"].nunique()
+    counts = dict(zip(classes, speakers.reindex(range(len(classes)), fill_value=0)))
     kept = [word for word, count in counts.items() if count >= LEAST_OF_FORM]
     left = ", ".join(f"{word} ({count})" for word, count in counts.items() if count < LEAST_OF_FORM)
     if len(kept) < 2:
         return None, f"{name}: skipped, fewer than two of its classes have {LEAST_OF_FORM} speakers ({left})"
     note = f"{name}: left out for having fewer than {LEAST_OF_FORM} speakers: {left}" if left else ""
-    return Task(name, kept, list(scheme.bounds), scheme.classes), note
+    return Task(name, kept, list(bounds), classes), note
 
 
 def assign_targets(clips: pd.DataFrame, task: Task) -> pd.Series:

@@ -73,9 +73,7 @@ Reading = tuple[pd.DataFrame, pd.DataFrame]  # what a reader gives: clips and le
 
 class Sieve:
     """Rows of one corpus on their way to clips. `rows` needs a text column `item`, the row's name in the corpus.
-
-    `facts` are what the reader noticed, in words -> a count, names, or counts by name; `warnings` are sentences.
-    """
+    `facts` are what the reader noticed, in words -> a count, names, or counts by name; `warnings` are sentences."""
 
     def __init__(self, corpus: str, rows: pd.DataFrame):
         self.corpus, self.rows, self.rows_in = corpus, rows.reset_index(drop=True), len(rows)
@@ -112,8 +110,7 @@ class Sieve:
         clips = validate_table(rows.assign(corpus=self.corpus)[list(CLIPS.columns)], "clips", self.corpus)
         ledger = validate_table(pd.concat(self.dropped, ignore_index=True), "ledger", self.corpus)
         if self.rows_in != len(clips) + len(ledger):
-            counts = f"{self.rows_in} rows in, but {len(clips)} clips and {len(ledger)} dropped"
-            raise RuntimeError(f"{self.corpus}: {counts}")
+            raise RuntimeError(f"{self.corpus}: {self.rows_in} rows in, {len(clips)} clips, {len(ledger)} dropped")
         for kind in ("gender", "age"):
             if unknown := unknown_labels(clips[f"{kind}_raw"], kind):
                 self.warnings.append(f"{kind} values that give no label: {unknown}; write {ALLOWED[kind]}")
