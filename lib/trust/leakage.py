@@ -2,26 +2,20 @@
 
 from itertools import combinations
 
-import numpy as np
 import pandas as pd
-from sklearn.preprocessing import normalize
 
 from lib.splits import PARTS, held_languages
-from lib.store import Store
 from lib.tasks import Task
 
 KINDS = {"speaker": "speaker_id", "recording": "recording_id", "clip": "clip_id", "identical audio": "content_hash"}
-NEAR = 0.999  # cosine, mean vector taken away, from which windows of different speakers are near-duplicates
 EXAMPLES = 5  # ids that a row of the audit names
-BLOCK = 2048  # windows whose embeddings are compared at once
 
 
-def audit_splits(splits: pd.DataFrame, store: Store | None = None) -> pd.DataFrame:
-    """Count what two parts of a split share: speakers, recordings, clips, identical audio, languages, near-duplicate embeddings.
+def audit_splits(splits: pd.DataFrame) -> pd.DataFrame:
+    """Count what two parts of a split share: speakers, recordings, clips, identical audio, languages.
 
     splits: one row a window of each task, protocol and fold, with `split` and the columns of `KINDS`, of which others than the
     speaker may be missing. A language of a corpus of `MANY` must not be shared under "language"; else it is only counted.
-    store: of the windows' embeddings; None = near-duplicates are not looked for.
 
     Returns task, protocol, fold, kind, parts, hard (True = never allowed but under the paper's protocol), count, examples.
     """
@@ -30,13 +24,11 @@ def audit_splits(splits: pd.DataFrame, store: Store | None = None) -> pd.DataFra
         values = {kind: table[column] for kind, column in KINDS.items() if column in table}
         values["language"], part = held_languages(table).dropna(), table["split"]
         for one, other in combinations([name for name in PARTS if (part == name).any()], 2):
-            shared = {kind: sorted(set(ids[part == one]) & set(ids[part == other])) for kind, ids in values.items()}
-            if store is not None:
-                shared["near-duplicate"] = _near_duplicates(table, store, one, other)
-            for kind, ids in shared.items():
+            for kind, ids in values.items():
                 hard = kind in KINDS or (kind == "language" and protocol == "language")
-                examples = ", ".join(map(str, ids[:EXAMPLES]))
-                rows.append((task, protocol, fold, kind, f"{one}, {other}", hard, len(ids), examples))
+                shared = sorted(set(ids[part == one]) & set(ids[part == other]))
+                examples = ", ".join(map(str, shared[:EXAMPLES]))
+                rows.append((task, protocol, fold, kind, f"{one}, {other}", hard, len(shared), examples))
     return pd.DataFrame(rows, columns=["task", "protocol", "fold", "kind", "parts", "hard", "count", "examples"])
 
 
@@ -48,24 +40,6 @@ def stop_on_leakage(audit: pd.DataFrame) -> None:
         places.append(f"{where}: {row.count} {row.kind}(s) in both {row.parts}: {row.examples}")
     if places:
         raise ValueError("the parts of this split share what they must not: " + "; ".join(places))
-
-
-def _near_duplicates(table: pd.DataFrame, store: Store, one: str, other: str) -> list[str]:
-    """Pairs "a ~ b" of window ids of different speakers whose centred cosine reaches `NEAR`; `BLOCK` x `BLOCK` at once."""
-    hidden = [name for name in store.parts if name.startswith(("layer:", "block:"))]
-    embeddings, part = store.statistics(table["window_id"], hidden), table["split"].to_numpy()
-    ids, speakers = table["window_id"].to_numpy(), pd.factorize(table["speaker_id"])[0]
-    wanted = np.arange(len(ids)), np.flatnonzero(part == one), np.flatnonzero(part == other)
-    blocks, here, there = (np.split(rows, range(BLOCK, len(rows), BLOCK)) for rows in wanted)
-    sums = [embeddings[block].sum(axis=0, dtype=np.float64) for block in blocks]
-    centre = (np.sum(sums, axis=0) / len(ids)).astype(np.float32)
-    pairs = []
-    for a in here:
-        left = normalize(embeddings[a] - centre)
-        for b in there:
-            near = (left @ normalize(embeddings[b] - centre).T >= NEAR) & (speakers[a][:, None] != speakers[b])
-            pairs += [f"{ids[a[i]]} ~ {ids[b[j]]}" for i, j in zip(*np.nonzero(near))]
-    return pairs
 
 
 def summarise_audit(audit: pd.DataFrame) -> pd.DataFrame:
