@@ -186,8 +186,7 @@ def judge_choice(epochs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for task, scores in epochs.groupby("task", sort=False):
         chosen, best = scores[scores["chosen"]].iloc[0], scores.loc[scores["unseen_uar"].idxmax()]
-        row = {"chosen on validation": int(chosen["epoch"]), "its UAR here": chosen["unseen_uar"]}
-        row |= {"best epoch here": int(best["epoch"]), "best UAR here": best["unseen_uar"]}
-        row |= {"lost by the choice": best["unseen_uar"] - chosen["unseen_uar"], "recordings": int(chosen["recordings"])}
-        rows.append({"task": task, "epochs": len(scores)} | row)
-    return pd.DataFrame(rows)
+        pair = [*chosen[["epoch", "unseen_uar"]], *best[["epoch", "unseen_uar"]]]
+        rows.append([task, len(scores), *pair, best["unseen_uar"] - chosen["unseen_uar"], chosen["recordings"]])
+    told = ["chosen on validation", "its UAR here", "best epoch here", "best UAR here", "lost by the choice"]
+    return pd.DataFrame(rows, columns=["task", "epochs", *told, "recordings"])
