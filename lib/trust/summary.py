@@ -52,13 +52,13 @@ def score_run(
 
 def count_confusions(predictions: pd.DataFrame, tasks: list[Task]) -> list[dict[str, Any]]:
     """Confusion counts of every model on the windows of the test part, for each of its seeds."""
-    confusions, test, keys = [], predictions[predictions["split"] == "test"], ["model", "protocol", "seed"]
-    for task in tasks:
-        for key, rows in test[test["task"] == task.name].groupby(keys, sort=False):
-            answers = rows[[f"p_{name}" for name in task.classes]].to_numpy().argmax(axis=1)
-            counts = confusion_counts(rows["target"].to_numpy(), answers, len(task.classes)).tolist()
-            facts = {"task": task.name} | dict(zip(keys, key)) | {"split": "test", "level": "window"}
-            confusions.append(facts | {"classes": task.classes, "counts": counts})
+    confusions, keys, classes = [], ["task", "model", "protocol", "seed"], {task.name: task.classes for task in tasks}
+    for key, rows in predictions[predictions["split"] == "test"].groupby(keys, sort=False):
+        names = classes[key[0]]
+        answers = rows[[f"p_{name}" for name in names]].to_numpy().argmax(axis=1)
+        counts = confusion_counts(rows["target"].to_numpy(), answers, len(names)).tolist()
+        facts = dict(zip(keys, key)) | {"split": "test", "level": "window"}
+        confusions.append(facts | {"classes": names, "counts": counts})
     return confusions
 
 
