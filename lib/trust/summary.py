@@ -134,8 +134,8 @@ def describe_data(clips: pd.DataFrame, splits: pd.DataFrame, protocol: str) -> d
     voices = here.groupby(["split", "task"], sort=False)["speaker_id"].nunique()
     parts = {f"{part}_speakers": voices[part].to_dict() for part in ("train", *evaluate.PARTS) if part in voices}
     languages = clips.groupby(clips["language"].replace("", "not known"))["speaker_id"].nunique()
-    facts = {"clips": len(clips), "speakers": int(clips["speaker_id"].nunique())}
-    return facts | {"speakers_by_language": languages.sort_values(ascending=False).to_dict()} | parts
+    languages = languages.sort_values(ascending=False).to_dict()
+    return {"clips": len(clips), "speakers": clips["speaker_id"].nunique(), "speakers_by_language": languages} | parts
 
 
 def _refit(stages: dict[str, Stage], fits: pd.DataFrame, splits: pd.DataFrame, stores: list[Store], task: Task) -> Path:
