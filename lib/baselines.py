@@ -121,7 +121,7 @@ def fit_baseline(
     """Probabilities (len(rows), C) of one of `BASELINES` for the windows of `rows`, learned from those of `train` alone.
 
     acoustics: window_id and `ACOUSTICS`. train, rows: window_id and target. None where the baseline's measures are lacking.
-    The majority answers with the class shares, the others by `fit_probe`.
+    The majority answers with the class shares, the others by `ask_probe`.
     """
     columns = BASELINES[name]
     if not columns:
@@ -130,8 +130,8 @@ def fit_baseline(
     if not set(columns) <= set(acoustics.columns) or acoustics.empty:
         return None
     measures = acoustics.set_index("window_id")[columns]
-    probe = fit_probe(measures.loc[train["window_id"]].to_numpy(), train["target"].to_numpy())
-    return predict_probe(probe, measures.loc[rows["window_id"]].to_numpy(), classes)
+    learned, asked = (measures.loc[table["window_id"]].to_numpy() for table in (train, rows))
+    return ask_probe(learned, train["target"].to_numpy(), asked, classes)
 
 
 def make_probe(strength: float = 1.0) -> Any:
@@ -145,14 +145,12 @@ def make_probe(strength: float = 1.0) -> Any:
     return make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler(), logistic)
 
 
-@threadpool_limits.wrap(limits=1)  # such matrices gain nothing from a second core
-def fit_probe(vectors: np.ndarray, targets: np.ndarray, strength: float = 1.0) -> Any:
-    """`make_probe`, fitted."""
-    return make_probe(strength).fit(np.asarray(vectors, np.float64), targets)
-
-
-def predict_probe(probe: Any, vectors: np.ndarray, classes: int) -> np.ndarray:
-    """Probabilities (n, C) of a probe; a class that its training part lacked gets 0."""
-    probabilities = np.zeros((len(vectors), classes))
-    probabilities[:, probe.classes_] = probe.predict_proba(np.asarray(vectors, np.float64))
+def ask_probe(
+    vectors: np.ndarray, targets: np.ndarray, asked: np.ndarray, classes: int, strength: float = 1.0
+) -> np.ndarray:
+    """Probabilities (m, C) for vectors (m, K) by `make_probe`, learned from others (n, K); a class that these lack gets 0."""
+    with threadpool_limits(1):  # such matrices gain nothing from a second core
+        probe = make_probe(strength).fit(np.asarray(vectors, np.float64), targets)
+    probabilities = np.zeros((len(asked), classes))
+    probabilities[:, probe.classes_] = probe.predict_proba(np.asarray(asked, np.float64))
     return probabilities

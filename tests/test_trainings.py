@@ -61,14 +61,14 @@ def test_quarters_name_stages_so_far_up_any_encoder():
     assert placed == [f"{task}={head['network']}" for task, head in shipped["heads"].items()]
 
 
-def test_the_audit_finds_nothing_in_an_honest_split_and_names_a_planted_speaker(splits, stores):
+def test_the_audit_finds_nothing_in_an_honest_split_and_names_a_planted_speaker(splits):
     honest = splits[splits["protocol"] == "speaker"]
     assert honest.groupby(["task", "speaker_id"])["split"].nunique().max() == 1
-    stop_on_leakage(audit_splits(honest, stores[0]))
+    stop_on_leakage(audit_splits(honest))
     moved = honest.query("task == 'gender' and split == 'test'").iloc[0]
     leaky = honest.assign(split=honest["split"].mask(honest.index == moved.name, "train"))
     told = rf"task gender, protocol speaker, fold 0: .*speaker.* in both .*{moved['speaker_id']}"
-    refused(told, stop_on_leakage, audit_splits(leaky, stores[0]))
+    refused(told, stop_on_leakage, audit_splits(leaky))
 
 
 def test_every_network_is_trained_and_what_tells_is_told(trained):

@@ -1,8 +1,6 @@
 """A model folder as one ONNX file: waveform windows in, calibrated probabilities out, no torch needed to run it.
-
-`python -m lib.speed.onnx MODEL OUT` writes `model.onnx`, `model.onnx.json` (the folder's `model.json` and what the file
-needs beside it) and an example of ten lines. It needs `pip install onnx onnxscript onnxruntime`.
-"""
+`python -m lib.speed.onnx MODEL OUT` writes `model.onnx`, `model.onnx.json` (the folder's `model.json` and what the file needs
+beside it) and an example of ten lines. It needs `pip install onnx onnxscript onnxruntime`."""
 
 import argparse
 import shutil
@@ -38,7 +36,6 @@ class Chain(nn.Module):
         self.names = [*model.heads, *(f"{task}:years" for task, head in model.heads.items() if head.years)]
 
     def forward(self, waveforms: Tensor) -> tuple[Tensor, ...]:
-        """See the class."""
         frames, statistics = self.summary(waveforms) if self.model.feature else (None, self.summary(waveforms))
         statistics = torch.cat([statistics, bank_statistics(waveforms)], dim=1)
         probabilities, years = [], []

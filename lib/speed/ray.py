@@ -1,9 +1,6 @@
-"""More than one machine: the embedding stage by Ray's actors, which fill the very same store.
-
-Each actor loads the encoder once and embeds whole blocks, in the same batches as `lib.embed` does here. It reads
-`windows.npy` and writes the store where they lie, which every machine must see. An actor that dies is started again, and
-its block with it. Ray is an extra: `pip install -r requirements-ray.txt`.
-"""
+"""More than one machine: the embedding stage by Ray's actors, which fill the very same store with whole blocks, in the same
+batches as `lib.embed` does here. Every machine must see `windows.npy` and the store. An actor that dies is started again, and its
+block with it. Ray is an extra: `pip install -r requirements-ray.txt`."""
 
 from pathlib import Path
 from typing import Any

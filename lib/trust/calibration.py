@@ -1,7 +1,5 @@
 """Whether a stated probability can be believed, and what to do with it: temperature, a cap, thresholds, staying silent.
-
-Everything that is chosen here is chosen on the validation part and handed in as numbers; the test part is only scored.
-"""
+All is chosen on the validation part; the test part is only scored."""
 
 from dataclasses import dataclass
 
@@ -70,8 +68,6 @@ def fit_temperature(probabilities: np.ndarray, targets: np.ndarray, speakers: np
     (K + 1) / (K + 2) for K speakers, by the rule of succession: what so few voices can support.
     """
     log_p, targets = np.log(np.clip(probabilities, FLOOR, 1)), np.asarray(targets, np.int64)
-    if not 0 < len(targets) == len(log_p):
-        raise ValueError(f"{len(targets)} targets for {len(log_p)} probabilities; validation must not be empty")
     _, place, counts = np.unique(np.asarray(speakers, str), return_inverse=True, return_counts=True)
 
     def loss(log_temperature: float) -> float:

@@ -1,7 +1,5 @@
-"""What a run's probabilities are worth: temperatures, thresholds and silence, chosen on validation, scored on test.
-
-Every training has its own temperature and thresholds, from the validation part of its own fold; scores are means over seeds.
-"""
+"""What a run's probabilities are worth: temperatures, thresholds and silence, scored on test. Every training has its own, from
+the validation part of its own fold; scores are means over seeds."""
 
 from typing import Any
 
@@ -9,7 +7,6 @@ import numpy as np
 import pandas as pd
 
 from lib.evaluate import answer_years, select_answers, year_centres
-from lib.results import select_scores, tabulate
 from lib.scores import aggregate_predictions, bootstrap_trainings, score_answers
 from lib.tasks import YEARS, Task
 from lib.trust import calibration
@@ -176,14 +173,11 @@ def is_sure(clips: pd.DataFrame, settings: pd.DataFrame, columns: list[str]) -> 
     return clips[columns].to_numpy().max(axis=1) >= silence.to_numpy()
 
 
-def tabulate_reliability(answers: dict[str, pd.DataFrame], task: Task) -> dict[str, pd.DataFrame]:
-    """By name of several answer tables: n, confidence (mean) and accuracy of the clips in each range of confidence."""
-    tables, columns = {}, [f"p_{name}" for name in task.classes]
-    for name, table in answers.items():
-        clips = aggregate_predictions(table, "clip")
-        binned = bin_answers(clips[columns].to_numpy(), clips["target"].to_numpy()).groupby("bin")
-        tables[name] = binned.mean().assign(n=binned.size())
-    return tables
+def tabulate_reliability(answers: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """Of the clips in each range of confidence n, confidence (mean) and accuracy."""
+    clips, columns = aggregate_predictions(answers, "clip"), [f"p_{name}" for name in task.classes]
+    binned = bin_answers(clips[columns].to_numpy(), clips["target"].to_numpy()).groupby("bin")
+    return binned.mean().assign(n=binned.size())
 
 
 def list_choices(answers: pd.DataFrame, settings: pd.DataFrame, task: Task) -> dict[str, Any]:
@@ -193,10 +187,3 @@ def list_choices(answers: pd.DataFrame, settings: pd.DataFrame, task: Task) -> d
     coverage = calibration.coverage_table(targets, probabilities, task.classes)
     answered = float(is_sure(clips, settings, columns).mean())
     return {"coverage": coverage, "answered": answered, "targets": targets, "probabilities": probabilities}
-
-
-def tabulate_choices(choices: pd.DataFrame) -> pd.DataFrame:
-    """One row a task and rule: level, share answered, accuracy, UAR and macro F1 of what is answered."""
-    rows = select_scores(choices, metric=["accuracy", "uar", "macro_f1"])
-    rows["answered"] = [f"{100 * share:.0f} %" for share in rows["coverage"]]
-    return tabulate(rows, ["task", "rule", "level", "answered"])

@@ -12,13 +12,13 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from lib import paths, tables
-from lib.baselines import fit_probe, predict_probe
+from lib.baselines import ask_probe
 from lib.encoders import TINY
 from lib.scores import score_answers, score_years
 from lib.store import Store
 from lib.tasks import YEARS, Task, assign_targets, make_tasks
 from lib.tiny.recipe import is_left_out
-from lib.trust.probes import DRAWN, PENALTY, score_few
+from lib.trust.probes import PENALTY
 
 LEFT_OUT = paths.load_json(paths.ASSETS / f"{TINY}.json")["left_out"]  # languages and speakers
 VERSION = 1  # of windows and answers; raised by hand when the code's results change
@@ -111,8 +111,7 @@ def answer_all(
             own, test = np.flatnonzero((targets >= 0) & train), np.flatnonzero((targets >= 0) & ~train)
             inside = [(own[a], own[b]) for a, b in folds.split(own, targets[own], voices[own])]
             for learn, held in [*inside, (own, test)]:
-                probe = fit_probe(vectors[learn], targets[learn], PENALTY)
-                values[held] = predict_probe(probe, vectors[held], len(task.classes))
+                values[held] = ask_probe(vectors[learn], targets[learn], vectors[held], len(task.classes), PENALTY)
             answers[f"{part}|{task.name}"] = values
     with paths.write_whole(path) as partial:
         np.savez(partial, **answers)
@@ -177,11 +176,3 @@ def compare(
             difference = score_rows(rows[model], column, rows[against], **options)
             records.append(difference.assign(model=model, against=against))
     return pd.concat(records, ignore_index=True) if records else scores.head(0).assign(against="")
-
-
-def score_few_shots(table: pd.DataFrame, column: Column, vectors: np.ndarray, seed: int) -> tuple[float, float]:
-    """Mean and spread of the test part's UAR of probes that learned from `SHOTS` train speakers a class, drawn `DRAWN` times."""
-    rows = table.assign(target=table[f"class of {column.task.name}"])[column.rows].query("target >= 0")
-    part = dict(list(rows.groupby("part")))
-    scores = [score_few(vectors, part["train"], column.task, [seed, draw], part["test"]) for draw in range(DRAWN)]
-    return float(np.mean(scores)), float(np.std(scores))
