@@ -6,7 +6,7 @@ import pytest
 from learning_fixture import make_acoustics, make_corpus, make_stage, make_store
 from sklearn.metrics import balanced_accuracy_score
 
-from lib import evaluate, paths
+from lib import evaluate, paths, scores
 from lib.baselines import BASELINES
 from lib.compute import Compute, torch_threads
 from lib.model_folder import load_model_folder
@@ -102,6 +102,7 @@ def test_leaks_and_differences_are_those_of_the_scores(run):
     differences = run.scored["differences"]
     assert (differences["metric"] == "uar_difference").sum() == 2 * 2 * len(BASELINES) * 3
     nearer = value_of(differences, **wanted | {"model": "linear", "metric": "mae_years_difference"})
+    assert nearer["against"] == evaluate.CONSTANT
     assert nearer["high"] < 0  # the model that hears age is nearer than the constant
     table = evaluate.answer_years(run.predictions, run.splits, YEARS)
     constant = table[(table["model"] == evaluate.CONSTANT) & (table["protocol"] == "speaker")]["predicted_years"]
@@ -146,26 +147,21 @@ def test_model_folders_leave_with_settings_and_scores_on_unseen_speakers(run, tm
 
 
 def test_errors_in_years_are_means_over_trainings_at_every_level():
-    rows = []
-    for voice, years in (("a", 20.0), ("b", 30.0), ("c", 50.0)):
-        for window, error in ((0, -4.0), (1, 2.0)):
-            answers = [("linear", 0, years + error), ("linear", 1, years + error + 6), (evaluate.CONSTANT, 0, 30.0)]
-            rows += [(*answer, f"{voice}@{window}", voice, years) for answer in answers]
-    table = pd.DataFrame(rows, columns=["model", "seed", "predicted_years", "window_id", "speaker_id", "years"])
-    table = table.assign(protocol="speaker", fold=0, clip_id=table["speaker_id"])
-    scores = evaluate.score_ages(table, 0, 0)
+    table = pd.DataFrame({"window": [0, 1] * 3, "speaker_id": list("aabbcc"), "years": [20.0] * 2 + [30.0] * 2 + [50.0] * 2})
+    table = table.assign(error=[-4.0, 2.0] * 3, clip_id=table["speaker_id"])
+    seeds = pd.concat([table.assign(seed=0), table.assign(seed=1, error=table["error"] + 6)])
+    told, fixed = seeds.assign(predicted_years=seeds["years"] + seeds["error"]), {"draws": 0, "seed": 0}
+    records = scores.score_levels(told, None, **fixed)
     means = {"window": (3 + 5) / 2, "clip": (1 + 5) / 2}  # of |-4|, |2| and |2|, |8|; of |-1| and |5|
     for level, mean in means.items():
-        row = value_of(scores, model="linear", level=level, metric="mae_years")
-        assert row["value"] == pytest.approx(mean)
+        row = value_of(records, level=level, metric="mae_years")
+        assert row[["value", "seed_std"]].tolist() == pytest.approx([mean, 1 if level == "window" else 2])
         assert row[["n", "seeds", "speakers"]].tolist() == [3 if level == "clip" else 6, 2, 3]
-    assert row["seed_std"] == pytest.approx(2)
-    wanted = {"model": "linear", "level": "clip", "metric": "ccc"}
-    apart = [value_of(evaluate.score_ages(table[table["seed"] == seed], 0, 0), **wanted)["value"] for seed in (0, 1)]
-    assert value_of(scores, **wanted)["value"] == pytest.approx(np.mean(apart))
-    difference = value_of(evaluate.compare_ages(table, "speaker", 0, 0), level="clip")
-    assert difference["value"] == pytest.approx(3 - (10 + 0 + 20) / 3)
-    assert difference["against"] == evaluate.CONSTANT
+    apart = [scores.score_levels(rows, None, **fixed)["value"] for _, rows in told.groupby("seed")]
+    np.testing.assert_allclose(records["value"], np.mean(apart, axis=0))  # ccc too
+    difference = scores.score_levels(told, None, table.assign(seed=0, predicted_years=30.0), **fixed)
+    row = value_of(difference, level="clip", metric="mae_years_difference")
+    assert row["value"] == pytest.approx(3 - (10 + 0 + 20) / 3)
 
 
 @pytest.mark.parametrize("speakers", [8, 16])
