@@ -61,7 +61,6 @@ def load_run(path: Path, changes: list[str] = ()) -> dict[str, dict[str, Any]]:
     One text may hold several changes, as `make reports SET="..."` hands them on; values may hold blanks. ValueError names the
     file, the section, the key, the value and what was expected.
     """
-    path = Path(path)
     if not path.exists():
         known = sorted(file.stem for file in paths.PARAMS.glob("*.yaml"))
         raise ValueError(f"{path}: no such run file; there are {', '.join(known)}")
@@ -76,12 +75,12 @@ def load_run(path: Path, changes: list[str] = ()) -> dict[str, dict[str, Any]]:
         section, _, key = name.partition(".")
         if not (equals and section and key):
             raise ValueError(f"--set {change}: write section.key=value, such as train.epochs=20")
-        if not isinstance(content.setdefault(section, {}), dict):
-            raise ValueError(f"{path}: section '{section}' must hold keys, found {content[section]!r}")
         try:
-            content[section][key] = yaml.load(text, _StrictLoader) if text else ""
+            value = yaml.load(text, _StrictLoader) if text else ""
         except (yaml.YAMLError, ValueError) as error:
             raise ValueError(f"--set {change}: {error}") from error
+        if isinstance(content.setdefault(section, {}), dict):  # else it is refused below
+            content[section][key] = value
     return _validate_run(content, path)
 
 

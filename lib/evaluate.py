@@ -69,7 +69,7 @@ def select_answers(
     return rows.drop(columns=others).reset_index(drop=True)
 
 
-def list_tables(predictions: pd.DataFrame, splits: pd.DataFrame, task: Task) -> list[tuple[pd.DataFrame, list[str] | None]]:
+def list_tables(predictions: pd.DataFrame, splits: pd.DataFrame, task: Task) -> list[tuple]:
     """A task's answers for the test part with the classes to score them by; those in years once more, as years (None)."""
     test = predictions[(predictions["task"] == task.name) & (predictions["split"] == "test")]
     years = [(answer_years(predictions, splits, task), None)] if task.name == YEARS else []

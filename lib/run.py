@@ -16,11 +16,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import papermill
 from nbconvert.filters import strip_ansi
+from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from lib import config, paths
 from lib.corpora import check_run, find_folder, read_clips
+from lib.corpora.authors import check_imported
+from lib.encoders import check_encoder
+from lib.report import site
+from lib.speed.engines import check_engine
 from lib.stages import forget_digests
 
 SHOWN_VERSIONS = ["torch", "torchaudio", "numpy", "pandas", "scikit-learn", "soundfile", "silero-vad", "matplotlib"]
@@ -55,9 +61,6 @@ def lock_run(run: str) -> Iterator[None]:
 def execute_notebook(name: str, run: str, parameters: dict[str, Any]) -> None:
     """Execute one notebook in a fresh kernel; NotebookFailed names notebook, cell, line and error. The copy is kept either way,
     as `data/<run>/executed/<name>.ipynb` or `<name>.failed.ipynb`."""
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
-
     folder = paths.DATA / run / "executed"
     folder.mkdir(parents=True, exist_ok=True)
     failed, partial = folder / f"{name}.failed.ipynb", folder / f".{name}.partial.ipynb"
@@ -131,8 +134,6 @@ def write_record(run: str, sections: dict[str, dict]) -> dict[str, Any]:
 
 def build_run_report(run: str, sections: dict[str, dict]) -> dict[str, Any]:
     """Build `reports/<run>` from what the notebooks left, then the list of runs; return the run's record."""
-    from lib.report import site
-
     folder, record = paths.DATA / run, write_record(run, sections)
     scored = folder / "metrics.json"
     metrics = paths.load_json(scored) if scored.exists() else {"run": run, "scores": []}
@@ -148,16 +149,10 @@ def check_sections(run: str, sections: dict[str, dict]) -> None:
     if "download" in sections:
         check_run(sections["download"], sections["run"]["synthetic"])
     if "train" in sections and "embed" not in sections:
-        from lib.corpora.authors import check_imported
-
         check_imported(run)
     if "embed" in sections:
-        from lib.encoders import check_encoder
-
         check_encoder(sections["embed"]["encoder"])
     if "compute" in sections:
-        from lib.speed.engines import check_engine  # takes torch along, two seconds
-
         asked = sections["compute"]  # of a run that embeds nothing the device alone
         check_engine(asked.get("engine", "local"), asked.get("precision", "auto"), asked["device"])
 

@@ -69,9 +69,10 @@ def bootstrap_trainings(
 
     def means(sums: np.ndarray) -> dict[str, np.ndarray]:
         each = statistic(sums)  # {metric: (draws, trainings)}
+        mean = {name: value[:, :own].mean(axis=1) for name, value in each.items()}
         if minus is None:
-            return {name: value.mean(axis=1) for name, value in each.items()}
-        return {f"{name}_difference": one[:, :own].mean(axis=1) - one[:, own:].mean(axis=1) for name, one in each.items()}
+            return mean
+        return {f"{name}_difference": value - each[name][:, own:].mean(axis=1) for name, value in mean.items()}
 
     spread = [np.std(value[0, :own]) for value in statistic(sums.sum(axis=0, keepdims=True)).values()]
     records = make_records(bootstrap_sums(sums, means, draws, seed), len(values) // own, len(voices), context)
