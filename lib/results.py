@@ -1,8 +1,5 @@
-"""What the scores of a run say: one table and one sentence about a score, for notebooks, pages, model cards and README.
-
-A record is a row as `lib.scores` writes it. Tables and sentences are made from the very records that a reader is shown;
-every `tell_*` returns one plain sentence or two, and "" where there is nothing to tell.
-"""
+"""What the scores of a run say: one table and one sentence about a score, for notebooks, pages, model cards and README, made
+from the very records (rows as `lib.scores` writes them) that a reader is shown."""
 
 import math
 import re
@@ -178,10 +175,10 @@ def find_headline(scores: pd.DataFrame, view: Record, differences: pd.DataFrame 
             gain = sorted([better * pair["low"], better * pair["high"]]) if pair and pair["low"] is not None else None
             baselines.append(other | {"gain": gain, "ahead": better * (score["value"] - other["value"]) <= 0})
     baselines.sort(key=lambda one: -better * one["value"])
-    guesses = [one for one in baselines if one["model"] == (CONSTANT if metric == "mae_years" else "majority")]
+    deaf = CONSTANT if metric == "mae_years" else "majority"
+    guess = next((one for one in baselines if one["model"] == deaf), None)
     simple = [one for one in baselines if one["model"] not in (CONSTANT, "majority")]
     classes = [name[3:] for name in of_view["metric"] if name.startswith("f1_")]
-    guess = guesses[0] if guesses else None
     return {"metric": metric, "score": score, "guess": guess, "simple": simple, "classes": classes}
 
 
@@ -191,7 +188,7 @@ def tell_score(headline: Record | None) -> str:
         return ""
     score, guess, simple, classes = (headline[key] for key in ("score", "guess", "simple", "classes"))
     heard = f"{score['level']}s of {HEARD.get(score['protocol'], score['protocol'])}"
-    heard = heard.removeprefix("speakers of ") if score["protocol"] == "speaker" else heard
+    heard = heard.replace("speakers of speakers", "speakers")
     tested = f"{score['speakers']:.0f} speakers" if score["speakers"] else ""
     aside = ", ".join(filter(None, [format_interval(score), tested]))
     unit = ERRORS.get(score["metric"])

@@ -1,8 +1,5 @@
-"""Scores with intervals: every number is a function of sums that speakers contribute, so one bootstrap serves all.
-
-A tidy record has the columns `RECORD`; `low` and `high` are the 95 % interval from a bootstrap over speakers, never over windows:
-windows of one voice are not independent.
-"""
+"""Scores with intervals: every number is a function of sums that speakers contribute, so one bootstrap serves all. In a record,
+`RECORD`, `low` and `high` are its 95 % interval; windows, which are not independent within a voice, are never drawn."""
 
 from collections.abc import Callable
 from typing import Any

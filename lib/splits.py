@@ -76,11 +76,8 @@ def held_languages(table: pd.DataFrame) -> pd.Series:
 
 
 def _deal(table: pd.DataFrame, target: str, group: pd.Series, seed: int, parts: dict[str, float]) -> pd.Series:
-    """Deal groups of windows out to parts, those with the rarest class first, each to where it does least harm to the shares.
-
-    Shares are kept, in chi-square distance, of three things at once: windows of a class, speakers of a class, and its speakers
-    in a corpus. The last groups that hold a class go where it is still missing.
-    """
+    """Deal groups of windows out to parts, those with the rarest class first, each to where it does least harm, in chi-square
+    distance, to the shares of windows of a class, of its speakers, and of these in a corpus; the last where a class is missing."""
     rows = pd.DataFrame({"group": group, "speaker": table["speaker_id"], "class": table[target].astype(str)})
     rows["class in corpus"] = rows["class"] + " in " + table["corpus"].astype(str)
     speakers = rows.drop_duplicates(["group", "speaker", "class in corpus"])

@@ -10,6 +10,7 @@ from lib.paths import save_frame
 
 GENDERS = ["male", "female"]
 PARTS = ["train", "validation", "test"]
+MEASURES = "f0_hz|voiced_share|duration_s|level_db|mfcc_.+"  # columns of `lib.baselines.ACOUSTICS`
 DECADES = [10, 20, 30, 40, 50, 60, 70, 80, 90]  # years; 10 stands for "teens", 90 for 90 and over
 
 
@@ -59,18 +60,18 @@ SCHEMAS = {
     "ledger": LEDGER,
     "windows": WINDOWS,
     "index": _schema(window_id=pa.Column(str, unique=True), row=pa.Column("int64", pa.Check.ge(0))),
-    "acoustics": _schema(  # columns of `lib.baselines.ACOUSTICS`; none without sound
+    "acoustics": _schema(  # none of the measures without sound
         window_id=pa.Column(str, unique=True),
-        **{"f0_hz|voiced_share|duration_s|level_db|mfcc_.+": pa.Column(float, nullable=True, regex=True, required=False)},
+        **{MEASURES: pa.Column(float, nullable=True, regex=True, required=False)},
         ordered=False,
     ),
-    "predictions": _schema(
+    "predictions": _schema(  # p_<class> is NaN for a class of another task
         **dict.fromkeys(["window_id", "clip_id", "speaker_id", "task", "model"], pa.Column(str)),
         protocol=pa.Column(str, pa.Check.isin(["speaker", "language", "paper"])),
         split=pa.Column(str, pa.Check.isin(PARTS)),
         **dict.fromkeys(["seed", "epoch", "target"], pa.Column("int64")),  # target: index into the task's classes
         fold=pa.Column("int64", pa.Check.ge(0), required=False),  # of a cross-validation; else 0
-        **{r"p_.+": pa.Column(float, pa.Check.in_range(-1e-6, 1 + 1e-6), nullable=True, regex=True)},  # NaN: another task
+        **{"p_.+": pa.Column(float, pa.Check.in_range(-1e-6, 1 + 1e-6), nullable=True, regex=True)},
         ordered=False,
     ),
 }

@@ -56,8 +56,7 @@ def require_speakers(tasks: list[Task], clips: pd.DataFrame) -> None:
         if len(speakers) > 1 and min(map(len, speakers.values())) >= LEAST_SPEAKERS:
             continue
         has = [f"{name}: {len(ids)} speakers ({', '.join(ids[:3])})" for name, ids in speakers.items()]
-        raw = f"{task.name}_raw"
-        unknown = unknown_labels(clips[raw], task.name) if raw in clips else {}
+        unknown = unknown_labels(clips[f"{task.name}_raw"], task.name)
         raise ValueError(
             f"task {task.name}: it takes two of the classes {task.classes}, each with {LEAST_SPEAKERS} speakers or more; "
             f"the {len(clips):,} clips ({', '.join(clips['path'][:2])} ...) have {'; '.join(has) or 'none'}. "

@@ -1,7 +1,5 @@
-"""Every plot of the project: data in, a figure out; nothing here is computed or saved.
-
-Classes come in the caller's order and keep their colours everywhere. At a report's width no text is under 11 pixels.
-"""
+"""Every plot of the project: data in, a figure out; nothing here is computed or saved. Classes come in the caller's order and
+keep their colours everywhere. At a report's width no text is under 11 pixels."""
 
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -31,12 +29,7 @@ FRAME_S = 0.02  # wav2vec 2.0 gives one frame each 20 ms (Baevski et al. 2020, s
 
 
 def use_style() -> None:
-    """Set the one matplotlib style of this project; call it once in a notebook's set-up cell.
-
-    The inline backend of a notebook is kept; elsewhere the Agg backend is chosen, which needs no screen.
-    """
-    if "inline" not in str(matplotlib.get_backend(auto_select=False)):
-        matplotlib.use("agg")
+    """Set the one matplotlib style of this project; call it once in a notebook's set-up cell."""
     matplotlib.style.use(["seaborn-v0_8-ticks", paths.ASSETS / "report.mplstyle"])  # seaborn's as matplotlib ships it
     matplotlib.rcParams["axes.prop_cycle"] = matplotlib.cycler(color=PALETTE)
 
@@ -83,15 +76,10 @@ def plot_ledger(ledger: pd.DataFrame, title: str = "What was left out, and why")
 def plot_distribution(values: pd.Series, group: pd.Series, label: str, title: str) -> Figure:
     """Histogram of `values` (one a window), its axis named `label`; one outline a group, each summing to 1."""
     figure, ax = plt.subplots(figsize=(WIDTH, 3.0))
-    values, group = values[np.isfinite(values)], group[np.isfinite(values)]
-    edges = np.histogram_bin_edges(values, bins=30)
-    colours = colours_for(sorted(group.unique()))
-    for name, rows in values.groupby(group):
-        style = {"weights": np.full(len(rows), 1 / len(rows)), "color": colours[name]}
-        ax.hist(rows, edges, histtype="stepfilled", alpha=0.35, label=f"{name} ({len(rows):,})", **style)
-        ax.hist(rows, edges, histtype="step", **style)
+    names = group[np.isfinite(values)].rename("corpus").sort_values()
+    options = {"bins": 30, "stat": "probability", "common_norm": False, "element": "step", "alpha": 0.35}
+    seaborn.histplot(x=values[names.index], hue=names, palette=colours_for(names), ax=ax, **options)
     ax.set(xlabel=label, ylabel="share of the windows", title=title)
-    ax.legend()
     return figure
 
 

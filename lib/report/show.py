@@ -1,8 +1,5 @@
-"""What a notebook shows: figures with words for those who do not see them, tables, sentences, sounds.
-
-Each `show_*` displays at once, so that a cell can show several things in a loop. A figure takes its picture, its numbers
-(CSV) and its alternative text along; `lib.report.site` makes files of them by nbconvert's own extraction.
-"""
+"""What a notebook shows: figures with words for those who do not see them, tables, sentences, sounds. Each `show_*` displays at
+once, so that a cell can show several in a loop; `lib.report.site` makes files of them by nbconvert's own extraction."""
 
 import base64
 import hashlib

@@ -1,7 +1,5 @@
-"""The report site: `reports/<run>/` with a page for the run and one for each notebook, the list of runs, runs side by side.
-
-Pages are static: one stylesheet, one small script that they read well without, nothing fetched from a network.
-"""
+"""The report site: `reports/<run>/` with a page for the run and one for each notebook, the list of runs, runs side by side;
+static pages with one stylesheet and one small script that they read well without."""
 
 import html
 import json
