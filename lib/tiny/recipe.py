@@ -5,7 +5,10 @@ student learns, and its averaged weights are written as the encoder that ships. 
 """
 
 import argparse
+import itertools
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +102,11 @@ def main() -> None:
     recipe = Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
     decode_speech(options.root, CORPORA, CARD["left_out"], options.out)
     open_teacher(options.out)  # finds the components before others read them
-    workers = max(1, cores() - 2) if compute.device == "cuda" else 1  # 1: made when the student asks for them
-    tasks = (delayed(make_shard)(options.out, number) for number in range(recipe.shards))
-    made = tqdm(Parallel(workers, return_as="generator")(tasks), "views and answers", recipe.shards, unit="shard")
-    distill(options.out / "views", iter(made), options.out / options.name, recipe, compute)
+    with ProcessPoolExecutor(max(1, cores() - 2), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        each = pool.map if compute.device == "cuda" else map  # beside the student, or one when it asks for one
+        made = each(make_shard, itertools.repeat(options.out), range(recipe.shards))
+        made = iter(tqdm(made, "views and answers", recipe.shards, unit="shard"))
+        distill(options.out / "views", made, options.out / options.name, recipe, compute)
     print(export(options.out / options.name, options.out / options.name))
 
 
