@@ -56,11 +56,9 @@ def declared_parameters(path: Path) -> dict[str, tuple[type, Any]]:
 
 
 def load_run(path: Path, changes: list[str] = ()) -> dict[str, dict[str, Any]]:
-    """Read and check a run file; return {section: {key: value}} with `changes` ("section.key=value") applied.
-
-    One text may hold several changes, as `make reports SET="..."` hands them on; values may hold blanks. ValueError names the
-    file, the section, the key, the value and what was expected.
-    """
+    """A run file, checked: {section: {key: value}} with `changes` ("section.key=value") applied. One text may hold several, as
+    `make reports SET="..."` hands them on; values may hold blanks. ValueError names file, section, key, value and what was
+    expected."""
     if not path.exists():
         known = sorted(file.stem for file in paths.PARAMS.glob("*.yaml"))
         raise ValueError(f"{path}: no such run file; there are {', '.join(known)}")

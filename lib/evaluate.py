@@ -110,10 +110,8 @@ def compare_all(
 
 
 def score_leaks(predictions: pd.DataFrame, tasks: list[Task], protocol: str, draws: int, seed: int) -> pd.DataFrame:
-    """The leak: every model's scores on random windows minus those of the same model under `protocol`, test part.
-
-    At three levels, with `claimed` and `shown`; equal speakers are drawn for both. Empty when one of the two was not run.
-    """
+    """The leak: every model's scores on random windows, `claimed`, minus those under `protocol`, `shown`, of the test part at
+    three levels; equal speakers are drawn for both. Empty when one of the two was not run."""
     parts, test = [], predictions[predictions["split"] == "test"]
     for task in tasks if protocol != "paper" else []:
         for model, rows in test[test["task"] == task.name].groupby("model", sort=False):

@@ -118,12 +118,10 @@ def format_score(record: Record) -> str:
 
 
 def tabulate(records: pd.DataFrame, rows: Sequence[str] = ("task", "model"), columns: str = "metric") -> pd.DataFrame:
-    """Score records as a table for people: a line for every combination of `rows`, a column for every value of `columns`.
-
-    Both in the order in which they occur, baselines last in their task; a cell holds a score with its interval. Sizes
-    follow where all cells of a line share them, and the spread between training seeds where there are several.
-    Filter the records first, by level, protocol or subset: ValueError when two would share a cell.
-    """
+    """Score records as a table for people: a line for every combination of `rows`, a column for every value of `columns`, both in
+    the order in which they occur, baselines last in their task; a cell holds a score with its interval. Sizes follow where all
+    cells of a line share them, and the spread between seeds where there are several. ValueError when two records would share a
+    cell."""
     if records.empty:
         return pd.DataFrame(columns=list(rows))
     rows = list(rows)
@@ -154,13 +152,12 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 
 def find_headline(scores: pd.DataFrame, view: Record, differences: pd.DataFrame | None = None) -> Record | None:
-    """The score that speaks for a task and all that it is read beside; None where it was not scored.
+    """The score that speaks for a task and all that it is read beside; None where it was not scored. view: {task, model,
+    protocol, level}. differences: of `lib.evaluate.compare_all`; None = no pair was compared.
 
-    view: {task, model, protocol, level}. differences: of `lib.evaluate.compare_all`; None = no pair was compared.
-    Keys: `metric` (the error where ages are told in years, else UAR), `score`, `guess` (the record of what hears nothing,
-    or None), `simple` (records of the other baselines, the best first), `classes`. A baseline's `gain` is the interval of
-    what the model gains over it, better is positive; None = not compared pair by pair.
-    """
+    Keys: `metric` (the error where ages are told in years, else UAR), `score`, `guess` (the record of what hears nothing, or
+    None), `simple` (records of the other baselines, the best first), `classes`. A baseline's `gain` is the interval of what the
+    model gains over it, better is positive; None = not compared pair by pair."""
     of_view = select_scores(scores, **view).dropna(subset="value")
     metric = next((name for name in ("mae_years", "uar", "accuracy") if name in set(of_view["metric"])), None)
     if metric is None:

@@ -36,10 +36,8 @@ def draw_sums(sums: np.ndarray, draws: int, seed: int) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def bootstrap_sums(
-    sums: np.ndarray, statistic: Statistic, draws: int = DRAWS, seed: int = 0
-) -> dict[str, tuple[float, float, float]]:
-    """Value and 95 % interval of every metric that `statistic` computes of sums by speaker (S, ...); draws 0 = no interval."""
+def bootstrap_sums(sums: np.ndarray, statistic: Statistic, draws: int = DRAWS, seed: int = 0) -> dict[str, tuple]:
+    """(value, low, high) of every metric that `statistic` computes of sums by speaker (S, ...); draws 0 = no interval, NaN."""
     drawn, found = statistic(draw_sums(sums, draws, seed)) if draws else {}, {}
     for name, (value,) in statistic(sums.sum(axis=0, keepdims=True)).items():
         values = drawn.get(name, np.zeros(0))
@@ -55,11 +53,8 @@ def bootstrap_trainings(
     minus: tuple[np.ndarray, pd.DataFrame] | None = None, context: dict[str, Any] | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """The same as records from the rows (n, K) of a table as `sum_by_speaker` takes it: means over its trainings, `seeds` of
-    them, and `seed_std` between them.
-
-    minus: another model's values and table, whose mean is taken off; metrics are then <metric>_difference. All draw the
-    same speakers; one who is missing somewhere adds 0 there. context: as `make_records` takes it.
-    """
+    them, and `seed_std` between them. minus: another model's values and table, whose mean is taken off; metrics are then
+    <metric>_difference. All draw the same speakers; one who is missing somewhere adds 0 there. context: see `make_records`."""
     tables, other = sum_by_speaker(values, table), sum_by_speaker(*minus) if minus else []
     voices, own = sorted(set().union(*(one.index for one in tables + other))), len(tables)
     sums = np.stack([one.reindex(voices, fill_value=0) for one in tables + other], axis=1)  # (S, trainings, K)
@@ -83,12 +78,9 @@ def confusion_counts(targets: np.ndarray, predicted: np.ndarray, classes: int) -
 
 
 def confusion_metrics(counts: np.ndarray, classes: list[str]) -> dict[str, np.ndarray]:
-    """Metrics from confusion counts (..., C, C); each value has the leading shape.
-
-    accuracy; uar (mean recall of the classes that occur); macro_f1 and weighted_f1 (over the classes that occur or are
-    predicted, as scikit-learn does); f1_<class> and recall_<class> (NaN where the class does not occur); mace, the mean
-    absolute class error, for three and more ordered classes.
-    """
+    """Metrics from confusion counts (..., C, C); each value has the leading shape: accuracy; uar (mean recall of the classes that
+    occur); macro_f1 and weighted_f1 (over the classes that occur or are predicted, as scikit-learn does); f1_<class> and
+    recall_<class> (NaN where it does not occur); mace, the mean absolute class error, for three and more ordered classes."""
     counts = np.asarray(counts, np.float64)
     support, guessed, total = counts.sum(axis=-1), counts.sum(axis=-2), counts.sum(axis=(-2, -1))
     right = np.diagonal(counts, axis1=-2, axis2=-1)  # (..., C), as support and guessed
@@ -134,29 +126,23 @@ def _cells_of(table: pd.DataFrame, classes: list[str], answers: np.ndarray | Non
     return np.eye(len(classes) ** 2)[table["target"].to_numpy(np.int64) * len(classes) + answers]
 
 
-def make_records(
-    scores: dict[str, tuple[float, float, float]], n: int, speakers: int, context: dict[str, Any] | None = None
-) -> pd.DataFrame:
+def make_records(scores: dict[str, tuple], n: int, speakers: int, context: dict | None = None) -> pd.DataFrame:
     """Tidy records from {metric: (value, low, high)}; a context key that is not given stays ""."""
-    fixed = dict.fromkeys(RECORD[:6], "") | {"subset": "all"} | (context or {})
-    size = {"n": n, "speakers": speakers}
-    rows = [fixed | {"metric": m, "value": v, "low": low, "high": high} | size for m, (v, low, high) in scores.items()]
-    return pd.DataFrame(rows, columns=RECORD + [name for name in fixed if name not in RECORD])
+    fixed = dict.fromkeys(RECORD[:6], "") | {"subset": "all"} | (context or {}) | {"n": n, "speakers": speakers}
+    table = pd.DataFrame(scores, ["value", "low", "high"]).T.rename_axis("metric").reset_index()
+    return table.assign(**fixed)[list(dict.fromkeys([*RECORD, *fixed]))]
 
 
 def score_answers(
-    table: pd.DataFrame, classes: list[str], answers: np.ndarray | None = None, *, minus: pd.DataFrame | None = None,
-    draws: int = DRAWS, seed: int = 0, context: dict[str, Any] | None = None,
+    table: pd.DataFrame, classes: list[str], answers: np.ndarray | None = None, minus: pd.DataFrame | None = None, **options: Any
 ) -> pd.DataFrame:  # fmt: skip
-    """Records of all class metrics of one model's answers, as `bootstrap_trainings` gives them.
-
-    table: `target, speaker_id, p_<class>` and, for more than one training, `seed`; folds are pooled.
-    answers: (n,) class numbers that are not simply the most probable; None = the most probable.
-    minus: another such table, whose scores are taken off.
-    """
+    """Records of all class metrics of one model's answers, as `bootstrap_trainings` gives them. table: `target, speaker_id,
+    p_<class>` and, for more than one training, `seed`; folds are pooled. answers: (n,) class numbers, None = the most probable.
+    minus: another such table, whose scores are taken off; None = none. options: draws, seed and context of
+    `bootstrap_trainings`."""
     other = None if minus is None else (_cells_of(minus, classes), minus)
     cells = _cells_of(table, classes, answers)
-    return bootstrap_trainings(cells, table, _confusion_statistic(classes), draws, seed, other, context)
+    return bootstrap_trainings(cells, table, _confusion_statistic(classes), minus=other, **options)
 
 
 def aggregate_predictions(predictions: pd.DataFrame, level: str) -> pd.DataFrame:
@@ -183,16 +169,11 @@ def score_levels(
     return pd.concat(records, ignore_index=True)
 
 
-def score_years(
-    table: pd.DataFrame, *, minus: pd.DataFrame | None = None, draws: int = DRAWS, seed: int = 0,
-    context: dict[str, Any] | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """Records of mae_years, bias_years (predicted minus true) and ccc (Lin's concordance; 0 for a constant).
-
-    table: `years, predicted_years, speaker_id` and, for more than one training, `seed`. minus: another such table.
-    """
+def score_years(table: pd.DataFrame, minus: pd.DataFrame | None = None, **options: Any) -> pd.DataFrame:
+    """Records of mae_years, bias_years (predicted minus true) and ccc (Lin's concordance; 0 for a constant) of a table of `years,
+    predicted_years, speaker_id` and, for more than one training, `seed`. minus, options: as of `score_answers`."""
     other = None if minus is None else (_errors_of(minus), minus)
-    return bootstrap_trainings(_errors_of(table), table, _years_statistic, draws, seed, other, context)
+    return bootstrap_trainings(_errors_of(table), table, _years_statistic, minus=other, **options)
 
 
 def _errors_of(table: pd.DataFrame) -> np.ndarray:

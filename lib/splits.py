@@ -14,13 +14,11 @@ MANY = 3  # languages that a corpus must have for "language" to hold some of the
 def split_windows(table: pd.DataFrame, protocol: str, target: str, seed: int, folds: int = 0) -> list[pd.Series]:
     """Give every window its part: `window_id` -> "train" | "validation" | "test", one Series a fold.
 
-    table: one row a window, with `window_id, speaker_id, recording_id, corpus, language` and `target`, its class.
-    protocol: "speaker" (unseen speakers), "language" (unseen languages and speakers) or "paper" (random windows).
-    folds: 0 = one split, 68 / 12 / 20 %; 3 or more = so many, in which everyone is tested exactly once and 15 % of the
-    rest are validation. "paper" is always split once.
-    Under "language" the windows of somebody who also speaks a language of another part, where most of theirs lie, have no
-    part: they are left out of the Series. ValueError names a class that has too few speakers for every part to hold it.
-    """
+    table: one row a window, with `window_id, speaker_id, recording_id, corpus, language` and `target`, its class. protocol:
+    "speaker" (unseen speakers), "language" (unseen languages and speakers; windows of who also speaks a language of another part,
+    where most of theirs lie, are left out) or "paper" (random windows, always split once). folds: 0 = one split, 68 / 12 / 20 %;
+    3 or more = so many, in which everyone is tested exactly once and 15 % of the rest are validation. ValueError names a class
+    that has too few speakers for every part to hold it."""
     if protocol not in PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}; choose one of {PROTOCOLS}")
     if folds in (1, 2) or folds < 0:

@@ -80,11 +80,9 @@ def forget_digests() -> None:
 
 
 def open_stage(name: str, run: str, parameters: dict[str, Any], version: int, inputs: Iterable[Stage] = ()) -> Stage:
-    """Open the folder of these parameters, of the stages that this one reads and of this version of the code.
-
-    name: the notebook's, such as "03_embed". parameters: everything that changes the result, JSON-able, checksums of
-    weights and data included. version: raised by hand when the code's results change. inputs: none of the first stage.
-    """
+    """Open the folder of these `parameters` (all that changes the result, JSON-able, checksums of weights and data included), of
+    the stages `inputs` that this one reads, and of the `version` of the code, raised by hand when its results change. name: the
+    notebook's, such as "03_embed"."""
     fingerprint = fingerprint_of(name, version, parameters, [stage.fingerprint for stage in inputs])
     folder = paths.DATA / run / f"{name}-{fingerprint}"
     folder.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pandas as pd
 
 from lib import paths, tables
-from lib.corpora.labels import ALLOWED, SCHEMES, assign_age_class, unknown_labels
+from lib.corpora.labels import ALLOWED, SCHEMES, assign_age_class, name_ages, unknown_labels
 from lib.stages import Stage
 
 YEARS = "age_years"
@@ -15,7 +15,6 @@ TASKS = ["gender", "age", *FORMS, YEARS]
 YEAR_BOUNDS = [12, 20, 30, 40, 50]  # first years of the later classes of `age_years`; the answer is the expected age
 LEAST_SPEAKERS = 3  # a class with fewer could not stand in train, validation and test
 LEAST_OF_FORM = 5  # speakers of a class of a further form of age: of five folds each tests one
-FROM_CLIPS = ["corpus", "recording_id", "language", "gender", "age_years", "age_decade"]
 
 
 @dataclass(frozen=True)
@@ -32,11 +31,8 @@ class Task:
 def make_tasks(
     names: list[str], age_classes: list[str], age_bounds: list[float], clips: pd.DataFrame
 ) -> tuple[list[Task], list[str]]:
-    """The tasks of a run, in order, and notes that name every class and every form of age that is left out, and why.
-
-    age_classes, age_bounds: of the task "age". ValueError when a task is not known, and as by `require_speakers`. Classes of a
-    further form of age with fewer speakers than `LEAST_OF_FORM` are left out with a note.
-    """
+    """The tasks of a run, in order, and notes that name every class and every form of age that is left out, and why. age_classes,
+    age_bounds: of the task "age". ValueError when a task is not known, and as by `require_speakers`."""
     unknown = [name for name in names if name not in TASKS]
     if unknown or not names:
         raise ValueError(f"tasks: {unknown or names} not known; choose from {TASKS}")
@@ -74,9 +70,8 @@ def _make_form(name: str, clips: pd.DataFrame) -> tuple[Task | None, str]:
         classes = [f"{first} to {last - 1}" for first, last in pairwise([0, *bounds])] + [f"{bounds[-1]} and over"]
         return Task(name, classes, [float(bound) for bound in bounds]), ""
     scheme = SCHEMES[FORMS[name]]
-    speakers = clips.groupby(assign_age_class(clips, scheme.classes, scheme.bounds))["speaker_id"].nunique()
-    counts = dict(zip(scheme.classes, speakers.reindex(range(len(scheme.classes)), fill_value=0)))
-    kept = [word for word, count in counts.items() if count >= LEAST_OF_FORM]
+    counts = clips.groupby(name_ages(clips, *scheme))["speaker_id"].nunique().reindex(scheme.classes, fill_value=0)
+    kept = counts.index[counts >= LEAST_OF_FORM].tolist()
     left = ", ".join(f"{word} ({count})" for word, count in counts.items() if count < LEAST_OF_FORM)
     if len(kept) < 2:
         return None, f"{name}: skipped, fewer than two of its classes have {LEAST_OF_FORM} speakers ({left})"
@@ -123,7 +118,8 @@ def load_tasks(stage: Stage) -> list[Task]:
 
 def task_table(windows: pd.DataFrame, clips: pd.DataFrame, task: Task) -> pd.DataFrame:
     """One row a window that has a class for this task: its columns, its clip's, and `target` (class number)."""
-    known = clips[["clip_id", *FROM_CLIPS]].assign(target=assign_targets(clips, task))
+    columns = ["clip_id", "corpus", "recording_id", "language", "gender", "age_years", "age_decade"]
+    known = clips[columns].assign(target=assign_targets(clips, task))
     if task.name == YEARS:
         known["age_years"] = known_years(clips)
     known = known.dropna(subset="target").astype({"target": "int64"})

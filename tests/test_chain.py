@@ -32,10 +32,6 @@ def checkpoints_of(folders):
 def test_the_report_has_a_page_for_the_run_and_for_every_notebook(first, folders):
     pages = sorted((folders / "reports" / "demo").glob("*.html"))
     assert [page.stem for page in pages] == [*config.NOTEBOOKS, "index"]
-    for page in pages:
-        text = page.read_text(encoding="utf-8")
-        assert "Synthetic speech" in text, page.name
-        assert load(folders, "run")["encoder"]["name"] in text, page.name
     assert (folders / "reports" / "index.html").exists()
     assert list((folders / "reports" / "demo" / "figures").glob("*.png"))
     assert "report:" in first.stdout

@@ -1,7 +1,7 @@
 """Run-all: notebooks in order through papermill, the first failure told in three lines, a run file refused before any of it."""
 
-import nbformat
 import pytest
+from checks import write_file
 from test_config import write_notebook
 from test_own_data import make
 
@@ -25,12 +25,8 @@ def world(tmp_path, monkeypatch):
 
     def write(first="", second=""):
         for name, source, work in (("first", "number: int = 1", first), ("second", "seed: int = 0", second)):
-            path = write_notebook(paths.NOTEBOOKS / f"{name}.ipynb", f'run: str = "tiny"\n{source}')
-            notebook = nbformat.read(path, as_version=4)
-            notebook.cells.append(nbformat.v4.new_code_cell(work))
-            nbformat.write(notebook, path)
-        (tmp_path / "tiny.yaml").write_text(RUN_FILE)
-        return tmp_path / "tiny.yaml"
+            write_notebook(paths.NOTEBOOKS / f"{name}.ipynb", f'run: str = "tiny"\n{source}', work)
+        return write_file(tmp_path / "tiny.yaml", RUN_FILE)
 
     return write
 

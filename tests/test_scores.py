@@ -165,3 +165,6 @@ def test_errors_in_years_equal_their_definitions():
     assert same[["value", "low", "high"]].tolist() == [0, 0, 0]
     constant = scores.score_years(table.assign(predicted_years=30.0), draws=0)
     assert constant["value"].iloc[2] == pytest.approx(0)
+    clips = table.assign(clip_id=table["speaker_id"], years=30.0)  # whose years are averaged before they are compared
+    by_clip = scores.score_levels(clips, None, draws=0, seed=0).query("level == 'clip' and metric == 'mae_years'")
+    assert by_clip["value"].item() == pytest.approx(np.abs(predicted.reshape(30, 10).mean(axis=1) - 30).mean())
