@@ -16,7 +16,6 @@ NOTEBOOKS = ["01_download", "02_segment", "03_embed", "04_train", "05_evaluate",
 # parameters that several notebooks declare, and the section they live in
 SHARED = dict.fromkeys(["seed", "synthetic", "age_classes", "age_bounds"], "run") | {"tasks": "train"}
 SHARED |= dict.fromkeys(["engine", "device", "precision", "workers", "address"], "compute")
-SECTION = re.compile(r"^\d+_")  # what a notebook's name has before that of its section: "03_embed" -> "embed"
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 TYPES |= {f"list[{name}]": list[TYPES[name]] for name in ("str", "int", "float")}
 
@@ -90,7 +89,7 @@ def _validate_run(content: dict, path: Path) -> dict[str, dict[str, Any]]:
     for name in notebooks:
         for key, declared in declared_parameters(notebook_path(name)).items():
             if key != "run":  # a run's name is its file's name, never a key
-                expected.setdefault(SHARED.get(key, SECTION.sub("", name)), {})[key] = declared
+                expected.setdefault(SHARED.get(key, name.lstrip("0123456789_")), {})[key] = declared  # 03_embed: embed
     strict = ConfigDict(extra="forbid", strict=True, validate_default=True)
     sections = {name: (create_model(name, __config__=strict, **keys), {}) for name, keys in expected.items()}
     try:
@@ -114,5 +113,5 @@ def _explain(problem: dict) -> str:
 def parameters_for(notebook: str, run: str, sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The parameters that papermill hands to one notebook: its own section and the shared keys that it declares."""
     shared = {key: sections[section][key] for key, section in SHARED.items() if key in sections.get(section, {})}
-    values = {**shared, **sections["run"], **sections.get(SECTION.sub("", notebook), {}), "run": run}
+    values = {**shared, **sections["run"], **sections.get(notebook.lstrip("0123456789_"), {}), "run": run}
     return {key: values[key] for key in declared_parameters(notebook_path(notebook))}

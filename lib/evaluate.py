@@ -103,9 +103,8 @@ def compare_all(
                 if model in simple or other not in simple:
                     continue
                 context = {"task": task.name, "protocol": protocol, "split": "test", "model": model, "against": other}
-                options = {"draws": draws, "seed": seed} | context
-                differences = scores.score_levels(answers[model], classes, answers[other], **options)
-                parts.append(differences[differences["metric"].isin(COMPARED)])
+                pair = scores.score_levels(answers[model], classes, answers[other], draws=draws, seed=seed, **context)
+                parts.append(pair[pair["metric"].isin(COMPARED)])
     return pd.concat(parts, ignore_index=True)
 
 

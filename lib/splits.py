@@ -109,8 +109,6 @@ def _require_classes(table: pd.DataFrame, target: str, split: pd.Series) -> None
     rows = table.set_index("window_id").loc[split.index]
     present = pd.crosstab(rows[target].astype(str), split).reindex(columns=list(PARTS), fill_value=0)
     for label, counts in present[(present == 0).any(axis=1)].iterrows():
-        speakers = rows.loc[rows[target].astype(str) == label, "speaker_id"].nunique()
-        raise ValueError(
-            f"class {label!r} of {target} has {speakers} speakers, not enough for every part to hold it "
-            f"(none in: {', '.join(counts.index[counts == 0])}); add speakers of this class or leave the class out"
-        )
+        has = rows.loc[rows[target].astype(str) == label, "speaker_id"].nunique()
+        none = f"(none in: {', '.join(counts.index[counts == 0])}); add speakers of this class or leave the class out"
+        raise ValueError(f"class {label!r} of {target} has {has} speakers, not enough for every part to hold it {none}")

@@ -107,11 +107,7 @@ def test_leaks_and_differences_are_those_of_the_scores(run):
     assert constant.unique().tolist() == [train["age_years"].median()]
 
 
-def test_metrics_keep_full_precision_and_no_nan_and_networks_their_size(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "DATA", tmp_path)
-    saved = paths.load_json(summary.save_metrics("made-up", run.scored, [], pd.DataFrame(), run.fits, {}, {}))
-    values = pd.concat([run.scored["scores"]["value"], run.scored["slices"]["value"]])
-    assert [row["value"] for row in saved["scores"]] == values.astype(object).where(values.notna(), None).tolist()
+def test_networks_are_listed_with_their_size_and_the_data_with_their_languages(run):
     table = evaluate.tabulate_networks(run.fits, run.scored["scores"], run.trained, "speaker", "window")
     assert table.set_index(["task", "network"]).loc[("gender", "linear"), "parameters"] == 2 * 28 + 2
     assert run.chosen["next best"].tolist() == ["linear:bank"] * 2
@@ -124,23 +120,22 @@ def test_model_folders_leave_with_settings_and_scores_on_unseen_speakers(run, tm
     stages = {"02_segment": {"window_s": 3.0}, "03_embed": embedding, "04_train": {}, "05_evaluate": {}}
     chain = {name: Stage(name, "made-up", "0", run.stage.folder, given, True) for name, given in stages.items()}
     chain["04_train"].folder = run.trained.folder
-    options = {"level": "clip", "synthetic": True, "refit": False}
-    given = (run.fits, run.splits, [run.store], run.predictions, run.scored, TASKS, CLIPS, "speaker")
-    folders = summary.save_models("made-up", chain, *given, **options)
-    assert [folder.name for folder in folders] == ["linear", "linear-bank", "best"]
-    model = load_model_folder(tmp_path / "made-up" / "models" / "best")
+    given = ("made-up", chain, run.fits, run.splits, [run.store], run.predictions, run.scored, TASKS, CLIPS, "speaker")
+    model, again = (
+        load_model_folder(summary.save_models(*given, level="clip", synthetic=True, refit=refit)[-1])
+        for refit in (False, True)
+    )
+    assert sorted(path.name for path in (tmp_path / "made-up/models").iterdir()) == ["best", "linear", "linear-bank"]
     settings = run.scored["settings"].set_index(["task", "model", "fold"])["temperature"]
-    assert model.heads["gender"].network == "linear"
-    assert model.heads["gender"].calibration.temperature == settings["gender", "linear", 0]
+    for one, fold in ((model, 0), (again, -1)):
+        assert one.heads["gender"].network == "linear"
+        assert one.heads["gender"].calibration.temperature == settings["gender", "linear", fold]
     years = confidence.fit_years(run.predictions, run.splits, YEARS, "linear", "speaker", 0)
     assert model.heads["age_years"].years == years
     assert any("synthetic" in warning for warning in model.warnings)
-    summary.save_models("made-up", chain, *given, **options | {"refit": True})
-    again = load_model_folder(tmp_path / "made-up" / "models" / "best")
-    assert again.heads["gender"].calibration.temperature == settings["gender", "linear", -1]
     assert again.fingerprint != model.fingerprint
     embedding["encoder"] = ""
-    assert summary.save_models("made-up", chain, *given, **options) == []
+    assert summary.save_models(*given, level="clip", synthetic=True, refit=False) == []
 
 
 @pytest.mark.parametrize("speakers", [8, 16])

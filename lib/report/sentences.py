@@ -91,9 +91,8 @@ def paper_records(scores: pd.DataFrame, task: str, models: Sequence[str], protoc
         rows += [fixed | {"metric": metric, "value": float(values[metric])} for metric in metrics]
     wanted = {"level": "window", "protocol": ["paper", protocol], "model": models, "metric": metrics}
     own = results.select_scores(scores, task=task, **wanted)
-    heard = own["protocol"].eq("paper").map({True: "random windows", False: "unseen speakers"})
-    own["what differs"] = heard + ", other data"
-    return pd.concat([results.read_records(rows), own], ignore_index=True)
+    heard = np.where(own["protocol"] == "paper", "random windows, other data", "unseen speakers, other data")
+    return pd.concat([results.read_records(rows), own.assign(**{"what differs": heard})], ignore_index=True)
 
 
 def tell_paper(task: str) -> str:
