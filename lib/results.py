@@ -138,9 +138,8 @@ def tabulate(records: pd.DataFrame, rows: Sequence[str] = ("task", "model"), col
         table["seeds"] = [f"{seeds:.0f}, ± {std:.2g}" if seeds > 1 else "" for seeds, std in spread]
     table = table.rename_axis(columns=None).reset_index()
     if {"task", "model"} <= set(rows):
-        places = {name: pd.factorize(table[name])[0] for name in ("task", "model")}
-        order = pd.DataFrame(places).assign(baseline=table["model"].map(is_baseline))
-        table = table.loc[order.sort_values(["task", "baseline", "model"], kind="stable").index]
+        order = {"key": lambda names: pd.factorize(names)[0] + len(names) * names.map(is_baseline)}  # baselines last
+        table = table.sort_values(["task", "model"], **order)
     return table.assign(**{name: table[name].map(NAMED[name]) for name in rows if name in NAMED}).reset_index(drop=True)
 
 

@@ -132,10 +132,9 @@ def finish_stage(stage: Stage, counts: dict[str, Any] | None = None) -> dict[str
 def peak_memory_mb() -> int:
     """Largest resident size of this process so far, in megabytes."""
     status = Path("/proc/self/status")  # getrusage would begin with the size of the process that started this one
-    if status.exists():
-        return int(int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1e3)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak / 1e6 if sys.platform == "darwin" else peak / 1e3)
+    if not status.exists():
+        return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)  # bytes, on macOS
+    return int(int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1e3)
 
 
 def seed_everything(seed: int) -> None:

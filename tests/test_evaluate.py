@@ -1,5 +1,7 @@
 """What trained networks answered, scored beside baselines: an evaluation from answers to the model folders that leave it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,27 +26,20 @@ TASKS = [GENDER, YEARS]
 ACOUSTICS = make_acoustics(WINDOWS, CLIPS)
 
 
-class Run:
-    """Splits, trainings, answers and scores of a made-up run, and the stage that holds the latter."""
-
-    def __init__(self, folder):
-        self.store = make_store(folder / "store", WINDOWS, CLIPS)
-        self.splits = split_tasks(WINDOWS, CLIPS, TASKS, ["speaker", "paper"], 0)
-        self.trained, self.stage = make_stage(folder / "trained"), make_stage(folder / "evaluated", "05_evaluate")
-        with torch_threads(1):
-            options = ["linear", "linear:bank"], [0], Recipe(), Compute("cpu", "float32", "")
-            self.fits = train_networks(self.trained, self.splits, [self.store], TASKS, *options)
-        given = (self.trained, self.fits, self.splits, self.store, ACOUSTICS, TASKS)
-        self.predictions = evaluate.predict_all(*given)
-        self.chosen = evaluate.choose_models(self.fits, "speaker")
-        self.models = dict(zip(self.chosen["task"], self.chosen["network"]))
-        summary.score_run(self.stage, self.predictions, self.splits, self.fits, self.store, TASKS, "speaker", 200, 0)
-        self.scored = summary.load_scores(self.stage)
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return Run(tmp_path_factory.mktemp("run"))
+    """Splits, trainings, answers and scores of a made-up run, and the stage that holds the latter."""
+    folder = tmp_path_factory.mktemp("run")
+    store = make_store(folder / "store", WINDOWS, CLIPS)
+    splits = split_tasks(WINDOWS, CLIPS, TASKS, ["speaker", "paper"], 0)
+    trained, stage = make_stage(folder / "trained"), make_stage(folder / "evaluated", "05_evaluate")
+    with torch_threads(1):
+        options = ["linear", "linear:bank"], [0], Recipe(), Compute("cpu", "float32", "")
+        fits = train_networks(trained, splits, [store], TASKS, *options)
+    predictions = evaluate.predict_all(trained, fits, splits, store, ACOUSTICS, TASKS)
+    chosen = evaluate.choose_models(fits, "speaker")
+    summary.score_run(stage, predictions, splits, fits, store, TASKS, "speaker", 200, 0)
+    return SimpleNamespace(**locals(), scored=summary.load_scores(stage))
 
 
 def test_every_window_of_validation_and_test_is_answered_once_by_every_model(run):
@@ -72,7 +67,7 @@ def value_of(table, **wanted):
 
 
 def test_the_model_that_hears_is_chosen_and_scores_equal_scikit_learns(run):
-    assert run.models == {"gender": "linear", "age_years": "linear"}
+    assert run.chosen[["task", "network"]].to_numpy().tolist() == [["gender", "linear"], ["age_years", "linear"]]
     fits = pd.DataFrame({"task": "gender", "network": ["paper", "linear"] * 2, "validation_uar": [0.9, 0.8, 0.6, 0.8]})
     best = evaluate.choose_models(fits.assign(protocol="speaker"), "speaker")  # by its mean
     assert best.to_numpy().tolist() == [["gender", "linear", 0.8, "paper", 0.75]]
