@@ -169,8 +169,8 @@ def check_earlier(run: str, sections: dict[str, dict], first: str) -> None:
         if name == "01_download" and not other and read_checksum(sections) not in (old["data"], None):
             other = ["labels, ledger or sounds of its corpora have changed"]
         if other:
-            advice = f"run from there: --from {name}, or make reports RUN={run} FROM={name}"
-            raise ValueError(f"{name} of run '{run}' was made otherwise: {'; '.join(other)}; {advice}")
+            advice = f"; run from there: --from {name}, or make reports RUN={run} FROM={name}"
+            raise ValueError(f"{name} of run '{run}' was made otherwise: {'; '.join(other)}{advice}")
 
 
 def _differ(made: Any, asked: Any) -> bool:
