@@ -27,11 +27,9 @@ BASELINES = {  # the columns of ACOUSTICS that a balanced logistic regression ma
 
 
 def measure_acoustics(waveforms: np.ndarray, rate_hz: int) -> np.ndarray:
-    """Measure windows [B, samples]: float32 [B, K], columns as in `ACOUSTICS`.
-
-    Zeros at the end of a window are padding: they count neither as duration nor for any mean. `f0_hz` is NaN where no
-    frame is voiced; `level_db` is the RMS in dB below full scale, at least -100.
-    """
+    """Measure windows [B, samples]: float32 [B, K], columns as in `ACOUSTICS`. Zeros at the end of a window are padding: they
+    count neither as duration nor for any mean. `f0_hz` is NaN where no frame is voiced; `level_db` is dB below full scale, least
+    -100."""
     waves = np.ascontiguousarray(waveforms, np.float32)
     backwards = waves[:, ::-1] != 0
     samples = np.where(backwards.any(axis=1), waves.shape[1] - backwards.argmax(axis=1), 0)  # [B], without padding
@@ -43,11 +41,9 @@ def measure_acoustics(waveforms: np.ndarray, rate_hz: int) -> np.ndarray:
 
 
 def measure_f0(waveforms: np.ndarray, rate_hz: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pitch by normalised autocorrelation (the NCCF of Talkin 1995) of 60-ms frames every 20 ms.
-
-    waveforms [B, samples] -> F0 in Hz [B, T] and voiced [B, T]. The shortest lag whose peak comes within 10 % of the
-    best is taken, so that an octave below is not mistaken for the pitch.
-    """
+    """Pitch by normalised autocorrelation (the NCCF of Talkin 1995) of 60-ms frames every 20 ms: waveforms [B, samples] -> F0 in
+    Hz [B, T] and voiced [B, T]. The shortest lag whose peak comes within 10 % of the best is taken: an octave below is not the
+    pitch."""
     waves = soxr.resample(waveforms.T, rate_hz, F0_RATE_HZ).T  # [B, samples at 4 kHz]
     frames = _frames(waves, round(FRAME_S * F0_RATE_HZ), round(HOP_S * F0_RATE_HZ))
     frames = frames - frames.mean(axis=-1, keepdims=True)
@@ -118,11 +114,8 @@ def _mfcc_statistics(waves: np.ndarray, samples: np.ndarray, rate_hz: int) -> np
 def fit_baseline(
     name: str, acoustics: pd.DataFrame, train: pd.DataFrame, rows: pd.DataFrame, classes: int
 ) -> np.ndarray | None:
-    """Probabilities (len(rows), C) of one of `BASELINES` for the windows of `rows`, learned from those of `train` alone.
-
-    acoustics: window_id and `ACOUSTICS`. train, rows: window_id and target. None where the baseline's measures are lacking.
-    The majority answers with the class shares, the others by `ask_probe`.
-    """
+    """Probabilities (len(rows), C) of one of `BASELINES` for the windows of `rows`, learned from those of `train` alone (both:
+    window_id, target) and their `acoustics`; None where these are lacking. The majority answers with the class shares."""
     columns = BASELINES[name]
     if not columns:
         shares = np.bincount(train["target"], minlength=classes) / max(len(train), 1)

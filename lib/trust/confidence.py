@@ -106,8 +106,8 @@ def score_calibration(table: pd.DataFrame, classes: list[str], draws: int, seed:
         gap, (n, brier, nll) = np.abs(sums[..., :BINS]).sum(axis=-1), np.moveaxis(sums[..., BINS:], -1, 0)
         return {"ece": gap / n, "brier": brier / n, "nll": nll / n}
 
-    values, speakers = np.column_stack([gaps, np.ones(len(gaps)), brier, nll]), table["speaker_id"].to_numpy()
-    return bootstrap_trainings(values, speakers, table["seed"].to_numpy(), statistic, draws, seed, None, context)
+    values = np.column_stack([gaps, np.ones(len(gaps)), brier, nll])
+    return bootstrap_trainings(values, table, statistic, draws, seed, None, context).drop(columns="seed_std")
 
 
 def bin_answers(probabilities: np.ndarray, targets: np.ndarray) -> pd.DataFrame:

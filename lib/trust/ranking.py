@@ -119,22 +119,21 @@ def answer_all(
 
 
 def take_rows(table: pd.DataFrame, column: Column, values: np.ndarray, part: str = "test") -> pd.DataFrame:
-    """speaker_id, years, target and p_<class> of one part of a column; `predicted` years with the balance of classes undone."""
+    """speaker_id, years, target and p_<class> of one part of a column; `predicted_years` with the balance of classes undone."""
     targets = table[f"class of {column.task.name}"]
     chosen = (column.rows & (targets >= 0) & (table["part"] == part)).to_numpy()
     rows = table.loc[chosen, ["speaker_id", "years"]].assign(target=targets[chosen])
     if column.task.name == YEARS:
         by_class = table["years"][(targets >= 0) & (table["part"] == "train")].groupby(targets)
         weighted = values[chosen] * by_class.size().to_numpy()
-        return rows.assign(predicted=weighted @ by_class.mean().to_numpy() / weighted.sum(axis=1))
+        return rows.assign(predicted_years=weighted @ by_class.mean().to_numpy() / weighted.sum(axis=1))
     return rows.assign(**{f"p_{word}": values[chosen, number] for number, word in enumerate(column.task.classes)})
 
 
 def score_rows(rows: pd.DataFrame, column: Column, minus: pd.DataFrame | None = None, **options: Any) -> pd.DataFrame:
     """One record, UAR or mean error in years; with `minus` the paired difference to another encoder's rows."""
     if column.task.name == YEARS:
-        other = None if minus is None else minus["predicted"]
-        records = score_years(rows["years"], rows["predicted"], rows["speaker_id"], minus=other, **options)
+        records = score_years(rows, minus=minus, **options)
     else:
         records = score_answers(rows, column.task.classes, minus=minus, **options)
     fixed = {"task": column.task.name, "protocol": "speaker", "split": "test", "level": "clip", "subset": column.title}
@@ -155,7 +154,7 @@ def rank(table: pd.DataFrame, columns: list[Column], answers: dict[str, Answers]
                 records.append(record.assign(model=model, part=part, chosen=False))
             records[int(best(inside)) - len(inside)]["chosen"] = True
         guess = take_rows(table, column, values)
-        guess["predicted"] = np.median(take_rows(table, column, values, "train")["years"].dropna())
+        guess["predicted_years"] = np.median(take_rows(table, column, values, "train")["years"].dropna())
         guess[[f"p_{word}" for word in column.task.classes]] = np.eye(len(column.task.classes))[0]
         records.append(score_rows(guess, column, **options).assign(model=GUESS, part="", chosen=True))
     return pd.concat(records, ignore_index=True)

@@ -60,9 +60,8 @@ def score_groups(table: pd.DataFrame, task: Task, groups: list[list[str]], draws
     """UAR of one model for every group that these columns make: records with `subset` such as "gender=female, age=teen".
 
     table: predictions of one model, with the columns joined to them. Left out are blanks, and columns that tell no windows
-    apart or that the task itself asks for: the recall of one class is not a slice. Groups of one class, and those below `LEAST`
-    windows, `LEAST_SPEAKERS` or, in a class that occurs in them, `LEAST_OF_CLASS` keep their row and their n, but no value
-    (NaN) and `enough` False.
+    apart or that the task itself asks for: the recall of one class is not a slice. Groups below `LEAST` windows or
+    `LEAST_SPEAKERS` keep their row and their n, but no value (NaN) and `enough` False.
     """
     own = "gender" if task.name == "gender" else "age group"
     telling = {name for name in SINGLE if name != own and table.loc[table[name] != "", name].nunique() > 1}
@@ -70,9 +69,7 @@ def score_groups(table: pd.DataFrame, task: Task, groups: list[list[str]], draws
     records, seeds = [], table["seed"].nunique()
     for names in (names for names in groups if telling.issuperset(names)):
         for key, rows in table[(table[names] != "").all(axis=1)].groupby(names, sort=True):
-            voices, of_class = rows["speaker_id"].nunique(), rows.groupby("target")["speaker_id"].nunique()
-            enough = len(rows) // seeds >= LEAST and voices >= LEAST_SPEAKERS
-            enough = enough and len(of_class) > 1 and bool(of_class.min() >= LEAST_OF_CLASS)
+            enough = len(rows) // seeds >= LEAST and rows["speaker_id"].nunique() >= LEAST_SPEAKERS
             subset = ", ".join(f"{name}={value}" for name, value in zip(names, key))
             options = {"draws": draws if enough else 0, "context": context | {"subset": subset, "enough": enough}}
             scores = score_answers(rows, task.classes, seed=seed, **options).query("metric == 'uar'")
