@@ -121,6 +121,12 @@ def tell_networks(table: pd.DataFrame) -> str:
     return say("networks", *facts)
 
 
+def tell_few_shots(table: pd.DataFrame) -> str:
+    """What eight speakers a class are worth beside all of them: task, feature, uar, spread, all_speakers."""
+    best = table.groupby("task", sort=False)["uar"].idxmax()
+    return say("few_shots", *({"best": table.loc[place]} for place in best))
+
+
 def tell_neighbours(points: pd.DataFrame) -> str:
     """How often the nearest window of another speaker shares gender and corpus, beside chance."""
     facts = []

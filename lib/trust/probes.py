@@ -1,5 +1,7 @@
-"""A look at embeddings before anything is trained on them: linear probes by stage, and a map of windows. Probes read the time
-statistics of a clip, speakers never on both sides. What they show chooses nothing."""
+"""A look at embeddings before anything is trained on them: linear probes by stage, with few examples, and a map of windows.
+
+Probes read the time statistics of a clip, speakers never on both sides. What they show chooses nothing.
+"""
 
 from typing import Any
 
@@ -13,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from lib import paths
-from lib.baselines import make_probe
+from lib.baselines import ask_probe, make_probe
 from lib.scores import score_answers
 from lib.stages import Stage
 from lib.store import Store
@@ -23,38 +25,47 @@ FOLDS = 5
 LIMIT = 1_000  # clips a task, drawn at random: a look, in seconds
 MAPPED = 1_000  # windows on the map
 PENALTY = 0.003  # scikit-learn's C: statistics have more numbers than there are speakers
+SHOTS, DRAWN = 8, 10  # speakers a class, and how often they are drawn
 DRAWS = 500  # of the bootstrap
+TABLES = {
+    "layers": ["feature", "task", "uar", "low", "high", "clips", "speakers"],
+    "few": ["task", "feature", "uar", "spread", "all_speakers"],
+}
 
 
 def study_layers(
     stage: Stage, store: Store, windows: pd.DataFrame, clips: pd.DataFrame, acoustics: pd.DataFrame, tasks: list[Task],
     name: str, seed: int,
-) -> pd.DataFrame:  # fmt: skip
-    """UAR of linear probes on the parts of a store: feature, task, uar, low, high, clips, speakers. Kept in the stage's folder.
+) -> list[pd.DataFrame]:  # fmt: skip
+    """UAR of linear probes on the parts of a store, `TABLES`: of all speakers, and of few. Kept in the stage's folder.
 
-    Five folds, every speaker tested once, of each part as "<name> | <part>", "majority" and "baseline: mean F0"; tasks with a
-    class of fewer speakers than folds are left out.
+    layers: five folds, every speaker tested once, of each part as "<name> | <part>", "majority" and "baseline: mean F0"; tasks
+    with a class of fewer speakers than folds are left out. few: mean and spread on all other speakers of probes that learned
+    from `SHOTS` speakers a class, one clip each, drawn `DRAWN` times; of the last stage and of the one that is read best.
     """
-    kept = stage.path("layers.csv")
-    if kept.exists():
-        return pd.read_csv(kept)
-    folds, rows = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0), []
+    kept = {table: stage.path(f"{table}.csv") for table in TABLES}
+    if all(path.exists() for path in kept.values()):
+        return [pd.read_csv(path) for path in kept.values()]
+    folds, rows = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0), {table: [] for table in TABLES}
     pitch = windows[["window_id", "clip_id"]].merge(acoustics[["window_id", "f0_hz"]], on="window_id")
     pitch = pitch.groupby("clip_id")["f0_hz"].mean()
     for task in tasks:
         if (table := probe_table(windows, clips, task, seed)).empty:
             continue
-        features = {f"{name} | {part}": average_by_clip(store, windows, table, part) for part in store.parts}
+        stages = {f"{name} | {part}": average_by_clip(store, windows, table, part) for part in store.parts}
         pitches = pitch.reindex(table["clip_id"]).to_numpy()[:, None]
-        features |= {"majority": np.zeros((len(table), 1)), "baseline: mean F0": pitches}
+        features, uar = stages | {"majority": np.zeros((len(table), 1)), "baseline: mean F0": pitches}, {}
         for feature, vectors in features.items():
             asked = (make_probe(PENALTY), vectors.astype(np.float64), table["target"])
             with threadpool_limits(1):
                 values = cross_val_predict(*asked, groups=table["speaker_id"], cv=folds, method="predict_proba")
             scores = score_uar(table, values, task.classes, draws=DRAWS, seed=seed).iloc[0]
-            rows.append([feature, task.name, *scores[["value", "low", "high", "n", "speakers"]]])
-    columns = ["feature", "task", "uar", "low", "high", "clips", "speakers"]
-    return paths.save_frame(kept, pd.DataFrame(rows, columns=columns))
+            rows["layers"].append([feature, task.name, *scores[["value", "low", "high", "n", "speakers"]]])
+            uar[feature] = scores["value"]
+        last = [feature for feature in stages if not feature.endswith("| bank")][-1]
+        for feature in dict.fromkeys([last, max(stages, key=uar.get)]):
+            rows["few"].append([task.name, feature, *score_few(stages[feature], table, task, seed), uar[feature]])
+    return [paths.save_frame(kept[table], pd.DataFrame(rows[table], columns=TABLES[table])) for table in TABLES]
 
 
 def probe_table(windows: pd.DataFrame, clips: pd.DataFrame, task: Task, seed: int) -> pd.DataFrame:
@@ -77,6 +88,22 @@ def score_uar(table: pd.DataFrame, values: np.ndarray, classes: list[str], **opt
     answers = table[["target", "speaker_id"]].assign(**dict(zip([f"p_{name}" for name in classes], values.T)))
     records = score_answers(answers, classes, **options)
     return records[records["metric"] == "uar"]
+
+
+def score_few(
+    vectors: np.ndarray, table: pd.DataFrame, task: Task, seed: int, tested: pd.DataFrame | None = None
+) -> tuple[float, float]:
+    """Mean and spread of the UAR, on `tested` (None = everybody else in `table`), of probes that learned from `SHOTS` speakers
+    a class, one row each, drawn `DRAWN` times. The tables' index is the row of vectors (n, S)."""
+    scores = []
+    for draw in range(DRAWN):
+        voices = table.sample(frac=1, random_state=np.random.default_rng([seed, draw])).drop_duplicates("speaker_id")
+        shown = voices.groupby("target").head(min(SHOTS, voices["target"].value_counts().min() - 1))
+        rest = table[~table["speaker_id"].isin(shown["speaker_id"])] if tested is None else tested
+        learned = vectors[shown.index], shown["target"].to_numpy()
+        values = ask_probe(*learned, vectors[rest.index], len(task.classes), PENALTY)
+        scores.append(score_uar(rest, values, task.classes, draws=0)["value"].iloc[0])
+    return float(np.mean(scores)), float(np.std(scores))
 
 
 def project_windows(stage: Stage, store: Store, windows: pd.DataFrame, clips: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from lib.scores import score_answers, score_years
 from lib.store import Store
 from lib.tasks import YEARS, Task, assign_targets, make_tasks
 from lib.tiny.recipe import is_left_out
-from lib.trust.probes import PENALTY
+from lib.trust.probes import PENALTY, score_few
 
 LEFT_OUT = paths.load_json(paths.ASSETS / f"{TINY}.json")["left_out"]  # languages and speakers
 VERSION = 1  # of windows and answers; raised by hand when the code's results change
@@ -175,3 +175,10 @@ def compare(
             difference = score_rows(rows[model], column, rows[against], **options)
             records.append(difference.assign(model=model, against=against))
     return pd.concat(records, ignore_index=True) if records else scores.head(0).assign(against="")
+
+
+def score_few_shots(table: pd.DataFrame, column: Column, vectors: np.ndarray, seed: int) -> tuple[float, float]:
+    """`score_few` of a column: learned from speakers of its train part, scored on all of its test part."""
+    rows = table.assign(target=table[f"class of {column.task.name}"])[column.rows].query("target >= 0")
+    train, test = (rows[rows["part"] == part] for part in ("train", "test"))
+    return score_few(vectors, train, column.task, seed, test)
