@@ -16,7 +16,7 @@ BANDS = {  # column of a page -> column of the windows, bounds, and the names of
 }  # fmt: skip
 SINGLE = ["gender", "age group", "corpus", "language", *BANDS]
 PAIRS = [["gender", "age group"], ["gender", "corpus"], ["age group", "corpus"]]
-LEAST, LEAST_SPEAKERS, LEAST_OF_CLASS = 30, 5, 2  # windows, speakers, speakers of a class: or a group is not scored
+LEAST, LEAST_SPEAKERS = 30, 5  # windows and speakers; smaller groups are not scored
 LISTED = 20  # errors of a task
 
 
