@@ -46,8 +46,7 @@ def choose_compute(device: str = "auto", arithmetic: str = "auto") -> Compute:
     is emulated.
 
     device: "auto" (CUDA where torch finds it, else the processor), "cpu", "cuda", or "mps" (Apple's, by name alone).
-    arithmetic: "auto" (bfloat16 where the device computes it, else float32), "float32" or "bfloat16".
-    """
+    arithmetic: "auto" (bfloat16 where the device computes it, else float32), "float32" or "bfloat16"."""
     if device not in DEVICES or arithmetic not in ARITHMETICS:
         raise ValueError(f"device {device!r}, arithmetic {arithmetic!r}: must be of {DEVICES} and of {ARITHMETICS}")
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

@@ -92,8 +92,7 @@ def save_model_folder(
     years: by task, how an age in years is told, and its interval.
     trainings: by task the folder of the training within its stage, for who wants its other epochs.
     metrics: records of `lib.evaluate.list_records`, of the test part, shown in the card.
-    about: for the card: run, title, synthetic, corpora, protocol, seed, speakers, languages, whatever JSON can hold.
-    """
+    about: for the card: run, title, synthetic, corpora, protocol, seed, speakers, languages, whatever JSON can hold."""
     folder, settings, years, trainings = Path(folder), settings or {}, years or {}, trainings or {}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:

@@ -82,8 +82,7 @@ class Prediction:
 
     `windows`: start_s, duration_s, speech_ratio, p_<task>_<class>, and <task> where that is in years (NaN where a window
     held too little speech to be asked). `speech`: probability of speech for each 32 ms, NaN where no window reached.
-    `tensors`: what heads read of the windows that were asked, some 20 kB each; {} unless it was to be kept.
-    """
+    `tensors`: what heads read of the windows that were asked, some 20 kB each; {} unless it was to be kept."""
 
     name: str
     state: str
@@ -159,8 +158,7 @@ def predict(
 
     source, rate, start_s, end_s: as `lib.audio.Recording` takes them; `rate` in Hz goes with samples, and only with them.
     name: what the prediction is called, None = the file's name or "array". progress: show a bar. keep: `tensors` as well.
-    ValueError for wrong arguments or a model folder that fails its checks.
-    """
+    ValueError for wrong arguments or a model folder that fails its checks."""
     model = model if isinstance(model, ModelFolder) else load_model_folder(find_model(model))
     is_path = isinstance(source, str | Path)
     if is_path == (rate is not None):

@@ -116,8 +116,7 @@ def load_engine(
     samples: of every window; OpenVINO is compiled for this length.
     streams: batches computed at once, one core each; 0 = one a core, which is the fastest.
     calibration: gives waveforms (n, samples) of real speech, on which int8 is calibrated; asked only when needed.
-    model: the folder of a converted model, from `converted_model`; None = converted now, or found in the cache.
-    """
+    model: the folder of a converted model, from `converted_model`; None = converted now, or found in the cache."""
     choice = choice or EngineChoice(device=choose_compute().device, note="the reference")
     in_cache = 8 if encoder.parameters < SMALL else 4  # of a processor
     batch = in_cache if choice.device == "cpu" else 32  # a guess
@@ -170,8 +169,7 @@ def converted_model(
 
     int8 is NNCF's post-training quantisation with its transformer preset (SmoothQuant, Xiao et al. 2023, arXiv
     2211.10438; fast bias correction), calibrated by what `calibration` gives, of all but the convolutions: with those
-    quantised too, layers were off by 17 to 62 % (rms) instead of 2 % at most.
-    """
+    quantised too, layers were off by 17 to 62 % (rms) instead of 2 % at most."""
     import openvino
 
     kind, speech = "exact", np.zeros((0, samples), np.float32)  # OpenVINO turns float32 to bfloat16 when it compiles

@@ -26,8 +26,7 @@ class Chain(nn.Module):
     """Encoder, heads and calibration of a model folder as one module, from waveforms (B, samples) at 16 kHz.
 
     Gives what `names` names: calibrated probabilities (B, C) for "<task>", then the expected age (B, 1), over the
-    probabilities as trained, for "<task>:years" of each task in years.
-    """
+    probabilities as trained, for "<task>:years" of each task in years."""
 
     def __init__(self, model: ModelFolder) -> None:
         super().__init__()
@@ -54,8 +53,7 @@ def export_onnx(model: ModelFolder, folder: Path) -> float:
     """Write `model.onnx`, its description and the example into `folder`; return the largest difference from torch on noise.
 
     The description is the model folder's own, with `input`, `outputs`, the file's hash and that difference. ValueError when
-    a package is missing, or when the difference exceeds LARGEST_GAP.
-    """
+    a package is missing, or when the difference exceeds LARGEST_GAP."""
     try:
         import onnxruntime
         import onnxscript  # noqa: F401

@@ -60,8 +60,7 @@ def fit_reliability(
 def fit_years(answers: pd.DataFrame, splits: pd.DataFrame, task: Task, model: str, protocol: str, fold: int) -> Years:
     """How `model` tells an age: the margin from the validation clips (`conformal_margin`), its coverage there and on test.
 
-    fold: whose training; -1 = all folds pooled, their first seeds, and the centres of everybody.
-    """
+    fold: whose training; -1 = all folds pooled, their first seeds, and the centres of everybody."""
     errors = {}  # by split, a series over clips whose index is the speaker
     for split in ("validation", "test"):
         clips = aggregate_predictions(answer_years(answers, splits, task, split), "clip")
@@ -94,8 +93,7 @@ def score_calibration(table: pd.DataFrame, classes: list[str], draws: int, seed:
 
     table: target, speaker_id, seed and p_<class>. ece: expected calibration error over `BINS` equal ranges of the answer's
     probability. brier: sum over classes of the squared distance from the truth (0 to 2). nll: mean negative log-likelihood
-    in nats. Few rows bias ece upwards, in the bootstrap once more.
-    """
+    in nats. Few rows bias ece upwards, in the bootstrap once more."""
     probabilities, targets = table[[f"p_{name}" for name in classes]].to_numpy(), table["target"].to_numpy()
     binned, truth = bin_answers(probabilities, targets), np.eye(len(classes))[targets]
     gaps = np.eye(BINS)[binned["bin"]] * (binned["confidence"] - binned["accuracy"]).to_numpy()[:, None]
@@ -140,8 +138,7 @@ def score_choices(
     """What the two thresholds from validation do on the test part, for one task's main model: records with `rule`.
 
     rule "most probable class" and "threshold for <class>" are by window, "may stay silent" and "always answers" by clip;
-    `coverage` is the share answered. UAR and macro F1 are NaN where a class is never answered for.
-    """
+    `coverage` is the share answered. UAR and macro F1 are NaN where a class is never answered for."""
     columns, records = [f"p_{name}" for name in task.classes], []
     windows = calibrate_answers(select_answers(predictions, task, model, protocol, "test"), settings, task)
     clips = aggregate_predictions(windows, "clip")

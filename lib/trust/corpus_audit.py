@@ -27,8 +27,7 @@ def audit_corpora(
     """Every check of this module on a run's splits (of the first fold): records, and the lines a reader must not miss.
 
     Records carry `check`: "corpus only", "across corpora" or "corpus probe"; with a single corpus there are none. A line is
-    loud where the corpus alone beats chance by more than `MARGIN` in UAR.
-    """
+    loud where the corpus alone beats chance by more than `MARGIN` in UAR."""
     records, lines, options = [], [], {"draws": draws, "seed": seed}
     for task in tasks:
         table = splits.query("task == @task.name and protocol == @protocol and fold == 0").reset_index(drop=True)

@@ -28,8 +28,7 @@ def obtain_recordings(
 
     unseen: a folder or a CSV list; "" = render `count` new ones when `synthetic`, else up to `count` test clips, drawn by
     `seed` from the main protocol's first fold, or any clips where nobody was left to test on. splits: of `heard_splits`.
-    clips, roots: what 01 Download left.
-    """
+    clips, roots: what 01 Download left."""
     if unseen:
         return list_recordings(resolve_root(unseen)), "given"
     if synthetic:
@@ -58,8 +57,7 @@ def label_recordings(recordings: pd.DataFrame, tasks: list[Task], splits: pd.Dat
     """name and one column a task: its class number, or <NA> where the label is not known. A list without labels has none.
 
     `splits`: given where the recordings are a run's own clips; a clip that a task's head learned from gets no label for
-    it, since every task has its own split.
-    """
+    it, since every task has its own split."""
     labels = dict.fromkeys([*recordings.columns, "gender", "age_years", "age_decade"])
     known = recordings.reindex(columns=list(labels)).astype({"age_decade": "Int16"})
     targets = recordings[["name"]].copy()
@@ -158,8 +156,7 @@ def score_epochs(told: list[Prediction], targets: pd.DataFrame, model: ModelFold
 
     told: with the tensors of recordings that have a label; targets: of `label_recordings`. Returns `EPOCHS`, a row a
     task and epoch: validation_uar is what the epoch was chosen by, chosen: the head's own weights. No rows for tasks without
-    two labelled classes, nor for a head that is none of the saved epochs, such as a refit one.
-    """
+    two labelled classes, nor for a head that is none of the saved epochs, such as a refit one."""
     rows, (owners, tensors) = [], join_tensors(told)
     for task in [task for task in model.heads if tensors and task in targets and task != YEARS]:
         facts, labels = model.description["heads"][task], targets[task].reset_index(drop=True)

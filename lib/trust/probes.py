@@ -1,7 +1,6 @@
 """A look at embeddings before anything is trained on them: linear probes by stage, with few examples, and a map of windows.
 
-Probes read the time statistics of a clip, speakers never on both sides. What they show chooses nothing.
-"""
+Probes read the time statistics of a clip, speakers never on both sides. What they show chooses nothing."""
 
 from typing import Any
 

@@ -42,8 +42,7 @@ def describe_windows(table: pd.DataFrame, age: Task | None) -> pd.DataFrame:
     """window_id and the columns of `SINGLE` for one task's windows; "" where not known.
 
     `table`: rows of a run's splits. `age`: the task whose classes are the age groups, None = no groups. There is no
-    clean reference to measure a signal-to-noise ratio against; loudness and share of speech stand in for it.
-    """
+    clean reference to measure a signal-to-noise ratio against; loudness and share of speech stand in for it."""
     table = table.drop_duplicates("window_id").reset_index(drop=True)
     table["clip_s"] = (table["start_s"] + table["duration_s"]).groupby(table["clip_id"]).transform("max")
     described = table[["window_id", "gender", "corpus", "language"]].fillna("")
@@ -61,8 +60,7 @@ def score_groups(table: pd.DataFrame, task: Task, groups: list[list[str]], draws
 
     table: predictions of one model, with the columns joined to them. Left out are blanks, and columns that tell no windows
     apart or that the task itself asks for: the recall of one class is not a slice. Groups below `LEAST` windows or
-    `LEAST_SPEAKERS` keep their row and their n, but no value (NaN) and `enough` False.
-    """
+    `LEAST_SPEAKERS` keep their row and their n, but no value (NaN) and `enough` False."""
     own = "gender" if task.name == "gender" else "age group"
     telling = {name for name in SINGLE if name != own and table.loc[table[name] != "", name].nunique() > 1}
     context = {name: table[name].iloc[0] for name in ("task", "model", "protocol", "split")} | {"level": "window"}

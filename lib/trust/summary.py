@@ -91,8 +91,7 @@ def save_models(
 
     Of several folds and seeds the first training is taken; with `refit` linear models learn from every labelled window once
     more, with the median of the penalties that were chosen, and temperature and thresholds from all validation parts.
-    stages: those of 01 to 05 by name. The scores on a card are those on unseen speakers.
-    """
+    stages: those of 01 to 05 by name. The scores on a card are those on unseen speakers."""
     tasks, embedding = [task for task in tasks if task.name in SHIPPED], stages["03_embed"].parameters
     if not embedding["encoder"]:  # imported embeddings: nothing here could encode a new recording
         return []
