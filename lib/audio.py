@@ -14,6 +14,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from lib.paths import printable
+
 RATE_HZ = 16_000  # what every encoder here was trained on
 BLOCK_S = 20.0  # decoded at a time, counted from the start of the file, so that a cut is a slice of the whole
 SHORTFALL_S = 0.06  # promised sound that does not come is told from here; codecs pad by less
@@ -68,7 +70,7 @@ class Recording:
             starts = range(0, len(self.source), step)
             native = ((self.source[start : start + step], int(self.rate_hz)) for start in starts)
         else:
-            name, native = shown_name(self.source), _file_blocks(self.source, self.warnings)
+            name, native = printable(Path(self.source).name), _file_blocks(self.source, self.warnings)
         first, last, done, self.samples = round(self.start_s * RATE_HZ), np.round(self.end_s * RATE_HZ), 0, 0
         for block in _resample_blocks(_mix_channels(native, name, self.warnings), name):
             part = block[max(0, first - done) : int(np.clip(last - done, 0, len(block)))]
@@ -85,16 +87,6 @@ class Recording:
 def read_waveform(path: Path | str, start_s: float = 0.0, end_s: float | None = None) -> np.ndarray:
     """Waveform (samples,) of a file or of a cut of it, as `Recording` gives it; its warnings are left unsaid."""
     return np.concatenate([*Recording(path, None, start_s, end_s), np.zeros(0, np.float32)])
-
-
-def duration_s(path: Path | str) -> float:
-    """Length of a file in seconds, by decoding it in blocks. UnreadableAudio naming the file and the reason."""
-    return sum(len(block) for block in Recording(path)) / RATE_HZ
-
-
-def shown_name(path: Path | str) -> str:
-    """A file's name as it can be printed and written anywhere: bytes that are no UTF-8 stand as escapes."""
-    return os.fsencode(Path(path).name).decode("utf-8", "backslashreplace")
 
 
 class SoundFile(io.FileIO):
@@ -133,13 +125,13 @@ def open_sound(path: Path | str) -> SoundFile:
         reason = "a link to nothing" if os.path.islink(path) else "no such file"
     except (OSError, ValueError) as error:
         reason = f"cannot be read ({getattr(error, 'strerror', error)})"
-    raise UnreadableAudio(f"{shown_name(path)}: {reason}")
+    raise UnreadableAudio(f"{printable(Path(path).name)}: {reason}")
 
 
 def _file_blocks(path: Path | str, warnings: list[str]) -> Blocks:
     """Blocks of a file and of what was joined to its end; what is missing or damaged goes to `warnings`."""
     with open_sound(path) as file:
-        yield from _part_blocks(file, shown_name(path), warnings)
+        yield from _part_blocks(file, printable(Path(path).name), warnings)
         left = 10  # places that may turn out to be none
         for begin in _begin_again(file):
             file.begin, notes = begin, []
@@ -321,11 +313,8 @@ def _mix_channels(blocks: Blocks, name: str, warnings: list[str]) -> Blocks:
 
 
 def _find_signs(samples: np.ndarray, rate_hz: int) -> np.ndarray:
-    """1, or -1 where a channel is upside down, float32 [seconds, C], of channels [n, C].
-
-    A channel is, in a second that is not soft, when its correlation with the loudest one is below -0.5, or below -0.8 at
-    some delay of up to 20 ms (a voice in a room or through a filter gets to -0.7), and nowhere so far above 0.
-    """
+    """1, or -1 where a channel is upside down, float32 [seconds, C], of channels [n, C]: where, in a second that is not soft, its
+    correlation with the loudest is below -0.5, or -0.8 at a delay of up to 20 ms (a room makes -0.7), nowhere so far above 0."""
     group = max(1, rate_hz // 4000)  # a voice is told at 4 kHz as well
     second = min(rate_hz, len(samples))
     size, seconds = -(-second // group), -(-len(samples) // second)

@@ -27,11 +27,9 @@ BASELINES = {  # the columns of ACOUSTICS that a balanced logistic regression ma
 
 
 def measure_acoustics(waveforms: np.ndarray, rate_hz: int) -> np.ndarray:
-    """Measure windows [B, samples]: float32 [B, K], columns as in `ACOUSTICS`.
-
-    Zeros at the end of a window are padding: they count neither as duration nor for any mean. `f0_hz` is NaN where no
-    frame is voiced; `level_db` is the RMS in dB below full scale, at least -100.
-    """
+    """Measure windows [B, samples]: float32 [B, K], columns as in `ACOUSTICS`. Zeros at the end of a window are padding: they
+    count neither as duration nor for any mean. `f0_hz` is NaN where no frame is voiced; `level_db` is dB below full scale, least
+    -100."""
     waves = np.ascontiguousarray(waveforms, np.float32)
     backwards = waves[:, ::-1] != 0
     samples = np.where(backwards.any(axis=1), waves.shape[1] - backwards.argmax(axis=1), 0)  # [B], without padding
@@ -43,11 +41,9 @@ def measure_acoustics(waveforms: np.ndarray, rate_hz: int) -> np.ndarray:
 
 
 def measure_f0(waveforms: np.ndarray, rate_hz: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pitch by normalised autocorrelation (the NCCF of Talkin 1995) of 60-ms frames every 20 ms.
-
-    waveforms [B, samples] -> F0 in Hz [B, T] and voiced [B, T]. The shortest lag whose peak comes within 10 % of the
-    best is taken, so that an octave below is not mistaken for the pitch.
-    """
+    """Pitch by normalised autocorrelation (the NCCF of Talkin 1995) of 60-ms frames every 20 ms: waveforms [B, samples] -> F0 in
+    Hz [B, T] and voiced [B, T]. The shortest lag whose peak comes within 10 % of the best is taken: an octave below is not the
+    pitch."""
     waves = soxr.resample(waveforms.T, rate_hz, F0_RATE_HZ).T  # [B, samples at 4 kHz]
     frames = _frames(waves, round(FRAME_S * F0_RATE_HZ), round(HOP_S * F0_RATE_HZ))
     frames = frames - frames.mean(axis=-1, keepdims=True)
@@ -118,11 +114,8 @@ def _mfcc_statistics(waves: np.ndarray, samples: np.ndarray, rate_hz: int) -> np
 def fit_baseline(
     name: str, acoustics: pd.DataFrame, train: pd.DataFrame, rows: pd.DataFrame, classes: int
 ) -> np.ndarray | None:
-    """Probabilities (len(rows), C) of one of `BASELINES` for the windows of `rows`, learned from those of `train` alone.
-
-    acoustics: window_id and `ACOUSTICS`. train, rows: window_id and target. None where the baseline's measures are lacking.
-    The majority answers with the class shares, the others by `fit_probe`.
-    """
+    """Probabilities (len(rows), C) of one of `BASELINES` for the windows of `rows`, learned from those of `train` alone (both:
+    window_id, target) and their `acoustics`; None where these are lacking. The majority answers with the class shares."""
     columns = BASELINES[name]
     if not columns:
         shares = np.bincount(train["target"], minlength=classes) / max(len(train), 1)
@@ -130,8 +123,8 @@ def fit_baseline(
     if not set(columns) <= set(acoustics.columns) or acoustics.empty:
         return None
     measures = acoustics.set_index("window_id")[columns]
-    probe = fit_probe(measures.loc[train["window_id"]].to_numpy(), train["target"].to_numpy())
-    return predict_probe(probe, measures.loc[rows["window_id"]].to_numpy(), classes)
+    learned, asked = (measures.loc[table["window_id"]].to_numpy() for table in (train, rows))
+    return ask_probe(learned, train["target"].to_numpy(), asked, classes)
 
 
 def make_probe(strength: float = 1.0) -> Any:
@@ -145,14 +138,12 @@ def make_probe(strength: float = 1.0) -> Any:
     return make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler(), logistic)
 
 
-@threadpool_limits.wrap(limits=1)  # such matrices gain nothing from a second core
-def fit_probe(vectors: np.ndarray, targets: np.ndarray, strength: float = 1.0) -> Any:
-    """`make_probe`, fitted."""
-    return make_probe(strength).fit(np.asarray(vectors, np.float64), targets)
-
-
-def predict_probe(probe: Any, vectors: np.ndarray, classes: int) -> np.ndarray:
-    """Probabilities (n, C) of a probe; a class that its training part lacked gets 0."""
-    probabilities = np.zeros((len(vectors), classes))
-    probabilities[:, probe.classes_] = probe.predict_proba(np.asarray(vectors, np.float64))
+def ask_probe(
+    vectors: np.ndarray, targets: np.ndarray, asked: np.ndarray, classes: int, strength: float = 1.0
+) -> np.ndarray:
+    """Probabilities (m, C) for vectors (m, K) by `make_probe`, learned from others (n, K); a class that these lack gets 0."""
+    with threadpool_limits(1):  # such matrices gain nothing from a second core
+        probe = make_probe(strength).fit(np.asarray(vectors, np.float64), targets)
+    probabilities = np.zeros((len(asked), classes))
+    probabilities[:, probe.classes_] = probe.predict_proba(np.asarray(asked, np.float64))
     return probabilities

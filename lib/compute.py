@@ -1,6 +1,5 @@
-"""The one place that decides by the machine which device computes, and in which arithmetic: "auto" is the GPU where there is
-one, and bfloat16 only where it is computed, not emulated. `ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2` let any x86-64
-machine play a plain one."""
+"""Which device computes, and in which arithmetic: "auto" is the GPU where there is one, and bfloat16 only where it is computed, not
+emulated. `ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2` let any x86-64 machine play a plain one."""
 
 import contextlib
 import os
@@ -11,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from joblib import cpu_count as cores  # that this process may use
 
 DEVICES = ["auto", "cpu", "cuda", "mps"]
 ARITHMETICS = ["auto", "float32", "bfloat16"]
@@ -46,8 +46,7 @@ def choose_compute(device: str = "auto", arithmetic: str = "auto") -> Compute:
     is emulated.
 
     device: "auto" (CUDA where torch finds it, else the processor), "cpu", "cuda", or "mps" (Apple's, by name alone).
-    arithmetic: "auto" (bfloat16 where the device computes it, else float32), "float32" or "bfloat16".
-    """
+    arithmetic: "auto" (bfloat16 where the device computes it, else float32), "float32" or "bfloat16"."""
     if device not in DEVICES or arithmetic not in ARITHMETICS:
         raise ValueError(f"device {device!r}, arithmetic {arithmetic!r}: must be of {DEVICES} and of {ARITHMETICS}")
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -74,11 +73,6 @@ def bfloat16_instructions() -> list[str]:
     if onednn in ONEDNN_PLAIN or os.environ.get("ATEN_CPU_CAPABILITY", "").lower() in ATEN_PLAIN:
         return []
     return [name for name in BFLOAT16 if torch.cpu.get_capabilities().get(name)]
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

@@ -16,7 +16,6 @@ NOTEBOOKS = ["01_download", "02_segment", "03_embed", "04_train", "05_evaluate",
 # parameters that several notebooks declare, and the section they live in
 SHARED = dict.fromkeys(["seed", "synthetic", "age_classes", "age_bounds"], "run") | {"tasks": "train"}
 SHARED |= dict.fromkeys(["engine", "device", "precision", "workers", "address"], "compute")
-SECTION = re.compile(r"^\d+_")  # what a notebook's name has before that of its section: "03_embed" -> "embed"
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 TYPES |= {f"list[{name}]": list[TYPES[name]] for name in ("str", "int", "float")}
 
@@ -56,12 +55,9 @@ def declared_parameters(path: Path) -> dict[str, tuple[type, Any]]:
 
 
 def load_run(path: Path, changes: list[str] = ()) -> dict[str, dict[str, Any]]:
-    """Read and check a run file; return {section: {key: value}} with `changes` ("section.key=value") applied.
-
-    One text may hold several changes, as `make reports SET="..."` hands them on; values may hold blanks. ValueError names the
-    file, the section, the key, the value and what was expected.
-    """
-    path = Path(path)
+    """A run file, checked: {section: {key: value}} with `changes` ("section.key=value") applied. One text may hold several, as
+    `make reports SET="..."` hands them on; values may hold blanks. ValueError names file, section, key, value and what was
+    expected."""
     if not path.exists():
         known = sorted(file.stem for file in paths.PARAMS.glob("*.yaml"))
         raise ValueError(f"{path}: no such run file; there are {', '.join(known)}")
@@ -76,12 +72,12 @@ def load_run(path: Path, changes: list[str] = ()) -> dict[str, dict[str, Any]]:
         section, _, key = name.partition(".")
         if not (equals and section and key):
             raise ValueError(f"--set {change}: write section.key=value, such as train.epochs=20")
-        if not isinstance(content.setdefault(section, {}), dict):
-            raise ValueError(f"{path}: section '{section}' must hold keys, found {content[section]!r}")
         try:
-            content[section][key] = yaml.load(text, _StrictLoader) if text else ""
+            value = yaml.load(text, _StrictLoader) if text else ""
         except (yaml.YAMLError, ValueError) as error:
             raise ValueError(f"--set {change}: {error}") from error
+        if isinstance(content.setdefault(section, {}), dict):  # else it is refused below
+            content[section][key] = value
     return _validate_run(content, path)
 
 
@@ -93,7 +89,7 @@ def _validate_run(content: dict, path: Path) -> dict[str, dict[str, Any]]:
     for name in notebooks:
         for key, declared in declared_parameters(notebook_path(name)).items():
             if key != "run":  # a run's name is its file's name, never a key
-                expected.setdefault(SHARED.get(key, SECTION.sub("", name)), {})[key] = declared
+                expected.setdefault(SHARED.get(key, name.lstrip("0123456789_")), {})[key] = declared  # 03_embed: embed
     strict = ConfigDict(extra="forbid", strict=True, validate_default=True)
     sections = {name: (create_model(name, __config__=strict, **keys), {}) for name, keys in expected.items()}
     try:
@@ -117,5 +113,5 @@ def _explain(problem: dict) -> str:
 def parameters_for(notebook: str, run: str, sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The parameters that papermill hands to one notebook: its own section and the shared keys that it declares."""
     shared = {key: sections[section][key] for key, section in SHARED.items() if key in sections.get(section, {})}
-    values = {**shared, **sections["run"], **sections.get(SECTION.sub("", notebook), {}), "run": run}
+    values = {**shared, **sections["run"], **sections.get(notebook.lstrip("0123456789_"), {}), "run": run}
     return {key: values[key] for key in declared_parameters(notebook_path(notebook))}

@@ -39,8 +39,7 @@ def embed_windows(
     windows: int16 (n, samples), a memory map of what 02_segment wrote; window_ids: their ids, in the same order.
     choice: what computes, from `lib.speed.engines.choose_engine`. feature: stage whose frames are kept; "" = statistics
     alone. copy: 0 = the windows as they are; 1, 2 ... = an altered copy of each (see `lib.tiny.augment`), drawn by
-    `seed` and this number. workers: batches computed at once; 0 = one a core.
-    """
+    `seed` and this number. workers: batches computed at once; 0 = one a core."""
     if not len(window_ids):
         raise ValueError("there are no windows to embed; the ledger of 02_segment tells why clips were left out")
     if len(window_ids) != len(windows):

@@ -1,9 +1,5 @@
-"""Encoders by name: the bundled wav2vec2-tiny, the same network untrained, two speaker models, every bundle of torchaudio, and
-what `lib.hub` brings.
-
-An encoder turns waveforms (B, samples) at 16 kHz into named stages, from bottom to top. Of a wav2vec2: `conv`, `layer:0` (the
-transformer's input), `layer:1` ... and `emission`, which the paper used, each (B, T, D). See `lib.tiny.speaker_models` for others.
-"""
+"""Encoders by name: from waveforms (B, samples) at 16 kHz to named stages, from bottom to top. Of a wav2vec2: `conv`, `layer:0` (the
+transformer's input), `layer:1` ... and `emission`, which the paper used, each (B, T, D); see `lib.tiny.speaker_models` and `lib.hub`."""
 
 import hashlib
 import warnings
@@ -13,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import torchaudio
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torchaudio import pipelines
 
 from lib import hub, paths
 from lib.audio import RATE_HZ
+from lib.corpora.fetch import download_file
 from lib.stages import file_checksum
 from lib.tiny import speaker_models
 
@@ -184,8 +183,6 @@ def check_encoder(name: str) -> None:
 
 def build_wav2vec2(config: dict) -> nn.Module:
     """A `torchaudio.models.wav2vec2_model` with random weights of seed 0."""
-    import torchaudio
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return torchaudio.models.wav2vec2_model(**config)
@@ -193,16 +190,10 @@ def build_wav2vec2(config: dict) -> nn.Module:
 
 def bundle_names() -> list[str]:
     """Names of torchaudio's wav2vec2, HuBERT and WavLM bundles, all of which this project can load."""
-    from torchaudio import pipelines
-
     return sorted(name for name in dir(pipelines) if isinstance(getattr(pipelines, name), pipelines.Wav2Vec2Bundle))
 
 
 def _load_bundle(name: str) -> Encoder:
-    from torchaudio import pipelines
-
-    from lib.corpora.fetch import download_file
-
     bundle, (url, weights) = getattr(pipelines, name), locate_bundle(name)
     try:
         if not weights.exists():
@@ -228,8 +219,6 @@ def _load_bundle(name: str) -> Encoder:
 
 def locate_bundle(name: str) -> tuple[str, Path]:
     """Where torchaudio publishes a bundle's weights, and where they lie once downloaded: in its own cache, torch.hub's."""
-    from torchaudio import pipelines
-
     url = getattr(pipelines, name)._path
     url = url if url.startswith("https") else f"https://download.pytorch.org/torchaudio/models/{url}"
     file_name = url.rsplit("/", 1)[1]

@@ -19,7 +19,7 @@ from lib.trainings import read_features
 VERSION = 8  # of the scores; raised by hand when the code's results change
 PARTS = ["validation", "test"]  # parts that the models answer for
 SHIPPED = ["gender", "age", YEARS]  # tasks that go into a model folder; the finer classes of age are for study
-COMPARED = ["accuracy_difference", "uar_difference", "macro_f1_difference"]
+COMPARED = [f"{metric}_difference" for metric in ("accuracy", "uar", "macro_f1", "mae_years")]
 
 
 def predict_all(
@@ -69,46 +69,48 @@ def select_answers(
     return rows.drop(columns=others).reset_index(drop=True)
 
 
+def list_tables(predictions: pd.DataFrame, splits: pd.DataFrame, task: Task) -> list[tuple]:
+    """A task's answers for the test part with the classes to score them by; those in years once more, as years (None)."""
+    test = predictions[(predictions["task"] == task.name) & (predictions["split"] == "test")]
+    years = [(answer_years(predictions, splits, task), None)] if task.name == YEARS else []
+    return [(test, task.classes), *years]
+
+
 def score_all(
     predictions: pd.DataFrame, splits: pd.DataFrame, tasks: list[Task], draws: int, seed: int
 ) -> pd.DataFrame:
     """Tidy score records of the test part: every task, model, protocol and level; folds are pooled, seeds averaged."""
-    test, parts = predictions[predictions["split"] == "test"], []
+    parts = []
     for task in tasks:
-        for (model, protocol), rows in test[test["task"] == task.name].groupby(["model", "protocol"], sort=False):
-            context = {"task": task.name, "model": model, "protocol": protocol, "split": "test"}
-            parts.append(scores.score_levels(rows, task.classes, draws=draws, seed=seed, **context))
-        if task.name == YEARS:
-            parts.append(score_ages(answer_years(predictions, splits, task), draws, seed))
+        for table, classes in list_tables(predictions, splits, task):
+            for (model, protocol), rows in table.groupby(["model", "protocol"], sort=False):
+                context = {"task": task.name, "model": model, "protocol": protocol, "split": "test"}
+                parts.append(scores.score_levels(rows, classes, draws=draws, seed=seed, **context))
     return pd.concat(parts, ignore_index=True)
 
 
 def compare_all(
     predictions: pd.DataFrame, splits: pd.DataFrame, tasks: list[Task], protocol: str, draws: int, seed: int
 ) -> pd.DataFrame:
-    """Paired differences, every network minus every baseline (`against`), seeds averaged: accuracy, UAR, macro F1, and of
-    ages the error in years."""
-    test = predictions[(predictions["split"] == "test") & (predictions["protocol"] == protocol)]
+    """Paired differences, seeds averaged: every network minus every baseline (`against`) in accuracy, UAR and macro F1, and of
+    ages in years every other model minus the constant in the mean error."""
     parts = []
     for task in tasks:
-        answers = {model: rows for model, rows in test[test["task"] == task.name].groupby("model", sort=False)}
-        for model, other in itertools.product(answers, answers):
-            if model in BASELINES or other not in BASELINES:
-                continue
-            context = {"task": task.name, "protocol": protocol, "split": "test", "model": model, "against": other}
-            options = {"draws": draws, "seed": seed} | context
-            differences = scores.score_levels(answers[model], task.classes, answers[other], **options)
-            parts.append(differences[differences["metric"].isin(COMPARED)])
-        if task.name == YEARS:
-            parts.append(compare_ages(answer_years(predictions, splits, task), protocol, draws, seed))
+        for table, classes in list_tables(predictions, splits, task):
+            answers = dict(list(table[table["protocol"] == protocol].groupby("model", sort=False)))
+            simple = BASELINES if classes else [CONSTANT]
+            for model, other in itertools.product(answers, answers):
+                if model in simple or other not in simple:
+                    continue
+                context = {"task": task.name, "protocol": protocol, "split": "test", "model": model, "against": other}
+                pair = scores.score_levels(answers[model], classes, answers[other], draws=draws, seed=seed, **context)
+                parts.append(pair[pair["metric"].isin(COMPARED)])
     return pd.concat(parts, ignore_index=True)
 
 
 def score_leaks(predictions: pd.DataFrame, tasks: list[Task], protocol: str, draws: int, seed: int) -> pd.DataFrame:
-    """The leak: every model's scores on random windows minus those of the same model under `protocol`, test part.
-
-    At three levels, with `claimed` and `shown`; equal speakers are drawn for both. Empty when one of the two was not run.
-    """
+    """The leak: every model's scores on random windows, `claimed`, minus those under `protocol`, `shown`, of the test part at
+    three levels; equal speakers are drawn for both. Empty when one of the two was not run."""
     parts, test = [], predictions[predictions["split"] == "test"]
     for task in tasks if protocol != "paper" else []:
         for model, rows in test[test["task"] == task.name].groupby("model", sort=False):
@@ -143,39 +145,6 @@ def answer_years(predictions: pd.DataFrame, splits: pd.DataFrame, task: Task, sp
 def year_centres(train: pd.DataFrame, task: Task) -> list[float]:
     """Mean age (C,) of each class of years among these windows."""
     return train.groupby("target")["age_years"].mean().reindex(range(len(task.classes))).tolist()
-
-
-def score_ages(table: pd.DataFrame, draws: int, seed: int) -> pd.DataFrame:
-    """Records of mae_years, bias_years and ccc for every model of `answer_years`; seeds are averaged."""
-    records = []
-    for (protocol, model), rows in table.groupby(["protocol", "model"], sort=False):
-        for level in scores.LEVELS:
-            here = scores.aggregate_predictions(rows, level)
-            context = {"task": YEARS, "model": model, "protocol": protocol, "split": "test", "level": level}
-            arrays = [here[name].to_numpy() for name in ("years", "predicted_years", "speaker_id", "seed")]
-            found = scores.score_years(*arrays, draws=draws, seed=seed, context=context)
-            errors = (here["predicted_years"] - here["years"]).abs().groupby(here["seed"]).mean()
-            spread = np.where(found["metric"] == "mae_years", np.std(errors), np.nan)
-            records.append(found.assign(seed_std=spread))
-    return pd.concat(records, ignore_index=True)
-
-
-def compare_ages(table: pd.DataFrame, protocol: str, draws: int, seed: int) -> pd.DataFrame:
-    """Paired difference in mean absolute error, every model minus the constant: below 0 the model is nearer."""
-    here, records = table[table["protocol"] == protocol], []
-    for level in scores.LEVELS:
-        averaged = scores.aggregate_predictions(here, level)
-        averaged = averaged.assign(error=(averaged["predicted_years"] - averaged["years"]).abs())
-        keys = [name for name in ("window_id", "clip_id") if name in averaged] + ["speaker_id", "years"]
-        wide = averaged.pivot_table(index=keys, columns="model", values="error")
-        voices = wide.index.get_level_values("speaker_id").to_numpy()
-        for model in wide.columns.drop(CONSTANT):
-            values = np.stack([np.ones(len(wide)), wide[model] - wide[CONSTANT]], axis=1)
-            sums = scores.sum_by_speaker(values, voices).to_numpy()
-            found = scores.bootstrap_sums(sums, lambda s: {"mae_years_difference": s[..., 1] / s[..., 0]}, draws, seed)
-            context = {"task": YEARS, "model": model, "protocol": protocol, "split": "test", "level": level}
-            records.append(scores.make_records(found, len(wide), len(sums), context | {"against": CONSTANT}))
-    return pd.concat(records, ignore_index=True)
 
 
 def list_records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -42,9 +42,7 @@ class Problem:
     targets: np.ndarray  # (n,) of all rows
     weights: np.ndarray  # (n,), 0: not learned from
     judged: np.ndarray  # (n,) bool: rows that its penalty may be chosen by
-    tempered: bool = (
-        False  # a step: its answers are multiplied by those of others, so they get a temperature of their own
-    )
+    tempered: bool = False  # a step: its answers are multiplied by others', so they get a temperature of their own
     # goes on from the coefficients that it has
     probe: Any = field(init=False, default_factory=partial(LogisticRegression, max_iter=STEPS, warm_start=True))
 
@@ -153,10 +151,8 @@ def list_problems(network: nn.Module, targets: np.ndarray, weights: np.ndarray, 
     columns = [slice(start, end) for start, end in itertools.pairwise(np.cumsum([0, *network.widths]))]
     if isinstance(network, StepsNet):
         steps = enumerate(zip(network.steps, columns))
-        asked = [(step, part, targets == number, targets >= number) for number, (step, part) in steps]
-        return [
-            Problem(step, part, here, _spread(weights * rows, here), rows, True) for step, part, here, rows in asked
-        ]
+        asked = [(step, own, targets == number, targets >= number) for number, (step, own) in steps]
+        return [Problem(step, own, here, _spread(weights * rows, here), rows, True) for step, own, here, rows in asked]
     if len(np.unique(children[weights > 0])) < 2:
         raise ValueError(
             "the network 'experts' learns to tell children from others by the ages of training's speakers, who are all on one "

@@ -1,12 +1,6 @@
-"""The model folder that travels: everything that an answer needs, in files that anyone can check.
-
-    model.json           names, classes, encoder and its hash, feature, windowing, calibration, thresholds, interval of
-                         years, metrics, versions
-    <task>.safetensors   weights of a head, its normalisation included
-    README.md            the model card
-
-Nothing in it is pickled; loading compares every hash, that of model.json's own content included, before a weight is used.
-"""
+"""The model folder that travels: `model.json` (encoder and its hash, windowing, heads, thresholds, metrics, versions), weights of
+each head, its normalisation included, in `<task>.safetensors`, and the card, `README.md`. Nothing in it is pickled; loading
+compares every hash, that of model.json's own content included, before a weight is used."""
 
 import platform
 import shutil
@@ -34,7 +28,8 @@ DESCRIPTION = "model.json"
 SYNTHETIC = "trained on synthetic voices, invented by a program: a demonstration, not a model of people"
 READY = ["ready", "tiny"]  # models that ship, the best first; the last needs nothing that is not here
 BY_CORPUS = "UAR of windows by corpus"  # among what a description is about: {task: {corpus: UAR}}
-RECORDED_VERSIONS = ["torch", "torchaudio", "numpy", "soundfile", "silero-vad", "safetensors"]
+VERSIONS = {"python": platform.python_version()}
+VERSIONS |= {name: version(name) for name in ("torch", "torchaudio", "numpy", "soundfile", "silero-vad", "safetensors")}
 
 
 @dataclass(frozen=True)
@@ -97,8 +92,7 @@ def save_model_folder(
     years: by task, how an age in years is told, and its interval.
     trainings: by task the folder of the training within its stage, for who wants its other epochs.
     metrics: records of `lib.evaluate.list_records`, of the test part, shown in the card.
-    about: for the card: run, title, synthetic, corpora, protocol, seed, speakers, languages, whatever JSON can hold.
-    """
+    about: for the card: run, title, synthetic, corpora, protocol, seed, speakers, languages, whatever JSON can hold."""
     folder, settings, years, trainings = Path(folder), settings or {}, years or {}, trainings or {}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
@@ -110,7 +104,7 @@ def save_model_folder(
         facts = {"name": encoder.name, "weights_sha256": encoder.weights_sha256, "note": encoder.note}
         description = {"format": FORMAT, "name": folder.name, "encoder": facts | {"parts": encoder.parts()}}
         description |= {"feature": feature, "windowing": vars(windowing), "heads": heads, "metrics": list(metrics)}
-        description |= {"about": about or {}, "versions": _versions()}
+        description |= {"about": about or {}, "versions": VERSIONS}
         paths.save_json(partial / DESCRIPTION, description | {"checksum": fingerprint_of(description)})
         (partial / "README.md").write_text(write_card(description), encoding="utf-8")
         paths.replace_folder(partial, folder)
@@ -128,10 +122,6 @@ def _describe_head(weights: Path, chosen: dict[str, Any], years: Years | None, t
     facts |= {"calibration": vars(calibration), "years": asdict(years) if years else None}
     facts |= {"threshold": float(classed.get("silence", 0.0)), "disagreement": bits if bits < np.inf else None}
     return facts | {"rare": None if np.isnan(threshold) else [classed["rare"], threshold]}
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: version(name) for name in RECORDED_VERSIONS}
 
 
 def write_card(description: dict[str, Any]) -> str:
@@ -175,10 +165,8 @@ def _text(value: Any) -> str:
 
 def load_model_folder(folder: Path, encoder: Encoder | None = None) -> ModelFolder:
     """Load a model folder and check its format, the hash of every file, the encoder's weights; ValueError says what differs
-    and what to do. Other versions of libraries and invented voices are a warning in `ModelFolder.warnings`.
-
-    `encoder`: one that is loaded already, None = load the one it names.
-    """
+    and what to do. Other versions of libraries and invented voices are a warning in `ModelFolder.warnings`. `encoder`: one that
+    is loaded already, None = load the one it names."""
     folder = Path(folder)
     description = _read_description(folder)
     heads = {task: _load_head(folder, task, head) for task, head in description["heads"].items()}
@@ -197,9 +185,8 @@ def load_model_folder(folder: Path, encoder: Encoder | None = None) -> ModelFold
             f"{folder}: was trained on encoder {which}, here are {encoder.name} with {encoder.weights_sha256[:12]}...; "
             "its answers would mean nothing. Get the encoder of that version, or train again"
         )
-    here, warnings = _versions(), [SYNTHETIC] if about.get("synthetic") else []
-    made = description["versions"].items() - here.items()
-    other = [f"{name} {there} there, {here.get(name, 'none')} here" for name, there in sorted(made)]
+    warnings, made = [SYNTHETIC] if about.get("synthetic") else [], description["versions"].items() - VERSIONS.items()
+    other = [f"{name} {there} there, {VERSIONS.get(name, 'none')} here" for name, there in sorted(made)]
     warnings += [f"made with other versions: {', '.join(other)}"] if other else []
     engine = about.get("engine") or {"precision": "float32"}
     if engine["precision"] != "float32":

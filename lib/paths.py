@@ -25,6 +25,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("VOICE_CACHE", DATA / "cache"))
 
 
+def printable(name: str) -> str:
+    """A file's name as text that can be stored and shown: bytes that are not UTF-8 become escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 @contextlib.contextmanager
 def write_whole(path: Path) -> Iterator[Path]:
     """Yield a temporary neighbour of `path`; rename it to `path` only if the block ends without an error."""

@@ -20,14 +20,14 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from lib.audio import RATE_HZ, Recording, UnreadableAudio, shown_name
+from lib.audio import RATE_HZ, Recording, UnreadableAudio
 from lib.compute import cores, torch_threads
 from lib.corpora.own_data import list_recordings
 from lib.embed import encode_batch
 from lib.encoders import check_encoder
 from lib.model_folder import DESCRIPTION, READY, Head, ModelFolder, load_model_folder, tell_gain
 from lib.networks import select_input
-from lib.paths import ASSETS, load_json, write_whole
+from lib.paths import ASSETS, load_json, printable, write_whole
 from lib.speed.engines import load_engine
 from lib.train import predict_log_probabilities
 from lib.trust.calibration import answer_with_threshold, disagreement
@@ -82,8 +82,7 @@ class Prediction:
 
     `windows`: start_s, duration_s, speech_ratio, p_<task>_<class>, and <task> where that is in years (NaN where a window
     held too little speech to be asked). `speech`: probability of speech for each 32 ms, NaN where no window reached.
-    `tensors`: what heads read of the windows that were asked, some 20 kB each; {} unless it was to be kept.
-    """
+    `tensors`: what heads read of the windows that were asked, some 20 kB each; {} unless it was to be kept."""
 
     name: str
     state: str
@@ -159,15 +158,14 @@ def predict(
 
     source, rate, start_s, end_s: as `lib.audio.Recording` takes them; `rate` in Hz goes with samples, and only with them.
     name: what the prediction is called, None = the file's name or "array". progress: show a bar. keep: `tensors` as well.
-    ValueError for wrong arguments or a model folder that fails its checks.
-    """
+    ValueError for wrong arguments or a model folder that fails its checks."""
     model = model if isinstance(model, ModelFolder) else load_model_folder(find_model(model))
     is_path = isinstance(source, str | Path)
     if is_path == (rate is not None):
         raise ValueError(f"rate = {rate}: give it with an array of samples, and only then")
     if not 0.0 <= start_s < float("inf") or (end_s is not None and end_s <= start_s):
         raise ValueError(f"start_s = {start_s}, end_s = {end_s}: not a stretch of time")
-    name = name or (shown_name(source) if is_path else "array")
+    name = name or (printable(Path(source).name) if is_path else "array")
     recording, tables, kept = Recording(source, rate, start_s, end_s), [pd.DataFrame()], []
     try:
         with tqdm(desc=name, unit="s", unit_scale=True, disable=not progress) as bar:
@@ -182,11 +180,9 @@ def predict(
 
 
 def embed_recording(recording: Recording, model: ModelFolder) -> Iterator[tuple[pd.DataFrame, dict[str, np.ndarray]]]:
-    """Windows of a recording, some at a time, and what heads see of them; one second or more gives at least one window.
-
-    Yields a table of start_s, duration_s, speech_ratio, track (probability of speech each 32 ms), asked (whether that
-    is enough for the heads), and tensors [asked windows, ...] as the store would give them, {} for none.
-    """
+    """Windows of a recording, some at a time; one second or more gives at least one. Yields a table of start_s, duration_s,
+    speech_ratio, track (probability of speech each 32 ms), asked (whether that is enough for the heads), and tensors [asked
+    windows, ...], which the heads see, as the store would give them, {} for none."""
     pieces = slide_windows(recording, replace(model.windowing, short_clips="repeat", min_clip_s=SHORTEST_S))
     engine = ready_engine(model.encoder, model.feature, samples=model.windowing.samples)
 
@@ -213,10 +209,8 @@ def embed_recording(recording: Recording, model: ModelFolder) -> Iterator[tuple[
 
 
 def _ask_heads(windows: pd.DataFrame, tensors: dict[str, np.ndarray], model: ModelFolder) -> Iterator[pd.DataFrame]:
-    """What every head says of windows that are asked: p_<task>_<class>, calibrated, and <task> where it is in years.
-
-    Ages are expected over the probabilities as trained, as 05 Evaluate scores them.
-    """
+    """What every head says of windows that are asked: p_<task>_<class>, calibrated, and <task> where it is in years, which are
+    expected over the probabilities as trained, as 05 Evaluate scores them."""
     index = windows.index[windows["asked"]]
     for head in model.heads.values() if tensors else []:
         features = select_input(head.network, tensors, model.parts)
@@ -275,10 +269,8 @@ def _join_windows(head: Head, windows: pd.DataFrame) -> tuple[Answer, str]:
 def predict_listed(
     recordings: pd.DataFrame, model: Model = None, progress: bool = True, keep: Iterable[bool] = ()
 ) -> list[Prediction]:
-    """Ask about every row of `list_recordings`; as many predictions as rows, in their order, whatever the files hold.
-
-    keep: for each row whether its `tensors` are kept; () = none are.
-    """
+    """Ask about every row of `list_recordings`: as many predictions, in their order, whatever the files hold. keep: for each row
+    whether its `tensors` are kept; () = none are."""
     model = model if isinstance(model, ModelFolder) else load_model_folder(find_model(model))
     predictions, alone = [], progress and len(recordings) == 1  # one file has a bar of its own
     rows = list(zip_longest(recordings.itertuples(), keep, fillvalue=False))

@@ -1,8 +1,5 @@
-"""What the scores of a run say: one table and one sentence about a score, for notebooks, pages, model cards and README.
-
-A record is a row as `lib.scores` writes it. Tables and sentences are made from the very records that a reader is shown;
-every `tell_*` returns one plain sentence or two, and "" where there is nothing to tell.
-"""
+"""What the scores of a run say: one table and one sentence about a score, for notebooks, pages, model cards and README, made
+from the very records (rows as `lib.scores` writes them) that a reader is shown."""
 
 import math
 import re
@@ -121,12 +118,10 @@ def format_score(record: Record) -> str:
 
 
 def tabulate(records: pd.DataFrame, rows: Sequence[str] = ("task", "model"), columns: str = "metric") -> pd.DataFrame:
-    """Score records as a table for people: a line for every combination of `rows`, a column for every value of `columns`.
-
-    Both in the order in which they occur, baselines last in their task; a cell holds a score with its interval. Sizes
-    follow where all cells of a line share them, and the spread between training seeds where there are several.
-    Filter the records first, by level, protocol or subset: ValueError when two would share a cell.
-    """
+    """Score records as a table for people: a line for every combination of `rows`, a column for every value of `columns`, both in
+    the order in which they occur, baselines last in their task; a cell holds a score with its interval. Sizes follow where all
+    cells of a line share them, and the spread between seeds where there are several. ValueError when two records would share a
+    cell."""
     if records.empty:
         return pd.DataFrame(columns=list(rows))
     rows = list(rows)
@@ -143,9 +138,8 @@ def tabulate(records: pd.DataFrame, rows: Sequence[str] = ("task", "model"), col
         table["seeds"] = [f"{seeds:.0f}, ± {std:.2g}" if seeds > 1 else "" for seeds, std in spread]
     table = table.rename_axis(columns=None).reset_index()
     if {"task", "model"} <= set(rows):
-        places = {name: pd.factorize(table[name])[0] for name in ("task", "model")}
-        order = pd.DataFrame(places).assign(baseline=table["model"].map(is_baseline))
-        table = table.loc[order.sort_values(["task", "baseline", "model"], kind="stable").index]
+        order = {"key": lambda names: pd.factorize(names)[0] + len(names) * names.map(is_baseline)}  # baselines last
+        table = table.sort_values(["task", "model"], **order)
     return table.assign(**{name: table[name].map(NAMED[name]) for name in rows if name in NAMED}).reset_index(drop=True)
 
 
@@ -157,13 +151,12 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 
 def find_headline(scores: pd.DataFrame, view: Record, differences: pd.DataFrame | None = None) -> Record | None:
-    """The score that speaks for a task and all that it is read beside; None where it was not scored.
+    """The score that speaks for a task and all that it is read beside; None where it was not scored. view: {task, model,
+    protocol, level}. differences: of `lib.evaluate.compare_all`; None = no pair was compared.
 
-    view: {task, model, protocol, level}. differences: of `lib.evaluate.compare_all`; None = no pair was compared.
-    Keys: `metric` (the error where ages are told in years, else UAR), `score`, `guess` (the record of what hears nothing,
-    or None), `simple` (records of the other baselines, the best first), `classes`. A baseline's `gain` is the interval of
-    what the model gains over it, better is positive; None = not compared pair by pair.
-    """
+    Keys: `metric` (the error where ages are told in years, else UAR), `score`, `guess` (the record of what hears nothing, or
+    None), `simple` (records of the other baselines, the best first), `classes`. A baseline's `gain` is the interval of what the
+    model gains over it, better is positive; None = not compared pair by pair."""
     of_view = select_scores(scores, **view).dropna(subset="value")
     metric = next((name for name in ("mae_years", "uar", "accuracy") if name in set(of_view["metric"])), None)
     if metric is None:
@@ -178,10 +171,10 @@ def find_headline(scores: pd.DataFrame, view: Record, differences: pd.DataFrame 
             gain = sorted([better * pair["low"], better * pair["high"]]) if pair and pair["low"] is not None else None
             baselines.append(other | {"gain": gain, "ahead": better * (score["value"] - other["value"]) <= 0})
     baselines.sort(key=lambda one: -better * one["value"])
-    guesses = [one for one in baselines if one["model"] == (CONSTANT if metric == "mae_years" else "majority")]
+    deaf = CONSTANT if metric == "mae_years" else "majority"
+    guess = next((one for one in baselines if one["model"] == deaf), None)
     simple = [one for one in baselines if one["model"] not in (CONSTANT, "majority")]
     classes = [name[3:] for name in of_view["metric"] if name.startswith("f1_")]
-    guess = guesses[0] if guesses else None
     return {"metric": metric, "score": score, "guess": guess, "simple": simple, "classes": classes}
 
 
@@ -191,7 +184,7 @@ def tell_score(headline: Record | None) -> str:
         return ""
     score, guess, simple, classes = (headline[key] for key in ("score", "guess", "simple", "classes"))
     heard = f"{score['level']}s of {HEARD.get(score['protocol'], score['protocol'])}"
-    heard = heard.removeprefix("speakers of ") if score["protocol"] == "speaker" else heard
+    heard = heard.replace("speakers of speakers", "speakers")
     tested = f"{score['speakers']:.0f} speakers" if score["speakers"] else ""
     aside = ", ".join(filter(None, [format_interval(score), tested]))
     unit = ERRORS.get(score["metric"])

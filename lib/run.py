@@ -16,12 +16,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import papermill
 from nbconvert.filters import strip_ansi
+from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from lib import config, paths
 from lib.corpora import check_run, find_folder, read_clips
-from lib.stages import forget_digests
+from lib.encoders import check_encoder
+from lib.report import site
+from lib.speed.engines import check_engine
+from lib.stages import find_stage, forget_digests
 
 SHOWN_VERSIONS = ["torch", "torchaudio", "numpy", "pandas", "scikit-learn", "soundfile", "silero-vad", "matplotlib"]
 KERNEL = "this-python"  # name of the kernel that runs notebooks with the interpreter of this process
@@ -55,9 +60,6 @@ def lock_run(run: str) -> Iterator[None]:
 def execute_notebook(name: str, run: str, parameters: dict[str, Any]) -> None:
     """Execute one notebook in a fresh kernel; NotebookFailed names notebook, cell, line and error. The copy is kept either way,
     as `data/<run>/executed/<name>.ipynb` or `<name>.failed.ipynb`."""
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
-
     folder = paths.DATA / run / "executed"
     folder.mkdir(parents=True, exist_ok=True)
     failed, partial = folder / f"{name}.failed.ipynb", folder / f".{name}.partial.ipynb"
@@ -83,10 +85,8 @@ def execute_notebook(name: str, run: str, parameters: dict[str, Any]) -> None:
 
 
 def run_notebooks(run: str, sections: dict[str, dict], notebooks: list[str]) -> None:
-    """Execute the notebooks in order under one progress bar; the first that fails stops the run.
-
-    Their kernel is of this very interpreter and this very lib, whatever kernels Jupyter finds on the machine.
-    """
+    """Execute the notebooks in order under one progress bar, in kernels of this very interpreter and this very lib, whatever
+    kernels Jupyter finds on the machine; the first notebook that fails stops the run."""
     folder = paths.DATA / "jupyter" / "kernels" / KERNEL
     argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     paths.save_json(folder / "kernel.json", {"argv": argv, "display_name": "Python (this run)", "language": "python"})
@@ -102,11 +102,11 @@ def run_notebooks(run: str, sections: dict[str, dict], notebooks: list[str]) -> 
 
 def git_commit() -> str:
     """Commit of the code, with "+changes" when the tree differs from it; "unknown" outside a git checkout."""
+    call = {"capture_output": True, "text": True, "check": True, "cwd": paths.ROOT}
+    code = ["lib", "notebooks", "params", "requirements.txt"]
     try:
-        call = {"capture_output": True, "text": True, "check": True, "cwd": paths.ROOT}
         commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **call).stdout.strip()
-        code = ["lib", "notebooks", "params", "requirements.txt"]
-        changed = subprocess.run(["git", "status", "--porcelain", "--", *code], **call).stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain", "--", *code], **call).stdout
         return commit + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
@@ -116,23 +116,23 @@ def write_record(run: str, sections: dict[str, dict]) -> dict[str, Any]:
     """Gather `run.json`: parameters, seed, versions, commit, and facts, time and peak memory of every stage."""
     folder, about = paths.DATA / run, sections["run"]
     records = {path.stem: paths.load_json(path) for path in sorted((folder / "records").glob("*.json"))}
-    record = {"run": run, "title": about["title"], "question": about["question"]}
-    record |= {"synthetic": bool(about.get("synthetic", False)), "seed": about.get("seed")}
+    versions = {"python": platform.python_version()}
+    record = {
+        "run": run, "title": about["title"], "question": about["question"], "synthetic": about.get("synthetic", False),
+        "seed": about.get("seed"), "parameters": sections, "git_commit": git_commit(),
+        "versions": versions | {name: importlib.metadata.version(name) for name in SHOWN_VERSIONS},
+        "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
     for stage in records.values():
         record |= stage.pop("facts")  # encoder, engine, checksums: of the notebooks that know them, or of an import
-    libraries = {name: importlib.metadata.version(name) for name in SHOWN_VERSIONS}
-    record |= {"parameters": sections, "versions": {"python": platform.python_version()} | libraries}
-    record |= {"machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()}}
-    record |= {"git_commit": git_commit(), "stages": [records[name] for name in about["notebooks"] if name in records]}
-    record["made_at"] = datetime.now(UTC).isoformat(timespec="seconds")
+    record["stages"] = [records[name] for name in about["notebooks"] if name in records]
     paths.save_json(folder / "run.json", record)
     return record
 
 
 def build_run_report(run: str, sections: dict[str, dict]) -> dict[str, Any]:
     """Build `reports/<run>` from what the notebooks left, then the list of runs; return the run's record."""
-    from lib.report import site
-
     folder, record = paths.DATA / run, write_record(run, sections)
     scored = folder / "metrics.json"
     metrics = paths.load_json(scored) if scored.exists() else {"run": run, "scores": []}
@@ -145,19 +145,17 @@ def build_run_report(run: str, sections: dict[str, dict]) -> dict[str, Any]:
 
 def check_sections(run: str, sections: dict[str, dict]) -> None:
     """ValueError where data, encoder or engine of a run are not to be had, before any notebook begins."""
-    if "download" in sections:
-        check_run(sections["download"], sections["run"]["synthetic"])
+    if "download" in sections and not sections["run"]["synthetic"]:
+        check_run(sections["download"])
     if "train" in sections and "embed" not in sections:
-        from lib.corpora.authors import check_imported
-
-        check_imported(run)
+        try:
+            find_stage("03_embed", run)
+        except ValueError as error:
+            command = f"python -m lib.corpora.authors FOLDER --run {run}"
+            raise ValueError(f"run '{run}' starts from imported pickles: {command}") from error
     if "embed" in sections:
-        from lib.encoders import check_encoder
-
         check_encoder(sections["embed"]["encoder"])
     if "compute" in sections:
-        from lib.speed.engines import check_engine  # takes torch along, two seconds
-
         asked = sections["compute"]  # of a run that embeds nothing the device alone
         check_engine(asked.get("engine", "local"), asked.get("precision", "auto"), asked["device"])
 
@@ -174,10 +172,8 @@ def check_earlier(run: str, sections: dict[str, dict], first: str) -> None:
         if name == "01_download" and not other and read_checksum(sections) not in (old["data"], None):
             other = ["labels, ledger or sounds of its corpora have changed"]
         if other:
-            raise ValueError(
-                f"{name} of run '{run}' was made otherwise: {'; '.join(other)}; run from there: --from {name}, "
-                f"or make reports RUN={run} FROM={name}"
-            )
+            advice = f"; run from there: --from {name}, or make reports RUN={run} FROM={name}"
+            raise ValueError(f"{name} of run '{run}' was made otherwise: {'; '.join(other)}{advice}")
 
 
 def _differ(made: Any, asked: Any) -> bool:
@@ -199,8 +195,7 @@ def read_checksum(sections: dict[str, dict]) -> str | None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command-line entry; returns the exit code: 0, 1 when a notebook failed, 2 when the run file was refused."""
-    about = "Run the notebooks of a run and build its report."
-    parser = argparse.ArgumentParser(prog="python -m lib.run", description=about)
+    parser = argparse.ArgumentParser("python -m lib.run", description="Run a run's notebooks and build its report.")
     parser.add_argument("params", type=Path, help="run file, such as params/demo.yaml")
     change = {"action": "append", "default": [], "metavar": "section.key=value"}
     parser.add_argument("--set", **change, help="change one value, repeatable")

@@ -1,8 +1,5 @@
-"""Scores with intervals: every number is a function of sums that speakers contribute, so one bootstrap serves all.
-
-A tidy record has the columns `RECORD`; `low` and `high` are the 95 % interval from a bootstrap over speakers, never over windows:
-windows of one voice are not independent.
-"""
+"""Scores with intervals: every number is a function of sums that speakers contribute, so one bootstrap serves all. In a record,
+`RECORD`, `low` and `high` are its 95 % interval; windows, which are not independent within a voice, are never drawn."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,14 +14,17 @@ LEAST = 0.1  # of the draws must have the score (one without all classes has no 
 Statistic = Callable[[np.ndarray], dict[str, np.ndarray]]  # sums (..., K) -> {metric: values (...)}
 
 
-def sum_by_speaker(values: np.ndarray, speakers: np.ndarray) -> pd.DataFrame:
-    """Sums (S, K) of the rows of (n, K) by speaker, speakers sorted, so that equal speakers are drawn alike everywhere."""
-    return pd.DataFrame(np.asarray(values, np.float64)).groupby(np.asarray(speakers), sort=True).sum()
+def sum_by_speaker(values: np.ndarray, table: pd.DataFrame) -> list[pd.DataFrame]:
+    """For each training (`seed`; without it there is one) the sums (S, K) of the rows of (n, K) by `speaker_id`, sorted, so that
+    equal speakers are drawn alike everywhere."""
+    seeds = table["seed"].to_numpy() if "seed" in table else np.zeros(len(table), np.int64)
+    sums = pd.DataFrame(np.asarray(values, np.float64)).groupby([seeds, table["speaker_id"].to_numpy()]).sum()
+    return [sums.loc[one] for one in np.unique(seeds)]
 
 
 def draw_sums(sums: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """Sums (S, K) of S speakers -> (draws, K), of S drawn with replacement; equal S, draws and seed give equal draws, so that
-    a comparison of two models is paired."""
+    """Sums (S, ...) of S speakers -> (draws, ...), of S drawn with replacement; equal S, draws and seed give equal draws, so
+    that a comparison of two models is paired."""
     rng, size = np.random.default_rng(seed), len(sums)
     block = max(1, min(draws, 4_000_000 // size))
     parts = []
@@ -32,16 +32,14 @@ def draw_sums(sums: np.ndarray, draws: int, seed: int) -> np.ndarray:
         rows = min(block, draws - start)
         picks = rng.integers(size, size=(rows, size)) + np.arange(rows)[:, None] * size
         weights = np.bincount(picks.ravel(), minlength=rows * size).reshape(rows, size)
-        parts.append(weights.astype(np.float64) @ sums)
+        parts.append(np.tensordot(weights.astype(np.float64), sums, axes=1))
     return np.concatenate(parts)
 
 
-def bootstrap_sums(
-    sums: np.ndarray, statistic: Statistic, draws: int = DRAWS, seed: int = 0
-) -> dict[str, tuple[float, float, float]]:
-    """Value and 95 % interval of every metric that `statistic` computes from sums by speaker (S, K); draws 0 = no interval."""
+def bootstrap_sums(sums: np.ndarray, statistic: Statistic, draws: int = DRAWS, seed: int = 0) -> dict[str, tuple]:
+    """(value, low, high) of every metric that `statistic` computes of sums by speaker (S, ...); draws 0 = no interval, NaN."""
     drawn, found = statistic(draw_sums(sums, draws, seed)) if draws else {}, {}
-    for name, value in statistic(sums.sum(axis=0)).items():
+    for name, (value,) in statistic(sums.sum(axis=0, keepdims=True)).items():
         values = drawn.get(name, np.zeros(0))
         known = values[np.isfinite(values)]
         is_known = len(known) > 0 and len(known) >= LEAST * len(values) and np.isfinite(value)
@@ -51,30 +49,26 @@ def bootstrap_sums(
 
 
 def bootstrap_trainings(
-    values: np.ndarray, speakers: np.ndarray, seeds: np.ndarray, statistic: Statistic, draws: int = DRAWS, seed: int = 0,
-    minus: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None, context: dict[str, Any] | None = None,
+    values: np.ndarray, table: pd.DataFrame, statistic: Statistic, draws: int = DRAWS, seed: int = 0,
+    minus: tuple[np.ndarray, pd.DataFrame] | None = None, context: dict[str, Any] | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """The same as records from rows (n, K) of several trainings of one model, told apart by `seeds` (n,): the mean over them.
+    """The same as records from the rows (n, K) of a table as `sum_by_speaker` takes it: means over its trainings, `seeds` of
+    them, and `seed_std` between them. minus: another model's values and table, whose mean is taken off; metrics are then
+    <metric>_difference. All draw the same speakers; one who is missing somewhere adds 0 there. context: see `make_records`."""
+    tables, other = sum_by_speaker(values, table), sum_by_speaker(*minus) if minus else []
+    voices, own = sorted(set().union(*(one.index for one in tables + other))), len(tables)
+    sums = np.stack([one.reindex(voices, fill_value=0) for one in tables + other], axis=1)  # (S, trainings, K)
 
-    minus: another model's values, speakers and seeds, whose mean is taken off; metrics are then <metric>_difference.
-    All draw the same speakers; one who is missing somewhere adds 0 there. context: as `make_records` takes it.
-    """
-    samples = [(values, speakers, seeds), *([minus] if minus else [])]
-    tables = [sum_by_speaker(rows[of == one], who[of == one]) for rows, who, of in samples for one in np.unique(of)]
-    voices, width = sorted(set().union(*(table.index for table in tables))), values.shape[1]
-    own = width * len(np.unique(seeds))
+    def means(sums: np.ndarray) -> dict[str, np.ndarray]:
+        each = statistic(sums)  # {metric: (draws, trainings)}
+        mean = {name: value[:, :own].mean(axis=1) for name, value in each.items()}
+        if minus is None:
+            return mean
+        return {f"{name}_difference": value - each[name][:, own:].mean(axis=1) for name, value in mean.items()}
 
-    def mean_over(sums: np.ndarray) -> dict[str, np.ndarray]:
-        metrics = [statistic(sums[..., start : start + width]) for start in range(0, sums.shape[-1], width)]
-        return {name: np.mean([one[name] for one in metrics], axis=0) for name in metrics[0]}
-
-    def difference(sums: np.ndarray) -> dict[str, np.ndarray]:
-        less = mean_over(sums[..., own:])
-        return {f"{name}_difference": value - less[name] for name, value in mean_over(sums[..., :own]).items()}
-
-    sums = np.concatenate([table.reindex(voices, fill_value=0).to_numpy() for table in tables], axis=1)
-    scores, trainings = bootstrap_sums(sums, difference if minus else mean_over, draws, seed), len(np.unique(seeds))
-    return make_records(scores, len(values) // trainings, len(voices), context).assign(seeds=trainings)
+    spread = [np.std(value[0, :own]) for value in statistic(sums.sum(axis=0, keepdims=True)).values()]
+    records = make_records(bootstrap_sums(sums, means, draws, seed), len(values) // own, len(voices), context)
+    return records.assign(seeds=own, seed_std=spread)
 
 
 def confusion_counts(targets: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -84,12 +78,9 @@ def confusion_counts(targets: np.ndarray, predicted: np.ndarray, classes: int) -
 
 
 def confusion_metrics(counts: np.ndarray, classes: list[str]) -> dict[str, np.ndarray]:
-    """Metrics from confusion counts (..., C, C); each value has the leading shape.
-
-    accuracy; uar (mean recall of the classes that occur); macro_f1 and weighted_f1 (over the classes that occur or are
-    predicted, as scikit-learn does); f1_<class> and recall_<class> (NaN where the class does not occur); mace, the mean
-    absolute class error, for three and more ordered classes.
-    """
+    """Metrics from confusion counts (..., C, C); each value has the leading shape: accuracy; uar (mean recall of the classes that
+    occur); macro_f1 and weighted_f1 (over the classes that occur or are predicted, as scikit-learn does); f1_<class> and
+    recall_<class> (NaN where it does not occur); mace, the mean absolute class error, for three and more ordered classes."""
     counts = np.asarray(counts, np.float64)
     support, guessed, total = counts.sum(axis=-1), counts.sum(axis=-2), counts.sum(axis=(-2, -1))
     right = np.diagonal(counts, axis1=-2, axis2=-1)  # (..., C), as support and guessed
@@ -120,49 +111,38 @@ def _confusion_statistic(classes: list[str]) -> Statistic:
         metrics = confusion_metrics(counts, classes)
         occurring = (counts.sum(axis=-1) > 0).sum(axis=-1)
         for name in ("uar", "macro_f1"):
-            metrics[name] = np.where(occurring == occurring.max(), metrics[name], np.nan)
+            metrics[name] = np.where(occurring == occurring.max(axis=0), metrics[name], np.nan)
         return metrics
 
     return statistic
 
 
-def _cells_of(table: pd.DataFrame, classes: list[str], answers: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
-    """Of each row its cell of the confusion counts, (n, C * C) of one 1, its speaker and its seed."""
+def _cells_of(table: pd.DataFrame, classes: list[str], answers: np.ndarray | None = None) -> np.ndarray:
+    """Of each row its cell of the confusion counts: (n, C * C), of one 1 each."""
     probabilities = table[[f"p_{name}" for name in classes]].to_numpy()
     if not len(table) or not np.isfinite(probabilities).all():
         raise ValueError("nothing to score: no rows, or a probability that is no number")
     answers = probabilities.argmax(axis=1) if answers is None else np.asarray(answers)
-    cells = np.eye(len(classes) ** 2)[table["target"].to_numpy(np.int64) * len(classes) + answers]
-    seeds = table["seed"].to_numpy() if "seed" in table else np.zeros(len(table), np.int64)
-    return cells, table["speaker_id"].to_numpy(), seeds
+    return np.eye(len(classes) ** 2)[table["target"].to_numpy(np.int64) * len(classes) + answers]
 
 
-def make_records(
-    scores: dict[str, tuple[float, float, float]], n: int, speakers: int, context: dict[str, Any] | None = None
-) -> pd.DataFrame:
+def make_records(scores: dict[str, tuple], n: int, speakers: int, context: dict | None = None) -> pd.DataFrame:
     """Tidy records from {metric: (value, low, high)}; a context key that is not given stays ""."""
-    fixed = dict.fromkeys(RECORD[:6], "") | {"subset": "all"} | (context or {})
-    size = {"n": n, "speakers": speakers}
-    rows = [fixed | {"metric": m, "value": v, "low": low, "high": high} | size for m, (v, low, high) in scores.items()]
-    return pd.DataFrame(rows, columns=RECORD + [name for name in fixed if name not in RECORD])
+    fixed = dict.fromkeys(RECORD[:6], "") | {"subset": "all"} | (context or {}) | {"n": n, "speakers": speakers}
+    table = pd.DataFrame(scores, ["value", "low", "high"]).T.rename_axis("metric").reset_index()
+    return table.assign(**fixed)[list(dict.fromkeys([*RECORD, *fixed]))]
 
 
 def score_answers(
-    table: pd.DataFrame, classes: list[str], answers: np.ndarray | None = None, *, minus: pd.DataFrame | None = None,
-    draws: int = DRAWS, seed: int = 0, context: dict[str, Any] | None = None,
+    table: pd.DataFrame, classes: list[str], answers: np.ndarray | None = None, minus: pd.DataFrame | None = None, **options: Any
 ) -> pd.DataFrame:  # fmt: skip
-    """Records of all class metrics of one model's answers, with `seeds` (trainings averaged) and `seed_std` between them.
-
-    table: `target, speaker_id, p_<class>` and, for more than one training, `seed`; folds are pooled.
-    answers: (n,) class numbers that are not simply the most probable; None = the most probable.
-    minus: another such table, whose scores are taken off, as by `bootstrap_trainings`.
-    """
-    (cells, speakers, seeds), statistic = _cells_of(table, classes, answers), _confusion_statistic(classes)
-    others = None if minus is None else _cells_of(minus, classes)
-    records = bootstrap_trainings(cells, speakers, seeds, statistic, draws, seed, others, context)
-    each = [statistic(cells[seeds == one].sum(axis=0)) for one in np.unique(seeds)]
-    spread = [np.std([metrics[name.removesuffix("_difference")] for metrics in each]) for name in records["metric"]]
-    return records.assign(seed_std=spread)
+    """Records of all class metrics of one model's answers, as `bootstrap_trainings` gives them. table: `target, speaker_id,
+    p_<class>` and, for more than one training, `seed`; folds are pooled. answers: (n,) class numbers, None = the most probable.
+    minus: another such table, whose scores are taken off; None = none. options: draws, seed and context of
+    `bootstrap_trainings`."""
+    other = None if minus is None else (_cells_of(minus, classes), minus)
+    cells = _cells_of(table, classes, answers)
+    return bootstrap_trainings(cells, table, _confusion_statistic(classes), minus=other, **options)
 
 
 def aggregate_predictions(predictions: pd.DataFrame, level: str) -> pd.DataFrame:
@@ -178,31 +158,27 @@ def aggregate_predictions(predictions: pd.DataFrame, level: str) -> pd.DataFrame
 
 
 def score_levels(
-    rows: pd.DataFrame, classes: list[str], minus: pd.DataFrame | None = None, *, draws: int, seed: int, **context: str
-) -> pd.DataFrame:
-    """`score_answers` of predictions at window, clip and speaker level."""
+    rows: pd.DataFrame, classes: list[str] | None, minus: pd.DataFrame | None = None, *, draws: int, seed: int, **context: str
+) -> pd.DataFrame:  # fmt: skip
+    """`score_answers` of predictions at window, clip and speaker level, or `score_years` where there are no classes."""
     records = []
     for level in LEVELS:
         table, less = (None if one is None else aggregate_predictions(one, level) for one in (rows, minus))
-        options = {"draws": draws, "seed": seed, "context": context | {"level": level}}
-        records.append(score_answers(table, classes, minus=less, **options))
+        options = {"minus": less, "draws": draws, "seed": seed, "context": context | {"level": level}}
+        records.append(score_answers(table, classes, **options) if classes else score_years(table, **options))
     return pd.concat(records, ignore_index=True)
 
 
-def score_years(
-    years: np.ndarray, predicted: np.ndarray, speakers: np.ndarray, seeds: np.ndarray | None = None, *,
-    minus: np.ndarray | None = None, draws: int = DRAWS, seed: int = 0, context: dict[str, Any] | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """Records of mae_years, bias_years (predicted minus true) and ccc (Lin's concordance; 0 for a constant), means over `seeds`,
-    (n,) whose training each row is, None = of one; of the paired differences where `minus` is another model's (n,) years."""
-    seeds, speakers = np.zeros(len(years), np.int64) if seeds is None else np.asarray(seeds), np.asarray(speakers)
-    samples = [(_errors_of(years, one), speakers, seeds) for one in (predicted, minus) if one is not None]
-    return bootstrap_trainings(*samples[0], _years_statistic, draws, seed, *(samples[1:] or [None]), context)
+def score_years(table: pd.DataFrame, minus: pd.DataFrame | None = None, **options: Any) -> pd.DataFrame:
+    """Records of mae_years, bias_years (predicted minus true) and ccc (Lin's concordance; 0 for a constant) of a table of `years,
+    predicted_years, speaker_id` and, for more than one training, `seed`. minus, options: as of `score_answers`."""
+    other = None if minus is None else (_errors_of(minus), minus)
+    return bootstrap_trainings(_errors_of(table), table, _years_statistic, minus=other, **options)
 
 
-def _errors_of(years: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+def _errors_of(table: pd.DataFrame) -> np.ndarray:
     """What `_years_statistic` reads, (n, 8)."""
-    years, predicted = np.asarray(years, np.float64), np.asarray(predicted, np.float64)
+    years, predicted = table[["years", "predicted_years"]].to_numpy(np.float64).T
     if not len(years) or not (np.isfinite(years) & np.isfinite(predicted)).all():
         raise ValueError("ages to score must be finite and at least one; leave out windows of unknown age")
     x, y = years - years.mean(), predicted - years.mean()  # near 0, so that differences of squares stay exact

@@ -14,13 +14,11 @@ MANY = 3  # languages that a corpus must have for "language" to hold some of the
 def split_windows(table: pd.DataFrame, protocol: str, target: str, seed: int, folds: int = 0) -> list[pd.Series]:
     """Give every window its part: `window_id` -> "train" | "validation" | "test", one Series a fold.
 
-    table: one row a window, with `window_id, speaker_id, recording_id, corpus, language` and `target`, its class.
-    protocol: "speaker" (unseen speakers), "language" (unseen languages and speakers) or "paper" (random windows).
-    folds: 0 = one split, 68 / 12 / 20 %; 3 or more = so many, in which everyone is tested exactly once and 15 % of the
-    rest are validation. "paper" is always split once.
-    Under "language" the windows of somebody who also speaks a language of another part, where most of theirs lie, have no
-    part: they are left out of the Series. ValueError names a class that has too few speakers for every part to hold it.
-    """
+    table: one row a window, with `window_id, speaker_id, recording_id, corpus, language` and `target`, its class. protocol:
+    "speaker" (unseen speakers), "language" (unseen languages and speakers; windows of who also speaks a language of another part,
+    where most of theirs lie, are left out) or "paper" (random windows, always split once). folds: 0 = one split, 68 / 12 / 20 %;
+    3 or more = so many, in which everyone is tested exactly once and 15 % of the rest are validation. ValueError names a class
+    that has too few speakers for every part to hold it."""
     if protocol not in PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}; choose one of {PROTOCOLS}")
     if folds in (1, 2) or folds < 0:
@@ -76,11 +74,8 @@ def held_languages(table: pd.DataFrame) -> pd.Series:
 
 
 def _deal(table: pd.DataFrame, target: str, group: pd.Series, seed: int, parts: dict[str, float]) -> pd.Series:
-    """Deal groups of windows out to parts, those with the rarest class first, each to where it does least harm to the shares.
-
-    Shares are kept, in chi-square distance, of three things at once: windows of a class, speakers of a class, and its speakers
-    in a corpus. The last groups that hold a class go where it is still missing.
-    """
+    """Deal groups of windows out to parts, those with the rarest class first, each to where it does least harm, in chi-square
+    distance, to the shares of windows of a class, of its speakers, and of these in a corpus; the last where a class is missing."""
     rows = pd.DataFrame({"group": group, "speaker": table["speaker_id"], "class": table[target].astype(str)})
     rows["class in corpus"] = rows["class"] + " in " + table["corpus"].astype(str)
     speakers = rows.drop_duplicates(["group", "speaker", "class in corpus"])
@@ -114,8 +109,6 @@ def _require_classes(table: pd.DataFrame, target: str, split: pd.Series) -> None
     rows = table.set_index("window_id").loc[split.index]
     present = pd.crosstab(rows[target].astype(str), split).reindex(columns=list(PARTS), fill_value=0)
     for label, counts in present[(present == 0).any(axis=1)].iterrows():
-        speakers = rows.loc[rows[target].astype(str) == label, "speaker_id"].nunique()
-        raise ValueError(
-            f"class {label!r} of {target} has {speakers} speakers, not enough for every part to hold it "
-            f"(none in: {', '.join(counts.index[counts == 0])}); add speakers of this class or leave the class out"
-        )
+        has = rows.loc[rows[target].astype(str) == label, "speaker_id"].nunique()
+        none = f"(none in: {', '.join(counts.index[counts == 0])}); add speakers of this class or leave the class out"
+        raise ValueError(f"class {label!r} of {target} has {has} speakers, not enough for every part to hold it {none}")

@@ -1,8 +1,5 @@
-"""Stages that resume: a folder whose name carries a hash of everything that made it.
-
-`data/<run>/<stage>-<fingerprint>/` holds what a stage wrote; `.completed` in it says that all of it is there.
-`data/<run>/<stage>.json` points to the folder that the current parameters ask for, so the next notebook finds it.
-"""
+"""Stages that resume: `data/<run>/<stage>-<fingerprint>/` holds what a stage wrote, its name a hash of everything that made
+it, `.completed` in it says that all is there; `<stage>.json` beside it points to the folder that the next notebook reads."""
 
 import hashlib
 import json
@@ -82,15 +79,11 @@ def forget_digests() -> None:
     shutil.rmtree(paths.cache_folder() / "digests", ignore_errors=True)
 
 
-def open_stage(
-    name: str, run: str, parameters: dict[str, Any], version: int, inputs: list[Stage] | None = None
-) -> Stage:
-    """Open the folder of these parameters, of the stages that this one reads and of this version of the code.
-
-    name: the notebook's, such as "03_embed". parameters: everything that changes the result, JSON-able, checksums of
-    weights and data included. version: raised by hand when the code's results change. inputs: None for the first stage.
-    """
-    fingerprint = fingerprint_of(name, version, parameters, [stage.fingerprint for stage in inputs or []])
+def open_stage(name: str, run: str, parameters: dict[str, Any], version: int, inputs: Iterable[Stage] = ()) -> Stage:
+    """Open the folder of these `parameters` (all that changes the result, JSON-able, checksums of weights and data included), of
+    the stages `inputs` that this one reads, and of the `version` of the code, raised by hand when its results change. name: the
+    notebook's, such as "03_embed"."""
+    fingerprint = fingerprint_of(name, version, parameters, [stage.fingerprint for stage in inputs])
     folder = paths.DATA / run / f"{name}-{fingerprint}"
     folder.mkdir(parents=True, exist_ok=True)
     pointer = {"stage": name, "fingerprint": fingerprint, "folder": folder.name, "parameters": parameters}
@@ -123,9 +116,8 @@ def finish_stage(stage: Stage, counts: dict[str, Any] | None = None) -> dict[str
     """Mark the stage complete and return the record of what it cost: `made_in_seconds` and `made_with_mb` when the work was
     done, `recomputed` by this very run. `counts`: sizes worth showing (rows, windows)."""
     marker = stage.folder / COMPLETED
-    seconds = round(time.monotonic() - stage.started, 2)
-    now = {"stage": stage.name, "fingerprint": stage.fingerprint, "seconds": seconds}
-    now |= {"peak_memory_mb": peak_memory_mb(), "recomputed": stage.recomputed}
+    now = {"stage": stage.name, "fingerprint": stage.fingerprint, "recomputed": stage.recomputed}
+    now |= {"seconds": round(time.monotonic() - stage.started, 2), "peak_memory_mb": peak_memory_mb()}
     if not stage.complete:
         about = {"parameters": stage.parameters, "facts": stage.facts, "counts": counts or {}}
         paths.save_json(marker, now | about)
@@ -140,10 +132,9 @@ def finish_stage(stage: Stage, counts: dict[str, Any] | None = None) -> dict[str
 def peak_memory_mb() -> int:
     """Largest resident size of this process so far, in megabytes."""
     status = Path("/proc/self/status")  # getrusage would begin with the size of the process that started this one
-    if status.exists():
-        return int(int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1e3)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak / 1e6 if sys.platform == "darwin" else peak / 1e3)
+    if not status.exists():
+        return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)  # bytes, on macOS
+    return int(int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1e3)
 
 
 def seed_everything(seed: int) -> None:

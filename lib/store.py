@@ -1,9 +1,6 @@
-"""Where embeddings lie: memory-mapped arrays with one row a window, filled in blocks, read by id.
-
-A finished folder holds `statistics.npy` (n, S), `frames.npy` (n, T, D) where a network will read frames, `index.parquet`
-(window_id -> row) and `store.json` (which columns of the statistics are which part, shapes, what made them). A block that is
-whole has a marker in `blocks/`, so a killed run goes on with the first that has none, and several workers can fill one store.
-"""
+"""Where embeddings lie: `statistics.npy` (n, S) and, where a network will read them, `frames.npy` (n, T, D), one row a window, read
+by id (`index.parquet`), described in `store.json`. They are filled in blocks, by several workers at once if need be; a block that
+is whole has a marker in `blocks/`, so a killed run makes only what is missing."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +12,6 @@ import pandas as pd
 from lib import paths, tables
 
 DESCRIPTION, INDEX = "store.json", "index.parquet"
-LET_GO = 64_000_000  # bytes read before a map is opened anew: what it has read counts as this process's memory
 AGAIN = "delete the folder and run 03_embed again"
 
 
@@ -77,20 +73,17 @@ class Features:
 
     def __init__(self, path: Path, rows: np.ndarray, columns: np.ndarray | None) -> None:
         self.path, self.rows, self.columns = path, rows, columns
-        self._array, self._read = np.load(path, mmap_mode="r"), 0
-        self.shape = (len(rows), *(self._array.shape[1:] if columns is None else [len(columns)]))
+        self.shape = (len(rows), *(np.load(path, mmap_mode="r").shape[1:] if columns is None else [len(columns)]))
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, rows: Any) -> np.ndarray:
+        array = np.load(self.path, mmap_mode="r")  # for each read: what a map has read counts as this process's memory
         places = np.atleast_1d(self.rows[rows])
         order = np.argsort(places, kind="stable")  # read in the order of the disk
-        values = np.empty((len(places), *self._array.shape[1:]), np.float32)
-        values[order] = self._array[places[order]]
-        self._read += values.nbytes
-        if self._read > LET_GO:
-            self._array, self._read = np.load(self.path, mmap_mode="r"), 0
+        values = np.empty((len(places), *array.shape[1:]), np.float32)
+        values[order] = array[places[order]]
         return values if self.columns is None else values[:, self.columns]
 
 

@@ -10,6 +10,7 @@ from lib.paths import save_frame
 
 GENDERS = ["male", "female"]
 PARTS = ["train", "validation", "test"]
+MEASURES = "f0_hz|voiced_share|duration_s|level_db|mfcc_.+"  # columns of `lib.baselines.ACOUSTICS`
 DECADES = [10, 20, 30, 40, 50, 60, 70, 80, 90]  # years; 10 stands for "teens", 90 for 90 and over
 
 
@@ -54,31 +55,26 @@ WINDOWS = _schema(
     row=pa.Column("int64", pa.Check.ge(0), required=False),  # of windows.npy; none without sound
 )
 
-# columns of `lib.baselines.ACOUSTICS`; none without sound
-MEASURES = {
-    "f0_hz|voiced_share|duration_s|level_db|mfcc_.+": pa.Column(float, nullable=True, regex=True, required=False)
+SCHEMAS = {
+    "clips": CLIPS,
+    "ledger": LEDGER,
+    "windows": WINDOWS,
+    "index": _schema(window_id=pa.Column(str, unique=True), row=pa.Column("int64", pa.Check.ge(0))),
+    "acoustics": _schema(  # none of the measures without sound
+        window_id=pa.Column(str, unique=True),
+        **{MEASURES: pa.Column(float, nullable=True, regex=True, required=False)},
+        ordered=False,
+    ),
+    "predictions": _schema(  # p_<class> is NaN for a class of another task
+        **dict.fromkeys(["window_id", "clip_id", "speaker_id", "task", "model"], pa.Column(str)),
+        protocol=pa.Column(str, pa.Check.isin(["speaker", "language", "paper"])),
+        split=pa.Column(str, pa.Check.isin(PARTS)),
+        **dict.fromkeys(["seed", "epoch", "target"], pa.Column("int64")),  # target: index into the task's classes
+        fold=pa.Column("int64", pa.Check.ge(0), required=False),  # of a cross-validation; else 0
+        **{"p_.+": pa.Column(float, pa.Check.in_range(-1e-6, 1 + 1e-6), nullable=True, regex=True)},
+        ordered=False,
+    ),
 }
-ACOUSTICS = _schema(window_id=pa.Column(str, unique=True), ordered=False, **MEASURES)
-INDEX = _schema(window_id=pa.Column(str, unique=True), row=pa.Column("int64", pa.Check.ge(0)))
-
-PREDICTIONS = _schema(
-    window_id=pa.Column(str),
-    clip_id=pa.Column(str),
-    speaker_id=pa.Column(str),
-    task=pa.Column(str),
-    model=pa.Column(str),
-    protocol=pa.Column(str, pa.Check.isin(["speaker", "language", "paper"])),
-    seed=pa.Column("int64"),
-    split=pa.Column(str, pa.Check.isin(PARTS)),
-    target=pa.Column("int64"),  # index into the task's classes
-    epoch=pa.Column("int64"),
-    fold=pa.Column("int64", pa.Check.ge(0), required=False),  # of a cross-validation; else 0
-    **{r"p_.+": pa.Column(float, pa.Check.in_range(-1e-6, 1 + 1e-6), nullable=True, regex=True)},  # NaN: another task
-    ordered=False,
-)
-
-SCHEMAS = {"clips": CLIPS, "ledger": LEDGER, "windows": WINDOWS, "acoustics": ACOUSTICS}
-SCHEMAS |= {"index": INDEX, "predictions": PREDICTIONS}
 
 
 def validate_table(table: pd.DataFrame, kind: str, origin: str = "memory") -> pd.DataFrame:

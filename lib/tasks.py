@@ -6,7 +6,7 @@ from itertools import pairwise
 import pandas as pd
 
 from lib import paths, tables
-from lib.corpora.labels import ALLOWED, SCHEMES, assign_age_class, unknown_labels
+from lib.corpora.labels import ALLOWED, SCHEMES, assign_age_class, name_ages, unknown_labels
 from lib.stages import Stage
 
 YEARS = "age_years"
@@ -15,12 +15,11 @@ TASKS = ["gender", "age", *FORMS, YEARS]
 YEAR_BOUNDS = [12, 20, 30, 40, 50]  # first years of the later classes of `age_years`; the answer is the expected age
 LEAST_SPEAKERS = 3  # a class with fewer could not stand in train, validation and test
 LEAST_OF_FORM = 5  # speakers of a class of a further form of age: of five folds each tests one
-FROM_CLIPS = ["corpus", "recording_id", "language", "gender", "age_years", "age_decade"]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A name, the classes in their fixed order, and for ages the bounds in years (see `lib.corpora.labels.AgeScheme`). `scheme`:
+    """A name, the classes in their fixed order, and for ages the bounds in years (see `lib.corpora.labels.SCHEMES`). `scheme`:
     all classes that the bounds part, where some have too few speakers to be asked for; empty = `classes`."""
 
     name: str
@@ -32,11 +31,8 @@ class Task:
 def make_tasks(
     names: list[str], age_classes: list[str], age_bounds: list[float], clips: pd.DataFrame
 ) -> tuple[list[Task], list[str]]:
-    """The tasks of a run, in order, and notes that name every class and every form of age that is left out, and why.
-
-    age_classes, age_bounds: of the task "age". ValueError when a task is not known, and as by `require_speakers`. Classes of a
-    further form of age with fewer speakers than `LEAST_OF_FORM` are left out with a note.
-    """
+    """The tasks of a run, in order, and notes that name every class and every form of age that is left out, and why. age_classes,
+    age_bounds: of the task "age". ValueError when a task is not known, and as by `require_speakers`."""
     unknown = [name for name in names if name not in TASKS]
     if unknown or not names:
         raise ValueError(f"tasks: {unknown or names} not known; choose from {TASKS}")
@@ -56,8 +52,7 @@ def require_speakers(tasks: list[Task], clips: pd.DataFrame) -> None:
         if len(speakers) > 1 and min(map(len, speakers.values())) >= LEAST_SPEAKERS:
             continue
         has = [f"{name}: {len(ids)} speakers ({', '.join(ids[:3])})" for name, ids in speakers.items()]
-        raw = f"{task.name}_raw"
-        unknown = unknown_labels(clips[raw], task.name) if raw in clips else {}
+        unknown = unknown_labels(clips[f"{task.name}_raw"], task.name)
         raise ValueError(
             f"task {task.name}: it takes two of the classes {task.classes}, each with {LEAST_SPEAKERS} speakers or more; "
             f"the {len(clips):,} clips ({', '.join(clips['path'][:2])} ...) have {'; '.join(has) or 'none'}. "
@@ -74,15 +69,14 @@ def _make_form(name: str, clips: pd.DataFrame) -> tuple[Task | None, str]:
             return None, f"age_years: skipped, no age parts the speakers into classes of {LEAST_OF_FORM} and more"
         classes = [f"{first} to {last - 1}" for first, last in pairwise([0, *bounds])] + [f"{bounds[-1]} and over"]
         return Task(name, classes, [float(bound) for bound in bounds]), ""
-    scheme = SCHEMES[FORMS[name]]
-    speakers = clips.groupby(assign_age_class(clips, scheme.classes, scheme.bounds))["speaker_id"].nunique()
-    counts = dict(zip(scheme.classes, speakers.reindex(range(len(scheme.classes)), fill_value=0)))
-    kept = [word for word, count in counts.items() if count >= LEAST_OF_FORM]
+    classes, bounds = SCHEMES[FORMS[name]]
+    counts = clips.groupby(name_ages(clips, classes, bounds))["speaker_id"].nunique().reindex(classes, fill_value=0)
+    kept = counts.index[counts >= LEAST_OF_FORM].tolist()
     left = ", ".join(f"{word} ({count})" for word, count in counts.items() if count < LEAST_OF_FORM)
     if len(kept) < 2:
         return None, f"{name}: skipped, fewer than two of its classes have {LEAST_OF_FORM} speakers ({left})"
     note = f"{name}: left out for having fewer than {LEAST_OF_FORM} speakers: {left}" if left else ""
-    return Task(name, kept, list(scheme.bounds), scheme.classes), note
+    return Task(name, kept, list(bounds), classes), note
 
 
 def assign_targets(clips: pd.DataFrame, task: Task) -> pd.Series:
@@ -124,7 +118,8 @@ def load_tasks(stage: Stage) -> list[Task]:
 
 def task_table(windows: pd.DataFrame, clips: pd.DataFrame, task: Task) -> pd.DataFrame:
     """One row a window that has a class for this task: its columns, its clip's, and `target` (class number)."""
-    known = clips[["clip_id", *FROM_CLIPS]].assign(target=assign_targets(clips, task))
+    columns = ["clip_id", "corpus", "recording_id", "language", "gender", "age_years", "age_decade"]
+    known = clips[columns].assign(target=assign_targets(clips, task))
     if task.name == YEARS:
         known["age_years"] = known_years(clips)
     known = known.dropna(subset="target").astype({"target": "int64"})

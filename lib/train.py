@@ -83,8 +83,7 @@ def fit_network(
     model: ends with the last epoch's weights (those of the chosen one are at `checkpoint_path`). features: `features[rows] ->
     float32 (B, ...)`, read batch by batch. targets: (len(features),) class numbers. every_epoch: False keeps the best
     checkpoint alone. Returns the history, one row an epoch from 0 (before training), and the chosen epoch. ValueError for an
-    empty validation part, classes missing from training, and a folder that holds another training.
-    """
+    empty validation part, classes missing from training, and a folder that holds another training."""
     folder, classes = Path(folder), model.settings["classes"]
     if not len(rows_validation):
         raise ValueError("the validation part is empty; the epoch cannot be chosen")

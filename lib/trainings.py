@@ -87,9 +87,8 @@ def _train_paper(folder, table, stores, task, seed, recipe, compute) -> tuple[pd
     """The paper's network on the table's training part; `folder` gets history and checkpoints. The normalisation "paper" is
     the paper's own: the p-norm for gender, nothing for age."""
     features, targets = read_features(stores[0], "paper", table["window_id"]), table["target"].to_numpy()
-    normalisation = recipe.normalisation
-    if normalisation == "paper":
-        normalisation = "p10" if task.name == "gender" else "none"
+    own = "p10" if task.name == "gender" else "none"
+    normalisation = own if recipe.normalisation == "paper" else recipe.normalisation
     options = {"task": task.name, "width": recipe.width, "normalisation": normalisation, "seed": seed}
     model = build_network("paper", task.classes, features.shape[1:], **options)
     parts = [np.flatnonzero(table["split"] == part) for part in ("train", "validation")]
@@ -117,11 +116,9 @@ class Stacked:
 
 
 def balance_rows(table: pd.DataFrame) -> np.ndarray:
-    """Weight of each window in a linear model's loss: classes alike, small groups and rare speakers more than their share.
-
-    A speaker's windows weigh the square root of their number together; within a class so do the groups of corpus and of
-    children (under 16 years) against others. Computed over the training part; other rows weigh nothing.
-    """
+    """Weight of each window in a linear model's loss: classes alike; a speaker's windows together the square root of their number,
+    and within a class so the groups of corpus and of children (under 16 years) against others. Rows that are not of the training
+    part weigh nothing."""
     train = table[table["split"] == "train"]
     per_speaker = train.groupby("speaker_id")["window_id"].transform("size")
     weights = 1 / np.sqrt(per_speaker)

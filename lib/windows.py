@@ -1,10 +1,5 @@
-"""Cutting: recordings to 3-second windows. Each is decoded once; what later stages need of its sound is kept here.
-
-windows.parquet     one row a window: whose, where, share of speech, level, hash, `row`
-windows.npy         int16 [rows, samples] at 16 kHz, to be opened as a memory map by `open_windows`
-acoustics.parquet   what baselines read of each window, see `lib.baselines.ACOUSTICS`
-ledger.parquet      clips and windows that were left out, and clips that were used with a warning
-"""
+"""Cutting: recordings, each decoded once, to 3-second windows: their samples in `windows.npy`, int16 [rows, samples] at 16 kHz, a
+row each in `windows.parquet`, what baselines read in `acoustics.parquet`; what was left out, or warned of, in `ledger.parquet`."""
 
 import functools
 import hashlib
@@ -185,9 +180,7 @@ def _cut_part(files: list, roots: dict[str, Path], windowing: Windowing, store: 
     }
 
 
-def _cut_ahead(
-    pool, files: list, roots: dict[str, Path], windowing: Windowing, ledger: list, bar: tqdm
-) -> Iterator[tuple]:
+def _cut_ahead(pool, files: list, roots: dict, windowing: Windowing, ledger: list, bar: tqdm) -> Iterator[tuple]:
     """(clip, first sample, samples as stored) of every window, in the order of the clips; the rest goes to `ledger`."""
     waiting = (pool.submit(_cut_file, group, roots, windowing) for group in files)  # submitted when it is asked for
     under_way = deque(islice(waiting, 3))

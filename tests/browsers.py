@@ -15,8 +15,8 @@ from lib import paths
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed here")]
-OFF = ("gpu", "background-networking", "component-update", "sync")
-ALONE = ["--no-sandbox", *(f"--disable-{name}" for name in OFF)]
+ALONE = [f"--{name}" for name in ("no-sandbox", "disable-gpu", "disable-background-networking", "disable-sync")]
+ALONE += ["--disable-component-update"]
 
 
 @contextlib.contextmanager
@@ -43,29 +43,21 @@ def running_lab(folder, environment=None):
     own = {name: str(folder / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
     own["PYTHONPATH"] = os.pathsep.join([str(paths.ROOT), *filter(None, sys.path)])
     log = folder / "lab.log"
-    with open(log, "wb") as stream:
-        options = {"env": os.environ | own | (environment or {}), "cwd": folder}
-        server = subprocess.Popen(command, stdout=stream, stderr=stream, **options)
-    try:
-        _wait_for(f"http://127.0.0.1:{port}/api?token=t", server, log)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(20)
+    address, options = f"http://127.0.0.1:{port}", {"env": os.environ | own | (environment or {}), "cwd": folder}
+    with open(log, "wb") as stream, subprocess.Popen(command, stdout=stream, stderr=stream, **options) as server:
+        try:
+            for _ in range(450):
+                assert server.poll() is None, log.read_text()
+                with contextlib.suppress(OSError):
+                    urllib.request.urlopen(f"{address}/api?token=t", timeout=2).close()
+                    break
+                time.sleep(0.2)
+            yield address
+        finally:
+            server.terminate()
 
 
 def run_all(page):
     """Run all cells of the notebook that a page of JupyterLab shows, once its kernel is there; returns when all have run."""
     page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.context?.sessionContext?.session?.kernel != null")
     page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => 1, () => 0)")
-
-
-def _wait_for(address, server, log, wait_s=90):
-    deadline = time.monotonic() + wait_s
-    while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text()
-        with contextlib.suppress(OSError):
-            urllib.request.urlopen(address, timeout=2).read()
-            return
-        time.sleep(0.2)
-    raise TimeoutError(log.read_text())

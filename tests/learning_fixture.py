@@ -16,10 +16,8 @@ def make_corpus(speakers=30, clips=3):
     """Clips and windows of two corpora: two windows a clip; gender alternates, years run from 6 to 45."""
     n, split = np.repeat(np.arange(speakers), clips), np.array(["train", "train", "test"])
     table = pd.DataFrame({"corpus": np.array(["a", "b"])[n % 2], "gender": np.array(tables.GENDERS)[n // 2 % 2]})
-    table = table.assign(
-        language="en", start_s=0.0, end_s=np.nan, gender_raw="", age_raw="", official_split=split[n % 3]
-    )
-    table["age_years"] = 6.0 + 39 * (n * 7 % speakers) // speakers
+    table = table.assign(language="en", start_s=0.0, end_s=np.nan, gender_raw="", age_raw="")
+    table = table.assign(official_split=split[n % 3], age_years=6.0 + 39 * (n * 7 % speakers) // speakers)
     table["speaker_id"] = [f"{corpus}:{speaker:02d}" for corpus, speaker in zip(table["corpus"], n)]
     ids = table["speaker_id"] + "-" + pd.Series(np.arange(len(n)) % clips).astype("str")
     table = table.assign(clip_id=ids, recording_id=ids, path=ids.str[2:] + ".wav", age_decade=pd.Series(dtype="Int16"))

@@ -1,22 +1,22 @@
 """A small made-up run for the tests of the report pages: every number in it is invented and says so."""
 
 import base64
-from pathlib import Path
 from unittest import mock
 
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pandas as pd
+from checks import write_file
 from IPython.display import HTML
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from lib.config import NOTEBOOKS
 from lib.report import show
 from lib.report import site as site_module
 
 CLASSES = {"gender": ["male", "female"], "age": ["teen", "adult"]}
 NOTE = "Fixture: every number on these pages is invented for a test."
-NOTEBOOKS = ["01_download", "02_segment", "03_embed", "04_train", "05_evaluate", "06_predict"]
 EVIL = "<script>window.broken = 1</script><img src=x onerror='window.broken = 1'>"  # as a speaker, a file or a label
 
 
@@ -83,20 +83,17 @@ def picture(alt):
 
 def make_outputs(name):
     """What each notebook shows besides what all of them show."""
+    if name == "01_download":
+        return draw("labels", data=pd.DataFrame({"class": ["male"], "clips": [6]}), caption="Clips < all")
+    if name == "02_segment":
+        return outputs_of(show.show_sound, 0.3 * np.sin(0.07 * np.arange(48_000)), 16_000, "A tone", "of 170 Hz")
     wide = pd.DataFrame({f"a rather long heading {nth}": ["77 % (71 to 83)", "random words"] for nth in range(12)})
-    shown = {
-        "01_download": draw("labels", data=pd.DataFrame({"class": ["male"], "clips": [6]}), caption="Clips < all"),
-        "02_segment": outputs_of(show.show_sound, 0.3 * np.sin(0.07 * np.arange(48_000)), 16_000, "A tone", "of 170 Hz"),
-        "05_evaluate": [
-            *draw("narrow-one", width=3.6), *draw("narrow-two", width=3.6), *draw("wide", alt=f"Wide {EVIL}"),
-            *outputs_of(show.show_table, wide, "Wide"),
-            *outputs_of(show.show_table, pd.DataFrame({EVIL: [EVIL], "of": [[EVIL]]}), EVIL),
-            *outputs_of(show.show_text, f"Speaker {EVIL} is told wrong.", "Most are right."),
-            *outputs_of(show.show_sound, np.zeros(999), 16_000, EVIL, EVIL),
-            new_output("stream", name="stdout", text=EVIL),
-        ],
-    }  # fmt: skip
-    return shown.get(name, [])
+    return [] if name != "05_evaluate" else [
+        *draw("narrow-one", width=3.6), *draw("narrow-two", width=3.6), *draw("wide", alt=f"Wide {EVIL}"),
+        *outputs_of(show.show_table, wide.assign(**{EVIL: EVIL, "of": [[EVIL]] * 2}), EVIL),
+        *outputs_of(show.show_text, f"Speaker {EVIL} is told wrong.", "Most are right."),
+        *outputs_of(show.show_sound, np.zeros(999), 16_000, EVIL, EVIL), new_output("stream", name="stdout", text=EVIL),
+    ]  # fmt: skip
 
 
 def make_notebook(name, root="../somewhere/corpus"):
@@ -119,17 +116,14 @@ def make_notebook(name, root="../somewhere/corpus"):
 
 
 def make_inputs(folder):
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    for name in NOTEBOOKS:
-        nbformat.write(make_notebook(name), Path(folder) / f"{name}.ipynb")
-    return sorted(Path(folder).glob("*.ipynb"))
+    return [write_file(folder / f"{name}.ipynb", nbformat.writes(make_notebook(name))) for name in NOTEBOOKS]
 
 
 def make_site(folder):
     """A site of two fixture runs, one synthetic and one not; returns its folder."""
     executed, site = make_inputs(folder / "executed"), folder / "reports"
-    other = make_record("second", synthetic=False, title=EVIL)
-    other["parameters"] = {**other["parameters"], "train": {"epochs": 30}}
+    parameters = make_record()["parameters"] | {"train": {"epochs": 30}}
+    other = make_record("second", synthetic=False, title=EVIL, parameters=parameters)
     site_module.build_report("fixture", executed, make_metrics(), make_record(), site / "fixture")
     site_module.build_report("second", executed, make_metrics("second", 0.82), other, site / "second")
     site_module.build_index(site)

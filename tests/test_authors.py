@@ -9,10 +9,11 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from chain_runner import places_of
-from checks import killed_at, refused
+from checks import killed_at, refused, write_file
 
 from lib import paths, stages
 from lib.corpora.authors import import_pickles, read_items, read_pickle
@@ -31,8 +32,7 @@ def published(count=6, seed=0):
 
 
 def write(path, content):
-    path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
-    return path
+    return write_file(path, content if isinstance(content, bytes) else pickle.dumps(content))
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -61,8 +61,7 @@ REBUILD, LOAD, TOUCH = torch._utils._rebuild_tensor_v2, torch.storage._load_from
 
 def stored(content) -> bytes:
     """A storage as torch.save's old format writes it; here of anything."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer, _use_new_zipfile_serialization=False)
+    torch.save(content, buffer := io.BytesIO(), _use_new_zipfile_serialization=False)
     return buffer.getvalue()
 
 
@@ -74,17 +73,14 @@ def nested(content) -> bytes:
 FOUR = stored(torch.UntypedStorage(16))
 MEGABYTE = b"\x80\x04](ctorch.storage\n_load_from_bytes\n\x94B" + struct.pack("<i", 10**6) + bytes(10**6) + b"\x94"
 HOSTILE = {
-    "os.system": pickle.dumps([TOUCH]), "builtins.eval": pickle.dumps([Call(eval, "open('hostile', 'w')")]),
-    "builtins.getattr": pickle.dumps([Call(getattr, "x", "upper")]), "torch.load": pickle.dumps([Call(torch.load, "f")]),
-    "numpy array": pickle.dumps([np.zeros(3)]), "a class of our own": pickle.dumps([Call]), "BUILD": b"]}b.",
-    "INST": b"(S'touch hostile'\nios\nsystem\n.", "OBJ": b"(cos\nsystem\nS'touch hostile'\no.", "PERSID": b"Px\n.",
-    "NEWOBJ": b"cbuiltins\nset\n)\x81.", "EXT1": b"\x82\x01.", "dictionary": pickle.dumps([{"a": 1}]), "BINPERSID": b"]Q.",
+    "os.system": pickle.dumps([TOUCH]), "builtins.getattr": pickle.dumps([Call(getattr, "x", "upper")]),
+    "numpy array": pickle.dumps([np.zeros(3)]), "BUILD": b"]}b.", "INST": b"(S'touch hostile'\nios\nsystem\n.",
+    "PERSID": b"Px\n.", "NEWOBJ": b"cbuiltins\nset\n)\x81.", "EXT1": b"\x82\x01.", "dictionary": pickle.dumps([{"a": 1}]),
     "calling a string": b"X\x01\x00\x00\x00a)R.", "a name that is no text": b"]]\x93.", "no list": pickle.dumps("text"),
     "nested os.system": nested(pickle.dumps(TOUCH)), "nested in the storage": nested(stored(TOUCH)),
     "a storage that is none": nested(stored([1, 2])), "archive in a storage": nested(b"PK\x03\x04"),
     "cut storage": nested(FOUR[:-1]), "storage of text": pickle.dumps([Call(LOAD, "text")]), "no stop": b"\x80\x04]",
-    "stop on nothing": b".", "mark missing": b"]e.", "memo missing": b"h\x07.", "unknown opcode": b"\xff\xfe.",
-    "cut text": b"X\xff\xff\xff\x7fabc", "zip": b"PK\x03\x04rest", "empty": b"", "many digits": b"I" + b"9" * 10_000 + b"\n.",
+    "mark missing": b"]e.", "unknown opcode": b"\xff\xfe.", "empty": b"", "many digits": b"I" + b"9" * 10_000 + b"\n.",
     "eight exabytes": b"\x8e" + struct.pack("<Q", 2**62) + b"abc.", "far memo": b"]r" + struct.pack("<I", 2**32 - 2) + b"0.",
     "deep": b"(" * 300_000 + b"t" * 300_000 + b"K\x01K\x02s.", "too many instructions": b"]" * 200_000 + b".",
     "one storage often": MEGABYTE + b"\x85R" + b"h\x00h\x01\x85R" * 10_000 + b"e.",
@@ -119,13 +115,13 @@ def test_entries_of_another_kind_are_told_apart_one_by_one(tmp_path):
     ]  # fmt: skip
     *bad, good, blank = read_items(write(tmp_path / "a.pkl", [*(e for e, _ in entries), {plain, 20, "m"}, {plain, ""}]))
     assert all(reason.startswith(words) for reason, (_, words) in zip(bad, entries, strict=True)), bad
-    assert (good["age_raw"], good["gender_raw"], blank["age_raw"], blank["gender_raw"]) == ("20", "m", "", "")
+    assert [*good.values()][1:] + [*blank.values()][1:] == ["20", "m", "", ""]
 
 
 def test_imported_pickles_stand_where_training_finds_them(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "DATA", tmp_path / "data")
-    for files, words in (([], "give at least one"), ([write(tmp_path / "odd.pkl", ["no"])], "none of 1 entries can")):
-        refused(words, import_pickles, files, "authors")
+    refused("give at least one", import_pickles, [], "authors")
+    refused("none of 1 entries can", import_pickles, [write(tmp_path / "odd.pkl", ["no"])], "authors")
     for number in range(3):
         write(tmp_path / f"batch{number}.pkl", published(5, seed=number)[0])
     entries = published(3, seed=2)[0]
@@ -137,12 +133,10 @@ def test_imported_pickles_stand_where_training_finds_them(tmp_path, monkeypatch)
     assert clips["speaker_id"].nunique() == 3
     assert clips["gender"].value_counts().to_dict() == {"male": 9, "female": 6}
     assert clips["age_decade"].fillna(0).value_counts().to_dict() == {10: 6, 20: 3, 40: 3, 0: 3}
-    windows = load_table(segmented.path("windows.parquet"), "windows")
+    ids = load_table(segmented.path("windows.parquet"), "windows")["window_id"]
     store, sixth = Store(embedded.folder), published(5, seed=1)[1][0][0].numpy()
-    assert store.frames(windows["window_id"]).shape == (15, 149, 32)
-    assert np.array_equal(store.frames(windows["window_id"])[[5]][0], sixth)
-    statistics = np.concatenate([sixth.mean(axis=0), sixth.std(axis=0)])
-    np.testing.assert_allclose(store.statistics(windows["window_id"])[[5]][0], statistics, atol=1e-5)
+    assert np.array_equal(store.frames(ids)[[5]][0], sixth)
+    np.testing.assert_allclose(store.statistics(ids)[[5]][0], [*sixth.mean(axis=0), *sixth.std(axis=0)], atol=1e-5)
     assert [task.name for task in load_tasks(downloaded)] == ["gender", "age"]
     lost = load_table(downloaded.path("ledger.parquet"), "ledger")["reason"].value_counts().to_dict()
     assert lost == {"the same values again": 6, "tensor of another shape": 1, "not one tensor and words": 1}
@@ -158,18 +152,6 @@ def test_an_import_that_was_killed_goes_on_with_the_right_frames(tmp_path, monke
     assert np.array_equal(frames[-200:], torch.cat(published(200, seed=2)[1]).numpy())
 
 
-def write_pickles(folder):
-    """24 files of five entries as published; classes differ a little."""
-    generator = torch.Generator().manual_seed(0)
-    folder.mkdir(parents=True)
-    for number in range(24):
-        age, gender = ["teens", "twenties", "fifties"][number % 3], ["male", "female"][number % 2]
-        offset = torch.tensor([float(number % 2)] * 16 + [float(number % 3 == 0)] * 16)
-        entries = [{torch.randn(1, 149, 32, generator=generator) + offset, age, gender} for _ in range(5)]
-        write(folder / f"batch_{number}.pkl", entries)
-    return folder
-
-
 def call(folder, *arguments):
     options = {"cwd": paths.ROOT, "env": os.environ | places_of(folder), "text": True, "timeout": 600}
     return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, check=False, **options)
@@ -179,19 +161,23 @@ def test_imported_embeddings_are_trained_on_and_scored_and_what_needs_sound_is_l
     done = call(tmp_path, "lib.run", "params/authors.yaml")
     assert done.returncode == 2
     assert "starts from imported pickles: python -m lib.corpora.authors FOLDER --run authors" in done.stderr
-    done = call(tmp_path, "lib.corpora.authors", str(write_pickles(tmp_path / "pickles")))
+    generator = torch.Generator().manual_seed(0)
+    for number in range(24):  # classes differ a little
+        words = ["teens", "twenties", "fifties"][number % 3], ["male", "female"][number % 2]
+        offset = torch.tensor([float(number % 2)] * 16 + [float(number % 3 == 0)] * 16)
+        entries = [{torch.randn(1, 149, 32, generator=generator) + offset, *words} for _ in range(5)]
+        write(tmp_path / "pickles" / f"batch_{number}.pkl", entries)
+    done = call(tmp_path, "lib.corpora.authors", str(tmp_path / "pickles"))
     assert (done.returncode, done.stdout) == (0, "24 files, 120 windows, 0 dropped\n"), done.stderr
-    changes = ["epochs=1", "learning_rate=0.01", "width=0.03"]
-    changes = [part for change in changes for part in ("--set", f"train.{change}")]
-    done = call(tmp_path, "lib.run", "params/authors.yaml", *changes, "--set", "evaluate.draws=100")
+    changes = ["train.epochs=1", "train.learning_rate=0.01", "train.width=0.03", "evaluate.draws=100"]
+    done = call(tmp_path, "lib.run", "params/authors.yaml", *(f"--set={change}" for change in changes))
     assert done.returncode == 0, done.stderr
-    scores = json.loads((tmp_path / "reports/authors/metrics.json").read_text())["scores"]
-    models = {row["model"] for row in scores if row["protocol"] == "speaker"}
-    assert {"paper", "linear", "majority"} <= models
-    assert not [name for name in models if name.startswith("baseline")]
-    asked = {"model": "linear", "metric": "uar", "protocol": "speaker", "level": "window", "subset": "all"}
-    values = {row["task"]: row["value"] for row in scores if asked.items() <= row.items()}
-    assert min(values["gender"], values["age"]) > 0.8
+    scores = pd.DataFrame(json.loads((tmp_path / "reports/authors/metrics.json").read_text())["scores"])
+    scores = scores[
+        (scores[["protocol", "level", "metric", "subset"]] == ["speaker", "window", "uar", "all"]).all(axis=1)
+    ]
+    assert {*scores["model"]} == {"paper", "linear", "majority"}  # none that listens
+    assert scores.loc[scores["model"] == "linear", "value"].min() > 0.8
     assert not (tmp_path / "data/authors/models").exists()
     for page in ("index", "05_evaluate"):
         text = (tmp_path / f"reports/authors/{page}.html").read_text()

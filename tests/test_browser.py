@@ -23,11 +23,11 @@ def browser():
 @pytest.fixture
 def show(browser, site):
     """Open a page of the site at a width in CSS pixels; `problems` collects errors, warnings and requests to anywhere."""
-    contexts = []
+    pages = []
 
     def open_page(name, width=1280, **options):
-        contexts.append(browser.new_context(viewport={"width": width, "height": 800}, **options))
-        page = contexts[-1].new_page()
+        page = browser.new_page(viewport={"width": width, "height": 800}, **options)
+        pages.append(page)
         page.problems = []
         page.on("console", lambda line: line.type in ("error", "warning") and page.problems.append(line.text))
         page.on("pageerror", lambda error: page.problems.append(str(error)))
@@ -36,18 +36,16 @@ def show(browser, site):
         return page
 
     yield open_page
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
 
 
 @pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize("width", [360, 1280])
 def test_a_page_loads_without_error_network_sideways_scrolling_or_foreign_script(show, name, width):
     page = show(name, width)
-    assert page.evaluate(BROKEN) == []
-    assert page.problems == []
-    assert page.evaluate("document.documentElement.scrollWidth") == width
-    assert page.evaluate("window.broken") is None
+    assert page.evaluate(BROKEN) == page.problems == []
+    assert page.evaluate("[document.documentElement.scrollWidth, window.broken]") == [width, None]
     widths = "all => all.map((box) => [box.scrollWidth, box.clientWidth])"
     boxes = page.eval_on_selector_all(".result:has(table)", widths)
     assert all(outside <= width for _, outside in boxes)
@@ -81,22 +79,19 @@ def test_contents_stand_at_the_left_and_code_opens_by_one_click_and_all_at_once(
 
 def test_a_table_is_sorted_by_keyboard_as_numbers_unknown_last(show):
     page = show("fixture/01_download.html")
-    head = page.locator("table.table th >> nth=2")
+    head, cells = page.locator("table.table th >> nth=2"), page.locator("table.table tbody tr td:nth-child(3)")
     head.locator("button").focus()
-    column = "table.table tbody tr td:nth-child(3)"
-    page.keyboard.press("Enter")
-    falling = ["100 %", "80 % (71 to 83)", "65 %", "50 %", "9 % (1 to 2)", "–"]
-    assert [text.replace("\xa0", " ") for text in page.locator(column).all_inner_texts()] == falling
-    assert head.get_attribute("aria-sort") == "descending"
-    page.keyboard.press(" ")
-    assert page.locator(column).all_inner_texts()[0].startswith("9")
-    assert page.locator(column).all_inner_texts()[-1] == "–"
+    falling = ["100 %", "80 % (71 to 83)", "65 %", "50 %", "9 % (1 to 2)"]
+    for key, order, expected in (("Enter", "descending", falling), (" ", "ascending", falling[::-1])):
+        page.keyboard.press(key)
+        assert [text.replace("\xa0", " ") for text in cells.all_inner_texts()] == [*expected, "–"]
+        assert head.get_attribute("aria-sort") == order
 
 
 def test_a_page_reads_well_without_script_and_a_sound_plays(show):
     page = show("fixture/05_evaluate.html", java_script_enabled=False)
-    for words in ("05 Evaluate", "A finer point", "voice-5", "Most are right."):
-        assert page.get_by_text(words).first.is_visible(), words
+    told = ("05 Evaluate", "A finer point", "voice-5", "Most are right.")
+    assert all(page.get_by_text(words).first.is_visible() for words in told)
     assert not page.locator("button.fold").is_visible()
     page = show("fixture/02_segment.html")
     page.wait_for_function("document.querySelector('audio').readyState >= 1")
@@ -110,5 +105,4 @@ def test_the_theme_follows_the_system_and_a_printed_page_is_light_and_clips_noth
     page.emulate_media(media="print")
     assert page.evaluate(background) == "rgb(251, 250, 247)"
     overflow = "all => all.map((one) => getComputedStyle(one).overflowX)"
-    overflows = page.eval_on_selector_all(".result:has(table)", overflow)
-    assert set(overflows) == {"visible"}
+    assert set(page.eval_on_selector_all(".result:has(table)", overflow)) == {"visible"}

@@ -4,7 +4,8 @@ import re
 
 import nbformat
 import pytest
-from checks import refused
+from checks import refused, write_file
+from nbformat.v4 import new_code_cell, new_notebook
 
 from lib import config, paths
 
@@ -29,12 +30,11 @@ train:
 """
 
 
-def write_notebook(path, source, tags=("parameters",)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cell = nbformat.v4.new_code_cell(source, metadata={"tags": list(tags)})
+def write_notebook(path, source, *work, tags=("parameters",)):
+    """A notebook of one cell with these tags, and others with work."""
+    cells = [new_code_cell(source, metadata={"tags": list(tags)}), *map(new_code_cell, work)]
     language = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=language), path)
-    return path
+    return write_file(path, nbformat.writes(new_notebook(cells=cells, metadata=language)))
 
 
 @pytest.fixture
@@ -43,14 +43,11 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setattr(paths, "PARAMS", tmp_path)
     for name, source in CELLS.items():
-        folder = tmp_path / "notebooks" / ("" if name[0].isdigit() else "extra")
-        write_notebook(folder / f"{name}.ipynb", source)
-    path = tmp_path / "tiny.yaml"
+        write_notebook(tmp_path / "notebooks" / ("" if name[0].isdigit() else "extra") / f"{name}.ipynb", source)
 
     def edit(old="", new=""):
         assert old in RUN_FILE
-        path.write_text(RUN_FILE.replace(old, new, 1), encoding="utf-8")
-        return path
+        return write_file(tmp_path / "tiny.yaml", RUN_FILE.replace(old, new, 1))
 
     return edit
 
@@ -94,8 +91,8 @@ def test_changes_from_the_command_line_are_typed_and_checked(tiny):
     path = tiny()
     several = 'train.batch=3 encoders.root=/x y  train.tasks=["age"]'  # in one text; values may hold blanks
     changed = config.load_run(path, [several, "compute.workers=2"])
-    assert (changed["train"]["batch"], changed["encoders"]["root"], changed["train"]["tasks"]) == (3, "/x y", ["age"])
-    assert config.parameters_for("encoders", "tiny", changed)["workers"] == 2
+    assert (changed["train"]["batch"], changed["train"]["tasks"]) == (3, ["age"])
+    assert config.parameters_for("encoders", "tiny", changed) == {"run": "tiny", "root": "/x y", "workers": 2}
     assert config.load_run(path, ["encoders.root="])["encoders"]["root"] == ""
     for change in ("train.speed=3", "epochs=3", "train.epochs", ".a=1"):
         refused(r"unknown key train\.speed|write section\.key=value", config.load_run, path, [change])
@@ -105,13 +102,10 @@ def test_changes_from_the_command_line_are_typed_and_checked(tiny):
 
 @pytest.mark.parametrize("line", ["seed = 0", "seed: complex = 0", "seed: int = 1 + x", "import os"])
 def test_parameters_cell_holds_typed_literals_only(tmp_path, line):
-    refused(
-        rf"n\.ipynb: '{re.escape(line)}' must be name: type = literal",
-        config.declared_parameters,
-        write_notebook(tmp_path / "n.ipynb", line),
-    )
-    bare = write_notebook(tmp_path / "n.ipynb", "a: int = 1", tags=[])
-    refused(r"n\.ipynb: 0 cells tagged 'parameters'", config.declared_parameters, bare)
+    path = write_notebook(tmp_path / "n.ipynb", line)
+    refused(rf"n\.ipynb: '{re.escape(line)}' must be name: type = literal", config.declared_parameters, path)
+    write_notebook(path, "a: int = 1", tags=[])
+    refused(r"n\.ipynb: 0 cells tagged 'parameters'", config.declared_parameters, path)
 
 
 @pytest.mark.parametrize("path", sorted(paths.PARAMS.glob("*.yaml")), ids=lambda path: path.stem)

@@ -4,43 +4,37 @@ import numpy as np
 import pytest
 import torch
 from checks import killed_at, refused
+from model_fixture import untrained
 
 from lib import embed
 from lib.embed import copy_folder, embed_windows, read_waveforms
-from lib.encoders import UNTRAINED, bank_statistics, load_encoder, time_statistics
+from lib.encoders import bank_statistics, time_statistics
 from lib.speed.engines import EngineChoice
 from lib.store import Store, StoreWriter, open_stores
 from lib.tiny.augment import alter_waveforms
 
 CHOICE = EngineChoice()  # torch in float32
-COUNT, BLOCK = 12, 5
-IDS = [f"c:{number}@0" for number in range(COUNT)]
+BLOCK = 5
+IDS = [f"c:{number}@0" for number in range(12)]
 
 
 @pytest.fixture(scope="module")
-def encoder():
-    return load_encoder(UNTRAINED)
-
-
-@pytest.fixture(scope="module")
-def windows(tmp_path_factory):
-    """A memory map of one-second windows of noise, int16, each of its own loudness."""
+def windows():
+    """One-second windows of noise, int16, each of its own loudness."""
     rng = np.random.default_rng(0)
-    levels = rng.uniform(300, 3000, (COUNT, 1))
-    path = tmp_path_factory.mktemp("windows") / "windows.npy"
-    np.save(path, (levels * rng.normal(size=(COUNT, 16_000))).astype(np.int16))
-    return np.load(path, mmap_mode="r")
+    return (rng.uniform(300, 3000, (len(IDS), 1)) * rng.normal(size=(len(IDS), 16_000))).astype(np.int16)
 
 
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    """Blocks of five windows, so that a dozen make several."""
+@pytest.fixture
+def encoder(monkeypatch):
+    """An untrained encoder, and blocks of five windows, so that a dozen make several."""
     monkeypatch.setattr(embed, "StoreWriter", lambda *given: StoreWriter(*given, block=BLOCK))
+    return untrained()
 
 
 def expected_statistics(encoder, waveforms):
     waveforms = torch.from_numpy(waveforms)
-    stages = [time_statistics(stage) for stage in encoder.encode(waveforms).values()]
+    stages = map(time_statistics, encoder.encode(waveforms).values())
     return torch.cat([*stages, bank_statistics(waveforms)], dim=1).numpy()
 
 

@@ -40,14 +40,14 @@ def buzz(count, seed=0):
 
 
 def test_the_engine_follows_machine_and_run_file(monkeypatch):
-    for encoder, engine, precision, flags, missing, expected, note in [
-        (LARGE, "local", "auto", BF16, "", ["openvino", "bfloat16", "local"], "cpu computes bfloat16"),
-        (LARGE, "ray", "auto", PLAIN, "", ["openvino", "float32", "ray"], "cpu does not compute bfloat16"),
-        (LARGE, "openvino", "int8", PLAIN, "", ["openvino", "int8", "local"], "as the run file says"),
-        (LARGE, "local", "auto", PLAIN, "openvino", ["torch", "float32", "local"], "openvino is not installed"),
-        (LARGE, "local", "int8", BF16, "nncf", ["torch", "bfloat16", "local"], "nncf is not installed"),
-        (LARGE, "torch", "int8", PLAIN, "", ["torch", "float32", "local"], "torch has no int8"),
-        (SPEAKERS, "openvino", "auto", BF16, "", ["torch", "float32", "local"], "does not convert speaker models"),
+    for encoder, engine, precision, flags, missing, *expected, note in [
+        (LARGE, "local", "auto", BF16, "", "openvino", "bfloat16", "local", "cpu computes bfloat16"),
+        (LARGE, "ray", "auto", PLAIN, "", "openvino", "float32", "ray", "cpu does not compute bfloat16"),
+        (LARGE, "openvino", "int8", PLAIN, "", "openvino", "int8", "local", "as the run file says"),
+        (LARGE, "local", "auto", PLAIN, "openvino", "torch", "float32", "local", "openvino is not installed"),
+        (LARGE, "local", "int8", BF16, "nncf", "torch", "bfloat16", "local", "nncf is not installed"),
+        (LARGE, "torch", "int8", PLAIN, "", "torch", "float32", "local", "torch has no int8"),
+        (SPEAKERS, "openvino", "auto", BF16, "", "torch", "float32", "local", "does not convert speaker models"),
     ]:
         play_machine(monkeypatch, flags, missing)
         choice = choose_engine(encoder, engine, precision)
@@ -57,20 +57,23 @@ def test_the_engine_follows_machine_and_run_file(monkeypatch):
 
 def test_what_is_not_there_or_unknown_is_refused_before_a_notebook_begins(monkeypatch):
     play_machine(monkeypatch, PLAIN, "ray")
-    for names, message in (
-        (("ray", "auto"), r"needs Ray: pip install -r requirements-ray.txt, or set compute.engine to local"),
-        (("onnxruntime", "auto"), r"must be of \['local', 'ray', 'torch', 'openvino'\]"),
-        (("local", "float8"), r"and of \['auto', 'float32', 'bfloat16', 'int8'\]"),
-        (("openvino", "auto", "cuda"), "device 'cuda': ray, openvino and int8 compute on the processor"),
+    for message, check, *names in (
+        (r"needs Ray: pip install -r requirements-ray.txt, or set compute.engine", check_engine, "ray", "auto"),
+        (r"must be of \['local', 'ray', 'torch', 'openvino'\]", check_engine, "onnxruntime", "auto"),
+        (r"and of \['auto', 'float32', 'bfloat16', 'int8'\]", check_engine, "local", "float8"),
+        ("device 'cuda': ray, openvino and int8 compute on the processor", check_engine, "openvino", "auto", "cuda"),
+        ("device 'cuda': torch finds none on this machine; set it to 'auto' or 'cpu'", choose_compute, "cuda"),
+        (r"must be of \['auto', 'cpu', 'cuda', 'mps'\] and of \['auto', 'float32'", choose_compute, "tpu", "auto"),
+        (r"must be of \['auto', 'cpu', 'cuda', 'mps'\] and of \['auto', 'float32'", choose_compute, "auto", "fp16"),
     ):
-        refused(message, check_engine, *names)
+        refused(message, check, *names)
 
 
 @pytest.mark.parametrize("feature", ["emission", ""])
 @pytest.mark.parametrize(
     ("library", "precision", "tolerance"),
     [("torch", "float32", 1e-6), ("torch", "bfloat16", 0.02), ("openvino", "float32", 1e-5)]
-    + [("openvino", "bfloat16", 0.02), ("openvino", "int8", 0.02)],  # rms; int8 with the convolutions: 0.04 and more
+    + [("openvino", "bfloat16", 0.02), ("openvino", "int8", 0.025)],  # rms; int8 with the convolutions: 0.035
 )
 def test_every_engine_gives_what_the_encoder_gives(library, precision, tolerance, feature, tmp_path, monkeypatch):
     if library == "openvino":
@@ -97,10 +100,9 @@ def test_every_engine_gives_what_the_encoder_gives(library, precision, tolerance
 
 @pytest.mark.parametrize("flag", ["avx512_bf16", "amx_bf16"])
 @pytest.mark.parametrize(
-    ("limit", "value"),
-    [("ONEDNN_MAX_CPU_ISA", "AVX2"), ("ONEDNN_MAX_CPU_ISA", "avx512_core"), ("ATEN_CPU_CAPABILITY", "avx2")],
+    "limit", [("ONEDNN_MAX_CPU_ISA", "AVX2"), ("ONEDNN_MAX_CPU_ISA", "avx512_core"), ("ATEN_CPU_CAPABILITY", "avx2")]
 )
-def test_auto_is_bfloat16_where_it_is_computed_and_a_limit_plays_a_plain_machine(monkeypatch, flag, limit, value):
+def test_auto_is_bfloat16_where_it_is_computed_and_a_limit_plays_a_plain_machine(monkeypatch, flag, limit):
     play_machine(monkeypatch, PLAIN)
     assert choose_compute().arithmetic == "float32"
     with pytest.warns(RuntimeWarning, match="emulates it: a training step takes three to five times that of float32"):
@@ -109,7 +111,7 @@ def test_auto_is_bfloat16_where_it_is_computed_and_a_limit_plays_a_plain_machine
     assert choose_compute().record()["bfloat16"] == [flag]
     with choose_compute().autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
-    monkeypatch.setenv(limit, value)
+    monkeypatch.setenv(*limit)
     assert choose_compute().arithmetic == "float32"
 
 
@@ -123,19 +125,14 @@ def test_a_gpu_is_taken_by_auto_and_its_float32_is_exact(monkeypatch):
     assert not torch.backends.cudnn.allow_tf32
 
 
-def test_unknown_names_and_a_device_that_is_not_there_are_refused(monkeypatch):
-    play_machine(monkeypatch, PLAIN)
-    refused("device 'cuda': torch finds none on this machine; set it to 'auto' or 'cpu'", choose_compute, "cuda")
-    for names in (("tpu", "auto"), ("auto", "fp16")):
-        refused(r"must be of \['auto', 'cpu', 'cuda', 'mps'\] and of \['auto', 'float32'", choose_compute, *names)
-
-
 def test_every_part_is_measured_against_its_reference_and_written(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "load_full_size", lambda: load_encoder(UNTRAINED))
+    monkeypatch.setattr(bench.paths, "REPORTS", tmp_path)
     monkeypatch.delenv("CORPORA", raising=False)
-    options = ["--windows", "2", "--tries", "1", "--width", "0.05", "--memory", "20", "--out", str(tmp_path / "b.json")]
-    bench.main(options)
-    record = json.loads((tmp_path / "b.json").read_text())
+    for name, value in {"HEARD": 2, "TRIES": 1, "BATCH": 2, "GROWTH": [20]}.items():
+        monkeypatch.setattr(bench, name, value)
+    bench.main()
+    record = json.loads((tmp_path / "bench.json").read_text())
     for part in ("full-size encoder", "small encoder"):
         rows = {row["engine"]: row for row in record[part]}
         assert rows["the paper's loop"]["ratio"] == 1

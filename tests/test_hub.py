@@ -13,9 +13,9 @@ from torchaudio.models.wav2vec2.utils import import_huggingface_model
 
 from lib import run
 from lib.embed import embed_windows
-from lib.encoders import Wav2Vec2Stages, load_encoder, time_statistics
+from lib.encoders import Wav2Vec2Stages, load_encoder
 from lib.model_folder import load_model_folder, save_model_folder
-from lib.speed.engines import choose_engine, load_engine
+from lib.speed.engines import EngineChoice, choose_engine, load_engine
 from lib.store import Store
 from lib.windows import Windowing, as_heard, as_stored
 
@@ -43,20 +43,18 @@ def save_small(folder, kind="Wav2Vec2Model", shape=STABLE, normalize=True):
     if kind == "WhisperModel":
         extractor = transformers.WhisperFeatureExtractor(feature_size=40, chunk_length=6)  # neither is the default
     torch.manual_seed(0)
-    model = getattr(transformers, kind)
-    model = model(model.config_class(**shape)).eval()
-    model.save_pretrained(folder)
-    extractor.save_pretrained(folder)
+    kind = getattr(transformers, kind)
+    model = kind(kind.config_class(**shape)).eval()
+    for one in (model, extractor):
+        one.save_pretrained(folder)
     return model, extractor
 
 
-class Small(nn.Module):  # gives what it is asked for of frames, vectors, one number, and something of four dimensions
-    def __init__(self, names):
-        super().__init__()
-        self.conv, self.names = nn.Conv1d(1, 8, 400, 320), names
+class Small(nn.Conv1d):  # gives what it is asked for of frames, vectors, one number, and something of four dimensions
+    names = ()
 
     def forward(self, waveforms):
-        frames = self.conv(waveforms[:, None]).transpose(1, 2)
+        frames = super().forward(waveforms[:, None]).transpose(1, 2)
         values = {"frames": frames, "hidden_states": frames.mean(1), "logits_age": frames.mean((1, 2))[:, None]}
         return {name: (values | {"image": frames[:, None]})[name] for name in self.names}
 
@@ -64,8 +62,8 @@ class Small(nn.Module):  # gives what it is asked for of frames, vectors, one nu
 def save_onnx(file, *names, sizes=("batch", "samples")):
     """A `Small` as an ONNX file, these of its sizes left open; returns the encoder's name and the module."""
     pytest.importorskip("onnxruntime", reason=ADVICE)
-    module, options = Small(names), {"input_names": ["signal"], "output_names": list(names), "dynamo": False}
-    axes = {"signal": dict(enumerate(sizes))}
+    module, options = Small(1, 8, 400, 320), {"input_names": ["signal"], "output_names": list(names), "dynamo": False}
+    module.names, axes = names, {"signal": dict(enumerate(sizes))}
     torch.onnx.export(module, (torch.zeros(2, 16_000),), str(file), dynamic_axes=axes, **options)
     return f"onnx:{file}", module
 
@@ -79,15 +77,17 @@ def test_the_layers_are_transformers_own_hidden_states(kind, shape, normalize, t
     with torch.no_grad():
         expected = part(inputs[extractor.model_input_names[0]], output_hidden_states=True)
         emission = model(inputs.input_values).logits if "CTC" in kind else expected.last_hidden_state
+        layers = {f"layer:{number}": layer for number, layer in enumerate(expected.hidden_states)}
+        exact = layers | {"emission": emission}
+        if kind != "WhisperModel":
+            exact = {"conv": part.feature_extractor(inputs.input_values).transpose(1, 2)} | exact
     for rows in (slice(3), slice(1, 2)):
         stages = encoder.encode(waveforms[rows])
-        layers = [stages[name] for name in ("layer:0", "layer:1", "layer:2", "emission")]
-        for layer, exact in zip(layers, [*expected.hidden_states, emission], strict=True):
-            assert (layer - exact[rows, :frames]).abs().max() < 1e-5  # which also says that frames are as many
-        if "conv" in stages:
-            conv = part.feature_extractor(inputs.input_values[rows]).transpose(1, 2)
-            assert (stages["conv"] - conv).abs().max() < 1e-5
-            assert [*stages] == ["conv", "layer:0", "layer:1", "layer:2", "emission"]  # as torchaudio's are named
+        assert [*stages] == [*exact]  # as torchaudio's are named
+        for name, stage in stages.items():
+            assert (stage - exact[name][rows, :frames]).abs().max() < 1e-5  # which also says that frames are as many
+    told = load_engine(encoder, "emission").run(waveforms.numpy())["frames"]
+    assert np.abs(told - emission[:, :frames].numpy()).max() < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["Wav2Vec2ForCTC", "Wav2Vec2Model"])
@@ -120,31 +120,13 @@ def test_an_onnx_file_gives_its_outputs_by_name_and_can_be_copied(tmp_path):
     name, module = save_onnx(tmp_path / "small.onnx", "frames", "hidden_states", "logits_age")
     encoder, waveforms = load_encoder(name), noise(3, 16_000)
     expected, stages = module(waveforms), encoder.encode(waveforms)
-    assert list(stages) == ["frames", "hidden_states", "logits_age"]
-    assert "one every 20 ms, of sound at 16,000 Hz" in set(encoder.describe()["value"])
+    assert [*stages] == [*expected] == ["frames", "hidden_states", "logits_age"]
     assert all((stage - expected[name]).abs().max() < 1e-5 for name, stage in stages.items())
+    assert "one every 20 ms, of sound at 16,000 Hz" in set(encoder.describe()["value"])
     choice = choose_engine(encoder, "openvino", "bfloat16")
-    assert (choice.library, choice.precision, choice.device) == ("torch", "float32", "cpu")
+    assert choice == EngineChoice(note=choice.note)  # torch in float32
     frames, _ = copy.deepcopy(encoder.summary("frames")).to(torch.bfloat16)(waveforms)
     assert np.array_equal(load_engine(encoder, "frames", choice).run(waveforms.numpy())["frames"], frames)
-
-
-def test_windows_go_into_the_store_and_vectors_are_not_taken_for_frames(tmp_path):
-    save_small(tmp_path)
-    both, _ = save_onnx(tmp_path / "both.onnx", "frames", "hidden_states")
-    vectors, _ = save_onnx(tmp_path / "vectors.onnx", "hidden_states")
-    ids, windows = list("abcde"), np.random.default_rng(2).integers(-3000, 3000, (5, 16_000)).astype(np.int16)
-    for name, feature in ((f"hf:{tmp_path}", "emission"), (both, "frames"), (vectors, "")):
-        encoder, folder = load_encoder(name), tmp_path / feature / "store"
-        choice = choose_engine(encoder, "torch")
-        embed_windows(folder, windows, ids, encoder, choice, feature=feature, dtype="float32")
-        store, stages = Store(folder), encoder.encode(torch.from_numpy(windows.astype(np.float32) / 32768))
-        statistics = torch.cat([time_statistics(stage) for stage in stages.values()], dim=1).numpy()
-        assert np.abs(store.statistics(ids, list(stages))[:] - statistics).max() < 1e-5
-        assert not feature or np.abs(store.frames(ids)[:] - stages[feature].numpy()).max() < 1e-5
-    for feature in ("emission", "hidden_states"):
-        told = f"feature '{feature}': no stage with frames .* gives vectors alone"
-        refused(told, embed_windows, tmp_path / "refused", windows, ids, encoder, choice, feature=feature)
 
 
 def test_revision_licence_and_settings_are_noted(tmp_path, monkeypatch):
@@ -155,8 +137,7 @@ def test_revision_licence_and_settings_are_noted(tmp_path, monkeypatch):
     encoder = load_encoder("hf:some/model@main")
     assert encoder.name == f"hf:some/model@{folder.name}"
     assert (encoder.note, encoder.licence) == (f"wav2vec2 of transformers, revision {folder.name}", "apache-2.0")
-    noted = folder / ".cache/huggingface/download/config.json.metadata"  # as `hf download --local-dir` leaves it
-    write_file(noted, "abc123\netag\n1700000000.0\n")
+    write_file(folder / ".cache/huggingface/download/config.json.metadata", "abc123\netag\n")  # left by `hf download`
     (folder / "README.md").unlink()
     again = load_encoder(f"hf:{folder}@abc123")
     assert (again.note, again.licence) == ("wav2vec2 of transformers, revision abc123", "not stated")
@@ -232,7 +213,7 @@ def test_egemaps_are_opensmiles_own_functionals_one_vector_a_window(tmp_path):
     opensmile = pytest.importorskip("opensmile", reason=ADVICE)
     encoder, sounds = load_encoder("egemaps"), as_stored(noise(3, 48_000).numpy())
     choice = choose_engine(encoder, "openvino", "bfloat16")
-    assert (choice.library, choice.precision, choice.device) == ("torch", "float32", "cpu")
+    assert choice == EngineChoice(note=choice.note)
     embed_windows(tmp_path, sounds, ["a", "b", "c"], encoder, choice, feature="", dtype="float32")
     store, smile = Store(tmp_path), opensmile.Smile(feature_set=opensmile.FeatureSet.eGeMAPSv02)
     assert store.parts == {"functionals": [0, 88], "bank": [88, 248]}

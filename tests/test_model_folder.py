@@ -6,21 +6,12 @@ from dataclasses import replace
 
 import torch
 from checks import refused
-from model_fixture import CENTRES, CLASSES, WINDOWING, YEAR_CLASSES, make_model_folder, untrained
+from model_fixture import CENTRES, CLASSES, WINDOWING, YEAR_CLASSES, change, make_model_folder, untrained
 from report_fixture import make_metrics
 
 from lib import paths
 from lib.model_folder import BY_CORPUS, READY, load_model_folder
-from lib.stages import fingerprint_of
 from lib.trust.calibration import Calibration, Years
-
-
-def change(folder, **values):
-    """Change model.json as someone who also corrects its checksum would."""
-    path = folder / "model.json"
-    content = json.loads(path.read_text()) | values
-    content.pop("checksum")
-    path.write_text(json.dumps(content | {"checksum": fingerprint_of(content)}))
 
 
 def load(folder):
@@ -41,30 +32,23 @@ def test_a_folder_travels_and_gives_the_same_heads(tmp_path):
     frames = torch.randn(2, 149, 32)
     assert torch.equal(first.heads["age"].model(frames), age.model(frames))
     assert second.fingerprint == first.fingerprint
-    assert not list(tmp_path.glob(".*"))
-    files = sorted(path.name for path in (tmp_path / "elsewhere").iterdir())
-    assert files == ["README.md", "age.safetensors", "gender.safetensors", "model.json"]
+    files = {path.name for path in tmp_path.glob("elsewhere/*")}
+    assert files == {"README.md", "age.safetensors", "gender.safetensors", "model.json"}
 
 
 def test_thresholds_and_intervals_travel_and_are_told_in_words(tmp_path):
     years = Years(CENTRES, 8.25, speakers=11, validation_coverage=0.85, test_coverage=0.79, test_speakers=19)
     rare = {"rare": "teen", "rare_clip_threshold": 0.375, "silence": 0.6}
-    settings = {"age": rare, "age_years": {"temperature": 2.0, "silence": 0.9}}
-    model = make_model_folder(
-        tmp_path / "model", None, [*CLASSES, *YEAR_CLASSES], years={"age_years": years}, settings=settings
-    )
-    assert model.heads["age"].rare == ("teen", 0.375)
-    assert model.heads["age_years"].years == years
-    assert model.heads["age_years"].threshold == 0  # an age in years has an interval and is never silent
-    assert model.heads["gender"].rare is model.heads["gender"].years is None
-    card = (tmp_path / "model/README.md").read_text()
+    settings, tasks = {"age": rare, "age_years": {"temperature": 2.0, "silence": 0.9}}, [*CLASSES, *YEAR_CLASSES]
+    model = make_model_folder(tmp_path / "model", None, tasks, years={"age_years": years}, settings=settings)
+    gender, age, in_years = model.heads.values()
+    assert (gender.rare, gender.years, age.rare) == (None, None, ("teen", 0.375))
+    assert (in_years.years, in_years.threshold) == (years, 0)  # an age in years has an interval and is never silent
     words = "8.2 years each way for 80 %, from 11 validation speakers; held 79 % of the recordings of 19 test speakers"
-    assert words in card
-    table = model.describe().set_index("task")
-    assert table.loc["age_years", "years"] == words
-    assert table.loc["age", "rare class"] == "teen from 0.375"
+    table, card = model.describe().set_index("task"), (tmp_path / "model/README.md").read_text()
+    assert (table.loc["age_years", "years"], table.loc["age", "rare class"]) == (words, "teen from 0.375")
     assert table.loc[["age", "gender"], "unsure below"].tolist() == ["0.600", "always answers"]
-    assert "teen from 0.375" in card
+    assert (words in card, "teen from 0.375" in card) == (True, True)
 
 
 def test_the_card_says_what_a_voice_does_not_tell_and_its_scores(tmp_path):
@@ -76,12 +60,8 @@ def test_the_card_says_what_a_voice_does_not_tell_and_its_scores(tmp_path):
     assert "synthetic voices" in model.warnings[0]
     metrics = [row | {"model": row["model"].replace("paper", "scored")} for row in make_metrics()["scores"]]
     make_model_folder(tmp_path / "scored", metrics=metrics)
-    words = [
-        "78 are told right (72 to 84",
-        "| Gender | scored | clip | 78 % (72 to 84) |",
-        "| Gender | corpus: voxceleb |",
-    ]
-    words += ["F1 of male", "| gender | male, female | linear model | 3 | 1.000 | always answers |"]
+    words = ["78 are told right (72 to 84", "| Gender | scored | clip | 78 % (72 to 84) |", "F1 of male"]
+    words += ["| Gender | corpus: voxceleb |", "| gender | male, female | linear model | 3 | 1.000 | always answers |"]
     card = (tmp_path / "scored/README.md").read_text()
     assert [text for text in words if text not in card] == []
 
@@ -95,8 +75,7 @@ def test_a_model_of_rounded_embeddings_or_other_libraries_says_so_when_loaded_an
     assert exact.warnings == []
     change(tmp_path / "model", versions=exact.description["versions"] | {"torch": "1.0.0", "onnx": "1.0.0"})
     (warning,) = load(tmp_path / "model").warnings
-    assert "torch 1.0.0 there" in warning
-    assert "onnx 1.0.0 there, none here" in warning
+    assert ("torch 1.0.0 there" in warning, "onnx 1.0.0 there, none here" in warning) == (True, True)
 
 
 def test_weights_that_are_changed_lost_or_swapped_are_refused(tmp_path):
@@ -132,14 +111,7 @@ def test_no_folder_and_another_encoder_are_refused(tmp_path):
     make_model_folder(tmp_path / "model")
     refused(r"no model folder \(model\.json is missing\)", load, tmp_path)
     other = replace(untrained(), weights_sha256="0" * 64)
-    refused(
-        r"was trained on encoder wav2vec2-tiny-u.* with weights .* here are",
-        load_model_folder,
-        tmp_path / "model",
-        other,
-    )
-    change(tmp_path / "model", encoder={"name": "wav2vec3", "weights_sha256": "0" * 64, "note": "", "parts": {}})
-    refused("encoder 'wav2vec3' is not known", load_model_folder, tmp_path / "model")
+    refused("on encoder wav2vec2-tiny-u.* with weights .* here are", load_model_folder, tmp_path / "model", other)
 
 
 def test_a_folder_without_its_encoder_says_what_that_would_bring_beside_the_model_that_ships(tmp_path):

@@ -27,8 +27,7 @@ def folder(tmp_path_factory):
     networks = {"gender": "paper", "age": "linear", "age_years": "linear:layer:2+bank"}
     settings = {"gender": {"temperature": 0.4}, "age": {"temperature": 1.5, "cap": 0.9, "silence": 0.6}}
     options = {"settings": settings, "years": {"age_years": Years(CENTRES, 7.5)}}
-    folder = tmp_path_factory.mktemp("models") / "model"
-    make_model_folder(folder, networks, (*networks,), **options)
+    make_model_folder(folder := tmp_path_factory.mktemp("models") / "model", networks, (*networks,), **options)
     return folder
 
 

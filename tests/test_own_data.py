@@ -1,12 +1,10 @@
 """A CSV of one's own is a corpus too."""
 
-import os
-
 import pytest
 from checks import refused, write_file
 from test_common_voice import check_sum
 
-from lib.corpora.own_data import list_unlabelled, read_own_data
+from lib.corpora.own_data import read_own_data
 
 
 def make(folder, text: str, files=("a.wav", "b.wav", "sub/c.flac")):
@@ -17,24 +15,16 @@ def make(folder, text: str, files=("a.wav", "b.wav", "sub/c.flac")):
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-@pytest.mark.parametrize(("separator", "first"), [(",", ""), (";", ""), ("\t", ""), (";", "sep=;"), (",", '"sep=,"')])
-def test_full_table_is_read_with_any_separator(tmp_path, separator, end, first):
-    lines = ["path,speaker,gender,age,language", "a.wav,anna,female,34,en", "sub/c.flac,bela,M,fifties,hu", ""]
+@pytest.mark.parametrize(("separator", "first"), [(",", ""), ("\t", ""), (";", "sep=;"), (",", '"sep=,"')])
+@pytest.mark.parametrize("header", ["path,speaker,gender,age,language", "Filename,Speaker ID,Sex,Age (years), LOCALE "])
+def test_headers_are_understood_as_labels_are(tmp_path, header, separator, first, end):
+    lines = [header, "a.wav,José,female,34,en", "sub/c.flac,Jose\u0301,F,fifties,hu", ""]  # NFC, NFD
     text = "\ufeff" + (first + end if first else "") + end.join(line.replace(",", separator) for line in lines)
     clips, _ = check_sum(read_own_data(make(tmp_path, text)), 2)
     assert clips["clip_id"].tolist() == ["own_data:a.wav", "own_data:sub/c.flac"]
-    assert clips["speaker_id"].tolist() == ["own_data:anna", "own_data:bela"]
-    assert clips["gender"].tolist() == ["female", "male"]
-    assert clips["age_years"].fillna(0).tolist() == [34, 0]
-    assert clips["age_decade"].fillna(0).tolist() == [0, 50]
-
-
-@pytest.mark.parametrize("header", ["Filename,Speaker ID,Sex,Age (years)", " FILE_NAME ,spk-id,GENDER,Age:"])
-def test_headers_are_understood_as_labels_are(tmp_path, header):
-    text = f"{header}\na.wav,José,f,23\nb.wav,Jose\u0301,f,24\n"  # NFC, NFD
-    clips, _ = check_sum(read_own_data(make(tmp_path, text)), 2)
     assert clips["speaker_id"].tolist() == ["own_data:José"] * 2
-    assert clips["age_years"].tolist() == [23, 24]
+    columns = ["gender", "age_years", "age_decade", "language"]
+    assert clips[columns].fillna(0).to_numpy().tolist() == [["female", 34, 0, "en"], ["female", 0, 50, "hu"]]
 
 
 def test_speakers_whose_names_differ_in_case_or_blanks_are_one_and_it_is_said(tmp_path):
@@ -49,12 +39,10 @@ def test_speakers_whose_names_differ_in_case_or_blanks_are_one_and_it_is_said(tm
 def test_decimal_commas_decades_by_number_and_stretches_are_read(tmp_path):
     clips, _ = read_own_data(make(tmp_path, "path;speaker;start_s;end_s;age\na.wav;x;0,5;2,5;23,5\n"))
     assert clips[["start_s", "end_s", "age_years"]].to_numpy().tolist() == [[0.5, 2.5, 23.5]]
-    clips, _ = read_own_data(make(tmp_path, "path,speaker,Age-decade\na.wav,x,30\n"))
-    assert clips["age_decade"].tolist() == [30]
-    text = "path,speaker,start_s,end_s\na.wav,x,0,2.5\na.wav,x,2.5,\na.wav,x,5,4\na.wav,x,soon,\n"
+    text = "path,speaker,start_s,end_s,Age-decade\na.wav,x,0,2.5,30\na.wav,x,2.5,,30\na.wav,x,5,4,\na.wav,x,soon,,\n"
     clips, _ = check_sum(read_own_data(make(tmp_path, text)), 4, {"no stretch of time": 2})
     assert clips["clip_id"].tolist() == ["own_data:a.wav@0", "own_data:a.wav@2500"]
-    assert clips["recording_id"].nunique() == 1
+    assert (clips["recording_id"].nunique(), clips["age_decade"].tolist()) == (1, [30, 30])
 
 
 def test_a_quote_that_does_not_close_costs_its_own_line_only(tmp_path):
@@ -73,20 +61,19 @@ def test_columns_that_might_name_the_speaker_are_not_passed_over(tmp_path):
     refused(r"several columns are named \['speaker'\]; leave one of each", read_own_data, twice)
     clips, _ = check_sum(read_own_data(make(tmp_path, "path\na.wav\nb.wav\n") / "own_data.csv"), 2)
     assert clips.attrs["warnings"][0].startswith("rows without a speaker: 2; each file counts as its own")
-    assert clips["speaker_id"].nunique() == clips.attrs["facts"]["files that count as a speaker of their own"] == 2
+    assert clips["speaker_id"].nunique() == 2
 
 
 CONTRADICTIONS = [
-    (["a.wav,x,f,30", "./a.wav,x,m,30"], r"gender of a\.wav: female \(line 2\), male \(line 3\)"),
-    (["a.wav,x,f,30", "sub/../a.wav,y,f,30"], r"speaker_id of a\.wav: own_data:x \(line 2\), own_data:y \(line 3\)"),
-    (["a.wav,x,f,30", "a.wav,x,f,31"], r"age_years of a\.wav: 30\.0 \(line 2\), 31\.0 \(line 3\)"),
-    (["a.wav,x,f,30", "b.wav,x,man,30"], r"gender of x: female \(line 2\), male \(line 3\)"),
+    ("a.wav,x,f,30\n./a.wav,x,m,30", r"gender of a\.wav: female \(line 2\), male \(line 3\)"),
+    ("a.wav,x,f,30\nsub/../a.wav,y,f,30", r"speaker_id of a\.wav: own_data:x \(line 2\), own_data:y \(line 3\)"),
+    ("a.wav,x,f,30\na.wav,x,f,31", r"age_years of a\.wav: 30\.0 \(line 2\), 31\.0 \(line 3\)"),
 ]
 
 
 @pytest.mark.parametrize(("lines", "words"), CONTRADICTIONS)
 def test_lines_that_contradict_each_other_are_refused_with_their_numbers(tmp_path, lines, words):
-    folder = make(tmp_path, "\n".join(["path,speaker,gender,age", *lines]))
+    folder = make(tmp_path, f"path,speaker,gender,age\n{lines}")
     refused(rf"own_data\.csv: \d contradictions, correct them: .*{words}", read_own_data, folder)
 
 
@@ -95,26 +82,16 @@ def test_lost_and_odd_rows_are_named(tmp_path):
     clips, ledger = check_sum(read_own_data(make(tmp_path, text)), 6)
     assert clips["path"].tolist() == ["a.wav", "sub/c.flac"]
     assert clips.attrs["warnings"][0].startswith("gender values that give no label: {'0': 1}; write male, female, m,")
-    assert ledger.set_index("item")["reason"].to_dict() == {
-        "own_data.csv line 4": "no path", "no.wav": "no such file", "sub": "a folder, not a file", "a.wav": "listed twice",
-    }  # fmt: skip
+    reasons = ["no path", "no such file", "a folder, not a file", "listed twice"]
+    assert dict(zip(ledger["item"], ledger["reason"])) == dict(
+        zip(["own_data.csv line 4", "no.wav", "sub", "a.wav"], reasons)
+    )
 
 
 def test_folders_without_a_clear_table_are_refused(tmp_path):
     refused(r"write own_data\.csv", read_own_data, tmp_path)
-    (tmp_path / "own_data.csv").write_bytes("path\nZoë.wav".encode("latin-1"))
+    table = write_file(tmp_path / "own_data.csv", "path\nZoë.wav".encode("latin-1"))
     refused("CSV UTF-8", read_own_data, tmp_path)
     for text in ("", "\n", "name,who\n"):
-        (tmp_path / "own_data.csv").write_text(text)
+        table.write_text(text)
         refused(r"own_data\.csv: needs a column 'path'", read_own_data, tmp_path)
-
-
-def test_a_folder_without_any_table_is_listed_as_clips_without_labels(tmp_path):
-    make(tmp_path, "path\n", ["b/2.opus", "a/1.mp3", "notes.txt", ".hidden.wav"])
-    (tmp_path / "a" / "0.wav").write_bytes(b"")
-    (tmp_path / os.fsdecode(b"\xff.wav")).write_bytes(b"x")
-    clips, ledger = check_sum(list_unlabelled(tmp_path), 4)
-    assert clips["clip_id"].tolist() == ["unlabelled:a/1.mp3", "unlabelled:b/2.opus"]
-    assert clips["speaker_id"].nunique() == 2
-    assert clips["gender"].isna().all()
-    assert dict(zip(ledger["item"], ledger["reason"])) == {"\\xff.wav": "name is not UTF-8", "a/0.wav": "empty file"}

@@ -6,26 +6,26 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
 from checks import refused
-from model_fixture import CENTRES, CLASSES, WINDOWING, YEAR_CLASSES, make_model_folder, untrained
+from model_fixture import CENTRES, CLASSES, WINDOWING, YEAR_CLASSES, change, make_model_folder
 
-from lib import paths
 from lib import predict as predicting
 from lib.audio import RATE_HZ, read_waveform
 from lib.corpora.own_data import list_recordings, read_own_data
 from lib.embed import embed_windows
-from lib.model_folder import BY_CORPUS, load_model_folder
+from lib.model_folder import BY_CORPUS
 from lib.predict import count_states, find_model, predict, predict_listed
 from lib.speed.engines import EngineChoice
-from lib.stages import Stage, fingerprint_of
+from lib.stages import Stage
 from lib.store import Store
 from lib.tables import load_table
-from lib.train import load_model, predict_log_probabilities
+from lib.train import predict_log_probabilities
 from lib.trainings import read_features
 from lib.trust.calibration import Calibration, Years, disagreement
 from lib.windows import cut_windows, open_windows
@@ -35,21 +35,18 @@ NETWORKS = {"gender": "paper", "age": "linear"}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "mixed"
-    make_model_folder(folder, NETWORKS)
-    return str(folder)
+    return str(tmp_path_factory.mktemp("models") / "mixed")
 
 
 @pytest.fixture(scope="module")
 def model(folder):
-    return load_model_folder(folder, untrained())
+    return make_model_folder(folder, NETWORKS)
 
 
 @pytest.fixture(scope="module")
 def voice(spoken):
     """The longest spoken recording, at 16 kHz."""
-    sounds = [read_waveform(path) for path in sorted(spoken.glob("recordings/2*"))]
-    return max(sounds, key=len)
+    return max(map(read_waveform, spoken.glob("recordings/2*")), key=len)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +59,7 @@ def changed(model, task="gender", **facts):
 
 
 @pytest.fixture(scope="module")
-def evaluated(spoken, model, folder, tmp_path_factory):
+def evaluated(spoken, model, tmp_path_factory):
     """Windows of the spoken recordings as the chain cuts and embeds them, with the answers of its evaluation."""
     chain = tmp_path_factory.mktemp("chain")
     clips, _ = read_own_data(spoken / "labels.csv")
@@ -71,11 +68,8 @@ def evaluated(spoken, model, folder, tmp_path_factory):
     ids, sounds = windows["window_id"].tolist(), open_windows(chain)
     embed_windows(chain / "store", sounds, ids, model.encoder, EngineChoice(), dtype="float32")
     for task, network in NETWORKS.items():
-        head, features = (
-            load_model(Path(folder, f"{task}.safetensors"))[0],
-            read_features(Store(chain / "store"), network, ids),
-        )
-        answers = np.exp(predict_log_probabilities(head, features).astype(np.float64))
+        features = read_features(Store(chain / "store"), network, ids)
+        answers = np.exp(predict_log_probabilities(model.heads[task].model, features).astype(np.float64))
         windows[[f"p_{task}_{name}" for name in model.heads[task].classes]] = answers
     return windows
 
@@ -101,11 +95,10 @@ def test_every_planted_fault_gets_its_own_state_in_a_folder_and_in_a_list(spoken
     assert "2.0 s of sound, repeated" in found["two-seconds.wav"].warning
     assert "0 bytes" in found["empty.wav"].reason
     listed = list_recordings(spoken / "labels.csv")
-    table = pd.DataFrame([one.row() for one in predict_listed(listed, model, progress=False)])
-    assert table["name"].tolist() == listed["name"].tolist()
-    assert len(table) == len(found) == 14
-    assert table.set_index("name").loc["recordings/empty.wav", "state"] == "unreadable"
-    assert listed["gender"].notna().sum() == 10
+    rows = [one.row() for one in predict_listed(listed, model, progress=False)]
+    assert {row["name"]: row["state"] for row in rows} == {f"recordings/{one}": found[one].state for one in found}
+    assert [row["name"] for row in rows] == listed["name"].tolist()
+    assert (len(rows), listed["gender"].notna().sum()) == (14, 10)
 
 
 def test_samples_in_memory_are_answered_like_their_file_and_a_cut_like_its_samples(voice, model, tmp_path):
@@ -130,9 +123,8 @@ def test_silent_windows_are_listed_but_not_asked(voice, model):
 
 
 def test_a_threshold_makes_it_unsure_a_temperature_modest_and_a_rare_class_is_told_beside_the_label(voice, one, model):
-    sure = one.answers["gender"]
     found = predict(voice, RATE_HZ, model=changed(model, threshold=0.999, calibration=Calibration(5.0)))
-    answer = found.answers["gender"]
+    sure, answer = one.answers["gender"], found.answers["gender"]
     assert (found.state, answer.state, answer.label, found.row()["gender"]) == ("unsure", "unsure", None, "unsure")
     assert "answered from 100 %" in found.reason
     assert 0.5 <= max(answer.probabilities.values()) < max(sure.probabilities.values())
@@ -144,8 +136,8 @@ def test_a_threshold_makes_it_unsure_a_temperature_modest_and_a_rare_class_is_to
 
 
 def test_years_are_the_expected_age_as_trained_with_the_models_interval(voice, tmp_path):
-    tasks, plain = (*CLASSES, *YEAR_CLASSES), {"age_years": Years(CENTRES, None)}
-    plain = make_model_folder(tmp_path / "plain", tasks=tasks, years=plain)
+    tasks, years = (*CLASSES, *YEAR_CLASSES), {"age_years": Years(CENTRES, None)}
+    plain = make_model_folder(tmp_path / "plain", tasks=tasks, years=years)
     model = changed(plain, "age_years", years=Years(CENTRES, 11.5, speakers=9), calibration=Calibration(3.0))
     found, bare = predict(voice, RATE_HZ, model=model), predict(voice, RATE_HZ, model=plain).answers["age_years"]
     answer, raw = found.answers["age_years"], list(bare.probabilities.values())
@@ -154,7 +146,7 @@ def test_years_are_the_expected_age_as_trained_with_the_models_interval(voice, t
     assert list(answer.probabilities.values()) != pytest.approx(raw)
     assert (answer.low_years, answer.high_years) == (max(0, answer.years - 11.5), answer.years + 11.5)
     assert (answer.label, bare.low_years) == (f"{answer.years:.0f} years", None)
-    assert (found.row()["age_years"], found.row()["age_years_high"]) == (answer.years, answer.high_years)
+    assert found.row().items() >= {"age_years": answer.years, "age_years_high": answer.high_years}.items()
 
 
 def test_an_array_needs_its_rate_and_a_file_must_not_have_one(model, voice):
@@ -175,15 +167,14 @@ def test_windows_that_disagree_beyond_one_voice_are_told_one_by_one_and_not_aver
     apart = disagreement(one.windows[columns].dropna().to_numpy())
     assert predict(voice, RATE_HZ, model=changed(model, disagreement=apart + 1e-6)).answers == one.answers
     several = predict(voice, RATE_HZ, model=changed(model, disagreement=apart - 1e-6))
-    assert (several.state, several.answers["gender"].label) == ("several speakers", None)
-    assert several.answers["gender"].probabilities == {"male": None, "female": None}
+    assert several.state == several.row()["gender"] == "several speakers"
+    assert several.answers["gender"].label is None
     assert several.answers["age"] == one.answers["age"]
     assert "differ more than one voice's do" in several.reason
-    assert several.row()["gender"] == "several speakers"
     pd.testing.assert_frame_equal(several.windows, one.windows)
     assert list(several.timeline("gender")) == ["start_s", "duration_s", "p_male", "p_female"]
     told = json.loads(json.dumps(several.as_json()))
-    assert told["answers"]["gender"]["probabilities"]["male"] is None
+    assert told["answers"]["gender"]["probabilities"] == {"male": None, "female": None}
     for window in told["windows"]:
         best = max(CLASSES["gender"], key=lambda name: window[f"p_gender_{name}"])
         assert f"gender: sounds {best} ({window[f'p_gender_{best}']:.0%}); age: sounds " in window["hint"]
@@ -194,14 +185,9 @@ def test_what_cannot_be_looked_at_in_a_folder_is_a_row_and_a_hidden_name_is_none
     (tmp_path / "\udcff.wav").touch()
     (tmp_path / ".hidden.wav").touch()
     (tmp_path / "gone.wav").symlink_to("nothing")
-    scan = os.scandir
-
-    def refuse(path):
-        if Path(path).name == "secret":
-            raise PermissionError(13, "Permission denied", str(path))
-        return scan(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
+    scan, denied = os.scandir, PermissionError(13, "Permission denied", str(tmp_path / "secret"))
+    refuse = mock.Mock(side_effect=denied)
+    monkeypatch.setattr(os, "scandir", lambda path: (refuse if Path(path).name == "secret" else scan)(path))
     found = predict_listed(list_recordings(tmp_path), model, progress=False)
     reasons = {one.name: one.reason.split(": ")[-1] for one in found}
     lost = "cannot be read (Permission denied)"
@@ -209,48 +195,46 @@ def test_what_cannot_be_looked_at_in_a_folder_is_a_row_and_a_hidden_name_is_none
     assert count_states(one.state for one in found).set_index("state")["recordings"]["unreadable"] == 3
 
 
-def test_command_line_accounts_for_every_file(spoken, folder, tmp_path, capsys):
-    recordings = spoken / "recordings"
-    assert predicting.main([str(recordings), "--model", folder, "--csv", str(tmp_path / "out.csv")]) == 0
+def test_command_line_accounts_for_every_file(spoken, model, folder, tmp_path, capsys):
+    names = ["two-seconds.wav", "empty.wav", "silence.wav"]
+    short, empty, silence = (str(spoken / "recordings" / name) for name in names)
+    assert predicting.main([str(spoken / "recordings"), "--model", folder, "--csv", str(tmp_path / "out.csv")]) == 0
     assert len(pd.read_csv(tmp_path / "out.csv")) == 14
     assert "unreadable: 2" in capsys.readouterr().err
-    assert predicting.main([folder, str(recordings / "two-seconds.wav"), "--json"]) == 0  # as it was written before
+    assert predicting.main([folder, short, "--json"]) == 0  # as it was written before
     told = json.loads(capsys.readouterr().out)
     assert told["hint"].startswith("A guess about how a voice sounds")
     assert told["predictions"][0]["state"] == "ok"
     assert told["predictions"][0]["windows"][0]["duration_s"] == 2.0
-    several = [str(recordings / name) for name in ("two-seconds.wav", "empty.wav", "silence.wav")]
-    assert predicting.main([*several, "--model", folder]) == 0
+    assert predicting.main([short, empty, silence, "--model", folder]) == 0
     shown = capsys.readouterr().out
-    assert all(Path(name).name in shown for name in several)
-    assert predicting.main([str(recordings / "empty.wav"), "--model", folder]) == 1
+    assert [name for name in names if name not in shown] == []
+    assert predicting.main([empty, "--model", folder]) == 1
     assert "empty file" in capsys.readouterr().out
 
 
-def test_a_hopeless_call_is_refused_in_a_sentence_before_any_work(spoken, folder, tmp_path, capsys, monkeypatch):
+def test_a_hopeless_call_is_refused_in_a_sentence_before_any_work(spoken, model, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(predicting, "predict_listed", lambda *_: pytest.fail("the work was begun"))
     voice = str(spoken / "recordings/two-seconds.wav")
     before = Path(voice).read_bytes()
     (tmp_path / "empty").mkdir()
     for arguments, words in [
-        ([], "give a recording"), ([""], "give a recording"), (["--model", folder, "--csv"], "give a recording"), (["-"], "standard input is not read"), (["https://a.b/c.mp3"], "https://a.b/c.mp3: nothing is fetched"),
+        ([], "give a recording"), ([""], "give a recording"), (["--csv"], "give a recording"),
+        (["-"], "standard input is not read"), (["https://a.b/c.mp3"], "https://a.b/c.mp3: nothing is fetched"),
         ([str(tmp_path / "gone.wav")], "no such file or folder"), ([str(tmp_path / "empty")], "no files in this folder"),
         ([voice, "--model", str(tmp_path)], "no model folder"), ([voice, "--model", "gone"], "gone: no such model"),
         ([voice, "--csv", "/dev/null/out.csv"], "/dev/null"), ([voice, "--json", str(tmp_path / "no/\0.json")], "null byte"),
-        (["--json", voice], "put recordings before --json"), (["-gone.wav"], "-gone.wav: neither an option (see --help) nor a file that is there; write ./-gone.wav"),
-        ([voice, "--jsn"], "--jsn: neither an option"), (["./-gone.wav"], "-gone.wav: no such file"),
+        (["--json", voice], "put recordings before --json"), ([voice, "--jsn"], "--jsn: neither an option"),
+        (["-gone.wav"], "-gone.wav: neither an option (see --help) nor a file that is there; write ./-gone.wav"),
+        (["./-gone.wav"], "-gone.wav: no such file"),
     ]:  # fmt: skip
-        if "--model" not in arguments and folder not in arguments:
-            arguments = [*arguments, "--model", folder]
-        assert predicting.main(arguments) == 2
+        assert predicting.main(arguments if "--model" in arguments else [*arguments, "--model", folder]) == 2
         told = capsys.readouterr().err
-        assert told.startswith("refused: ")
-        assert words in told
-        assert told.count("\n") == 1
+        assert (told.startswith("refused: "), words in told, told.count("\n")) == (True, True, 1), told
     assert Path(voice).read_bytes() == before
 
 
-def test_names_that_begin_with_a_dash_are_files_and_the_screen_stays_quiet(spoken, folder, tmp_path):
+def test_names_that_begin_with_a_dash_are_files_and_the_screen_stays_quiet(spoken, model, folder, tmp_path):
     shutil.copy(spoken / "recordings/two-seconds.wav", tmp_path / "-voice.wav")
     call = [sys.executable, "-m", "lib.predict", "-voice.wav", "--model", folder, "--csv"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])}
@@ -259,20 +243,16 @@ def test_names_that_begin_with_a_dash_are_files_and_the_screen_stays_quiet(spoke
     assert [line for line in re.split("[\r\n]+", done.stderr) if line and "s/s" not in line] == ["ok: 1"]
 
 
-def test_a_model_that_ships_is_found_by_its_name_and_the_ready_one_without(folder, tmp_path, monkeypatch):
+def test_a_model_that_ships_is_found_by_its_name_and_the_ready_one_without(model, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(predicting, "ASSETS", tmp_path)
     refused("ready: no such model", find_model, None)
     for name in ("ready", "tiny"):
         shutil.copytree(folder, tmp_path / name)
     assert find_model(None) == tmp_path / "ready"
+    row = {"task": "gender", "metric": "uar", "level": "clip", "subset": "all", "protocol": "speaker", "model": "mixed"}
     for name, encoder, value in (("ready", "gone", 0.9), ("tiny", "wav2vec2-tiny", 0.8)):
-        description = paths.load_json(tmp_path / name / "model.json")
-        row = {"task": "gender", "metric": "uar", "level": "clip", "subset": "all"}
-        row |= {"protocol": "speaker", "model": description["name"], "value": value}
-        description |= {"encoder": description["encoder"] | {"name": encoder}, "metrics": [row]}
-        description["about"][BY_CORPUS] = {"gender": {"mine": value + 0.05}}
-        del description["checksum"]
-        paths.save_json(tmp_path / name / "model.json", description | {"checksum": fingerprint_of(description)})
+        facts = {"encoder": model.description["encoder"] | {"name": encoder}, "metrics": [row | {"value": value}]}
+        change(tmp_path / name, **facts, about={BY_CORPUS: {"gender": {"mine": value + 0.05}}})
     with pytest.warns(RuntimeWarning) as told:
         assert find_model(None) == tmp_path / "tiny"
     text = str(told[0].message)

@@ -1,7 +1,7 @@
 """Run-all: notebooks in order through papermill, the first failure told in three lines, a run file refused before any of it."""
 
-import nbformat
 import pytest
+from checks import write_file
 from test_config import write_notebook
 from test_own_data import make
 
@@ -25,12 +25,8 @@ def world(tmp_path, monkeypatch):
 
     def write(first="", second=""):
         for name, source, work in (("first", "number: int = 1", first), ("second", "seed: int = 0", second)):
-            path = write_notebook(paths.NOTEBOOKS / f"{name}.ipynb", f'run: str = "tiny"\n{source}')
-            notebook = nbformat.read(path, as_version=4)
-            notebook.cells.append(nbformat.v4.new_code_cell(work))
-            nbformat.write(notebook, path)
-        (tmp_path / "tiny.yaml").write_text(RUN_FILE)
-        return tmp_path / "tiny.yaml"
+            write_notebook(paths.NOTEBOOKS / f"{name}.ipynb", f'run: str = "tiny"\n{source}', work)
+        return write_file(tmp_path / "tiny.yaml", RUN_FILE)
 
     return write
 
@@ -86,20 +82,3 @@ def test_a_run_that_begins_behind_stages_of_other_labels_sounds_or_values_is_ref
     assert run.read_checksum(load_run(paths.PARAMS / "demo.yaml")) == ""  # never rendered here: not what 01 read
     own.unlink()  # nobody can tell, and what was read is there
     run.check_earlier("own_data", sections, "04_train")
-
-
-def test_the_record_gathers_what_every_stage_noted(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "DATA", tmp_path)
-    for name, facts in (("02_segment", {"data_checksum": "x"}), ("03_embed", {"encoder": {"name": "a"}})):
-        stage = open_stage(name, "r", {}, version=1)
-        stage.facts |= facts
-        stage.recomputed.append("all")
-        finish_stage(stage, {"windows": 3})
-    about = {"title": "T", "question": "Q?", "synthetic": True, "seed": 4}
-    sections = {"run": about | {"notebooks": ["02_segment", "03_embed", "04_train"]}}
-    record = run.write_record("r", sections)
-    assert paths.load_json(tmp_path / "r" / "run.json") == record
-    expected = about | {"data_checksum": "x", "encoder": {"name": "a"}, "parameters": sections}
-    assert {key: record[key] for key in expected} == expected
-    stages = [(stage["stage"], stage["counts"]) for stage in record["stages"]]  # 04_train never ran
-    assert stages == [("02_segment", {"windows": 3}), ("03_embed", {"windows": 3})]

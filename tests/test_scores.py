@@ -39,7 +39,7 @@ def score(table, metric="uar", classes=ABC, **options):
 
 
 def test_as_many_speakers_are_drawn_as_there_are_and_by_the_seed():
-    sums = scores.sum_by_speaker(np.arange(8.0).reshape(4, 2), np.array(["b", "a", "b", "a"]))
+    (sums,) = scores.sum_by_speaker(np.arange(8.0).reshape(4, 2), pd.DataFrame({"speaker_id": list("baba")}))
     assert (sums.index.tolist(), sums.to_numpy().tolist()) == (["a", "b"], [[8, 10], [4, 6]])
     sums = np.stack([np.ones(7), np.arange(7)], axis=1)
     drawn, again, other = (scores.draw_sums(sums, 500, seed) for seed in (3, 3, 4))
@@ -65,11 +65,10 @@ def test_draws_without_a_score_are_left_out_and_where_hardly_any_has_one_there_i
 
 def test_the_interval_covers_the_true_accuracy_about_95_times_in_100():
     covered, rng = 0, np.random.default_rng(1)
-    for trial in range(
-        200
-    ):  # speakers have an accuracy of their own around 0.7, which an interval of windows would miss
+    voices = pd.DataFrame({"speaker_id": np.arange(1500) // 30})
+    for trial in range(200):  # speakers have an accuracy of their own around 0.7: an interval of windows would miss it
         right = rng.random(1500) < np.repeat(rng.beta(7, 3, 50), 30)
-        sums = scores.sum_by_speaker(np.stack([right, np.ones(1500)], axis=1), np.arange(1500) // 30).to_numpy()
+        sums = scores.sum_by_speaker(np.stack([right, np.ones(1500)], axis=1), voices)[0].to_numpy()
         _, low, high = scores.bootstrap_sums(sums, lambda s: {"share": s[..., 0] / s[..., 1]}, 400, trial)["share"]
         covered += low <= 0.7 <= high
     assert 180 <= covered <= 199
@@ -144,23 +143,28 @@ def test_answers_that_cannot_be_scored_are_refused():
     table.loc[7, "p_a"] = np.nan
     for rows in (table, table.head(0)):
         refused("nothing to score", scores.score_answers, rows, ABC)
-    refused("ages to score must be finite", scores.score_years, np.array([np.nan]), np.array([1.0]), np.array(["a"]))
+    ages = pd.DataFrame({"years": [np.nan], "predicted_years": 1.0, "speaker_id": "a"})
+    refused("ages to score must be finite", scores.score_years, ages)
 
 
 def test_errors_in_years_equal_their_definitions():
     rng = np.random.default_rng(0)
-    years, speakers = rng.uniform(6, 60, 300), np.arange(300) // 10
-    predicted = years + rng.normal(2, 5, 300)
-    records = scores.score_years(years, predicted, speakers).set_index("metric")
+    years = rng.uniform(6, 60, 300)
+    predicted, worse = years + rng.normal(2, 5, 300), years + rng.normal(0, 9, 300)
+    table = pd.DataFrame({"years": years, "predicted_years": predicted, "speaker_id": np.arange(300) // 10})
+    records, other = scores.score_years(table).set_index("metric"), table.assign(predicted_years=worse)
     spread = years.var() + predicted.var() + (years.mean() - predicted.mean()) ** 2
     ccc = 2 * np.cov(years, predicted, bias=True)[0, 1] / spread
     expected = {"mae_years": np.abs(predicted - years).mean(), "bias_years": (predicted - years).mean(), "ccc": ccc}
     assert records["value"].to_dict() == pytest.approx(expected)
     assert ((records["low"] < records["value"]) & (records["value"] < records["high"])).all()
-    other = years + rng.normal(0, 9, 300)
-    paired = scores.score_years(years, predicted, speakers, minus=other).set_index("metric").loc["mae_years_difference"]
-    assert paired["value"] == pytest.approx(expected["mae_years"] - np.abs(other - years).mean())
+    paired, same = (scores.score_years(one, minus=other).iloc[0] for one in (table, other))
+    assert paired["metric"] == "mae_years_difference"
+    assert paired["value"] == pytest.approx(expected["mae_years"] - np.abs(worse - years).mean())
     assert paired["low"] < paired["value"] < paired["high"] < 0
-    same = scores.score_years(years, other, speakers, minus=other).set_index("metric").loc["mae_years_difference"]
     assert same[["value", "low", "high"]].tolist() == [0, 0, 0]
-    assert scores.score_years(years, np.full(300, 30.0), speakers, draws=0)["value"].iloc[2] == pytest.approx(0)
+    constant = scores.score_years(table.assign(predicted_years=30.0), draws=0)
+    assert constant["value"].iloc[2] == pytest.approx(0)
+    clips = table.assign(clip_id=table["speaker_id"], years=30.0)  # whose years are averaged before they are compared
+    by_clip = scores.score_levels(clips, None, draws=0, seed=0).query("level == 'clip' and metric == 'mae_years'")
+    assert by_clip["value"].item() == pytest.approx(np.abs(predicted.reshape(30, 10).mean(axis=1) - 30).mean())

@@ -41,13 +41,9 @@ def test_a_table_is_escaped_names_models_and_keeps_a_number_whole():
                           "n": [12345, 7], "share": [0.12345, np.nan], "right": [True, False]})  # fmt: skip
     table = html_of(show.show_table, frame, EVIL)
     assert EVIL not in table
-    assert table.count("&lt;script&gt;") == 3
-    assert ">linear model<" in table
-    assert ">77\xa0% (71\xa0to\xa083)<" in table
-    for cell in ("12,345", "0.123", "yes", "no"):
+    for cell in ("linear model", "77\xa0% (71\xa0to\xa083)", "12,345", "0.123", "yes", "no"):
         assert f">{cell}</td>" in table
-    assert table.count("–") == 4
-    assert table.count("text-align: right") == 2
+    assert [table.count(text) for text in ("&lt;script&gt;", "–", "text-align: right")] == [3, 4, 2]
 
 
 def test_a_long_table_says_how_many_rows_it_has_an_empty_one_that_it_is_and_sentences_are_plain_text():

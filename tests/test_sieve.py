@@ -9,17 +9,16 @@ from checks import refused, write_file
 from lib.corpora.sieve import Sieve, audio_stem, file_fault, find_spelling, printable, walk_files
 
 
-def rows(count=4) -> pd.DataFrame:
-    names = [f"x:{n}" for n in range(count)]
+def rows() -> pd.DataFrame:
+    names = [f"x:{n}" for n in range(4)]
     columns = dict.fromkeys(["item", "clip_id", "speaker_id", "recording_id", "path"], names)
     return pd.DataFrame(columns).assign(gender_raw=["male", "f", "other", ""], age_raw=["teens", "30", "", "old"])
 
 
 def test_dropped_rows_and_noted_items_add_up_with_reason_and_detail():
     clips, ledger = Sieve("x", rows()).finish()
-    assert clips[["gender", "age_decade", "age_years"]].fillna(0).to_numpy().tolist() == [
-        ["male", 10, 0], ["female", 0, 30], [0, 0, 0], [0, 0, 0],
-    ]  # fmt: skip
+    known = clips[["gender", "age_decade", "age_years"]].fillna(0).to_numpy().tolist()
+    assert known == [["male", 10, 0], ["female", 0, 30], [0, 0, 0], [0, 0, 0]]
     assert clips.attrs["warnings"][0].startswith("age values that give no label: {'old': 1}; write years (")
     assert len(ledger) == 0
     sieve = Sieve("x", rows())
@@ -29,32 +28,25 @@ def test_dropped_rows_and_noted_items_add_up_with_reason_and_detail():
     sieve.note([("line 9", "third", "broken"), ("\udcff.wav", "fourth", "")])
     clips, ledger = sieve.finish()
     assert clips["clip_id"].tolist() == ["x:1", "x:3"]
-    assert ledger.to_numpy().tolist() == [
-        ["x", "x:0", "first", "because"], ["x", "x:2", "second", "b"], ["x", "line 9", "third", "broken"],
-        ["x", "\\xff.wav", "fourth", ""],
-    ]  # fmt: skip
+    told = ["x:0 first because", "x:2 second b", "line 9 third broken", "\\xff.wav fourth "]
+    assert ledger.agg(" ".join, axis=1).tolist() == [f"x {row}" for row in told]
     assert clips.attrs["rows_in"] == 6
     sieve.rows = sieve.rows.iloc[:-1]
-    refused("6 rows in, but 1 clips and 4 dropped", sieve.finish, error=RuntimeError)
+    refused("x: 6 rows in, 1 clips, 4 dropped", sieve.finish, error=RuntimeError)
 
 
 def test_every_file_that_cannot_hold_sound_has_its_reason(tmp_path):
-    (tmp_path / "good.wav").write_bytes(b"x")
-    (tmp_path / "empty.wav").write_bytes(b"")
-    (tmp_path / "lfs.wav").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    (tmp_path / "dangling.wav").symlink_to("nowhere")
-    (tmp_path / "itself.wav").symlink_to("itself.wav")
-    (tmp_path / "folder.wav").mkdir()
+    lfs = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    for name, content in {"good": b"x", "empty": b"", "lfs": lfs}.items():
+        write_file(tmp_path / f"{name}.wav", content)
+    for name, target in (("dangling", "nowhere"), ("itself", "itself.wav"), ("folder", ".")):
+        (tmp_path / f"{name}.wav").symlink_to(target)
     os.mkfifo(tmp_path / "pipe.wav")
     faults = {"good.wav": "", "empty.wav": "empty file", "lfs.wav": "Git LFS pointer (run: git lfs pull)",
               "dangling.wav": "no such file", "itself.wav": "cannot be read", "folder.wav": "a folder, not a file",
               "pipe.wav": "no plain file", "good.wav/below.wav": "no such file", "x" * 300: "cannot be read",
               "a\0b": "cannot be read"}  # fmt: skip
     assert {name: file_fault(tmp_path / name) for name in faults} == faults
-    sieve = Sieve("x", rows().assign(path=["good.wav", "lfs.wav", "lfs.wav", "x" * 300]))
-    sieve.drop_faults(tmp_path)
-    clips, ledger = sieve.finish()
-    assert (len(clips), ledger["reason"].nunique()) == (1, 2)
 
 
 def test_files_are_walked_in_order_through_links_but_never_in_circles(tmp_path):
@@ -68,12 +60,9 @@ def test_files_are_walked_in_order_through_links_but_never_in_circles(tmp_path):
 
 def test_one_file_under_several_spellings_is_found(tmp_path):
     on_disk = unicodedata.normalize("NFD", "Zoë/Ünal.WAV")
-    (tmp_path / on_disk).parent.mkdir()
-    (tmp_path / on_disk).touch()
-    for name in ("Zoë/Ünal.WAV", "Zoë\\Ünal.WAV", "./Zoë/../Zoë/Ünal.WAV", on_disk, str(tmp_path / on_disk)):
-        assert find_spelling(tmp_path, name, tmp_path) == on_disk
-    for name in (on_disk.replace(".WAV", ".wav"), unicodedata.normalize("NFC", on_disk).replace(".WAV", ".wav")):
-        assert find_spelling(tmp_path, name, tmp_path) == on_disk
+    write_file(tmp_path / on_disk)
+    names = ["Zoë/Ünal.WAV", "Zoë\\Ünal.WAV", "./Zoë/../Zoë/Ünal.WAV", on_disk, "Zoë/Ünal.wav", str(tmp_path / on_disk)]
+    assert {find_spelling(tmp_path, name, tmp_path) for name in names} == {on_disk}
     assert find_spelling(tmp_path, "no\\such.wav", tmp_path) == "no/such.wav"
     assert [audio_stem(path) for path in ("a/x.mp3", "x.m4a.WAV", "a\\x", "x.1", ".wav")] == ["x", "x", "x", "x.1", ""]
     assert printable("a\udce9.wav") == "a\\xe9.wav"

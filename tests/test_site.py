@@ -11,7 +11,7 @@ import pytest
 from bs4 import BeautifulSoup
 from checks import refused, write_file
 from nbformat.v4 import new_code_cell
-from report_fixture import draw, make_inputs, make_metrics, make_notebook, make_record, picture
+from report_fixture import draw, make_metrics, make_notebook, make_record, picture
 
 from lib import paths
 from lib.report import compare
@@ -23,10 +23,9 @@ def build(tmp_path):
     """Build a report of one notebook whose last cell shows the given outputs; returns its folder."""
 
     def build_report(*outputs, record=None, root=""):
-        notebook, path = make_notebook("01_download", root), tmp_path / "01_download.ipynb"
+        notebook = make_notebook("01_download", root)
         notebook.cells.append(new_code_cell("show()", outputs=list(outputs)))
-        nbformat.write(notebook, path)
-        target = tmp_path / "reports/run"
+        path, target = write_file(tmp_path / "01_download.ipynb", nbformat.writes(notebook)), tmp_path / "reports/run"
         return site_module.build_report("run", [path], make_metrics(), record or make_record(), target)
 
     return build_report
@@ -57,11 +56,10 @@ def test_links_lead_to_files_ids_stand_once_headings_in_order_pictures_with_word
 
 
 def test_every_page_names_its_encoder_and_says_when_its_speech_is_synthetic(site):
-    for run, synthetic in (("fixture", True), ("second", False)):
-        for page in (site / run).glob("*.html"):
-            text = page.read_text(encoding="utf-8")
-            assert ("<strong>Synthetic speech:</strong>" in text) == synthetic, page.name
-            assert "<strong>wav2vec2-tiny</strong>, untrained, random weights" in text, page.name
+    for page in site.glob("*/*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert ("<strong>Synthetic speech:</strong>" in text) == (page.parent.name == "fixture"), page
+        assert "<strong>wav2vec2-tiny</strong>, untrained, random weights" in text, page
 
 
 WORDS = {
@@ -95,11 +93,9 @@ def test_two_figures_of_one_name_are_refused(build, tmp_path):
     for alt in (None, " ", "No description has been provided for this image"):
         refused("01_download: a picture without words", build, picture(alt))
     refused(r"labels\.png", build, *draw("labels"))  # within one notebook by nbconvert
-    first = make_inputs(tmp_path / "executed")[0]
-    again = shutil.copy(first, tmp_path / "02_again.ipynb")
-    given = ([first, again], make_metrics(), make_record(), tmp_path / "reports/twice")
-    words = r"02_again: 'figures/labels\.(png|csv)' is shown by a notebook before it too"
-    refused(words, site_module.build_report, "twice", *given)
+    twice = [write_file(tmp_path / f"{name}.ipynb", nbformat.writes(make_notebook("01_download"))) for name in "ab"]
+    words = r"b: 'figures/labels\.(png|csv)' is shown by a notebook before it too"
+    refused(words, site_module.build_report, "x", twice, make_metrics(), make_record(), tmp_path / "reports/x")
 
 
 @pytest.mark.parametrize("folder", ["/mnt/her voices/corpus", "../somewhere/corpus", "~/corpus", str(paths.ROOT)])
@@ -149,15 +145,12 @@ def test_a_run_without_a_task_is_not_in_its_table_and_a_site_may_be_empty(tmp_pa
 
 
 def test_readme_s_headline_table_is_what_the_committed_reports_say(tmp_path):
-    for name in (f"reports/{run}/{file}.json" for run in compare.IN_README for file in ("metrics", "run")):
-        call = ["git", "show", f"HEAD:{name}"]  # those on disk may come from a run of one's own
-        done = subprocess.run(call, cwd=paths.ROOT, capture_output=True, check=False)
-        if done.returncode == 0:
-            write_file(tmp_path / name, done.stdout)
-    if not (tmp_path / "reports/demo/metrics.json").exists():
+    archive = ["git", "archive", "HEAD", "reports", "-o", str(tmp_path / "committed.tar")]  # those on disk may be new
+    if subprocess.run(archive, cwd=paths.ROOT, check=False).returncode:
         pytest.skip("no reports are committed here: not a git checkout")
-    copy = shutil.copy(paths.ROOT / "README.md", tmp_path / "README.md")
-    assert not compare.update_readme(copy, tmp_path / "reports"), "run `make readme`"
+    shutil.unpack_archive(tmp_path / "committed.tar", tmp_path, filter="data")
+    shutil.copy(paths.ROOT / "README.md", tmp_path)
+    assert not compare.update_readme(tmp_path / "README.md", tmp_path / "reports"), "run `make readme`"
 
 
 def test_readme_names_every_run_file_and_is_refused_without_its_markers(tmp_path):

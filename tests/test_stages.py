@@ -6,15 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from checks import refused
+from checks import refused, write_file
 
 from lib import paths, stages, tables
 
-CLIP = {
-    "clip_id": "c:1", "corpus": "c", "speaker_id": "c:s", "recording_id": "c:1", "language": "en", "path": "a.wav",
-    "start_s": 0.0, "end_s": None, "gender": None, "gender_raw": "", "age_years": None, "age_decade": None,
-    "age_raw": "", "official_split": None,
-}  # fmt: skip
+CLIP = dict.fromkeys(tables.CLIPS.columns, "c") | {"start_s": 0.0}
+CLIP |= dict.fromkeys(["end_s", "gender", "age_years", "age_decade", "official_split"])
 
 
 @pytest.fixture(autouse=True)
@@ -29,11 +26,10 @@ def open_one(**changes):
 
 
 def test_same_parameters_find_the_finished_folder_and_any_change_opens_another():
-    first = open_one()
+    first, other = open_one(), open_one(name="01_download", parameters={"root": "x"})
     assert not first.complete
-    stages.finish_stage(first, {"windows": 3})
+    stages.finish_stage(first)
     assert (open_one().complete, open_one().folder) == (True, first.folder)
-    other = open_one(name="01_download", parameters={"root": "x"})
     for change in ({"parameters": {"window_s": 2.0}}, {"version": 2}, {"name": "03_embed"}, {"inputs": [other]}):
         assert not open_one(**change).complete
 
@@ -68,21 +64,20 @@ def test_seeds_reach_python_numpy_and_torch():
     ("change", "told"),
     [({"gender": "other"}, "gender"), ({"age_decade": 15}, "age_decade"), ({"start_s": 4.0, "end_s": 3.0}, "end_s"),
      ({"age_years": 300.0}, "age_years"), ({"official_split": "dev"}, "official_split"), ({"accent": "x"}, "accent"),
-     ({"clip_id": None}, "clip_id"), ({"start_s": "x"}, "start_s")],
+     ({"clip_id": None}, "clip_id"), ({"start_s": "x"}, "start_s"), ({}, "clip_id")],
 )  # fmt: skip
 def test_bad_values_repeated_ids_and_missing_columns_are_refused_and_named(tmp_path, change, told):
-    wrong, right = pd.DataFrame([CLIP | change]), pd.DataFrame([CLIP])
-    for table, name in ((wrong, told), (pd.concat([right, right]), "clip_id"), (right.drop(columns="path"), "path")):
+    wrong = pd.DataFrame([CLIP | change] * (1 if change else 2))
+    for table, name in ((wrong, told), (pd.DataFrame([CLIP]).drop(columns="path"), "path")):
         refused(name, tables.save_table, tmp_path / "clips.parquet", table, "clips")
     assert not list(tmp_path.iterdir())
 
 
 def test_missing_and_broken_files_are_named(tmp_path):
-    (tmp_path / "a.json").write_text("{")
-    (tmp_path / "windows.parquet").write_bytes(b"PAR1 cut short")
+    broken = write_file(tmp_path / "windows.parquet", b"PAR1 cut short")
     refused(r"clips\.parquet: no such table", tables.load_table, tmp_path / "clips.parquet", "clips")
-    refused(r"a\.json: not valid JSON", paths.load_json, tmp_path / "a.json")
-    refused(r"windows\.parquet: cannot be read as Parquet", tables.load_table, tmp_path / "windows.parquet", "windows")
+    refused(r"a\.json: not valid JSON", paths.load_json, write_file(tmp_path / "a.json", "{"))
+    refused(r"windows\.parquet: cannot be read as Parquet", tables.load_table, broken, "windows")
 
 
 @pytest.mark.parametrize("kind", ["clips", "ledger", "windows", "acoustics", "index"])

@@ -1,23 +1,18 @@
 """The page in the notebook: a file or a voice becomes an answer with its timeline, and nothing is left behind."""
 
 import nbformat
-import numpy as np
 import pytest
-import soundfile
 from browsers import needs_browser, run_all, running_browser, running_lab
 from model_fixture import CENTRES, CLASSES, make_model_folder
 
-from lib.audio import RATE_HZ, read_waveform
 from lib.predict import Answer, Prediction
 from lib.report import widget
 from lib.trust.calibration import Years
 
 
 @pytest.fixture(scope="module")
-def voice(spoken, tmp_path_factory):
-    path = tmp_path_factory.mktemp("voice") / "voice.wav"
-    soundfile.write(path, read_waveform(spoken / "recordings/20000.wav"), RATE_HZ)
-    return path
+def voice(spoken):
+    return spoken / "recordings/20000.wav"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +25,7 @@ def page(model):
     """The page, with what it sends to the browser in `sent`."""
     page = widget.AnswerPage(model)
     page.sent = []
-    page.recorder.send = lambda content, buffers=None: page.sent.append(content)
+    page.recorder.send = page.sent.append
     return page
 
 
@@ -42,39 +37,32 @@ def hand_over(page, name, content, part=100_000):
         page.receive(page.recorder, message, [memoryview(content[start : start + part])])
 
 
-def test_parts_become_an_answer_with_a_timeline_and_no_sound_is_left_behind(page, voice, tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    hand_over(page, "voice.wav", voice.read_bytes())
-    assert page.predictions[0].state == "ok"
-    assert "sounds like" in page.answer.value
-    assert 'alt="The waveform' in page.picture.value
-    first = page.picture.value
-    page.tasks.value = "age"
-    assert page.picture.value != first
-    assert {message["kind"] for message in page.sent[:-1]} == {"got"}
-    assert page.sent[-1] == {"kind": "say", "text": "voice.wav: ok"}
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_cannot_be_answered_is_said_without_a_picture_and_without_markup(page, voice, tmp_path, monkeypatch):
-    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)  # outside a notebook server a note stands instead
-    assert "make lab" in widget.show_page(page.model).data
+def test_a_page_stands_where_a_server_listens_and_a_note_elsewhere(model, monkeypatch):
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    assert "make lab" in widget.show_page(model).data
     monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/06_predict.ipynb")
-    assert widget.show_page(page.model).children
-    soundfile.write(tmp_path / "silence.wav", np.zeros(5 * RATE_HZ, np.float32), RATE_HZ)
+    assert widget.show_page(model).children
+
+
+def test_parts_become_an_answer_with_a_timeline_where_there_is_one_and_no_sound_is_left_behind(
+    page, spoken, voice, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     half = {"kind": "part", "number": 1, "name": "half.wav", "first": True, "last": False}
     page.receive(page.recorder, half, [memoryview(b"RIFF")])  # never ended: the next file takes its place
-    for name, content, state in (
-        ("voice.wav", voice.read_bytes(), "ok"),
-        ("<b>.wav", b"RIFF no sound", "unreadable"),
-        ("silence.wav", (tmp_path / "silence.wav").read_bytes(), "no speech"),
-    ):
+    silence = (spoken / "recordings/silence.wav").read_bytes()
+    sounds = {"silence.wav": (silence, "no speech"), "<b>.wav": (b"RIFF no sound", "unreadable")}
+    for name, (content, state) in (sounds | {"voice.wav": (voice.read_bytes(), "ok")}).items():
         hand_over(page, name, content)
-        assert page.predictions[-1].state == state
-        assert (page.picture.value == "") == (state != "ok")
-        assert (page.tasks.layout.display == "none") == (state != "ok")
-        assert "<b>" not in page.answer.value
-    assert "0 % speech" in page.answer.value
+        assert page.sent[-1] == {"kind": "say", "text": f"{name}: {state}"}
+        assert (page.picture.value == "") == (page.tasks.layout.display == "none") == (state != "ok")
+        assert (", 0 % speech" in page.answer.value, "<b>" in page.answer.value) == (state == "no speech", False)
+    assert "sounds like" in page.answer.value
+    assert 'alt="The waveform' in (first := page.picture.value)
+    page.tasks.value = "age"
+    assert page.picture.value != first
+    assert {"kind": "got", "number": 1} in page.sent
+    assert not list(tmp_path.iterdir())
 
 
 def test_years_thresholds_and_doubts_are_told_in_words():
@@ -86,16 +74,9 @@ def test_years_thresholds_and_doubts_are_told_in_words():
     }
     prediction = Prediction("voice.wav", "unsure", "gender: best class at 50 %", "only 2.0 s", 2.0, 0.9, answers)
     text = widget.answer_html(prediction, ["trained on synthetic voices"])
-    words = [
-        "age: sounds like adult; teen where that class is told",
-        "gender: unsure (male 50 %, female 50 %)",
-        "only 2.0 s",
-    ]
-    words += [
-        "like 23 years, probably between 12 and 35",
-        "best class at 50 %",
-        "This model was trained on synthetic voices.",
-    ]
+    words = ["age: sounds like adult; teen where that class is told", "gender: unsure (male 50 %, female 50 %)"]
+    words += ["like 23 years, probably between 12 and 35", "best class at 50 %", "only 2.0 s"]
+    words += ["This model was trained on synthetic voices."]
     assert [part for part in words if part not in text] == []
 
 
@@ -107,16 +88,15 @@ def test_upload_and_microphone_are_answered_in_jupyterlab(voice, tmp_path):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(notebook, tmp_path / "page.ipynb")
-    flags = ["device-for-media-stream", "ui-for-media-stream"]
-    microphone = [f"--use-fake-{flag}" for flag in flags] + [f"--use-file-for-fake-audio-capture={voice}"]
-    with running_lab(tmp_path) as address, running_browser(*microphone) as browser:
+    fakes = ["fake-device-for-media-stream", "fake-ui-for-media-stream", f"file-for-fake-audio-capture={voice}"]
+    with running_lab(tmp_path) as address, running_browser(*(f"--use-{fake}" for fake in fakes)) as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
         page.set_default_timeout(120_000)
         page.goto(f"{address}/lab/tree/page.ipynb?token=t")
         run_all(page)
         answer, picture = page.locator(".jp-OutputArea h3"), page.locator(".jp-OutputArea img")
         page.set_input_files(".voice-recorder input", voice)
-        page.wait_for_function("document.querySelector('.jp-OutputArea h3')?.textContent === 'voice.wav: ok'")
+        page.wait_for_function("document.querySelector('.jp-OutputArea h3')?.textContent === '20000.wav: ok'")
         assert picture.evaluate("(one) => one.decode().then(() => one.naturalWidth)") > 500
         first = picture.get_attribute("src")
         page.click(".voice-record")

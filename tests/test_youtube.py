@@ -1,6 +1,7 @@
 """Videos by yt-dlp's real code from a server on this machine: resuming, every kind of failure."""
 
 import io
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -8,36 +9,30 @@ import soundfile
 import yt_dlp
 from checks import refused
 from local_server import serve
-from test_voxceleb import write_frames, write_meta
+from test_voxceleb import write_frames
 from yt_dlp.utils import ExtractorError, GeoRestrictedError
 
 from lib.corpora import youtube
-from lib.corpora.voxceleb import list_videos, read_voxceleb
+from lib.corpora.voxceleb import list_videos
 from lib.corpora.youtube import download_videos, load_status
 
 ONE, TWO, THREE = "5r0dWxy17C8", "-J_dWxy17_0", "_aaaaaaaaa-"
 MESSAGES = {
     "gone": ["Video unavailable. This video has been removed by the uploader", "HTTP Error 404: Not Found",
-             "This video is no longer available because the YouTube account associated with it has been terminated.",
              "Video unavailable. This video contains content from X, who has blocked it on copyright grounds"],
     "private": ["Private video. Sign in if you’ve been granted access to this video"],
-    "login": ["Sign in to confirm your age. This video may be inappropriate for some users.",
-              "Join this channel to get access to members-only content like this video"],
+    "login": ["Sign in to confirm your age. This video may be inappropriate for some users."],
     "geo": ["Video unavailable. The uploader has not made this video available in your country"],
-    "bot check": ["Sign in to confirm you’re not a bot. Use --cookies-from-browser", "Please solve the CAPTCHA"],
+    "bot check": ["Sign in to confirm you’re not a bot. Use --cookies-from-browser"],
     "rate limit": ["Video unavailable. This content isn’t available, try again later.", "HTTP Error 429: Too Many"],
-    "format": ["Requested format is not available", "Only images are available for download", "HTTP Error 403: Forbidden",
-               "No supported JavaScript runtime could be found", "ffmpeg exited with code 1"],
-    "network": ["The read operation timed out", "Unable to download API page: Temporary failure in name resolution",
-                "Connection reset by peer", "HTTP Error 503: Service Unavailable"],
-    "live": ["This live event will begin in a few moments."], "error": ["Something never seen"],
+    "format": ["Requested format is not available", "HTTP Error 403: Forbidden", "ffmpeg exited with code 1"],
+    "network": ["Unable to download API page: Temporary failure in name resolution", "HTTP Error 503: Unavailable"],
+    "error": ["Something never seen"],
 }  # fmt: skip
 
 
-def sound(seconds=3.0) -> bytes:
-    buffer = io.BytesIO()
-    waveform = np.random.default_rng(0).uniform(-0.3, 0.3, int(seconds * 16_000))
-    soundfile.write(buffer, waveform, 16_000, format="WAV")
+def sound(seconds=3) -> bytes:
+    soundfile.write(buffer := io.BytesIO(), np.sin(np.arange(16_000 * seconds)), 16_000, format="WAV")
     return buffer.getvalue()
 
 
@@ -55,12 +50,8 @@ def kinds(folder) -> dict[str, str]:
 
 def fail_with(patch, error: Exception) -> None:
     """Make yt-dlp's extractor fail as YouTube's does; everything around it is its real code."""
-
-    def fail(self, url):
-        raise error
-
     for extractor in (yt_dlp.extractor.generic.GenericIE, yt_dlp.extractor.youtube.YoutubeIE):
-        patch.setattr(extractor, "_real_extract", fail)
+        patch.setattr(extractor, "_real_extract", Mock(side_effect=error))
 
 
 def test_nothing_is_fetched_until_it_is_switched_on(tmp_path):
@@ -73,12 +64,11 @@ def test_each_video_is_fetched_once_and_again_only_when_it_is_lost(tmp_path):
     with serve(files=files, drop_after=[10**9, 10**9, 10**9, 100_000]) as site:  # the second breaks off, and goes on
         assert fetch(site, tmp_path, [ONE, TWO, THREE, ONE]) == ""
         assert kinds(tmp_path) == dict.fromkeys((ONE, TWO, THREE), "done")
-        asked = len(site.requests)
+        site.requests.clear()
         fetch(site, tmp_path, [ONE, TWO, THREE])
-        assert len(site.requests) == asked
+        assert site.requests == []
         (tmp_path / "audio" / f"{ONE}.wav").unlink()
         fetch(site, tmp_path, [ONE, TWO])
-        assert len(site.requests) > asked
     assert {path.name for path in (tmp_path / "audio").iterdir()} == {f"{video}.wav" for video in (ONE, TWO, THREE)}
     assert (tmp_path / load_status(tmp_path)[TWO]["path"]).read_bytes() == sound(20)
 
@@ -109,15 +99,11 @@ def test_a_bot_check_or_rate_limit_stops_the_run_with_advice_and_is_tried_again(
     assert kinds(tmp_path) == {ONE: "done"}
 
 
-def test_downloads_are_cut_by_the_reader_what_is_no_audio_is_not_kept_and_all_is_counted(tmp_path):
-    write_meta(tmp_path)
-    for number, video in enumerate([ONE, ONE, TWO, THREE]):
-        write_frames(tmp_path, number, video=video, first=10 * number, last=10 * number + 40)
-    assert list_videos(tmp_path) == sorted([ONE, TWO, THREE])
+def test_every_video_of_a_frame_file_is_asked_for_and_what_is_no_audio_is_not_kept(tmp_path):
+    for video in (ONE, TWO, THREE):
+        write_frames(tmp_path, video=video)
     with serve(files={f"/{ONE}.wav": sound(5), f"/{TWO}.wav": b"RIFF but no more than that" * 100}) as site:
         fetch(site, tmp_path, list_videos(tmp_path))
     assert kinds(tmp_path) == {ONE: "done", TWO: "format", THREE: "gone"}
     assert str(tmp_path) not in load_status(tmp_path)[TWO]["detail"]
-    clips, ledger = read_voxceleb(tmp_path)
-    assert clips["path"].tolist() == [f"audio/{ONE}.wav"] * 2
-    assert ledger["reason"].tolist() == ["no audio"] * 2
+    assert [path.name for path in (tmp_path / "audio").iterdir()] == [f"{ONE}.wav"]

@@ -1,7 +1,4 @@
-"""Corpora: what ships where, how a run's are fetched and read, and what 01 tells of them.
-
-A new corpus is one file with a `read_*` function and one entry in `CORPORA`.
-"""
+"""Corpora: how those of a run are fetched and read. A new one is a file with a reader and an entry in `CORPORA`."""
 
 import hashlib
 import os
@@ -24,16 +21,14 @@ CORPORA = {  # reader, and what to do to have the corpus, step by step, with the
     "common_voice": (common_voice.read_common_voice, [
         common_voice.MDC_ADVICE,
         "put the dataset's id (its page, Download, API) into download.fetch: the run fetches and unpacks it",
-        "or unpack an archive so that {folder} holds validated.tsv and clips/ (in any subfolder), or name its folder in "
-        "download.root",
+        "or unpack an archive so that {folder} holds validated.tsv and clips/, or name its folder in download.root",
     ]),
     "voxceleb": (voxceleb.read_voxceleb, [
-        "there is no open download of the audio: join and unzip your own copy of the official archives (cat "
-        "vox1_dev_wav_parta* > vox1_dev_wav.zip) so that {folder} holds wav/ (or aac/) and vox1_meta.csv",
+        "join (cat vox1_dev_wav_parta* > vox1_dev_wav.zip) and unzip your own copy of the official archives, so that "
+        "{folder} holds wav/ (or aac/) and vox1_meta.csv",
         "or fetch it from YouTube: read LEGAL_NOTE in lib/corpora/youtube.py, then set download.fetch: [\"youtube\"]; "
         "meta and frame files and an age table come along ([\"open\"] fetches those alone)",
-        "ages are in neither: put labels of your own into {folder}/ages.csv (columns speaker and decade, or speaker "
-        "and age), or name a table in download.age_labels",
+        "for ages write {folder}/ages.csv (columns speaker and age, or decade), or name a table in download.age_labels",
     ]),
     "speechocean762": (speechocean762.read_speechocean762, [
         "set download.fetch: [\"open\"] (open, no account, about 520 MB), or unpack https://www.openslr.org/101/ so "
@@ -68,11 +63,8 @@ def _find_sources(corpora: Sequence[str], folder: Path) -> dict[str, Path]:
 
 
 def find_roots(corpora: Sequence[str], folder: Path) -> dict[str, Path]:
-    """The folder of each corpus, from which the paths of its clips count.
-
-    `corpora`: names of readers. A corpus lies in the folder of its name below `folder`, else `folder` is its own; an
-    entry such as "common_voice:common_voice_many" names another folder below. ValueError for an unknown name.
-    """
+    """The folder of each corpus, from which the paths of its clips count: that of its name below `folder`, of its entry
+    such as "common_voice:common_voice_many", else `folder` itself. ValueError for a name that no reader has."""
     return {name: path.parent if path.is_file() else path for name, path in _find_sources(corpora, folder).items()}
 
 
@@ -107,10 +99,8 @@ def _is_there(name: str, folder: Path) -> bool:
         return False
 
 
-def check_run(download: dict[str, Any], synthetic: bool) -> None:
+def check_run(download: dict[str, Any]) -> None:
     """ValueError with what to do first when corpora of a run (`download`) are not there and not to be fetched."""
-    if synthetic:
-        return
     folder, ages, fetch = resolve_root(download["root"]), download["age_labels"], {*download["fetch"]}
     names, datasets = _find_sources(download["corpora"], folder), fetch - {OPEN, YOUTUBE}
     if datasets and "common_voice" in names and not _is_there("common_voice", folder):
@@ -129,13 +119,11 @@ def obtain_corpora(
     corpora: Sequence[str], root: str, synthetic: bool, seed: int, *, speakers: int = 0, fetch: Sequence[str] = (),
     max_clips_per_speaker: int = 0,
 ) -> Path:  # fmt: skip
-    """Folder that holds the corpora; rendered first in a synthetic run, fetched first where the run says so.
-
-    `root` "": `data/corpora`, and there a folder of its own for each size and seed of the synthetic ones. `fetch`:
-    `OPEN` for what is open and missing, speechocean762, VoxCeleb's meta, frame files and an age table; `YOUTUBE` for
-    VoxCeleb's audio too, see `lib.corpora.youtube.LEGAL_NOTE`; anything else is Common Voice, an id at Mozilla Data
-    Collective (needs MDC_API_KEY) or an archive that is here already. ValueError when that cannot be had.
-    """
+    """Folder that holds the corpora; rendered first in a synthetic run, fetched first where the run says so. `root` "":
+    `data/corpora`, and there a folder of its own for each size and seed of the synthetic ones. `fetch`: `OPEN` for what
+    is open and missing, speechocean762, VoxCeleb's meta, frame files and an age table; `YOUTUBE` for VoxCeleb's audio
+    too, see `lib.corpora.youtube.LEGAL_NOTE`; anything else is Common Voice, an id at Mozilla Data Collective (needs
+    MDC_API_KEY) or an archive that is here already. ValueError when that cannot be had."""
     folder = find_folder(root, synthetic, seed, speakers)
     if synthetic:
         render_synthetic_corpora(folder, seed, speakers)
@@ -170,15 +158,11 @@ def read_clips(
     corpora: Sequence[str], folder: Path, *, max_clips_per_speaker: int = 0, age_labels: str = "", seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame, str]:
     """Read the corpora of a run into (clips, ledger, checksum of both tables and of every byte of the clips' sound).
-
     `max_clips_per_speaker` is of Common Voice, drawn by `seed`, 0 = no cap; `age_labels` a table of ages for VoxCeleb,
     "" = those in its folder. `clips.attrs` holds what each reader noticed, by corpus. The very same sound of two
-    speakers is dropped. ValueError, with what to do, when nothing is left of a corpus, or when one's own table does so.
-    """
-    options = {
-        "common_voice": {"max_clips_per_speaker": max_clips_per_speaker or None, "seed": seed},
-        "voxceleb": {"ages": resolve_root(age_labels) if age_labels else None},
-    }
+    speakers is dropped. ValueError, with what to do, when nothing is left of a corpus, or one's own table does so."""
+    drawn = {"max_clips_per_speaker": max_clips_per_speaker or None, "seed": seed}
+    options = {"common_voice": drawn, "voxceleb": {"ages": resolve_root(age_labels) if age_labels else None}}
     roots, noticed, frames, read = find_roots(corpora, folder), {}, [], _read_corpora(corpora, folder, options)
     for name, (clips, _) in read.items():
         noticed[name], clips.attrs = clips.attrs, {}
@@ -190,8 +174,7 @@ def read_clips(
     if shared.any():  # the very same bytes: nobody knows whose voice it is
         lost = clips.loc[shared, ["corpus"]].assign(item=clips["clip_id"], reason="the same sound for two speakers")
         lost["detail"] = lost["item"].groupby(keys).transform(lambda items: ", ".join(items[:5]))
-        own = lost.loc[lost["corpus"] == own_data.CORPUS, "detail"]
-        if len(own):
+        if len(own := lost.loc[lost["corpus"] == own_data.CORPUS, "detail"]):
             raise ValueError(f"own_data: one sound is listed for several speakers ({own.iloc[0]}); say whose it is")
         clips, ledger = clips[~shared], pd.concat([ledger, lost], ignore_index=True)
     for name in {*noticed} - {*clips["corpus"]}:

@@ -1,11 +1,6 @@
 """The authors' published pickles, read without running them: tensors, strings, numbers and containers, nothing else.
-
-The paper's embeddings come as pickled lists of sets {tensor[1, 149, 32], age word, gender word} (github.com/Orya-s/
-DeepLearningSound). A pickle is a program: here only instructions that fill containers are let through, and only five
-names may be called, of which one builds a tensor from bytes in the file (torch.load with weights_only=True).
-
-    python -m lib.corpora.authors FOLDER        then: make reports RUN=authors
-"""
+They hold lists of sets {tensor[1, 149, 32], age word, gender word} (github.com/Orya-s/DeepLearningSound). A pickle is a
+program: only instructions that fill containers are let through, and only five names may be called."""
 
 import argparse
 import hashlib
@@ -131,10 +126,8 @@ def _read_entry(entry: Any) -> dict[str, Any] | str:
 
 def import_pickles(files: Iterable[Path], run: str) -> dict[str, int]:
     """Turn the authors' pickles into the finished stages 01 to 03 of `run`, so that 04_train can go on; return counts.
-
-    Nobody says who speaks: entries of one file count as one speaker and recording, since neighbours were cut from
-    neighbouring audio. A person may still be in several. The store holds the frames and their time mean and deviation.
-    """
+    Nobody says who speaks: a file counts as one speaker and recording, since neighbours were cut from one sound.
+    A person may still be in several. The store holds the frames and their time mean and deviation."""
     files = sorted(Path(file) for file in files)
     if len({file.name for file in files}) < len(files) or not files:
         raise ValueError(f"{len(files)} files, some of the same name: give at least one, and each name once")
@@ -169,15 +162,13 @@ def import_pickles(files: Iterable[Path], run: str) -> dict[str, int]:
 
 
 def _list_entries(files: list[Path], values: BinaryIO) -> tuple[pd.DataFrame, list[tuple[str, ...]], tuple[int, ...]]:
-    """What can be used (item, path, age_raw, gender_raw), what was left out and why, and the frames' shape.
-
-    The frames themselves, float32 (T, D), are written to `values` one after the other.
-    """
+    """What can be used, what not and why, and the frames' shape (T, D); they go to `values`, float32, one by one."""
     rows, dropped, shape, known = [], [], (), set()  # shape of the first window, hashes of the values so far
     for file in tqdm(files, desc="reading pickles", unit="file"):
         for number, item in enumerate(read_items(file)):
-            name, frames = f"{CORPUS}:{file.name}#{number}", item.pop("frames") if isinstance(item, dict) else None
-            if frames is not None:
+            name = f"{CORPUS}:{file.name}#{number}"
+            if isinstance(item, dict):
+                frames = item.pop("frames")
                 shape, digest = shape or frames.shape, hashlib.sha256(frames.tobytes()).digest()
                 if digest in known:  # it could land on both sides of a split
                     item = "the same values again"
@@ -204,15 +195,6 @@ def _save_frames(frames: np.ndarray, folder: Path, window_ids: list[str]) -> Non
         statistics = np.concatenate([frames[rows].mean(axis=1), frames[rows].std(axis=1)], axis=1)
         writer.write(rows, {"frames": frames[rows], "statistics": statistics})
     writer.finish()
-
-
-def check_imported(run: str) -> None:
-    """Raise ValueError saying what to do first when no pickles were imported for a run."""
-    try:
-        stages.find_stage("03_embed", run)
-    except ValueError as error:
-        command = f"python -m lib.corpora.authors FOLDER --run {run}"
-        raise ValueError(f"run '{run}' starts from imported pickles: {command}") from error
 
 
 def main() -> None:

@@ -1,7 +1,5 @@
-"""Mozilla Common Voice (Scripted Speech), releases 1 to 25, as the archives unpack.
-
-Layouts, headers and words: github.com/common-voice/cv-dataset; CorporaCreator there writes the tables unquoted.
-"""
+"""Mozilla Common Voice (Scripted Speech), releases 1 to 25, as the archives unpack. Layouts, headers and words:
+github.com/common-voice/cv-dataset; CorporaCreator there writes the tables unquoted."""
 
 import itertools
 import os
@@ -35,10 +33,8 @@ def check_mdc_key() -> str:
 
 
 def download_common_voice(dataset_id: str, folder: Path) -> Path:
-    """Fetch one locale of one release from Mozilla Data Collective and check it; return the archive's path.
-
-    Its terms forbid passing the archive on; its id or short name stands on its page. ValueError with what to do.
-    """
+    """Fetch one locale of one release from Mozilla Data Collective and check it; return the archive's path. Its terms
+    forbid passing the archive on; its id or short name stands on its page. ValueError with what to do."""
     import requests
 
     url = check_url(f"{os.environ.get('MDC_API_URL', MDC_API).rstrip('/')}/datasets/{dataset_id}/download")
@@ -70,12 +66,10 @@ def extract_common_voice(archive: Path, folder: Path, max_clips_per_speaker: int
 
 
 def read_common_voice(root: Path, max_clips_per_speaker: int | None = None, seed: int = 0) -> Reading:
-    """Read the validated clips of every locale of every release at or below `root` into (clips, ledger).
-
-    Without the single words of the segment "Benchmark"; train, dev and test where validated.tsv is not there. A
-    `client_id` is one speaker in all of them, a clip of several releases is read once, and at most
-    `max_clips_per_speaker` (None = all) are kept of each, chosen by `seed`. ValueError when there is no right table.
-    """
+    """Read the validated clips of every locale of every release at or below `root` into (clips, ledger). Without the
+    single words of the segment "Benchmark"; train, dev and test where validated.tsv is not there. A `client_id` is one
+    speaker in all of them, a clip of several releases is read once, and at most `max_clips_per_speaker` (None = all)
+    are kept of each, chosen by `seed`. ValueError when there is no right table."""
     sieve = _gather_rows(Path(root))
     sieve.rows["fault"] = sieve.rows["path"].map(lambda path: file_fault(f"{root}/{path}")).astype("str")
     _drop_rows(sieve, max_clips_per_speaker, seed)
@@ -131,11 +125,9 @@ def folder_locale(folder: Path) -> str:
 
 
 def read_table(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]]]:
-    """Read one clip table: (rows with the text columns of `COLUMNS`, malformed lines as (item, reason, detail)).
-
-    Rows end at line feeds only and nothing is quoted, since a sentence may hold quotes and every other line separator.
-    A column that is not there is blank. ValueError when the header lacks client_id or path; an empty file has no rows.
-    """
+    """Read one clip table: (rows with the text columns of `COLUMNS`, malformed lines as (item, reason, detail)). Rows
+    end at line feeds only and nothing is quoted, since a sentence may hold quotes and every other line separator. A
+    column that is not there is blank. ValueError when the header lacks client_id or path; an empty file has no rows."""
     with open(path, "rb") as stream:
         names = [name.strip().casefold() for name in stream.readline().decode("utf-8-sig", "replace").split("\t")]
         if names != [""] and not {"client_id", "path"} <= set(names):
@@ -197,9 +189,7 @@ def _gather_rows(root: Path) -> Sieve:
 
 def _fill_blanks(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int], dict[str, int]]:
     """Add `gender`, `age_years` and `age_decade`; a blank takes the value on which the client's other rows agree.
-
-    Returns the rows, the number of chosen rows filled, and the number of clients whose own rows disagree.
-    """
+    Returns the rows, the number of chosen rows filled, and the number of clients whose own rows disagree."""
     filled, conflicts, values = {}, {}, {}
     speakers = rows["release"] + "/" + rows["client_id"]
     for column, known in (("gender", GENDER_MEANINGS), ("age", AGE_MEANINGS)):

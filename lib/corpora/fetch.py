@@ -17,12 +17,8 @@ from lib.paths import load_json, replace_folder, save_json
 
 CHUNK_BYTES = 1 << 16  # what a broken line may cost
 SPARE_BYTES = 200_000_000  # left free on the disk
-MOST_EXPANSION = 100  # an archive that unpacks to more than so many times its size, and `SMALL_BYTES`, is a bomb
-SMALL_BYTES = 10**9
-REFUSALS = {  # answers that asking again does not change
-    400: "a wrong address", 401: "it asks for a password", 403: "have you agreed to its terms?", 404: "no such file",
-    410: "it has been removed",
-}  # fmt: skip
+MOST_EXPANSION, SMALL_BYTES = 100, 10**9  # over so many times its size and so many bytes an archive is a bomb
+REFUSALS = (400, 401, 403, 404, 410)  # answers that asking again does not change
 
 
 def check_url(url: str) -> str:
@@ -33,12 +29,10 @@ def check_url(url: str) -> str:
 
 
 def download_file(url: str, target: Path, known_hash: str = "", attempts: int = 5, pause_s: float = 1.0) -> Path:
-    """Fetch `url` to `target`, going on where an earlier attempt stopped; return `target`.
-
-    Bytes gather in `<target>.part`, renamed only when size and hash are right. A file that is there (and has the hash)
-    is not fetched again. `known_hash`: "sha256:..." or "md5:...", "" = the server's size decides; `attempts`: tries in
-    a row that bring nothing new, waits double from `pause_s` seconds. ValueError when that gives no right file.
-    """
+    """Fetch `url` to `target`, going on where an earlier attempt stopped; return `target`. Bytes gather in
+    `<target>.part`, renamed only when size and hash are right. A file that is there (and has the hash) is not fetched
+    again. `known_hash`: "sha256:..." or "md5:...", "" = the server's size decides; `attempts`: tries in a row that
+    bring nothing new, waits double from `pause_s` seconds. ValueError when that gives no right file."""
     import requests
 
     shown, part, failures = _without_query(check_url(url)), target.with_name(target.name + ".part"), 0
@@ -54,7 +48,7 @@ def download_file(url: str, target: Path, known_hash: str = "", attempts: int = 
             status = getattr(error.response, "status_code", None)
             failures = 1 if part.exists() and part.stat().st_size > before else failures + 1
             if status in REFUSALS or failures >= attempts:
-                advice = REFUSALS.get(status, f"{attempts} tries; run again later, it goes on")
+                advice = "it is refused" if status in REFUSALS else f"{attempts} tries; run again later, it goes on"
                 said = f"{_without_query(str(error))[:300]}; {advice}. Or fetch it by hand to {target}"
                 raise ValueError(f"{shown}: {said}") from error
             time.sleep(min(pause_s * 2 ** (failures - 1), 60))
@@ -123,11 +117,8 @@ def unpacking(folder: Path) -> Iterator[Path]:
 
 
 def extract_members(archive: Path, folder: Path, wanted: Callable[[str], bool] = lambda _: True) -> list[Path]:
-    """Unpack the members of a tar (gz, bz2, xz) for which `wanted(name)` is true; return their paths.
-
-    Files that are there with the right size are left alone. ValueError when the archive is missing, damaged or cut
-    short, a wanted member is a link, a device or would land outside, or they are over `MOST_EXPANSION` times its size.
-    """
+    """Unpack the members of a tar (gz, bz2, xz) for which `wanted(name)` is true, return their paths; files that are there
+    with the right size are left. ValueError for an archive that is missing, damaged, cut short or not to be trusted."""
     if not archive.is_file():
         raise ValueError(f"{archive}: no such archive")
     folder.mkdir(parents=True, exist_ok=True)

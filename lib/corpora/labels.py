@@ -1,11 +1,8 @@
-"""The label contract: what every raw gender and age value of every corpus means, and which class it falls into.
-
-Nobody is folded into a sex who did not say it. A class of age is given only where all that an age may be lies within.
-"""
+"""The label contract: what every raw gender and age value of every corpus means, and which class it falls into. Nobody
+is folded into a sex who did not say it. A class of age is given only where all that an age may be lies within."""
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,8 +21,7 @@ GENDER_WORDS: dict[tuple[str, str], dict[str, str | None]] = {
     ("own_data", "all"): {"man": "male", "woman": "female"},
 }  # fmt: skip
 # By corpus and releases: raw word -> first year of its decade. Common Voice's words never changed; "fourties" is its
-# spelling. It calls teens "< 19" and twenties "19 - 29": a speaker of 19 may stand in either. VoxCeleb's age tables,
-# speechocean762 and one's own data give years as numbers: "26", "26.0", "26,5".
+# spelling. It calls teens "< 19" and twenties "19 - 29": a speaker of 19 may stand in either. Other corpora give years.
 DECADE_WORDS = ["teens", "twenties", "thirties", "fourties", "fifties", "sixties", "seventies", "eighties", "nineties"]
 AGE_WORDS: dict[tuple[str, str], dict[str, int | None]] = {
     ("common_voice", "1-25"): {"": None, **dict(zip(DECADE_WORDS, DECADES))},
@@ -33,20 +29,12 @@ AGE_WORDS: dict[tuple[str, str], dict[str, int | None]] = {
 }
 OLDEST_YEARS = 110  # years given as 0 or less, or as this or more, are taken for mistakes
 TEENS_FROM = 16  # years: Common Voice asks who is younger for a parent's consent
-
-
-class AgeScheme(NamedTuple):
-    """Classes of age, the first from 0 on. With as many bounds as classes, those who are older are left out."""
-
-    classes: list[str]
-    bounds: list[int]  # the first age (years) that no longer belongs to the class; the last class may have none
-
-
-SCHEMES = {
-    "teen_adult": AgeScheme(["teen", "adult"], [20]),  # the paper's; its code calls 'teens' teen, other decades adult
-    "four_decades": AgeScheme(DECADE_WORDS[:4], DECADES[1:5]),  # the paper's second; from 50 on left out
-    "nine_decades": AgeScheme(DECADE_WORDS, DECADES[1:]),  # Common Voice's words, the paper's first
-    "child_adult": AgeScheme(["child", "adult"], [16]),  # speechocean762: nobody there is 16 to 18
+# Classes of age from 0 on, and the first age (years) that no longer belongs to each: of the last class, too, to end it.
+SCHEMES: dict[str, tuple[list[str], list[int]]] = {
+    "teen_adult": (["teen", "adult"], [20]),  # the paper's; its code calls 'teens' teen, other decades adult
+    "four_decades": (DECADE_WORDS[:4], DECADES[1:5]),  # the paper's second; from 50 on left out
+    "nine_decades": (DECADE_WORDS, DECADES[1:]),  # Common Voice's words, the paper's first
+    "child_adult": (["child", "adult"], [16]),  # speechocean762: nobody there is 16 to 18
 }
 
 
@@ -101,21 +89,15 @@ def ages_of(raw: pd.Series, unit: str = "years") -> pd.DataFrame:
     return table.reindex(raw).set_axis(raw.index).astype({"age_decade": "Int16"})
 
 
-def check_scheme(classes: Sequence[str], bounds: Sequence[float]) -> None:
-    """Raise ValueError unless classes are distinct and bounds rising, positive, and as many as classes or one fewer."""
+def assign_age_class(clips: pd.DataFrame, classes: Sequence[str], bounds: Sequence[float]) -> pd.Series:
+    """The class of every clip's age (Int16, index into `classes`, NA = none), by `age_years`, else `age_decade`. A
+    decade stands for all ages up to the next one (teens: from 0, as Common Voice says "< 19"; nineties: without end),
+    which must lie in one class; where classes part at `TEENS_FROM`, teens are from there on. ValueError unless classes
+    are distinct and bounds rising, positive, and as many as classes or one fewer."""
     are_classes = len(set(classes)) == len(classes) > 1 and len(classes) - len(bounds) in (0, 1)
     if not are_classes or not all(low < high for low, high in zip([0, *bounds], bounds)):
         advice = "give at least two different classes, and as many rising ages above 0, or one fewer"
         raise ValueError(f"age_classes {list(classes)}, age_bounds {list(bounds)}: {advice}")
-
-
-def assign_age_class(clips: pd.DataFrame, classes: Sequence[str], bounds: Sequence[float]) -> pd.Series:
-    """The class of every clip's age (Int16, index into `classes`, NA = none), by `age_years`, else `age_decade`.
-
-    A decade stands for all ages up to the next one (teens: from 0, since Common Voice says "< 19"; nineties: without
-    end), which must all lie in one class. Where classes part at `TEENS_FROM`, teens are from there on: an assumption.
-    """
-    check_scheme(classes, bounds)
     years, decade = (clips[name].to_numpy("float64", na_value=np.nan) for name in ("age_years", "age_decade"))
     youngest = np.where(decade == DECADES[0], TEENS_FROM if TEENS_FROM in bounds else 0, decade)
     oldest = np.where(decade == DECADES[-1], np.finfo(float).max, np.nextafter(decade + 10, 0))
@@ -133,29 +115,24 @@ def name_ages(clips: pd.DataFrame, classes: Sequence[str], bounds: Sequence[floa
 
 def find_confounds(clips: pd.DataFrame, target: str) -> list[str]:
     """Sentences that say where a class of the column `target` comes from one of several corpora, to at least 95 %."""
-    counts = pd.crosstab(clips[target], clips["corpus"])
+    counts, voices = pd.crosstab(clips[target], clips["corpus"]), clips.groupby(target)["speaker_id"].nunique()
     mix = counts.sum() / counts.to_numpy().sum()  # what each corpus would hold if class and corpus were unrelated
-    sentences, voices = [], clips.groupby(target)["speaker_id"].nunique()
-    for name, row in counts.iterrows() if counts.shape[1] > 1 else ():
-        corpus, share = row.idxmax(), row.max() / row.sum()
-        if share == 1 or (share >= 0.95 and mix[corpus] < 0.95):
-            part = "ALL" if share == 1 else f"{share:.1%} of the"
-            sentences.append(
-                f"CONFOUNDED: {part} {row.sum():,} clips ({voices[name]:,} speakers) of {target} class '{name}' "
-                f"come from {corpus}. A model can tell '{name}' by recognising the corpus: believe only scores within "
-                "one corpus."
-            )
-    return sentences
+    shares = counts.div(counts.sum(axis=1), axis=0).stack()
+    return [
+        f"CONFOUNDED: {'ALL' if share == 1 else f'{share:.1%} of the'} {counts.loc[name].sum():,} clips ({voices[name]:,} "
+        f"speakers) of {target} class '{name}' come from {corpus}. A model can tell '{name}' by recognising the corpus: "
+        "believe only scores within one corpus."
+        for (name, corpus), share in shares.items()
+        if counts.shape[1] > 1 and (share == 1 or share >= 0.95 > mix[corpus])
+    ]
 
 
 def label_table() -> pd.DataFrame:
-    """Every raw value of the contract, its meaning, and its class in each of `SCHEMES` ("" = none), one a row."""
-    rows = []
-    for label, column, contract in (("gender", "gender", GENDER_WORDS), ("age", "age_decade", AGE_WORDS)):
-        for (corpus, releases), words in contract.items():
-            source = {"label": label, "corpus": corpus, "releases": releases}
-            rows += [source | {"raw": raw, column: meaning} for raw, meaning in words.items()]
-    table = pd.DataFrame(rows).astype({"age_decade": "Int16"})
-    for name, scheme in SCHEMES.items():
-        table[name] = name_ages(table.assign(age_years=np.nan), *scheme)
-    return table.fillna(dict.fromkeys(["gender", *SCHEMES], ""))
+    """Every raw value of the contract and its meaning ("" = none), one a row; of ages the first year of the decade."""
+    rows = [
+        (label, corpus, releases, raw, str(meaning or ""))
+        for label, contract in (("gender", GENDER_WORDS), ("age", AGE_WORDS))
+        for (corpus, releases), words in contract.items()
+        for raw, meaning in words.items()
+    ]
+    return pd.DataFrame(rows, columns=["label", "corpus", "releases", "raw", "meaning"])

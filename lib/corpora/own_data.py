@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lib.corpora.labels import ages_of, genders_of, normalize_label
-from lib.corpora.sieve import AUDIO_SUFFIXES, Reading, Sieve, find_spelling, printable, walk_files
+from lib.corpora.sieve import Reading, Sieve, find_spelling, printable, walk_files
 
 CORPUS = "own_data"
 COLUMNS = {  # what a header may call each column: lower case, `_`, `-`, brackets and blanks alike
@@ -25,12 +25,9 @@ COLUMNS = {  # what a header may call each column: lower case, `_`, `-`, bracket
 
 def read_own_data(root_or_csv: Path) -> Reading:
     """Read a CSV, or a folder's `own_data.csv` or only CSV, into (clips, ledger); paths count from the CSV's folder.
-
     Optional columns (`COLUMNS` has their other names): speaker, gender (any word of `lib.corpora.labels`), age (years,
     or a decade's word), language, start_s and end_s (seconds). A file without a speaker is its own speaker. ValueError
-    when there is no such CSV, none with a column `path`, when columns are not understood and none names the speaker, or
-    when two lines contradict each other about a recording or about a speaker's gender.
-    """
+    when no such CSV tells paths, when none of its columns may name the speaker, or where its lines contradict."""
     path, usual = Path(root_or_csv), Path(root_or_csv, "own_data.csv")
     if not path.is_file():
         tables = [usual] if usual.is_file() else sorted(path.glob("*.csv"))
@@ -75,10 +72,8 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str, str]], lis
         raise ValueError(f"{path}: needs a column 'path', has {names}")
     strange = [name for at, name in enumerate(names) if name.strip() and at not in places.values()]
     if strange and "speaker" not in places:
-        raise ValueError(
-            f"{path}: no column 'speaker', and these are not understood: {strange}. Rename the one that names the "
-            "speaker (a person on both sides of a split would spoil every score), or add an empty column 'speaker'"
-        )
+        told = f"{path}: no column 'speaker', and these are not understood: {strange}. Rename the one that names it"
+        raise ValueError(f"{told} (else people stand on both sides of a split), or add an empty column 'speaker'")
     rows, malformed = [], []
     for number, line in enumerate(lines[first + 1 :], first + 2):
         try:
@@ -107,7 +102,6 @@ def _name_rows(sieve: Sieve, strange: list[str]) -> None:
         recording_id=recording, clip_id=recording.where(rows["start"] == "", recording + stamp),
         speaker_id=(f"{CORPUS}:" + rows["speaker"]).where(~alone, f"{CORPUS}:file:" + rows["path"]),
     )  # fmt: skip
-    sieve.facts["files that count as a speaker of their own"] = rows.loc[alone, "path"].nunique()
     if strange:
         sieve.warnings.append(f"columns that are not understood, and left out: {strange}")
     if (other := spelled != rows["speaker"]).any():
@@ -131,24 +125,9 @@ def _refuse_contradictions(path: Path, rows: pd.DataFrame) -> None:
         raise ValueError(f"{path}: {len(conflicts)} contradictions, correct them: {'; '.join(conflicts[:5])}")
 
 
-def list_unlabelled(folder: Path) -> Reading:
-    """(clips, ledger) of every audio file below `folder`, without labels, each its own speaker: never to score on."""
-    files = [path for path in walk_files(Path(folder)) if path.suffix.casefold() in AUDIO_SUFFIXES]
-    names = [path.relative_to(folder).as_posix() for path in files]
-    rows = pd.DataFrame({"path": [name for name in names if printable(name) == name]}, dtype="str")
-    ids = "unlabelled:" + rows["path"]
-    sieve = Sieve("unlabelled", rows.assign(item=rows["path"], clip_id=ids, recording_id=ids, speaker_id=ids))
-    sieve.note([(name, "name is not UTF-8", "rename the file") for name in names if printable(name) != name])
-    sieve.drop_faults(Path(folder))
-    return sieve.finish()
-
-
 def list_recordings(source: Path | str) -> pd.DataFrame:
-    """What to ask about: name, path, start_s, end_s, fault, and labels where a list gives them.
-
-    `source`: a file; a folder with its subfolders and what links lead to, hidden names left out; or a CSV as
-    `read_own_data` describes it. What cannot be used stays as a row with its `fault`. ValueError when there is nothing.
-    """
+    """Rows to ask about: name, path, start_s, end_s, fault ("" = none), and a list's labels. `source`: a file, a folder
+    (through subfolders and links, hidden names left out), or a CSV as for `read_own_data`. ValueError for nothing."""
     if "://" in str(source) or str(source) == "-":
         raise ValueError(f"{source}: nothing is fetched and standard input is not read; save the sound as a file first")
     source = Path(source)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lib.corpora.labels import ALLOWED, ages_of, genders_of, unknown_labels
+from lib.paths import printable
 from lib.tables import CLIPS, empty_table, validate_table
 
 SYNTHETIC = "synthetic-"  # folders of rendered corpora, never taken for real ones below a folder of the user's
@@ -21,11 +22,6 @@ AUDIO_SUFFIXES = [  # of two files of one name the first is read
 ]  # fmt: skip
 ENDINGS = re.compile(rf"(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})+$", re.IGNORECASE)
 DEFAULTS = dict(language="", start_s=0.0, end_s=np.nan, gender_raw="", age_raw="", official_split=None)
-
-
-def printable(name: str) -> str:
-    """A file's name as text that can be stored and shown: bytes that are not UTF-8 become escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def walk_files(
@@ -77,9 +73,7 @@ Reading = tuple[pd.DataFrame, pd.DataFrame]  # what a reader gives: clips and le
 
 class Sieve:
     """Rows of one corpus on their way to clips. `rows` needs a text column `item`, the row's name in the corpus.
-
-    `facts` are what the reader noticed, in words -> a count, names, or counts by name; `warnings` are sentences.
-    """
+    `facts` are what the reader noticed, in words -> a count, names, or counts by name; `warnings` are sentences."""
 
     def __init__(self, corpus: str, rows: pd.DataFrame):
         self.corpus, self.rows, self.rows_in = corpus, rows.reset_index(drop=True), len(rows)
@@ -116,8 +110,7 @@ class Sieve:
         clips = validate_table(rows.assign(corpus=self.corpus)[list(CLIPS.columns)], "clips", self.corpus)
         ledger = validate_table(pd.concat(self.dropped, ignore_index=True), "ledger", self.corpus)
         if self.rows_in != len(clips) + len(ledger):
-            counts = f"{self.rows_in} rows in, but {len(clips)} clips and {len(ledger)} dropped"
-            raise RuntimeError(f"{self.corpus}: {counts}")
+            raise RuntimeError(f"{self.corpus}: {self.rows_in} rows in, {len(clips)} clips, {len(ledger)} dropped")
         for kind in ("gender", "age"):
             if unknown := unknown_labels(clips[f"{kind}_raw"], kind):
                 self.warnings.append(f"{kind} values that give no label: {unknown}; write {ALLOWED[kind]}")

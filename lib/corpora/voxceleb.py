@@ -1,9 +1,6 @@
 """VoxCeleb1 and 2: official cuts (`wav/`, `aac/`), or whole videos' audio cut by the official frame files (`txt/`).
-
-Layout: https://www.robots.ox.ac.uk/~vgg/data/voxceleb/. Ages are in other tables: Hechmann, Mackenroth et al. 2021
-(arXiv 2109.13510, github.com/hechmik/voxceleb_enrichment_age_gender, MIT), by speaker and video, a year off at best;
-AgeVoxCeleb (github.com/nttcslab-sp/agevoxceleb), by utterance, not to be passed on; or a CSV of one's own.
-"""
+Layout: https://www.robots.ox.ac.uk/~vgg/data/voxceleb/. Ages: github.com/hechmik/voxceleb_enrichment_age_gender (MIT),
+by video, a year off at best; github.com/nttcslab-sp/agevoxceleb, by utterance, not to be passed on; or a CSV."""
 
 import io
 import re
@@ -27,20 +24,17 @@ SPEAKER_COLUMNS = ["voxceleb id", "voxceleb1 id", "voxceleb2 id", "speaker id", 
 VIDEO_COLUMNS = ["video id", "video", "youtube id", "ytid", "reference"]
 AGE_COLUMNS = ["speaker age", "age", "age years", "years", "year", "age decade", "decade", "age class", "age group"]
 URL = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb"
-TXT_MD5 = {  # walkoncross/download_voxceleb_and_lrs_datasets; no password is asked for these
-    "vox1_dev_txt": "md5:9c3b51e34038d1bdb2174dcc66543267",
-    "vox1_test_txt": "md5:8e06592a5f604e23e8cd10f421b36cc3",
-}
+# Of frame files, for which no password is asked: walkoncross/download_voxceleb_and_lrs_datasets.
+MD5 = {"vox1_dev_txt": "md5:9c3b51e34038d1bdb2174dcc66543267", "vox1_test_txt": "md5:8e06592a5f604e23e8cd10f421b36cc3"}
 AGE_TABLE_URL = "https://raw.githubusercontent.com/hechmik/voxceleb_enrichment_age_gender/main/dataset"
 
 
 def download_voxceleb(folder: Path, url: str = URL, age_url: str = AGE_TABLE_URL) -> None:
     """Fetch VoxCeleb1's meta and frame files (CC BY 4.0) and an age table (MIT), where missing; else ValueError."""
-    folder = Path(folder)
     if not list(folder.glob("vox*_meta.csv")):
         for name in META_FILES:
             read_meta(download_file(f"{url}/meta/{name}", folder / name))
-    for name, md5 in TXT_MD5.items() if not (folder / "txt").is_dir() else ():
+    for name, md5 in MD5.items() if not (folder / "txt").is_dir() else ():
         if not (folder / name).exists():
             archive = download_file(f"{url}/data/{name}.zip", folder / f"{name}.zip", md5)
             with unpacking(folder / name) as partial:
@@ -78,10 +72,7 @@ def _pick_column(table: pd.DataFrame, names: list[str]) -> str | None:
 
 def read_meta(path: Path) -> pd.DataFrame:
     """Read `vox1_meta.csv` or `vox2_meta.csv` in any of its real forms (tabs or commas, byte-order mark, stray blanks).
-
-    Index: speaker; columns gender_raw, official_split ("train" for dev, "test"). Raises ValueError when a column is
-    missing or a speaker stands there twice with different entries.
-    """
+    Index: speaker; columns gender_raw, official_split ("train", "test"). ValueError when it cannot serve."""
     table = _read_cells(path, quoting=3)
     speaker = _pick_column(table, ["voxceleb1 id", "voxceleb2 id", "voxceleb id"])
     if speaker is None or "gender" not in table:
@@ -95,13 +86,9 @@ def read_meta(path: Path) -> pd.DataFrame:
 
 
 def read_ages(path: Path) -> pd.DataFrame:
-    """Read a table of ages: one row a speaker, a speaker in a video, or an utterance.
-
-    Columns: key ("<speaker>[/<video>[/<n>]]"), age_raw, age_years (float, NaN), age_decade (Int16, NA). Bare numbers
-    are decades where the column says so, or is just called "age" and holds only 10, 20 ... 90; else years. Rows without
-    a usable age are left out; `attrs` counts what is no age, by the file's name. ValueError when none is left.
-    """
-    path = Path(path)
+    """Read a table of ages: one row a speaker, a speaker in a video, or an utterance. Columns: key
+    ("<speaker>[/<video>[/<n>]]"), age_raw, age_years (float, NaN), age_decade (Int16, NA). Bare numbers are decades
+    where the column says so, or is called "age" and holds only 10, 20 ... 90. `attrs` counts what is no age."""
     if not path.is_file():
         raise ValueError(f"{path}: no such age table; relative paths count from the repository")
     text = path.read_bytes().decode("utf-8-sig", errors="replace")
@@ -131,9 +118,7 @@ def read_ages(path: Path) -> pd.DataFrame:
 
 def join_ages(rows: pd.DataFrame, tables: list[pd.DataFrame]) -> tuple[pd.DataFrame, int]:
     """Ages for rows with columns speaker, video, item: of the utterance, else speaker in this video, else speaker.
-
-    Returns (age_raw, age_years, age_decade on the rows' index, number of keys whose labels disagree and give no age).
-    """
+    Returns (age_raw, age_years, age_decade on the rows' index, number of keys whose labels disagree, so give none)."""
     labels = pd.concat([pd.DataFrame(columns=["key", "age_raw", "age_years", "age_decade"]), *tables])
     labels = labels.drop_duplicates(["key", "age_years", "age_decade"])
     several = labels["key"].duplicated(keep=False)
@@ -146,13 +131,10 @@ def join_ages(rows: pd.DataFrame, tables: list[pd.DataFrame]) -> tuple[pd.DataFr
 
 
 def read_voxceleb(root: Path, ages: Path | None = None) -> Reading:
-    """Read every utterance at or below `root` into (clips, ledger).
-
-    An utterance is a cut, `.../<speaker>/<video>/<n>.wav` (m4a, flac ...), or a frame file of the same name (txt) with
-    the whole video's audio anywhere below `root`, as `<video>.m4a` or as yt-dlp names it (`Title [<video>].webm`), from
-    start_s to end_s. Meta and age tables are those at or below `root` or up to two folders above, or the one table
-    `ages`. ValueError when there are neither cuts nor frame files with audio, or no meta file is near.
-    """
+    """Read every utterance at or below `root` into (clips, ledger): a cut, `.../<speaker>/<video>/<n>.wav` (m4a), or
+    a frame file of that name (txt) with the whole video's audio anywhere below, as `<video>.m4a` or as yt-dlp names it
+    (`Title [<video>].webm`). Meta and age tables are those at or below `root` or up to two folders above, or the one
+    table `ages`. ValueError when there are neither cuts nor frame files with audio, or no meta file is near."""
     cuts, frame_files, videos, tables, strange = _list_files(root)
     if not cuts and not (frame_files and videos):
         lacking = "frame files but no audio" if frame_files else "no <speaker>/<video>/<n>.wav (m4a, txt)"

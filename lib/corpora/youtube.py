@@ -1,7 +1,5 @@
-"""VoxCeleb's videos from YouTube, one polite download each. Off by default: read `LEGAL_NOTE` first.
-
-Failure texts and options: github.com/yt-dlp/yt-dlp (read at 2026.08.19).
-"""
+"""VoxCeleb's videos from YouTube, one polite download each. Off by default: read `LEGAL_NOTE` first. Failure texts and
+options: github.com/yt-dlp/yt-dlp (read at 2026.08.19)."""
 
 import logging
 import re
@@ -14,7 +12,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from lib.audio import duration_s
+from lib.audio import RATE_HZ, Recording
 from lib.paths import load_json, save_json
 
 LEGAL_NOTE = (
@@ -34,22 +32,18 @@ OPTIONS: dict[str, Any] = {  # of yt-dlp: the best audio as it is, quietly, slow
 FAILURES = {  # kind: (words that tell it, what to do); the first with a matching text wins
     "bot check": (
         r"confirm you're not a bot|captcha",
-        "YouTube takes this connection for a robot. Stop for today. What helps: a home network not a data centre or "
-        "Colab; the newest yt-dlp (pip install -U 'yt-dlp[default]') with a JavaScript runtime (deno); as a last "
-        "resort cookiesfrombrowser in OPTIONS of lib/corpora/youtube.py, which risks the account. The next run goes on"),
-    "login": (r"confirm your age|age-restricted|members-only|join this channel|this channel's members",
-              "nothing, or cookies of an account, at your own risk"),
+        "YouTube takes this connection for a robot. Stop for today. What helps: a home network, the newest yt-dlp, a "
+        "JavaScript runtime (deno); cookies (cookiesfrombrowser in OPTIONS of lib/corpora/youtube.py) risk the account"),
+    "login": (r"confirm your age|age-restricted|members-only|join this channel|channel's members", "nothing, or cookies"),
     "private": (r"private video|video is private", "nothing: its owner made it private"),
     "geo": (r"in your country|georestricted|geo-?restriction|in your location", "nothing: not shown in this country"),
-    "rate limit": (r"try again later|http error 429|too many requests|rate-limited",
-                   "YouTube limits this connection. Wait an hour or more, then run again; it goes on from here"),
+    "rate limit": (r"try again later|http error 429|too many requests|rate-limited", "Wait an hour, then run again"),
     "gone": (r"video unavailable|has been removed|terminated|no longer available|copyright|isn't available anymore|"
              r"http error 4(04|10)|video is not available", "nothing: the video is no longer there"),
     "format": (r"format is not available|only images are available|javascript runtime|http error 403|ffmpeg exited|"
                r"downloaded file", "update yt-dlp and install deno, then run again"),
     "network": (r"timed out|timeout|connection|name resolution|resolve host|unable to download|incompleteread|"
                 r"bytes read|http error 5\d\d|transporterror|network", "run again"),
-    "live": (r"live event|premieres in|is live", "nothing: a live event"),
     "error": ("", "read the detail"),
 }  # fmt: skip
 STOPPING = ["bot check", "rate limit"]  # these hold for the whole connection: going on makes it worse
@@ -70,10 +64,8 @@ def load_status(folder: Path) -> dict[str, dict[str, Any]]:
 
 def download_videos(videos: Sequence[str], folder: Path, allowed: bool = False) -> str:
     """Fetch the audio of each video once, to `folder`/audio/<video>.<suffix>; return why the run stopped early, or "".
-
     Videos (ids of 11 characters) that are there, that failed for good, or `MOST_TRIES` times are passed over. A failure
-    is noted (`load_status`) and passed, but a bot check or a rate limit stops the run. ValueError unless `allowed`.
-    """
+    is noted (`load_status`) and passed, but a bot check or a rate limit stops the run. ValueError unless `allowed`."""
     if not allowed:
         raise ValueError(f"downloading from YouTube is switched off. {LEGAL_NOTE} To switch it on, set allowed=True")
     if strange := [video for video in videos if not re.fullmatch(r"[A-Za-z0-9_-]{11}", video)]:
@@ -110,7 +102,7 @@ def _fetch(video: str, folder: Path) -> tuple[str, str, str]:
             facts = downloader.extract_info(WATCH.format(video=video), download=True)
         files = [Path(some["filepath"]) for some in facts.get("requested_downloads", []) if "filepath" in some]
         if path := next((file for file in files if file.is_file()), None):
-            length_s, stated_s = duration_s(path), float(facts.get("duration") or 0)
+            length_s, stated_s = sum(map(len, Recording(path))) / RATE_HZ, float(facts.get("duration") or 0)
             if length_s >= 0.98 * stated_s - 1:
                 return "done", "", path.relative_to(folder.absolute()).as_posix()
             text = f"connection: only {length_s:.1f} of {stated_s:.1f} s came"

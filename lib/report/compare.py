@@ -44,14 +44,13 @@ def tabulate_runs(runs: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
         for answer in run["answers"]:
             score = answer["score"]
             beside = {results.model_name(one["model"]): one for one in answer["simple"]} | {"a guess": answer["guess"]}
-            cells = {name: beside.get(name) for name in ("a guess", *BESIDE)}
             rows.setdefault(results.task_name(score["task"]), []).append({
                 "run": run["name"],
                 "speech": "synthetic" if run["record"]["synthetic"] else "recorded",
                 "classes": "mean error" if answer["metric"] in results.ERRORS else " / ".join(answer["classes"]) or "–",
                 "score": results.format_score(score),
                 "model": results.model_name(score["model"]),
-                **{name: results.format_score(one) if one else "–" for name, one in cells.items()},
+                **{name: results.format_score(beside[name]) if beside.get(name) else "–" for name in ("a guess", *BESIDE)},
                 "test speakers": int(score["speakers"]) if score["speakers"] else "–",
             })  # fmt: skip
     return {task: pd.DataFrame(lines) for task, lines in rows.items()}
@@ -83,10 +82,8 @@ def headline_markdown(reports: Path) -> str:
             heard = results.HEARD.get(score["protocol"], score["protocol"]).removesuffix(" in training")
             tested = f"{row['test speakers']} speakers of {heard} ({score['level']}s)".replace("of speakers ", "")
             row |= {"speech": speech, "task": f"{task}: {row['classes']}", IN_ROW[2]: f"**{row['score']}**"}
-            rows.append(
-                {column: (row | {"tested on": tested, "verdict": answer["verdict"]})[column] for column in IN_ROW}
-            )
-    return results.to_markdown(pd.DataFrame(rows))
+            rows.append(row | {"tested on": tested, "verdict": answer["verdict"]})
+    return results.to_markdown(pd.DataFrame(rows, columns=IN_ROW))
 
 
 def update_readme(path: Path, reports: Path) -> bool:

@@ -1,10 +1,10 @@
-"""Every plot of the project: data in, a figure out; nothing here is computed or saved.
+"""Every plot of the project: data in, a figure out; nothing here is computed or saved. Classes come in the caller's order and
+keep their colours everywhere. At a report's width no text is under 11 pixels."""
 
-Classes come in the caller's order and keep their colours everywhere. At a report's width no text is under 11 pixels.
-"""
-
+import itertools
 import textwrap
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -31,23 +31,16 @@ FRAME_S = 0.02  # wav2vec 2.0 gives one frame each 20 ms (Baevski et al. 2020, s
 
 
 def use_style() -> None:
-    """Set the one matplotlib style of this project; call it once in a notebook's set-up cell.
-
-    The inline backend of a notebook is kept; elsewhere the Agg backend is chosen, which needs no screen.
-    """
-    if "inline" not in str(matplotlib.get_backend(auto_select=False)):
-        matplotlib.use("agg")
+    """Set the one matplotlib style of this project; call it once in a notebook's set-up cell."""
     matplotlib.style.use(["seaborn-v0_8-ticks", paths.ASSETS / "report.mplstyle"])  # seaborn's as matplotlib ships it
     matplotlib.rcParams["axes.prop_cycle"] = matplotlib.cycler(color=PALETTE)
 
 
 def colours_for(names: Iterable[str]) -> dict[str, str]:
     """Map each name to its colour: the fixed one where the project knows the name, else the next unused one."""
-    names = list(dict.fromkeys(names))
-    taken = {COLOURS[name] for name in names if name in COLOURS}
-    free = [colour for colour in PALETTE if colour not in taken] or PALETTE
-    unknown = [name for name in names if name not in COLOURS]
-    return {name: COLOURS.get(name) or free[unknown.index(name) % len(free)] for name in names}
+    names = dict.fromkeys(names)
+    free = itertools.cycle([colour for colour in PALETTE if colour not in map(COLOURS.get, names)] or PALETTE)
+    return {name: COLOURS.get(name) or next(free) for name in names}
 
 
 def plot_label_counts(table: pd.DataFrame, label: str, classes: Sequence[str], title: str) -> Figure:
@@ -83,15 +76,10 @@ def plot_ledger(ledger: pd.DataFrame, title: str = "What was left out, and why")
 def plot_distribution(values: pd.Series, group: pd.Series, label: str, title: str) -> Figure:
     """Histogram of `values` (one a window), its axis named `label`; one outline a group, each summing to 1."""
     figure, ax = plt.subplots(figsize=(WIDTH, 3.0))
-    values, group = values[np.isfinite(values)], group[np.isfinite(values)]
-    edges = np.histogram_bin_edges(values, bins=30)
-    colours = colours_for(sorted(group.unique()))
-    for name, rows in values.groupby(group):
-        style = {"weights": np.full(len(rows), 1 / len(rows)), "color": colours[name]}
-        ax.hist(rows, edges, histtype="stepfilled", alpha=0.35, label=f"{name} ({len(rows):,})", **style)
-        ax.hist(rows, edges, histtype="step", **style)
+    names = group[np.isfinite(values)].rename("corpus").sort_values()
+    options = {"bins": 30, "stat": "probability", "common_norm": False, "element": "step", "alpha": 0.35}
+    seaborn.histplot(x=values[names.index], hue=names, palette=colours_for(names), ax=ax, **options)
     ax.set(xlabel=label, ylabel="share of the windows", title=title)
-    ax.legend()
     return figure
 
 
@@ -129,7 +117,7 @@ def plot_window(waveform: np.ndarray, rate_hz: int) -> Figure:
     return figure
 
 
-def draw_frames(ax: Axes, frames: np.ndarray) -> None:
+def draw_frames(ax: Axes, frames: np.ndarray, **labels: Any) -> None:
     """Frames (T, D) as a picture: time to the right, feature upwards, value as colour (2nd to 98th %), at most 64 rows."""
     step, (count, width) = -(-frames.shape[1] // 64), frames.shape
     low, high = np.percentile(frames, [2, 98])
@@ -137,13 +125,13 @@ def draw_frames(ax: Axes, frames: np.ndarray) -> None:
         frames.T[::step], extent=(0, count * FRAME_S, -0.5, width - 0.5), vmin=low, vmax=high, aspect="auto",
         origin="lower", interpolation="nearest", cmap=matplotlib.colormaps["cividis"].resampled(20),
     )  # fmt: skip
+    ax.set(**labels)
 
 
 def plot_frames(frames: np.ndarray, title: str) -> Figure:
     """What a network of this project sees of one window: frames (T, D)."""
     figure, ax = plt.subplots(figsize=(WIDTH, 2.8))
-    draw_frames(ax, frames)
-    ax.set(xlabel="time (s)", ylabel="feature", title=title)
+    draw_frames(ax, frames, xlabel="time (s)", ylabel="feature", title=title)
     return figure
 
 
@@ -152,16 +140,12 @@ def plot_layers(layers: dict[str, np.ndarray]) -> Figure:
     heights = [1.45] * 3 + [1.25] * -(-len(layers) // 4)
     figure = plt.figure(figsize=(WIDTH, sum(heights) + 0.5))
     grid = figure.add_gridspec(len(heights), 4, height_ratios=heights)
-    for number, (name, frames) in enumerate(layers.items()):
-        small = figure.add_subplot(grid[3 + number // 4, number % 4])
-        draw_frames(small, frames)
-        small.set_title(name, fontsize=9, fontweight="normal", pad=3)
-        small.set(xticks=[], yticks=[])
-        if number < 3:
-            large = figure.add_subplot(grid[number, :])
-            draw_frames(large, frames)
-            large.set_title(name, fontsize=9.5, fontweight="normal", pad=3)
-            large.set(ylabel="feature", xlabel="time (s)" if number == min(3, len(layers)) - 1 else "")
+    with plt.rc_context({"axes.titlesize": 9, "axes.titleweight": "normal", "axes.titlepad": 3}):
+        for number, (name, frames) in enumerate(layers.items()):
+            draw_frames(figure.add_subplot(grid[3 + number // 4, number % 4]), frames, title=name, xticks=[], yticks=[])
+            if number < 3:
+                xlabel = "time (s)" if number == min(3, len(layers)) - 1 else ""
+                draw_frames(figure.add_subplot(grid[number, :]), frames, title=name, ylabel="feature", xlabel=xlabel)
     figure.suptitle(f"The first 3 layers, and all {len(layers)}", x=0.01, ha="left", fontweight="bold", fontsize=11)
     return figure
 
@@ -169,10 +153,8 @@ def plot_layers(layers: dict[str, np.ndarray]) -> Figure:
 def plot_timeline(
     waveform: np.ndarray, rate_hz: int, windows: pd.DataFrame, classes: Sequence[str], speech: Sequence[tuple[float, float]]
 ) -> Figure:  # fmt: skip
-    """The waveform with its speech shaded, and under it the probability of every class for each window.
-
-    windows: columns start_s, duration_s and p_<class>; speech: (start_s, end_s) pairs.
-    """
+    """The waveform with its speech, (start_s, end_s) pairs, shaded, and under it the probability of every class for each window.
+    windows: columns start_s, duration_s and p_<class>."""
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(WIDTH, 4.4), sharex=True, height_ratios=[2, 3])
     draw_waveform(top, waveform, rate_hz, "Waveform, speech shaded")
     for start_s, end_s in speech:
@@ -201,10 +183,8 @@ def plot_projection(points: np.ndarray, labels: dict[str, pd.Series]) -> Figure:
 
 
 def plot_probes(scores: pd.DataFrame) -> Figure:
-    """UAR of a linear probe by stage of the encoder, one panel a task, with 95 % bars; grey lines are baselines.
-
-    scores: feature ("encoder | stage", or a baseline's name), task, uar, low, high.
-    """
+    """UAR of a linear probe by stage of the encoder, a panel a task, with 95 % bars; grey lines are baselines. scores: feature
+    ("encoder | stage", or a baseline's name), task, uar, low, high."""
     tasks = list(dict.fromkeys(scores["task"])) or ["no task has two classes of two speakers"]
     figure, axes = plt.subplots(1, len(tasks), figsize=(WIDTH, 3.8), sharey=True, squeeze=False)
     for ax, task in zip(axes[0], tasks):
@@ -223,10 +203,8 @@ def plot_probes(scores: pd.DataFrame) -> Figure:
 
 
 def plot_training(history: pd.DataFrame, title: str) -> Figure:
-    """One training in two panels: the loss of both parts, and F1 of each class on validation, epoch by epoch from 0.
-
-    history: epoch, chosen, train_loss, validation_loss, validation_f1_<class>; a line at the epoch that was chosen.
-    """
+    """One training: the loss of both parts, and F1 of each class on validation, by epoch from 0, a line at the one that was
+    chosen. history: epoch, chosen, train_loss, validation_loss, validation_f1_<class>."""
     figure, (loss, f1) = plt.subplots(1, 2, figsize=(WIDTH, 3.4))
     history, dots = history.set_index("epoch"), {"marker": "o", "markersize": 3.5}
     losses = history[["train_loss", "validation_loss"]].rename(columns=lambda name: name.removesuffix("_loss"))

@@ -1,7 +1,5 @@
-"""Sentences made from a run's own numbers, for the cells of a notebook and the page of a run; a score's own are in `lib.results`.
-
-Their words are macros of `lib/templates/sentences.j2`; here the numbers are chosen.
-"""
+"""Sentences made from a run's own numbers, for notebooks and the page of a run; a score's own are in `lib.results`. Their words
+are macros of `lib/templates/sentences.j2`; here the numbers are chosen, and "" says that there is nothing to tell."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,13 +27,13 @@ def tell_leak(leaks: pd.DataFrame) -> str:
 
 def tell_confusion(confusion: Record) -> str:
     """How many of each class are told right, and the most common error: from {task, level, classes, counts [C, C]}."""
-    counts, names = np.asarray(confusion["counts"]), confusion["classes"]
-    sizes, right = counts.sum(axis=1), np.diag(counts)
-    errors = counts - np.diag(right)
-    truth, answer = np.unravel_index(errors.argmax(), errors.shape)
+    counts = pd.DataFrame(confusion["counts"], confusion["classes"], confusion["classes"])
+    right = pd.Series(np.diag(counts), counts.index)
+    errors = (counts - np.diag(right)).stack()
+    truth, answer = errors.idxmax()
+    shares = (100 * right / counts.sum(axis=1)).dropna().items()
     facts = {"task": confusion["task"], "level": confusion["level"], "times": errors.max()}
-    shares = [(name, 100 * part / size) for name, part, size in zip(names, right, sizes) if size]
-    return say("confusion", facts | {"shares": shares, "truth": names[truth], "answer": names[answer]})
+    return say("confusion", facts | {"shares": shares, "truth": truth, "answer": answer})
 
 
 def tell_calibration(scores: pd.DataFrame) -> str:
@@ -93,9 +91,8 @@ def paper_records(scores: pd.DataFrame, task: str, models: Sequence[str], protoc
         rows += [fixed | {"metric": metric, "value": float(values[metric])} for metric in metrics]
     wanted = {"level": "window", "protocol": ["paper", protocol], "model": models, "metric": metrics}
     own = results.select_scores(scores, task=task, **wanted)
-    heard = own["protocol"].eq("paper").map({True: "random windows", False: "unseen speakers"})
-    own["what differs"] = heard + ", other data"
-    return pd.concat([results.read_records(rows), own], ignore_index=True)
+    heard = np.where(own["protocol"] == "paper", "random windows, other data", "unseen speakers, other data")
+    return pd.concat([results.read_records(rows), own.assign(**{"what differs": heard})], ignore_index=True)
 
 
 def tell_paper(task: str) -> str:

@@ -1,8 +1,5 @@
-"""What a notebook shows: figures with words for those who do not see them, tables, sentences, sounds.
-
-Each `show_*` displays at once, so that a cell can show several things in a loop. A figure takes its picture, its numbers
-(CSV) and its alternative text along; `lib.report.site` makes files of them by nbconvert's own extraction.
-"""
+"""What a notebook shows: figures with words for those who do not see them, tables, sentences, sounds. Each `show_*` displays at
+once, so that a cell can show several in a loop; `lib.report.site` makes files of them by nbconvert's own extraction."""
 
 import base64
 import hashlib
@@ -36,11 +33,9 @@ def draw_png(fig: Figure) -> tuple[bytes, dict[str, int]]:
 
 
 def show_figure(fig: Figure, name: str, alt: str, data: pd.DataFrame | None = None, caption: str = "") -> None:
-    """Show a figure and close it. ValueError for a name that cannot name a file, and without an alternative text.
-
-    name: of its files in the report: `figures/<name>.png` and, with `data`, the numbers behind it, `<name>.csv`. alt: one
-    or two sentences that tell what the figure shows to someone who does not see it. caption: the line under the figure.
-    """
+    """Show a figure and close it. name: of its files in the report, `figures/<name>.png` and, with `data`, the numbers behind it,
+    `<name>.csv`. alt: what the figure shows, for someone who does not see it; caption: the line under it. ValueError for a name
+    that cannot name a file, and without an alternative text."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise ValueError(f"figure name {name!r}: use lower-case letters, digits, '_' and '-' only")
     if not alt.strip():
@@ -54,10 +49,8 @@ def show_figure(fig: Figure, name: str, alt: str, data: pd.DataFrame | None = No
 
 
 def show_table(frame: pd.DataFrame, caption: str, digits: int = 3, limit: int = 200) -> None:
-    """Show a frame without its index; columns "model" and "network" get names that a reader knows.
-
-    `digits`: decimals of floats. `limit`: rows shown; the caption of a longer table says how many it has.
-    """
+    """Show a frame without its index; columns "model" and "network" get names that a reader knows. digits: decimals of floats.
+    limit: rows shown; the caption of a longer table says how many it has."""
     named = {name: frame[name].map(model_name, na_action="ignore") for name in ("model", "network") if name in frame}
     display(HTML(table_html(frame.assign(**named), caption, digits, limit)))
 

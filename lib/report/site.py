@@ -1,7 +1,5 @@
-"""The report site: `reports/<run>/` with a page for the run and one for each notebook, the list of runs, runs side by side.
-
-Pages are static: one stylesheet, one small script that they read well without, nothing fetched from a network.
-"""
+"""The report site: `reports/<run>/` with a page for the run and one for each notebook, the list of runs, runs side by side;
+static pages with one stylesheet and one small script that they read well without."""
 
 import html
 import json
@@ -31,12 +29,10 @@ def build_report(
     run: str, executed: list[Path], metrics: dict[str, Any], record: dict[str, Any], target: Path,
     private_roots: Iterable[str | Path] = (),
 ) -> Path:  # fmt: skip
-    """Build the pages of a run beside `target` (`reports/<run>`) and swap them in whole; return `target`.
-
-    executed: the executed notebooks in reading order; a page is called after its file. metrics, record: written beside the
-    pages as `metrics.json` and `run.json`. private_roots: folders that no page may name; those among the record's
-    parameters are added. ValueError naming notebook or page: a picture without words, two figures of one name, a private path.
-    """
+    """Build the pages of a run beside `target` (`reports/<run>`) and swap them in whole; return `target`. executed: notebooks in
+    reading order; a page is called after its file. metrics, record: written beside them as `metrics.json` and `run.json`.
+    private_roots: folders that no page may name, beside those among the record's parameters. ValueError naming notebook or page:
+    a picture without words, two figures of one name, a private path."""
     private = find_private(record["parameters"], private_roots)
     metrics, record = mask_private(metrics, private), mask_private(record, private)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -56,10 +52,8 @@ def build_report(
 
 
 def make_page(notebook: Path, folder: Path, private: dict[str, str]) -> dict[str, Any]:
-    """Render an executed notebook, and write its pictures and their numbers to `<folder>/figures`.
-
-    Returns name, file, title, question (of the first cell), body (HTML), contents (level, id and text of each heading).
-    """
+    """Render an executed notebook, write its pictures and their numbers to `<folder>/figures`, and return name, file, title,
+    question (of the first cell), body (HTML), contents (level, id and text of each heading)."""
     from nbconvert import HTMLExporter
     from traitlets.config import Config
 

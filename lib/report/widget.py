@@ -1,8 +1,6 @@
-"""The page in the notebook: upload a recording or speak, and see what a model makes of it, window by window.
-
-The browser hands the sound to the kernel on the same machine in parts of 1 MB, so that files of any size pass; the kernel
-keeps it in a temporary file until it is answered, and deletes it then. Where no browser listens, a note stands instead.
-"""
+"""The page in the notebook: upload a recording or speak, and see what a model makes of it, window by window. The browser hands the
+sound to the kernel on the same machine in parts of 1 MB, so that files of any size pass; it lies in a temporary file until it is
+answered, and is deleted then."""
 
 import base64
 import html
@@ -38,10 +36,8 @@ def show_page(model: ModelFolder) -> Any:
 
 
 class Recorder(anywidget.AnyWidget):
-    """A file chooser and a record button.
-
-    Sends {"kind": "part", number, name, first, last} with one buffer each; wants {"kind": "got", number} back.
-    """
+    """A file chooser and a record button: sends {"kind": "part", number, name, first, last} with one buffer each, wants {"kind":
+    "got", number} back."""
 
     _esm = paths.ASSETS / "recorder.js"
     _css = paths.ASSETS / "recorder.css"

@@ -1,7 +1,4 @@
-"""Engines: the same encoder computed by torch, or by OpenVINO in float32, bfloat16 or int8.
-
-Every engine gives what `Encoder.summary` gives; torch's is the reference. OpenVINO, with NNCF for int8, is an extra.
-"""
+"""Engines: the same encoder computed by torch, which is the reference, or by OpenVINO in float32, bfloat16 or int8 (an extra)."""
 
 import copy
 import importlib.util
@@ -27,6 +24,7 @@ PRECISIONS = {"torch": ["float32", "bfloat16"], "openvino": ["float32", "bfloat1
 HINTS = {"float32": "f32", "bfloat16": "bf16"}  # OpenVINO's names
 RAY_ADVICE = "the engine 'ray' needs Ray: pip install -r requirements-ray.txt, or set compute.engine to local"
 OWN = {OnnxStages: "an ONNX file is computed by onnxruntime", FunctionalStages: "eGeMAPS are computed by openSMILE"}
+TENSORS = ["statistics", "frames"]  # what a summary gives, the last first; frames where a feature was named
 SMALL = 10_000_000  # weights: an encoder below this is quick enough to stay exact
 CONVERSION = 6  # raised when models are converted in another way
 
@@ -118,8 +116,7 @@ def load_engine(
     samples: of every window; OpenVINO is compiled for this length.
     streams: batches computed at once, one core each; 0 = one a core, which is the fastest.
     calibration: gives waveforms (n, samples) of real speech, on which int8 is calibrated; asked only when needed.
-    model: the folder of a converted model, from `converted_model`; None = converted now, or found in the cache.
-    """
+    model: the folder of a converted model, from `converted_model`; None = converted now, or found in the cache."""
     choice = choice or EngineChoice(device=choose_compute().device, note="the reference")
     in_cache = 8 if encoder.parameters < SMALL else 4  # of a processor
     batch = in_cache if choice.device == "cpu" else 32  # a guess
@@ -142,8 +139,8 @@ def _torch_runner(summary: Summary, choice: EngineChoice) -> Run:
     @torch.inference_mode()
     def run(waveforms: np.ndarray) -> dict[str, np.ndarray]:
         tensors = summary(torch.from_numpy(waveforms).to(choice.device, dtype))
-        tensors = [tensors] if isinstance(tensors, torch.Tensor) else tensors
-        return _name_tensors([tensor.float().cpu().numpy() for tensor in tensors])
+        tensors = [tensors] if isinstance(tensors, torch.Tensor) else reversed(tensors)
+        return {name: tensor.float().cpu().numpy() for name, tensor in zip(TENSORS, tensors)}
 
     return run
 
@@ -159,15 +156,10 @@ def _openvino_runner(model: Path, hint: str, shape: tuple[int, int], streams: in
     compiled = core.compile_model(network, "CPU", options | {"INFERENCE_PRECISION_HINT": hint})
 
     def run(waveforms: np.ndarray) -> dict[str, np.ndarray]:
-        arrays = compiled.create_infer_request().infer([np.resize(waveforms, shape)])
-        return _name_tensors([array[: len(waveforms)] for array in arrays.values()])
+        arrays = compiled.create_infer_request().infer([np.resize(waveforms, shape)]).values()
+        return {name: array[: len(waveforms)] for name, array in zip(TENSORS, reversed(list(arrays)))}
 
     return run
-
-
-def _name_tensors(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """What a summary gives by name: statistics come last, frames before them where a feature was named."""
-    return dict(zip(["statistics", "frames"], reversed(arrays)))
 
 
 def converted_model(
@@ -177,8 +169,7 @@ def converted_model(
 
     int8 is NNCF's post-training quantisation with its transformer preset (SmoothQuant, Xiao et al. 2023, arXiv
     2211.10438; fast bias correction), calibrated by what `calibration` gives, of all but the convolutions: with those
-    quantised too, layers were off by 17 to 62 % (rms) instead of 2 % at most.
-    """
+    quantised too, layers were off by 17 to 62 % (rms) instead of 2 % at most."""
     import openvino
 
     kind, speech = "exact", np.zeros((0, samples), np.float32)  # OpenVINO turns float32 to bfloat16 when it compiles

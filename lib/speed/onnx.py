@@ -1,8 +1,6 @@
 """A model folder as one ONNX file: waveform windows in, calibrated probabilities out, no torch needed to run it.
-
-`python -m lib.speed.onnx MODEL OUT` writes `model.onnx`, `model.onnx.json` (the folder's `model.json` and what the file
-needs beside it) and an example of ten lines. It needs `pip install onnx onnxscript onnxruntime`.
-"""
+`python -m lib.speed.onnx MODEL OUT` writes `model.onnx`, `model.onnx.json` (the folder's `model.json` and what the file needs
+beside it) and an example of ten lines. It needs `pip install onnx onnxscript onnxruntime`."""
 
 import argparse
 import shutil
@@ -28,8 +26,7 @@ class Chain(nn.Module):
     """Encoder, heads and calibration of a model folder as one module, from waveforms (B, samples) at 16 kHz.
 
     Gives what `names` names: calibrated probabilities (B, C) for "<task>", then the expected age (B, 1), over the
-    probabilities as trained, for "<task>:years" of each task in years.
-    """
+    probabilities as trained, for "<task>:years" of each task in years."""
 
     def __init__(self, model: ModelFolder) -> None:
         super().__init__()
@@ -38,7 +35,6 @@ class Chain(nn.Module):
         self.names = [*model.heads, *(f"{task}:years" for task, head in model.heads.items() if head.years)]
 
     def forward(self, waveforms: Tensor) -> tuple[Tensor, ...]:
-        """See the class."""
         frames, statistics = self.summary(waveforms) if self.model.feature else (None, self.summary(waveforms))
         statistics = torch.cat([statistics, bank_statistics(waveforms)], dim=1)
         probabilities, years = [], []
@@ -57,8 +53,7 @@ def export_onnx(model: ModelFolder, folder: Path) -> float:
     """Write `model.onnx`, its description and the example into `folder`; return the largest difference from torch on noise.
 
     The description is the model folder's own, with `input`, `outputs`, the file's hash and that difference. ValueError when
-    a package is missing, or when the difference exceeds LARGEST_GAP.
-    """
+    a package is missing, or when the difference exceeds LARGEST_GAP."""
     try:
         import onnxruntime
         import onnxscript  # noqa: F401

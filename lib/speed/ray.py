@@ -1,9 +1,6 @@
-"""More than one machine: the embedding stage by Ray's actors, which fill the very same store.
-
-Each actor loads the encoder once and embeds whole blocks, in the same batches as `lib.embed` does here. It reads
-`windows.npy` and writes the store where they lie, which every machine must see. An actor that dies is started again, and
-its block with it. Ray is an extra: `pip install -r requirements-ray.txt`.
-"""
+"""More than one machine: the embedding stage by Ray's actors, which fill the very same store with whole blocks, in the same
+batches as `lib.embed` does here. Every machine must see `windows.npy` and the store. An actor that dies is started again, and its
+block with it. Ray is an extra: `pip install -r requirements-ray.txt`."""
 
 from pathlib import Path
 from typing import Any
@@ -42,8 +39,7 @@ def embed_on_ray(
     """Like `lib.embed.embed_windows`, by `workers` one-core actors; 0 = one a CPU of the cluster.
 
     windows: the memory map of a file that every machine sees. ValueError when Ray is missing, or when the actors' blocks
-    do not lie in `folder`, as happens on a cluster that does not share it. What an actor raises is raised here.
-    """
+    do not lie in `folder`, as happens on a cluster that does not share it. What an actor raises is raised here."""
     samples = windows.shape[1]
     writer = StoreWriter(folder.resolve(), window_ids, describe_store(encoder, feature, dtype, samples))
     if missing := writer.missing():

@@ -23,7 +23,7 @@ from lib import paths, tables
 from lib.audio import UnreadableAudio, read_waveform
 from lib.compute import choose_compute, cores
 from lib.corpora import find_roots, read_clips
-from lib.corpora.own_data import list_unlabelled
+from lib.corpora.own_data import list_recordings
 from lib.encoders import TINY
 from lib.stages import file_checksum
 from lib.tiny.distill import CARD, Recipe, distill
@@ -46,7 +46,8 @@ def decode_speech(root: Path, corpora: list[str], left_out: dict[str, Any], fold
     sound, listed = folder / "speech.npy", folder / "speech.parquet"
     if not listed.exists():
         clips, ledger, _ = read_clips(corpora, root)
-        unlabelled, unusable = list_unlabelled(root / UNLABELLED)
+        unlabelled = list_recordings(root / UNLABELLED).drop(columns="path").rename(columns={"name": "path"})
+        unlabelled = unlabelled.assign(corpus="unlabelled", clip_id="unlabelled:" + unlabelled["path"])
         roots = find_roots(corpora, root) | {"unlabelled": root / UNLABELLED}
         parts, rows, lost, start = [], [], [], 0
         heard = pd.concat([clips[~is_left_out(clips, left_out)], unlabelled], ignore_index=True)
@@ -60,7 +61,7 @@ def decode_speech(root: Path, corpora: list[str], left_out: dict[str, Any], fold
             rows.append({"clip_id": clip.clip_id, "start": start, "samples": len(samples)})
             start += len(samples)
         undecoded = pd.DataFrame(lost, columns=list(tables.LEDGER.columns))
-        whole = pd.concat([ledger, unusable, undecoded], ignore_index=True)
+        whole = pd.concat([ledger, undecoded], ignore_index=True)
         tables.save_table(folder / "ledger.parquet", whole, "ledger")
         print(f"{len(rows):,} clips are heard, {len(whole):,} left out as {folder / 'ledger.parquet'} says")
         with paths.write_whole(sound) as partial:

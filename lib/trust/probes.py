@@ -1,7 +1,6 @@
 """A look at embeddings before anything is trained on them: linear probes by stage, with few examples, and a map of windows.
 
-Probes read the time statistics of a clip, speakers never on both sides. What they show chooses nothing.
-"""
+Probes read the time statistics of a clip, speakers never on both sides. What they show chooses nothing."""
 
 from typing import Any
 
@@ -15,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from lib import paths
-from lib.baselines import fit_probe, make_probe, predict_probe
+from lib.baselines import ask_probe, make_probe
 from lib.scores import score_answers
 from lib.stages import Stage
 from lib.store import Store
@@ -64,8 +63,7 @@ def study_layers(
             uar[feature] = scores["value"]
         last = [feature for feature in stages if not feature.endswith("| bank")][-1]
         for feature in dict.fromkeys([last, max(stages, key=uar.get)]):
-            scores = [score_few(stages[feature], table, task, [seed, draw]) for draw in range(DRAWN)]
-            rows["few"].append([task.name, feature, np.mean(scores), np.std(scores), uar[feature]])
+            rows["few"].append([task.name, feature, *score_few(stages[feature], table, task, seed), uar[feature]])
     return [paths.save_frame(kept[table], pd.DataFrame(rows[table], columns=TABLES[table])) for table in TABLES]
 
 
@@ -92,15 +90,19 @@ def score_uar(table: pd.DataFrame, values: np.ndarray, classes: list[str], **opt
 
 
 def score_few(
-    vectors: np.ndarray, table: pd.DataFrame, task: Task, seed: list[int], tested: pd.DataFrame | None = None
-) -> float:
-    """UAR of a probe that learned from `SHOTS` speakers a class, one row each, on `tested`; None = everybody else in `table`."""
-    voices = table.sample(frac=1, random_state=np.random.default_rng(seed)).drop_duplicates("speaker_id")
-    shown = voices.groupby("target").head(min(SHOTS, voices["target"].value_counts().min() - 1))
-    probe = fit_probe(vectors[shown.index], shown["target"].to_numpy(), PENALTY)
-    rest = table[~table["speaker_id"].isin(shown["speaker_id"])] if tested is None else tested
-    values = predict_probe(probe, vectors[rest.index], len(task.classes))
-    return float(score_uar(rest, values, task.classes, draws=0)["value"].iloc[0])
+    vectors: np.ndarray, table: pd.DataFrame, task: Task, seed: int, tested: pd.DataFrame | None = None
+) -> tuple[float, float]:
+    """Mean and spread of the UAR, on `tested` (None = everybody else in `table`), of probes that learned from `SHOTS` speakers
+    a class, one row each, drawn `DRAWN` times. The tables' index is the row of vectors (n, S)."""
+    scores = []
+    for draw in range(DRAWN):
+        voices = table.sample(frac=1, random_state=np.random.default_rng([seed, draw])).drop_duplicates("speaker_id")
+        shown = voices.groupby("target").head(min(SHOTS, voices["target"].value_counts().min() - 1))
+        rest = table[~table["speaker_id"].isin(shown["speaker_id"])] if tested is None else tested
+        learned = vectors[shown.index], shown["target"].to_numpy()
+        values = ask_probe(*learned, vectors[rest.index], len(task.classes), PENALTY)
+        scores.append(score_uar(rest, values, task.classes, draws=0)["value"].iloc[0])
+    return float(np.mean(scores)), float(np.std(scores))
 
 
 def project_windows(stage: Stage, store: Store, windows: pd.DataFrame, clips: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -12,13 +12,13 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from lib import paths, tables
-from lib.baselines import fit_probe, predict_probe
+from lib.baselines import ask_probe
 from lib.encoders import TINY
 from lib.scores import score_answers, score_years
 from lib.store import Store
 from lib.tasks import YEARS, Task, assign_targets, make_tasks
 from lib.tiny.recipe import is_left_out
-from lib.trust.probes import DRAWN, PENALTY, score_few
+from lib.trust.probes import PENALTY, score_few
 
 LEFT_OUT = paths.load_json(paths.ASSETS / f"{TINY}.json")["left_out"]  # languages and speakers
 VERSION = 1  # of windows and answers; raised by hand when the code's results change
@@ -111,8 +111,7 @@ def answer_all(
             own, test = np.flatnonzero((targets >= 0) & train), np.flatnonzero((targets >= 0) & ~train)
             inside = [(own[a], own[b]) for a, b in folds.split(own, targets[own], voices[own])]
             for learn, held in [*inside, (own, test)]:
-                probe = fit_probe(vectors[learn], targets[learn], PENALTY)
-                values[held] = predict_probe(probe, vectors[held], len(task.classes))
+                values[held] = ask_probe(vectors[learn], targets[learn], vectors[held], len(task.classes), PENALTY)
             answers[f"{part}|{task.name}"] = values
     with paths.write_whole(path) as partial:
         np.savez(partial, **answers)
@@ -120,22 +119,21 @@ def answer_all(
 
 
 def take_rows(table: pd.DataFrame, column: Column, values: np.ndarray, part: str = "test") -> pd.DataFrame:
-    """speaker_id, years, target and p_<class> of one part of a column; `predicted` years with the balance of classes undone."""
+    """speaker_id, years, target and p_<class> of one part of a column; `predicted_years` with the balance of classes undone."""
     targets = table[f"class of {column.task.name}"]
     chosen = (column.rows & (targets >= 0) & (table["part"] == part)).to_numpy()
     rows = table.loc[chosen, ["speaker_id", "years"]].assign(target=targets[chosen])
     if column.task.name == YEARS:
         by_class = table["years"][(targets >= 0) & (table["part"] == "train")].groupby(targets)
         weighted = values[chosen] * by_class.size().to_numpy()
-        return rows.assign(predicted=weighted @ by_class.mean().to_numpy() / weighted.sum(axis=1))
+        return rows.assign(predicted_years=weighted @ by_class.mean().to_numpy() / weighted.sum(axis=1))
     return rows.assign(**{f"p_{word}": values[chosen, number] for number, word in enumerate(column.task.classes)})
 
 
 def score_rows(rows: pd.DataFrame, column: Column, minus: pd.DataFrame | None = None, **options: Any) -> pd.DataFrame:
     """One record, UAR or mean error in years; with `minus` the paired difference to another encoder's rows."""
     if column.task.name == YEARS:
-        other = None if minus is None else minus["predicted"]
-        records = score_years(rows["years"], rows["predicted"], rows["speaker_id"], minus=other, **options)
+        records = score_years(rows, minus=minus, **options)
     else:
         records = score_answers(rows, column.task.classes, minus=minus, **options)
     fixed = {"task": column.task.name, "protocol": "speaker", "split": "test", "level": "clip", "subset": column.title}
@@ -156,7 +154,7 @@ def rank(table: pd.DataFrame, columns: list[Column], answers: dict[str, Answers]
                 records.append(record.assign(model=model, part=part, chosen=False))
             records[int(best(inside)) - len(inside)]["chosen"] = True
         guess = take_rows(table, column, values)
-        guess["predicted"] = np.median(take_rows(table, column, values, "train")["years"].dropna())
+        guess["predicted_years"] = np.median(take_rows(table, column, values, "train")["years"].dropna())
         guess[[f"p_{word}" for word in column.task.classes]] = np.eye(len(column.task.classes))[0]
         records.append(score_rows(guess, column, **options).assign(model=GUESS, part="", chosen=True))
     return pd.concat(records, ignore_index=True)
@@ -180,8 +178,7 @@ def compare(
 
 
 def score_few_shots(table: pd.DataFrame, column: Column, vectors: np.ndarray, seed: int) -> tuple[float, float]:
-    """Mean and spread of the test part's UAR of probes that learned from `SHOTS` train speakers a class, drawn `DRAWN` times."""
+    """`score_few` of a column: learned from speakers of its train part, scored on all of its test part."""
     rows = table.assign(target=table[f"class of {column.task.name}"])[column.rows].query("target >= 0")
-    part = dict(list(rows.groupby("part")))
-    scores = [score_few(vectors, part["train"], column.task, [seed, draw], part["test"]) for draw in range(DRAWN)]
-    return float(np.mean(scores)), float(np.std(scores))
+    train, test = (rows[rows["part"] == part] for part in ("train", "test"))
+    return score_few(vectors, train, column.task, seed, test)

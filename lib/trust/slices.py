@@ -1,7 +1,5 @@
 """Where a model works and where it does not: UAR by group, the worst group by name, the errors one by one."""
 
-from itertools import pairwise
-
 import numpy as np
 import pandas as pd
 
@@ -10,15 +8,16 @@ from lib.evaluate import select_answers
 from lib.scores import aggregate_predictions, score_answers
 from lib.tasks import Task, assign_targets
 
-BANDS = {  # column of a page -> column of the windows, edges, unit
-    "clip length": ("clip_s", [3.0, 5.0, 8.0], "s"),
-    "loudness": ("level_db", [-35.0, -25.0], "dB"),
-    "share of speech": ("speech_ratio", [0.6, 0.8], "of the window"),
-}
+BANDS = {  # column of a page -> column of the windows, bounds, and the names of what they part
+    "clip length": ("clip_s", [3, 5, 8], ["under 3 s", "3 to 5 s", "5 to 8 s", "8 s and over"]),
+    "loudness": ("level_db", [-35, -25], ["under -35 dB", "-35 to -25 dB", "-25 dB and over"]),
+    "share of speech": ("speech_ratio", [0.6, 0.8],
+                        ["under 0.6 of the window", "0.6 to 0.8 of the window", "0.8 of the window and over"]),
+}  # fmt: skip
 SINGLE = ["gender", "age group", "corpus", "language", *BANDS]
 PAIRS = [["gender", "age group"], ["gender", "corpus"], ["age group", "corpus"]]
-LEAST = 30  # windows, and
-LEAST_SPEAKERS = 5  # speakers, that a group must have to be scored
+LEAST, LEAST_SPEAKERS = 30, 5  # windows and speakers; smaller groups are not scored
+LISTED = 20  # errors of a task
 
 
 def slice_all(
@@ -43,18 +42,15 @@ def describe_windows(table: pd.DataFrame, age: Task | None) -> pd.DataFrame:
     """window_id and the columns of `SINGLE` for one task's windows; "" where not known.
 
     `table`: rows of a run's splits. `age`: the task whose classes are the age groups, None = no groups. There is no
-    clean reference to measure a signal-to-noise ratio against; loudness and share of speech stand in for it.
-    """
+    clean reference to measure a signal-to-noise ratio against; loudness and share of speech stand in for it."""
     table = table.drop_duplicates("window_id").reset_index(drop=True)
     table["clip_s"] = (table["start_s"] + table["duration_s"]).groupby(table["clip_id"]).transform("max")
     described = table[["window_id", "gender", "corpus", "language"]].fillna("")
     described["age group"] = ""
     if age is not None:
         described["age group"] = assign_targets(table, age).map(dict(enumerate(age.classes))).fillna("").astype(str)
-    for name, (column, edges, unit) in BANDS.items():
-        inner = [f"{low:g} to {high:g} {unit}" for low, high in pairwise(edges)]
-        names = [f"under {edges[0]:g} {unit}", *inner, f"{edges[-1]:g} {unit} and over"]
-        bands = pd.cut(table[column], [-np.inf, *edges, np.inf], right=False, labels=names)
+    for name, (column, bounds, names) in BANDS.items():
+        bands = pd.cut(table[column], [-np.inf, *bounds, np.inf], right=False, labels=names)
         described[name] = bands.astype(object).fillna("")
     return described
 
@@ -64,19 +60,18 @@ def score_groups(table: pd.DataFrame, task: Task, groups: list[list[str]], draws
 
     table: predictions of one model, with the columns joined to them. Left out are blanks, and columns that tell no windows
     apart or that the task itself asks for: the recall of one class is not a slice. Groups below `LEAST` windows or
-    `LEAST_SPEAKERS` keep their row and their n, but no value (NaN) and `enough` False.
-    """
+    `LEAST_SPEAKERS` keep their row and their n, but no value (NaN) and `enough` False."""
     own = "gender" if task.name == "gender" else "age group"
     telling = {name for name in SINGLE if name != own and table.loc[table[name] != "", name].nunique() > 1}
     context = {name: table[name].iloc[0] for name in ("task", "model", "protocol", "split")} | {"level": "window"}
     records, seeds = [], table["seed"].nunique()
     for names in (names for names in groups if telling.issuperset(names)):
         for key, rows in table[(table[names] != "").all(axis=1)].groupby(names, sort=True):
-            size, voices = len(rows) // seeds, rows["speaker_id"].nunique()
+            enough = len(rows) // seeds >= LEAST and rows["speaker_id"].nunique() >= LEAST_SPEAKERS
             subset = ", ".join(f"{name}={value}" for name, value in zip(names, key))
-            fixed = context | {"subset": subset, "enough": size >= LEAST and voices >= LEAST_SPEAKERS}
-            scores = score_answers(rows, task.classes, draws=draws, seed=seed, context=fixed).query("metric == 'uar'")
-            unscored = {} if fixed["enough"] else dict.fromkeys(["value", "low", "high", "seed_std"], np.nan)
+            options = {"draws": draws if enough else 0, "context": context | {"subset": subset, "enough": enough}}
+            scores = score_answers(rows, task.classes, seed=seed, **options).query("metric == 'uar'")
+            unscored = {} if enough else dict.fromkeys(["value", "low", "high", "seed_std"], np.nan)
             records.append(scores.assign(**unscored))
     return records
 
@@ -88,8 +83,8 @@ def tabulate_told(answers: pd.DataFrame, splits: pd.DataFrame, task: Task) -> pd
     corpus = clips["clip_id"].map(splits.drop_duplicates("clip_id").set_index("clip_id")["corpus"]).rename("corpus")
     label = pd.Series(pd.Categorical.from_codes(clips["target"], task.classes), clips.index, name="label")
     counts = pd.crosstab([corpus, label], told).reindex(columns=task.classes, fill_value=0).rename_axis(columns=None)
-    shares = 100 * counts.div(counts.sum(axis=1), axis=0)
-    return shares.assign(clips=counts.sum(axis=1)).reset_index()
+    size = counts.sum(axis=1)
+    return (100 * counts.div(size, axis=0)).assign(clips=size).reset_index()
 
 
 def main_slices(slices: pd.DataFrame, models: dict[str, str]) -> dict[str, pd.DataFrame]:
@@ -100,14 +95,13 @@ def main_slices(slices: pd.DataFrame, models: dict[str, str]) -> dict[str, pd.Da
     return {task: rows for task, rows in own.items() if rows["enough"].any()}
 
 
-def list_errors(answers: pd.DataFrame, task: Task, count: int = 20) -> pd.DataFrame:
-    """The wrong (calibrated) answers of a model, most confident first: task, window_id, clip_id, truth, answer, confidence."""
+def list_errors(answers: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """The `LISTED` most confident wrong answers, calibrated: task, window_id, clip_id, truth, answer, confidence."""
     probabilities, names = answers[[f"p_{name}" for name in task.classes]].to_numpy(), np.asarray(task.classes)
     chosen, targets = probabilities.argmax(axis=1), answers["target"].to_numpy()
     told = {"truth": names[targets], "answer": names[chosen], "confidence": probabilities.max(axis=1)}
-    errors = answers[["window_id", "clip_id"]].assign(**told)
-    errors.insert(0, "task", task.name)
-    return errors[chosen != targets].sort_values("confidence", ascending=False, kind="stable").head(count)
+    errors = pd.DataFrame({"task": task.name, **answers[["window_id", "clip_id"]], **told})[chosen != targets]
+    return errors.sort_values("confidence", ascending=False, kind="stable").head(LISTED)
 
 
 def read_error(error: pd.Series, windows: pd.DataFrame, waveforms: np.ndarray) -> tuple[np.ndarray, str]:

@@ -52,13 +52,13 @@ def score_run(
 
 def count_confusions(predictions: pd.DataFrame, tasks: list[Task]) -> list[dict[str, Any]]:
     """Confusion counts of every model on the windows of the test part, for each of its seeds."""
-    confusions, test, keys = [], predictions[predictions["split"] == "test"], ["model", "protocol", "seed"]
-    for task in tasks:
-        for key, rows in test[test["task"] == task.name].groupby(keys, sort=False):
-            answers = rows[[f"p_{name}" for name in task.classes]].to_numpy().argmax(axis=1)
-            counts = confusion_counts(rows["target"].to_numpy(), answers, len(task.classes)).tolist()
-            facts = {"task": task.name} | dict(zip(keys, key)) | {"split": "test", "level": "window"}
-            confusions.append(facts | {"classes": task.classes, "counts": counts})
+    confusions, keys, classes = [], ["task", "model", "protocol", "seed"], {task.name: task.classes for task in tasks}
+    for key, rows in predictions[predictions["split"] == "test"].groupby(keys, sort=False):
+        names = classes[key[0]]
+        answers = rows[[f"p_{name}" for name in names]].to_numpy().argmax(axis=1)
+        counts = confusion_counts(rows["target"].to_numpy(), answers, len(names)).tolist()
+        facts = dict(zip(keys, key)) | {"split": "test", "level": "window"}
+        confusions.append(facts | {"classes": names, "counts": counts})
     return confusions
 
 
@@ -91,8 +91,7 @@ def save_models(
 
     Of several folds and seeds the first training is taken; with `refit` linear models learn from every labelled window once
     more, with the median of the penalties that were chosen, and temperature and thresholds from all validation parts.
-    stages: those of 01 to 05 by name. The scores on a card are those on unseen speakers.
-    """
+    stages: those of 01 to 05 by name. The scores on a card are those on unseen speakers."""
     tasks, embedding = [task for task in tasks if task.name in SHIPPED], stages["03_embed"].parameters
     if not embedding["encoder"]:  # imported embeddings: nothing here could encode a new recording
         return []
@@ -134,8 +133,8 @@ def describe_data(clips: pd.DataFrame, splits: pd.DataFrame, protocol: str) -> d
     voices = here.groupby(["split", "task"], sort=False)["speaker_id"].nunique()
     parts = {f"{part}_speakers": voices[part].to_dict() for part in ("train", *evaluate.PARTS) if part in voices}
     languages = clips.groupby(clips["language"].replace("", "not known"))["speaker_id"].nunique()
-    facts = {"clips": len(clips), "speakers": int(clips["speaker_id"].nunique())}
-    return facts | {"speakers_by_language": languages.sort_values(ascending=False).to_dict()} | parts
+    languages = languages.sort_values(ascending=False).to_dict()
+    return {"clips": len(clips), "speakers": clips["speaker_id"].nunique(), "speakers_by_language": languages} | parts
 
 
 def _refit(stages: dict[str, Stage], fits: pd.DataFrame, splits: pd.DataFrame, stores: list[Store], task: Task) -> Path:

@@ -9,9 +9,9 @@ import pandas as pd
 
 from lib.corpora.demo.recording import CLIPS, Session, write_audio, write_text
 from lib.corpora.demo.speakers import Speaker
+from lib.corpora.labels import DECADE_WORDS
 
 RELEASE = "cv-corpus-99.0-synthetic"
-AGE_WORDS = {10: "teens", 20: "twenties", 30: "thirties", 40: "fourties", 50: "fifties", 60: "sixties", 70: "seventies"}
 GENDER_WORDS = {"male": "male_masculine", "female": "female_feminine"}
 # In the ledgers' words.
 FAULTS = ["no such file", "empty file", "cannot be decoded", "shorter than a window", "Benchmark segment"]
@@ -23,10 +23,10 @@ LEAST_S = 3.4  # of a clip, so that a window of 3 s is left whatever a codec add
 def record_speaker(folder: Path, speaker: Speaker, seed: int, extra: str, labels: dict) -> list[dict]:
     """Record one speaker's clips, and one more for `extra`; return the tables' rows. `labels` replace the true ones."""
     session, extras = Session(speaker, seed), [""] * CLIPS + [extra] * bool(extra)
-    return [_record_clip(folder, session, number, one, labels) for number, one in enumerate(extras)]
+    return [_record_clip(folder, session, number, one) | labels for number, one in enumerate(extras)]
 
 
-def _record_clip(folder: Path, session: Session, index: int, extra: str, labels: dict) -> dict:
+def _record_clip(folder: Path, session: Session, index: int, extra: str) -> dict:
     speaker, sentence, least_s = session.speaker, session.write_sentence(), LEAST_S
     if extra in ("Benchmark segment", "shorter than a window"):
         sentence, least_s = str(session.rng.choice(session.words["words"])), 0.0
@@ -41,7 +41,7 @@ def _record_clip(folder: Path, session: Session, index: int, extra: str, labels:
     row = {"client_id": hashlib.sha512(str(speaker.number).encode()).hexdigest(), "path": name}
     row |= {"sentence_id": hashlib.sha256(sentence.encode()).hexdigest(), "sentence": sentence}
     row |= {"sentence_domain": ["", "general", "general,finance"][speaker.number % 3], "up_votes": 2, "down_votes": 0}
-    row |= {"age": AGE_WORDS[speaker.age_years // 10 * 10], "gender": GENDER_WORDS[speaker.gender]} | labels
+    row |= {"age": DECADE_WORDS[speaker.age_years // 10 - 1], "gender": GENDER_WORDS[speaker.gender]}
     row |= {"accents": ["", "Synthetic accent", "Synthetic accent,Second accent"][speaker.number % 3], "variant": ""}
     return row | {"locale": speaker.language, "segment": "Benchmark" if extra == "Benchmark segment" else ""}
 

@@ -1,8 +1,5 @@
-"""espeak-ng, called in-process: text and a voice in, samples out.
-
-The library (wheel `espeakng-loader`) keeps hidden state from one utterance to the next, such as noise. A `Synthesizer`
-therefore loads a private copy of it: what it says depends only on its seed and on what it said before.
-"""
+"""espeak-ng, called in-process. It keeps hidden state from one utterance to the next, such as noise: `Synthesizer` loads
+a private copy of the library (wheel `espeakng-loader`), so what it says depends on its seed and what it said before."""
 
 import ctypes
 import functools
@@ -34,17 +31,6 @@ class Voice:
     flutter: int = 2  # slow wavering of F0, 2 = steady
     roughness: int = 2  # 0 to 7: alternate periods differ in size
 
-    def format_variant(self) -> str:
-        """Text of the espeak-ng voice variant file of this voice (keywords: espeak-ng's docs/voices.md)."""
-        ratio = 2 ** (self.f0_sd_st / SPREAD_SHARE / 12)
-        low_hz = self.f0_hz / (1 + MEDIAN_SHARE * (ratio - 1))
-        lines = ["language variant", "name speaker", f"pitch {low_hz:.0f} {low_hz * ratio:.0f}"]
-        scales = [*self.formants, *self.formants[3:] * 4]  # F5 to F8 as F4
-        lines += [f"formant {number} {100 * scale:.0f} 100 100" for number, scale in enumerate(scales, start=1)]
-        breath = [str(round(self.breath * share)) for share in (0.2, 1, 1, 0.8, 0.6)]  # of the formants
-        lines += [f"flutter {self.flutter}", f"roughness {self.roughness}", f"breath {' '.join(breath)}", ""]
-        return "\n".join(lines)
-
 
 class Synthesizer:
     """One private copy of espeak-ng; its waveforms have `rate_hz` samples a second."""
@@ -63,15 +49,20 @@ class Synthesizer:
 
         self.callback = CALLBACK(collect)  # the library holds only its address
         self.rate_hz = self.library.espeak_Initialize(SYNCHRONOUS, 0, data.encode(), 1 << 15)
-        if self.rate_hz <= 0:
-            raise RuntimeError(f"espeak-ng did not start with its data in {data} (status {self.rate_hz})")
         weakref.finalize(self, self.library.espeak_Terminate)  # frees its memory
         self.library.espeak_SetSynthCallback(self.callback)
         self.library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
 
     def say(self, text: str, voice: Voice, language: str = "en") -> np.ndarray:
         """Speak `text`: float32 waveform [samples], full scale 1. ValueError for an unknown language."""
-        self.variant.write_text(voice.format_variant(), encoding="ascii")
+        ratio = 2 ** (voice.f0_sd_st / SPREAD_SHARE / 12)
+        low_hz = voice.f0_hz / (1 + MEDIAN_SHARE * (ratio - 1))
+        breath = [str(round(voice.breath * share)) for share in (0.2, 1, 1, 0.8, 0.6)]  # of the formants
+        lines = ["language variant", "name speaker", f"pitch {low_hz:.0f} {low_hz * ratio:.0f}"]
+        scales = [*voice.formants, *voice.formants[3:] * 4]  # F5 to F8 as F4
+        lines += [f"formant {number} {100 * scale:.0f} 100 100" for number, scale in enumerate(scales, start=1)]
+        lines += [f"flutter {voice.flutter}", f"roughness {voice.roughness}", f"breath {' '.join(breath)}", ""]
+        self.variant.write_text("\n".join(lines), encoding="ascii")  # keywords: espeak-ng's docs/voices.md
         if self.library.espeak_SetVoiceByName(f"{language}+speaker".encode()) != OK:
             raise ValueError(f"language {language!r}: espeak-ng has no such voice; use a code such as 'en' or 'de'")
         self.library.espeak_SetParameter(RATE, voice.rate_wpm, 0)

@@ -23,11 +23,8 @@ FAULTY = ["empty.wav", "notes.wav", "half-second.wav", "two-seconds.wav", "silen
 
 
 def render_synthetic_corpora(folder: Path, seed: int, speakers: int = 340) -> dict:
-    """Write `common_voice/` and `voxceleb/`, half of the speakers each, and a few speakers without labels on top.
-
-    `folder` appears when all of it is there; a second call only reads. Returns what was planted, which is also
-    `manifest.json`. ValueError for too few speakers, and for a folder that holds something else.
-    """
+    """Write `common_voice/` and `voxceleb/`, half of the speakers each, and some without labels; return the manifest.
+    `folder` appears whole, a second call reads. ValueError for too few speakers, and where another rendering is."""
     if speakers < LEAST_SPEAKERS:
         raise ValueError(f"speakers={speakers}: at least {LEAST_SPEAKERS}")
 

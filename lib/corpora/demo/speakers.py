@@ -1,8 +1,5 @@
 """Invented speakers: pitch, vocal tract, voice source and manner drawn by age and sex from what is published of people.
-
-Nobody here is real. The groups overlap, and pitch alone tells neither gender nor age: a boy whose voice has broken
-has a man's pitch in a shorter tract.
-"""
+The groups overlap; pitch alone tells neither: a boy whose voice has broken has a man's pitch in a shorter tract."""
 
 from dataclasses import dataclass
 
@@ -54,12 +51,9 @@ def draw_people(count: int, seed: int, first: int) -> list[Speaker]:
 
 
 def draw_speaker(number: int, gender: str, age_years: int, seed: int) -> Speaker:
-    """Draw language and voice of one speaker.
-
-    Source: women's voices are breathier and their spectrum falls more steeply (Klatt & Klatt 1990, JASA 87, 820-857;
-    Hanson & Chuang 1999, JASA 106, 1064-1077). Manner: the young vary F0 more and speak more slowly (Lee et al. 1999);
-    old voices waver, roughen and slow down (Linville 2001, Vocal Aging).
-    """
+    """Draw language and voice of one speaker. Source: women's voices are breathier and their spectrum falls more
+    steeply (Klatt & Klatt 1990, JASA 87, 820-857; Hanson & Chuang 1999, JASA 106, 1064-1077). Manner: the young vary F0
+    more and speak more slowly (Lee et al. 1999); old voices waver, roughen and slow down (Linville 2001)."""
     rng = np.random.default_rng([seed, 1, number])
     youth = float(np.clip((18 - age_years) / 4, 0, 1))  # 1 to 14, 0 from 18 on
     old = float(np.clip((age_years - 50) / 30, 0, 1))

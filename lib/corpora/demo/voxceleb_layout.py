@@ -1,7 +1,5 @@
 """A synthetic VoxCeleb1: meta table, ages, frame files, and one long recording a speaker, with one of each usual fault.
-
-Form of the files: robots.ox.ac.uk/~vgg/data/voxceleb. A cut runs from a frame file's first frame to its last.
-"""
+Form of the files: robots.ox.ac.uk/~vgg/data/voxceleb. A cut runs from a frame file's first frame to its last."""
 
 from pathlib import Path
 
