@@ -116,16 +116,16 @@ def write_record(run: str, sections: dict[str, dict]) -> dict[str, Any]:
     """Gather `run.json`: parameters, seed, versions, commit, and facts, time and peak memory of every stage."""
     folder, about = paths.DATA / run, sections["run"]
     records = {path.stem: paths.load_json(path) for path in sorted((folder / "records").glob("*.json"))}
-    versions = {"python": platform.python_version()}
-    record = {
+    versions, record = {"python": platform.python_version()}, {}
+    for stage in records.values():
+        record |= stage.pop("facts")  # encoder, engine, checksums: of the notebooks that know them, or of an import
+    record |= {
         "run": run, "title": about["title"], "question": about["question"], "synthetic": about.get("synthetic", False),
         "seed": about.get("seed"), "parameters": sections, "git_commit": git_commit(),
         "versions": versions | {name: importlib.metadata.version(name) for name in SHOWN_VERSIONS},
         "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
-    for stage in records.values():
-        record |= stage.pop("facts")  # encoder, engine, checksums: of the notebooks that know them, or of an import
     record["stages"] = [records[name] for name in about["notebooks"] if name in records]
     paths.save_json(folder / "run.json", record)
     return record

@@ -24,6 +24,10 @@ def load(folders, name):
     return paths.load_json(folders / "reports" / "demo" / f"{name}.json")
 
 
+def contents_of(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
 def checkpoints_of(folders):
     """When each finished epoch was written."""
     return {path: path.stat().st_mtime_ns for path in (folders / "data" / "demo").rglob("epoch-*.safetensors")}
@@ -123,6 +127,17 @@ def test_a_killed_run_keeps_others_out_while_it_lives_and_is_gone_on_with(first,
     recomputed = [stage["recomputed"] for stage in load(folders, "run")["stages"]]
     assert recomputed[:3] == [[], [], []]
     assert recomputed[3]
+
+
+def test_a_failing_cell_stops_the_run_and_touches_no_report(first, folders):
+    before = contents_of(folders / "reports")
+    failed = run_chain(folders, 'train.networks=["papr"]')
+    assert failed.returncode == 1
+    where, _, why = failed.stderr[failed.stderr.index("stopped:") :].strip().splitlines()
+    assert "04_train, cell" in where
+    assert "papr" in why
+    assert (folders / "data" / "demo" / "executed" / "04_train.failed.ipynb").exists()
+    assert contents_of(folders / "reports") == before
 
 
 def test_one_notebook_alone_takes_an_encoder_without_frames_and_builds_no_report(first, folders, tmp_path):

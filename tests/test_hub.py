@@ -13,7 +13,7 @@ from torchaudio.models.wav2vec2.utils import import_huggingface_model
 
 from lib import run
 from lib.embed import embed_windows
-from lib.encoders import Wav2Vec2Stages, load_encoder
+from lib.encoders import Wav2Vec2Stages, load_encoder, time_statistics
 from lib.model_folder import load_model_folder, save_model_folder
 from lib.speed.engines import EngineChoice, choose_engine, load_engine
 from lib.store import Store
@@ -127,6 +127,24 @@ def test_an_onnx_file_gives_its_outputs_by_name_and_can_be_copied(tmp_path):
     assert choice == EngineChoice(note=choice.note)  # torch in float32
     frames, _ = copy.deepcopy(encoder.summary("frames")).to(torch.bfloat16)(waveforms)
     assert np.array_equal(load_engine(encoder, "frames", choice).run(waveforms.numpy())["frames"], frames)
+
+
+def test_windows_go_into_the_store_and_vectors_are_not_taken_for_frames(tmp_path):
+    save_small(tmp_path)
+    both, _ = save_onnx(tmp_path / "both.onnx", "frames", "hidden_states")
+    vectors, _ = save_onnx(tmp_path / "vectors.onnx", "hidden_states")
+    ids, windows = list("abcde"), np.random.default_rng(2).integers(-3000, 3000, (5, 16_000)).astype(np.int16)
+    for name, feature in ((f"hf:{tmp_path}", "emission"), (both, "frames"), (vectors, "")):
+        encoder, folder = load_encoder(name), tmp_path / feature / "store"
+        choice = choose_engine(encoder, "torch")
+        embed_windows(folder, windows, ids, encoder, choice, feature=feature, dtype="float32")
+        store, stages = Store(folder), encoder.encode(torch.from_numpy(windows.astype(np.float32) / 32768))
+        statistics = torch.cat([time_statistics(stage) for stage in stages.values()], dim=1).numpy()
+        assert np.abs(store.statistics(ids, list(stages))[:] - statistics).max() < 1e-5
+        assert not feature or np.abs(store.frames(ids)[:] - stages[feature].numpy()).max() < 1e-5
+    for feature in ("emission", "hidden_states"):
+        told = f"feature '{feature}': no stage with frames .* gives vectors alone"
+        refused(told, embed_windows, tmp_path / "refused", windows, ids, encoder, choice, feature=feature)
 
 
 def test_revision_licence_and_settings_are_noted(tmp_path, monkeypatch):

@@ -32,9 +32,17 @@ def test_every_word_means_what_its_speaker_said_and_no_other_is_folded_into_a_se
     ages = labels.ages_of(pd.Series([*DECADE_OF, "26.0"])).fillna(0)
     assert ages["age_decade"].tolist() == [*DECADE_OF.values(), 0]
     assert ages["age_years"].tolist() == [0] * len(DECADE_OF) + [26]
-    table = labels.label_table()
-    named = {"male", "female", "male_masculine", "female_feminine", "m", "f", "man", "woman"}
-    assert set(table.loc[table["meaning"] != "", "raw"]) == named | DECADE_OF.keys() - {"", "Fourties ", "30s"}
+
+
+def test_whole_vocabulary_has_a_row_in_the_label_table():
+    table = labels.label_table().fillna({"age_decade": 0})
+    contract = [*labels.GENDER_WORDS.values(), *labels.AGE_WORDS.values()]
+    assert table["raw"].tolist() == [raw for words in contract for raw in words]
+    words = table.set_index("raw").loc[["", "teens", "forties", "fifties"], ["age_decade", *labels.SCHEMES]]
+    assert words.drop_duplicates().to_numpy().tolist() == [
+        [0, "", "", "", ""], [10, "teen", "teens", "teens", "adult"], [40, "adult", "fourties", "fourties", "adult"],
+        [50, "adult", "", "fifties", "adult"],
+    ]  # fmt: skip
 
 
 def test_credible_numbers_are_years_or_decades_and_nothing_else_is():

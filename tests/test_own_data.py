@@ -61,6 +61,7 @@ def test_columns_that_might_name_the_speaker_are_not_passed_over(tmp_path):
     refused(r"several columns are named \['speaker'\]; leave one of each", read_own_data, twice)
     clips, _ = check_sum(read_own_data(make(tmp_path, "path\na.wav\nb.wav\n") / "own_data.csv"), 2)
     assert clips.attrs["warnings"][0].startswith("rows without a speaker: 2; each file counts as its own")
+    assert clips["speaker_id"].nunique() == clips.attrs["facts"]["files that count as a speaker of their own"] == 2
     assert clips["speaker_id"].nunique() == 2
 
 

@@ -168,3 +168,23 @@ def test_errors_in_years_equal_their_definitions():
     clips = table.assign(clip_id=table["speaker_id"], years=30.0)  # whose years are averaged before they are compared
     by_clip = scores.score_levels(clips, None, draws=0, seed=0).query("level == 'clip' and metric == 'mae_years'")
     assert by_clip["value"].item() == pytest.approx(np.abs(predicted.reshape(30, 10).mean(axis=1) - 30).mean())
+
+
+def test_errors_in_years_are_means_over_trainings_at_every_level():
+    rows = []
+    for voice, years in (("a", 20.0), ("b", 30.0), ("c", 50.0)):
+        for window, error in ((0, -4.0), (1, 2.0)):
+            answers = [("linear", 0, years + error), ("linear", 1, years + error + 6), ("constant", 0, 30.0)]
+            rows += [(*answer, f"{voice}@{window}", voice, years) for answer in answers]
+    table = pd.DataFrame(rows, columns=["model", "seed", "predicted_years", "window_id", "speaker_id", "years"])
+    table = table.assign(task="age_years", protocol="speaker", split="test", fold=0, clip_id=table["speaker_id"])
+    linear, constant = (table[table["model"] == model] for model in ("linear", "constant"))
+    found = scores.score_levels(linear, None, draws=0, seed=0).set_index(["level", "metric"])
+    means = {"window": (3 + 5) / 2, "clip": (1 + 5) / 2}  # of |-4|, |2| and |2|, |8|; of |-1| and |5|
+    for level, mean in means.items():
+        row = found.loc[level, "mae_years"]
+        assert row["value"] == pytest.approx(mean)
+        assert row[["n", "seeds", "speakers"]].tolist() == [3 if level == "clip" else 6, 2, 3]
+    assert row["seed_std"] == pytest.approx(2)
+    pair = scores.score_levels(linear, None, constant, draws=0, seed=0).set_index(["level", "metric"])
+    assert pair.loc[("clip", "mae_years_difference"), "value"] == pytest.approx(3 - (10 + 0 + 20) / 3)

@@ -34,9 +34,10 @@ def test_both_halves_keep_ids_as_text_and_their_official_split(tmp_path, suffix,
     assert all((tmp_path / path).is_file() for path in clips["path"])
 
 
-def test_an_absent_half_and_rows_without_a_speaker_are_said(tmp_path):
+def test_speakers_come_from_spk2utt_too_and_an_absent_half_is_said(tmp_path):
     make_half(tmp_path, "test", {"0001": ("m", "6"), "0005": ("f", "43")})
-    (tmp_path / "test" / "utt2spk").write_text("000010001 0001\n000010002 0001\n")
+    (tmp_path / "test" / "utt2spk").write_text("000010001 0001\n")
+    (tmp_path / "test" / "spk2utt").write_text("0001 000010001 000010002\n")
     clips, _ = check_sum(read_speechocean762(tmp_path / "test"), 4, {"no speaker": 2})
     assert clips["speaker_id"].tolist() == ["speechocean762:0001"] * 2
     assert clips.attrs["warnings"] == ["the train half is not there"]

@@ -18,7 +18,10 @@ from lib.paths import load_json, replace_folder, save_json
 CHUNK_BYTES = 1 << 16  # what a broken line may cost
 SPARE_BYTES = 200_000_000  # left free on the disk
 MOST_EXPANSION, SMALL_BYTES = 100, 10**9  # over so many times its size and so many bytes an archive is a bomb
-REFUSALS = (400, 401, 403, 404, 410)  # answers that asking again does not change
+REFUSALS = {  # answers that asking again does not change
+    400: "a wrong address", 401: "it asks for a password", 403: "have you agreed to its terms?", 404: "no such file",
+    410: "it has been removed",
+}  # fmt: skip
 
 
 def check_url(url: str) -> str:
@@ -48,7 +51,7 @@ def download_file(url: str, target: Path, known_hash: str = "", attempts: int = 
             status = getattr(error.response, "status_code", None)
             failures = 1 if part.exists() and part.stat().st_size > before else failures + 1
             if status in REFUSALS or failures >= attempts:
-                advice = "it is refused" if status in REFUSALS else f"{attempts} tries; run again later, it goes on"
+                advice = REFUSALS.get(status, f"{attempts} tries; run again later, it goes on")
                 said = f"{_without_query(str(error))[:300]}; {advice}. Or fetch it by hand to {target}"
                 raise ValueError(f"{shown}: {said}") from error
             time.sleep(min(pause_s * 2 ** (failures - 1), 60))

@@ -128,11 +128,13 @@ def find_confounds(clips: pd.DataFrame, target: str) -> list[str]:
 
 
 def label_table() -> pd.DataFrame:
-    """Every raw value of the contract and its meaning ("" = none), one a row; of ages the first year of the decade."""
-    rows = [
-        (label, corpus, releases, raw, str(meaning or ""))
-        for label, contract in (("gender", GENDER_WORDS), ("age", AGE_WORDS))
-        for (corpus, releases), words in contract.items()
-        for raw, meaning in words.items()
-    ]
-    return pd.DataFrame(rows, columns=["label", "corpus", "releases", "raw", "meaning"])
+    """Every raw value of the contract, its meaning, and its class in each of `SCHEMES` ("" = none), one a row."""
+    rows = []
+    for label, column, contract in (("gender", "gender", GENDER_WORDS), ("age", "age_decade", AGE_WORDS)):
+        for (corpus, releases), words in contract.items():
+            source = {"label": label, "corpus": corpus, "releases": releases}
+            rows += [source | {"raw": raw, column: meaning} for raw, meaning in words.items()]
+    table = pd.DataFrame(rows).astype({"age_decade": "Int16"})
+    for name, scheme in SCHEMES.items():
+        table[name] = name_ages(table.assign(age_years=np.nan), *scheme)
+    return table.fillna(dict.fromkeys(["gender", *SCHEMES], ""))

@@ -107,6 +107,7 @@ def _name_rows(sieve: Sieve, strange: list[str]) -> None:
     if (other := spelled != rows["speaker"]).any():
         pairs = sorted({f"{one} as {name}" for one, name in zip(spelled[other], rows.loc[other, "speaker"])})
         sieve.warnings.append(f"speakers read as one, as they differ in case or blanks alone: {', '.join(pairs[:5])}")
+    sieve.facts["files that count as a speaker of their own"] = rows.loc[alone, "path"].nunique()
     if alone.any():
         told = f"rows without a speaker: {alone.sum()}; each file counts as its own: a split may divide a person"
         sieve.warnings.append(told)

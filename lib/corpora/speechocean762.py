@@ -57,8 +57,10 @@ def read_speechocean762(root: Path) -> Reading:
 
 def _read_half(folder: Path, root: Path, half: str) -> pd.DataFrame:
     """One row per entry of the half's wav.scp."""
-    tables = ("wav.scp", "utt2spk", "spk2gender", "spk2age")
-    names, speakers, genders, ages = (read_kaldi(folder / half / name) for name in tables)
+    tables = ("wav.scp", "utt2spk", "spk2utt", "spk2gender", "spk2age")
+    names, speakers, utterances, genders, ages = (read_kaldi(folder / half / name) for name in tables)
+    for speaker, spoken in utterances.items():  # says the same as utt2spk the other way round
+        speakers = dict.fromkeys(spoken.split(), speaker) | speakers
     rows = pd.DataFrame({"item": list(names)}, dtype="str")
     clip_id = f"{CORPUS}:" + rows["item"]
     speaker = rows["item"].map(speakers).fillna("").astype("str")

@@ -32,18 +32,22 @@ OPTIONS: dict[str, Any] = {  # of yt-dlp: the best audio as it is, quietly, slow
 FAILURES = {  # kind: (words that tell it, what to do); the first with a matching text wins
     "bot check": (
         r"confirm you're not a bot|captcha",
-        "YouTube takes this connection for a robot. Stop for today. What helps: a home network, the newest yt-dlp, a "
-        "JavaScript runtime (deno); cookies (cookiesfrombrowser in OPTIONS of lib/corpora/youtube.py) risk the account"),
-    "login": (r"confirm your age|age-restricted|members-only|join this channel|channel's members", "nothing, or cookies"),
+        "YouTube takes this connection for a robot. Stop for today. What helps: a home network not a data centre or "
+        "Colab; the newest yt-dlp (pip install -U 'yt-dlp[default]') with a JavaScript runtime (deno); as a last "
+        "resort cookiesfrombrowser in OPTIONS of lib/corpora/youtube.py, which risks the account. The next run goes on"),
+    "login": (r"confirm your age|age-restricted|members-only|join this channel|this channel's members",
+              "nothing, or cookies of an account, at your own risk"),
     "private": (r"private video|video is private", "nothing: its owner made it private"),
     "geo": (r"in your country|georestricted|geo-?restriction|in your location", "nothing: not shown in this country"),
-    "rate limit": (r"try again later|http error 429|too many requests|rate-limited", "Wait an hour, then run again"),
+    "rate limit": (r"try again later|http error 429|too many requests|rate-limited",
+                   "YouTube limits this connection. Wait an hour or more, then run again; it goes on from here"),
     "gone": (r"video unavailable|has been removed|terminated|no longer available|copyright|isn't available anymore|"
              r"http error 4(04|10)|video is not available", "nothing: the video is no longer there"),
     "format": (r"format is not available|only images are available|javascript runtime|http error 403|ffmpeg exited|"
                r"downloaded file", "update yt-dlp and install deno, then run again"),
     "network": (r"timed out|timeout|connection|name resolution|resolve host|unable to download|incompleteread|"
                 r"bytes read|http error 5\d\d|transporterror|network", "run again"),
+    "live": (r"live event|premieres in|is live", "nothing: a live event"),
     "error": ("", "read the detail"),
 }  # fmt: skip
 STOPPING = ["bot check", "rate limit"]  # these hold for the whole connection: going on makes it worse

@@ -72,12 +72,10 @@ def choose_engine(
     encoder: Encoder, engine: str = "local", precision: str = "auto", device: str = "auto"
 ) -> EngineChoice:
     """Choose library, precision and device by the encoder's size and by what machine and environment have.
-
     engine: "torch", "openvino", or where: "local" and "ray" leave the library to this function.
     precision: "float32" (exact), "bfloat16", "int8" (only by request), or "auto": bfloat16 for a full-size encoder where
         the device computes it, else float32.
     device: as in `lib.compute.choose_compute`.
-
     What is not installed, or lacks the precision, is replaced by torch, as the note says. ValueError: `check_engine`.
     """
     compute, library, notes = check_engine(engine, precision, device), engine, []
@@ -111,7 +109,6 @@ def load_engine(
     calibration: Callable[[], np.ndarray] | None = None, model: Path | None = None,
 ) -> Engine:  # fmt: skip
     """Make an engine for this encoder and feature.
-
     choice: from `choose_engine`; None = torch in float32, on the GPU where there is one.
     samples: of every window; OpenVINO is compiled for this length.
     streams: batches computed at once, one core each; 0 = one a core, which is the fastest.
@@ -166,7 +163,6 @@ def converted_model(
     encoder: Encoder, feature: str, precision: str, samples: int, calibration: Callable[[], np.ndarray] | None
 ) -> Path:
     """Folder of the encoder in OpenVINO's own format, made when the cache has none; its name tells all that made it.
-
     int8 is NNCF's post-training quantisation with its transformer preset (SmoothQuant, Xiao et al. 2023, arXiv
     2211.10438; fast bias correction), calibrated by what `calibration` gives, of all but the convolutions: with those
     quantised too, layers were off by 17 to 62 % (rms) instead of 2 % at most."""

@@ -24,7 +24,6 @@ LARGEST_GAP = 1e-3  # between torch and onnxruntime, of a probability or of a ye
 
 class Chain(nn.Module):
     """Encoder, heads and calibration of a model folder as one module, from waveforms (B, samples) at 16 kHz.
-
     Gives what `names` names: calibrated probabilities (B, C) for "<task>", then the expected age (B, 1), over the
     probabilities as trained, for "<task>:years" of each task in years."""
 
@@ -51,7 +50,6 @@ class Chain(nn.Module):
 
 def export_onnx(model: ModelFolder, folder: Path) -> float:
     """Write `model.onnx`, its description and the example into `folder`; return the largest difference from torch on noise.
-
     The description is the model folder's own, with `input`, `outputs`, the file's hash and that difference. ValueError when
     a package is missing, or when the difference exceeds LARGEST_GAP."""
     try:

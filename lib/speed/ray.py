@@ -37,7 +37,6 @@ def embed_on_ray(
     address: str = "",
 ) -> int:  # fmt: skip
     """Like `lib.embed.embed_windows`, by `workers` one-core actors; 0 = one a CPU of the cluster.
-
     windows: the memory map of a file that every machine sees. ValueError when Ray is missing, or when the actors' blocks
     do not lie in `folder`, as happens on a cluster that does not share it. What an actor raises is raised here."""
     samples = windows.shape[1]

@@ -1,5 +1,4 @@
 """The whole recipe of wav2vec2-tiny: `python -m lib.tiny.recipe --root FOLDER --out FOLDER`.
-
 Speech is decoded once, without whom the encoder's card leaves out; views and the teachers' answers about them are made, the
 student learns, and its averaged weights are written as the encoder that ships. Every step goes on where a kill left off.
 """
@@ -107,7 +106,10 @@ def main() -> None:
         each = pool.map if compute.device == "cuda" else map  # beside the student, or one when it asks for one
         made = each(make_shard, itertools.repeat(options.out), range(recipe.shards))
         made = iter(tqdm(made, "views and answers", recipe.shards, unit="shard"))
-        distill(options.out / "views", made, options.out / options.name, recipe, compute)
+        try:
+            distill(options.out / "views", made, options.out / options.name, recipe, compute)
+        finally:
+            pool.shutdown(cancel_futures=True)  # where the student stops early, by an error or by Ctrl-C
     print(export(options.out / options.name, options.out / options.name))
 
 

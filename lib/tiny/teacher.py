@@ -1,5 +1,4 @@
 """Altered views of speech, random cuts at another speed, and what the teachers say of them: shards made once and read often.
-
 What is drawn for a view depends on its generator alone. A shard is one safetensors file, made from the seed and its number alone:
 several processes may make them, in any order, and a killed one goes on with the first that is missing."""
 

@@ -39,7 +39,6 @@ class Calibration:
 @dataclass(frozen=True)
 class Years:
     """How a head over classes of years tells an age: the mean of `centres` by its probabilities as trained, +- `margin`.
-
     The coverages are shares of recordings inside, every speaker counting the same; the test's was only scored."""
 
     centres: list[float]  # (C,) mean age of each class in the training part
@@ -62,10 +61,11 @@ class Years:
 
 def fit_temperature(probabilities: np.ndarray, targets: np.ndarray, speakers: np.ndarray) -> Calibration:
     """The temperature (Guo et al. 2017, arXiv 1706.04599) with the lowest negative log-likelihood on the validation part.
-
     probabilities: (n, C); targets, speakers: (n,). Every speaker weighs the same, and no class gets more than
     (K + 1) / (K + 2) for K speakers, by the rule of succession: what so few voices can support."""
     log_p, targets = np.log(np.clip(probabilities, FLOOR, 1)), np.asarray(targets, np.int64)
+    if not 0 < len(targets) == len(log_p):
+        raise ValueError(f"{len(targets)} targets for {len(log_p)} probabilities; validation must not be empty")
     _, place, counts = np.unique(np.asarray(speakers, str), return_inverse=True, return_counts=True)
 
     def loss(log_temperature: float) -> float:
@@ -95,7 +95,6 @@ def answer_with_threshold(probabilities: np.ndarray, rare: int, threshold: float
 
 def coverage_table(targets: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> pd.DataFrame:
     """What the most confident part scores: coverage (share answered), threshold, accuracy, macro_f1.
-
     Rows go from the most confident hundredth to everything. In macro_f1 a class that is never answered for counts 0."""
     confidence, answers, size = probabilities.max(axis=1), probabilities.argmax(axis=1), len(classes)
     order = np.argsort(-confidence, kind="stable")
@@ -117,7 +116,6 @@ def choose_coverage(targets: np.ndarray, probabilities: np.ndarray, classes: lis
 
 def conformal_margin(errors: np.ndarray, speakers: np.ndarray, share: float) -> float | None:
     """The error that a recording of a new speaker stays within with the chance `share`, from errors on the validation part.
-
     Hierarchical split conformal prediction (Lee, Barber and Willett 2023, arXiv 2306.06342): each of K speakers weighs
     1 / (K + 1), dealt among that speaker's recordings, since recordings of one voice are not independent.
     errors: (n,) predicted minus true, any sign. speakers: (n,) ids. None when K / (K + 1) is below `share`: 0.8 takes four.
@@ -131,7 +129,6 @@ def conformal_margin(errors: np.ndarray, speakers: np.ndarray, share: float) -> 
 
 def disagreement(probabilities: np.ndarray) -> float:
     """How far windows (n, C) contradict one another, in bits: the entropy of their mean less the mean of their entropies.
-
     The Jensen-Shannon divergence of several distributions (Lin 1991, IEEE Trans. Inf. Theory 37, 145): 0 where all say the
     same, however unsure; log2 of the number of classes where each window is sure and every class is told as often."""
     p = np.clip(probabilities, FLOOR, 1)

@@ -17,7 +17,6 @@ KEYS = ["task", "model", "fold", "seed"]
 
 def fit_settings(windows: pd.DataFrame, task: Task, rare: int) -> dict[str, Any]:
     """What one training's answers on validation windows choose: temperature, cap, `silence`, thresholds, `disagreement`.
-
     `silence`: the confidence of a clip from which to answer (0 = always). `rare_threshold`: the calibrated probability of
     class `rare` from which a window is called so, `rare_clip_threshold` from which a clip is; NaN: validation has none of it.
     """
@@ -40,7 +39,6 @@ def fit_reliability(
     predictions: pd.DataFrame, splits: pd.DataFrame, tasks: list[Task], protocol: str, networks: list[str]
 ) -> pd.DataFrame:
     """`fit_settings` of every training, from validation alone: one row a task, model, fold and seed.
-
     A row with fold -1 and seed -1 pools the validation parts of all folds: for a model that learns from everyone in the end.
     """
     rows = []
@@ -59,7 +57,6 @@ def fit_reliability(
 
 def fit_years(answers: pd.DataFrame, splits: pd.DataFrame, task: Task, model: str, protocol: str, fold: int) -> Years:
     """How `model` tells an age: the margin from the validation clips (`conformal_margin`), its coverage there and on test.
-
     fold: whose training; -1 = all folds pooled, their first seeds, and the centres of everybody."""
     errors = {}  # by split, a series over clips whose index is the speaker
     for split in ("validation", "test"):
@@ -90,7 +87,6 @@ def calibrate_answers(answers: pd.DataFrame, settings: pd.DataFrame, task: Task)
 
 def score_calibration(table: pd.DataFrame, classes: list[str], draws: int, seed: int, **context: str) -> pd.DataFrame:
     """Records of ece, brier and nll with their intervals over speakers, means over training seeds.
-
     table: target, speaker_id, seed and p_<class>. ece: expected calibration error over `BINS` equal ranges of the answer's
     probability. brier: sum over classes of the squared distance from the truth (0 to 2). nll: mean negative log-likelihood
     in nats. Few rows bias ece upwards, in the bootstrap once more."""
@@ -136,7 +132,6 @@ def score_choices(
     predictions: pd.DataFrame, settings: pd.DataFrame, task: Task, model: str, protocol: str, draws: int, seed: int
 ) -> pd.DataFrame:
     """What the two thresholds from validation do on the test part, for one task's main model: records with `rule`.
-
     rule "most probable class" and "threshold for <class>" are by window, "may stay silent" and "always answers" by clip;
     `coverage` is the share answered. UAR and macro F1 are NaN where a class is never answered for."""
     columns, records = [f"p_{name}" for name in task.classes], []

@@ -25,7 +25,6 @@ def audit_corpora(
     splits: pd.DataFrame, store: Store, tasks: list[Task], protocol: str, draws: int, seed: int
 ) -> tuple[pd.DataFrame, list[str]]:
     """Every check of this module on a run's splits (of the first fold): records, and the lines a reader must not miss.
-
     Records carry `check`: "corpus only", "across corpora" or "corpus probe"; with a single corpus there are none. A line is
     loud where the corpus alone beats chance by more than `MARGIN` in UAR."""
     records, lines, options = [], [], {"draws": draws, "seed": seed}
@@ -67,7 +66,6 @@ def score_across_corpora(
     table: pd.DataFrame, vectors: Any, classes: list[str], context: dict[str, Any], **options: int
 ) -> list[pd.DataFrame]:
     """Train a probe on one corpus ("all": on every), test it on each: records with `train_corpus`, `test_corpus`, `reason`.
-
     vectors: `vectors[rows] -> (len(rows), S)`, rows as in `table`. A pair that lacks a class keeps its row, with NaN and why.
     """
     corpora, records = sorted(table["corpus"].unique()), []

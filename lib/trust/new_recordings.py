@@ -25,7 +25,6 @@ def obtain_recordings(
     unseen: str, synthetic: bool, seed: int, count: int, splits: pd.DataFrame, clips: pd.DataFrame, roots: dict[str, Path]
 ) -> tuple[pd.DataFrame, str]:  # fmt: skip
     """The recordings to ask about, as `list_recordings` gives them, and whose they are ("given", "rendered" ...).
-
     unseen: a folder or a CSV list; "" = render `count` new ones when `synthetic`, else up to `count` test clips, drawn by
     `seed` from the main protocol's first fold, or any clips where nobody was left to test on. splits: of `heard_splits`.
     clips, roots: what 01 Download left."""
@@ -55,7 +54,6 @@ def tested_clips(splits: pd.DataFrame) -> pd.DataFrame:
 
 def label_recordings(recordings: pd.DataFrame, tasks: list[Task], splits: pd.DataFrame | None = None) -> pd.DataFrame:
     """name and one column a task: its class number, or <NA> where the label is not known. A list without labels has none.
-
     `splits`: given where the recordings are a run's own clips; a clip that a task's head learned from gets no label for
     it, since every task has its own split."""
     labels = dict.fromkeys([*recordings.columns, "gender", "age_years", "age_decade"])
@@ -129,7 +127,6 @@ def score_recordings(answers: pd.DataFrame, targets: pd.DataFrame, tasks: list[T
 
 def score_ages(answers: pd.DataFrame, recordings: pd.DataFrame, targets: pd.DataFrame) -> pd.DataFrame:
     """Ages in years against the truth, one row: recordings with both, mean absolute error, share inside the interval.
-
     recordings: with age_years where known; targets: of `label_recordings`, without a class for what the head learned from.
     """
     truth = recordings[["name"]].assign(truth=recordings.get(YEARS, np.nan))
@@ -153,7 +150,6 @@ def join_tensors(predictions: list[Prediction]) -> tuple[np.ndarray, dict[str, n
 
 def score_epochs(told: list[Prediction], targets: pd.DataFrame, model: ModelFolder, trained: Stage) -> pd.DataFrame:
     """Score every saved epoch of the trainings behind a model folder on labelled recordings, one answer a recording.
-
     told: with the tensors of recordings that have a label; targets: of `label_recordings`. Returns `EPOCHS`, a row a
     task and epoch: validation_uar is what the epoch was chosen by, chosen: the head's own weights. No rows for tasks without
     two labelled classes, nor for a head that is none of the saved epochs, such as a refit one."""

@@ -1,5 +1,4 @@
 """A look at embeddings before anything is trained on them: linear probes by stage, with few examples, and a map of windows.
-
 Probes read the time statistics of a clip, speakers never on both sides. What they show chooses nothing."""
 
 from typing import Any
@@ -37,7 +36,6 @@ def study_layers(
     name: str, seed: int,
 ) -> list[pd.DataFrame]:  # fmt: skip
     """UAR of linear probes on the parts of a store, `TABLES`: of all speakers, and of few. Kept in the stage's folder.
-
     layers: five folds, every speaker tested once, of each part as "<name> | <part>", "majority" and "baseline: mean F0"; tasks
     with a class of fewer speakers than folds are left out. few: mean and spread on all other speakers of probes that learned
     from `SHOTS` speakers a class, one clip each, drawn `DRAWN` times; of the last stage and of the one that is read best.
@@ -107,7 +105,6 @@ def score_few(
 
 def project_windows(stage: Stage, store: Store, windows: pd.DataFrame, clips: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Up to `MAPPED` windows on a plane (t-SNE of 30 principal components of all statistics): x, y, gender, corpus.
-
     `near_gender`, `near_corpus`: those of the nearest window of another speaker, in the components. Kept in the stage's folder.
     """
     kept = stage.path("projection.parquet")

@@ -40,7 +40,6 @@ def slice_all(
 
 def describe_windows(table: pd.DataFrame, age: Task | None) -> pd.DataFrame:
     """window_id and the columns of `SINGLE` for one task's windows; "" where not known.
-
     `table`: rows of a run's splits. `age`: the task whose classes are the age groups, None = no groups. There is no
     clean reference to measure a signal-to-noise ratio against; loudness and share of speech stand in for it."""
     table = table.drop_duplicates("window_id").reset_index(drop=True)
@@ -57,7 +56,6 @@ def describe_windows(table: pd.DataFrame, age: Task | None) -> pd.DataFrame:
 
 def score_groups(table: pd.DataFrame, task: Task, groups: list[list[str]], draws: int, seed: int) -> list[pd.DataFrame]:
     """UAR of one model for every group that these columns make: records with `subset` such as "gender=female, age=teen".
-
     table: predictions of one model, with the columns joined to them. Left out are blanks, and columns that tell no windows
     apart or that the task itself asks for: the recall of one class is not a slice. Groups below `LEAST` windows or
     `LEAST_SPEAKERS` keep their row and their n, but no value (NaN) and `enough` False."""

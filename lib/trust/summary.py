@@ -88,7 +88,6 @@ def save_models(
     *, level: str, synthetic: bool, refit: bool,
 ) -> list[Path]:  # fmt: skip
     """A model folder for each network, and "best" with each task's best on validation: `data/<run>/models/<name>`.
-
     Of several folds and seeds the first training is taken; with `refit` linear models learn from every labelled window once
     more, with the median of the penalties that were chosen, and temperature and thresholds from all validation parts.
     stages: those of 01 to 05 by name. The scores on a card are those on unseen speakers."""

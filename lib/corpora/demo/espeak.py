@@ -49,6 +49,8 @@ class Synthesizer:
 
         self.callback = CALLBACK(collect)  # the library holds only its address
         self.rate_hz = self.library.espeak_Initialize(SYNCHRONOUS, 0, data.encode(), 1 << 15)
+        if self.rate_hz <= 0:
+            raise RuntimeError(f"espeak-ng did not start with its data in {data} (status {self.rate_hz})")
         weakref.finalize(self, self.library.espeak_Terminate)  # frees its memory
         self.library.espeak_SetSynthCallback(self.callback)
         self.library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
