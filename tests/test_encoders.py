@@ -38,8 +38,8 @@ def place_weights(name):
     torch.save(state, write_file(locate_bundle(name)[1]))
 
 
-def noise(batch):
-    return torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, (batch, 48_000)).astype(np.float32))
+def noise(batch, samples=48_000):
+    return torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, (batch, samples)).astype(np.float32))
 
 
 @pytest.mark.parametrize("name", KINDS)
