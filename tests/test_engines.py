@@ -73,7 +73,7 @@ def test_what_is_not_there_or_unknown_is_refused_before_a_notebook_begins(monkey
 @pytest.mark.parametrize(
     ("library", "precision", "tolerance"),
     [("torch", "float32", 1e-6), ("torch", "bfloat16", 0.02), ("openvino", "float32", 1e-5)]
-    + [("openvino", "bfloat16", 0.02), ("openvino", "int8", 0.025)],  # rms; int8 with the convolutions: 0.035
+    + [("openvino", "bfloat16", 0.02), ("openvino", "int8", 0.032)],  # rms; int8 by processor 0.020 to 0.030
 )
 def test_every_engine_gives_what_the_encoder_gives(library, precision, tolerance, feature, tmp_path, monkeypatch):
     if library == "openvino":
