@@ -62,7 +62,7 @@ def test_every_interval_in_a_table_of_the_evaluation_page_is_one_of_metrics_json
             known.update(INTERVAL.findall(results.format_score(record | {"protocol": protocol})))
     text = " | ".join(table.get_text(" | ") for table in page.select("table.table")).replace("\xa0", " ")
     shown = INTERVAL.findall(text)
-    assert len(shown) > 50
+    assert len(shown) > 90
     assert set(shown) - known == set()
 
 

@@ -1,7 +1,10 @@
 """The encoder's recipe: who is never heard, what is lost and said, a training that goes on where it was killed, weights that load."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
+import pytest
 import soundfile
 import torch
 from checks import killed_at, refused
@@ -17,12 +20,12 @@ from lib.tiny.teacher import COMPONENTS, Speech, draw_rows, draw_view
 VIEWS, SHARDS, EXACT = 16, 8, Compute("cpu", "float32", "")
 
 
-def make_views(folder, monkeypatch, record=2):
+def make_views(folder, monkeypatch, record=2, shards=SHARDS):
     """Write shards of one-second views with made-up answers of the teachers."""
     for name, value in {"VIEWS": VIEWS, "RECORD": record, "CHECKPOINT": 2}.items():
         monkeypatch.setattr(distill, name, value)
     draw = np.random.default_rng(0).normal
-    for number in range(SHARDS):
+    for number in range(shards):
         shapes = {"frames": (49, sum(COMPONENTS)), "pooled": (5120,), "embedding": (192,), "voice": (256,)}
         answers = {name: torch.tensor(draw(size=(VIEWS, *shape))).half() for name, shape in shapes.items()}
         waveforms = torch.tensor(draw(0, 2000, (VIEWS, 16_000))).to(torch.int16)
@@ -50,6 +53,33 @@ def test_a_killed_training_ends_as_one_that_ran_through_and_its_weights_load_as_
     with torch.inference_mode():
         assert model(torch.randn(1, 48_000))[0].shape == (1, 149, 32)
     assert sum(value.numel() for value in weights.values()) <= 4_000_000
+
+
+def test_views_are_made_when_they_are_asked_for_and_a_maker_that_fails_stops_the_student(tmp_path, monkeypatch):
+    shards, asked = 14, []
+    make_views(tmp_path, monkeypatch, shards=shards)
+
+    def maker(views, fails):
+        for number in range(fails):
+            shutil.copy(tmp_path / f"views-{number:05d}.safetensors", views)
+            asked.append(number)
+            yield
+        raise OSError("no room for the next shard")
+
+    plan = distill.Recipe(steps=16, batch=VIEWS // 2, shards=shards)
+    late, early = tmp_path / "late", tmp_path / "early"
+    for views in (late, early):
+        views.mkdir()
+    distill.distill(tmp_path, iter(range(shards)), tmp_path / "whole", plan, EXACT)
+    distill.distill(late, maker(late, shards), late / "training", plan, EXACT)
+    whole, lazy = (load_file(folder / "checkpoint.safetensors") for folder in (tmp_path / "whole", late / "training"))
+    assert all(torch.equal(whole[name], lazy[name]) for name in whole)
+    assert asked == list(range(shards))
+    with pytest.raises(OSError, match="no room"):
+        distill.distill(early, maker(early, 13), early / "training", plan, EXACT)
+    assert (
+        load_file(early / "training" / "checkpoint.safetensors")["adam.0.step"] == 2
+    )  # the steps that had their views
 
 
 def test_speakers_left_out_are_not_heard_and_what_does_not_decode_stands_in_the_ledger(tmp_path):

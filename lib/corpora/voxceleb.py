@@ -88,7 +88,7 @@ def read_meta(path: Path) -> pd.DataFrame:
 def read_ages(path: Path) -> pd.DataFrame:
     """Read a table of ages: one row a speaker, a speaker in a video, or an utterance. Columns: key
     ("<speaker>[/<video>[/<n>]]"), age_raw, age_years (float, NaN), age_decade (Int16, NA). Bare numbers are decades
-    where the column says so, or is called "age" and holds only 10, 20 ... 90. `attrs` counts what is no age."""
+    where the column says so, or is called "age" and holds only 10, 20 ... 90. `attrs` counts what is no age; ValueError without any."""
     if not path.is_file():
         raise ValueError(f"{path}: no such age table; relative paths count from the repository")
     text = path.read_bytes().decode("utf-8-sig", errors="replace")

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from lib.evaluate import answer_years, select_answers, year_centres
+from lib.results import select_scores, tabulate
 from lib.scores import aggregate_predictions, bootstrap_trainings, score_answers
 from lib.tasks import YEARS, Task
 from lib.trust import calibration
@@ -179,3 +180,10 @@ def list_choices(answers: pd.DataFrame, settings: pd.DataFrame, task: Task) -> d
     coverage = calibration.coverage_table(targets, probabilities, task.classes)
     answered = float(is_sure(clips, settings, columns).mean())
     return {"coverage": coverage, "answered": answered, "targets": targets, "probabilities": probabilities}
+
+
+def tabulate_choices(choices: pd.DataFrame) -> pd.DataFrame:
+    """One row a task and rule: level, share answered, accuracy, UAR and macro F1 of what is answered."""
+    rows = select_scores(choices, metric=["accuracy", "uar", "macro_f1"])
+    rows["answered"] = [f"{100 * share:.0f} %" for share in rows["coverage"]]
+    return tabulate(rows, ["task", "rule", "level", "answered"])
