@@ -14,13 +14,10 @@ GENDER += [(64, 64, 3, 3), (64, 32, 3, 3)]
 PARTS = {"conv": [0, 4], "layer:0": [4, 7], "layer:1": [7, 10], "emission": [10, 12], "bank": [12, 14]}
 
 
-@pytest.mark.parametrize(
-    ("network", "convolutions", "total", "shapes"),
-    [
-        (AgeNet(), AGE, 10_980_866, [(49, 10), (16, 3), (4, 1)]),
-        (GenderNet(), GENDER, 3_136_674, [(73, 14), (69, 10), (68, 9), (34, 5)]),
-    ],
-)
+@pytest.mark.parametrize(("network", "convolutions", "total", "shapes"), [
+    (AgeNet(), AGE, 10_980_866, [(49, 10), (16, 3), (4, 1)]),
+    (GenderNet(), GENDER, 3_136_674, [(73, 14), (69, 10), (68, 9), (34, 5)]),
+])  # fmt: skip
 def test_parameters_equal_the_published_table(network, convolutions, total, shapes):
     made = [layer for layer in network.convolutions if isinstance(layer, torch.nn.Conv2d)]
     assert [(layer.in_channels, layer.out_channels, *layer.kernel_size) for layer in made] == convolutions
@@ -30,14 +27,11 @@ def test_parameters_equal_the_published_table(network, convolutions, total, shap
     assert [tuple(map(int, output.split(" x ")[1:])) for output in pooled] == shapes
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "options"),
-    [
-        ("paper", (149, 32), {"task": "gender", "width": 0.05}), ("paper", (199, 64), {"task": "gender", "width": 0.05}),
-        ("paper", (149, 29), {"task": "age_years", "width": 0.05}), ("linear", (70,), {}),
-        ("steps:bank|conv", (70,), {"widths": (30, 40)}), ("experts:bank|conv", (70,), {"widths": (30, 40)}),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "shape", "options"), [
+    ("paper", (149, 32), {"task": "gender", "width": 0.05}), ("paper", (199, 64), {"task": "gender", "width": 0.05}),
+    ("paper", (149, 29), {"task": "age_years", "width": 0.05}), ("linear", (70,), {}),
+    ("steps:bank|conv", (70,), {"widths": (30, 40)}), ("experts:bank|conv", (70,), {"widths": (30, 40)}),
+])  # fmt: skip
 def test_outputs_are_log_probabilities(name, shape, options):
     model = build_network(name, ["a", "b", "c"], shape, **options).eval()
     log_probabilities = model(3 * torch.randn(2, *shape))
@@ -60,17 +54,14 @@ def test_steps_are_continuation_ratios_each_with_columns_of_its_own():
     refused("3 ordered classes take 2 steps", build_network, "steps:a", ["x", "y", "z"], (3,), widths=(3,))
 
 
-def test_normalisations_do_what_they_say():
+def test_normalisations_do_what_they_say_and_unknown_names_and_no_width_are_refused():
     features = torch.randn(3, 20, 4)
     norm = features.abs().pow(10).sum(dim=1, keepdim=True).pow(0.1)
     torch.testing.assert_close(Normaliser("p10", [4])(features), features / norm)
     assert Normaliser("none", [4])(features) is features
-
-
-def test_unknown_names_and_no_width_are_refused():
+    refused("unknown normalisation 'minmax'", build_network, "linear", ["a", "b"], (9,), normalisation="minmax")
     for name in ("resnet", "paper:conv", "steps", "experts:bank"):
         refused(rf"unknown network '{name}'; choose 'paper', 'linear'", build_network, name, ["a", "b"], (9,))
-    refused("unknown normalisation 'minmax'", build_network, "linear", ["a", "b"], (9,), normalisation="minmax")
     refused("width must be above 0, not 0", build_network, "paper", ["a", "b"], (149, 32), width=0)
 
 

@@ -9,22 +9,22 @@ from checks import refused, write_file
 from learning_fixture import make_stage
 from model_fixture import CLASSES, WINDOWING, make_checkpoint, make_model_folder, untrained
 
-from lib import paths
+from lib import model_folder, networks, paths, train
 from lib.compute import Compute
 from lib.corpora.own_data import list_recordings
-from lib.model_folder import load_model_folder, save_model_folder
-from lib.networks import build_network
 from lib.predict import predict_listed
 from lib.report.sentences import say
 from lib.tasks import Task
-from lib.train import Recipe, checkpoint_path, fit_network
 from lib.trust import new_recordings
 
 GENDER, AGE = Task("gender", CLASSES["gender"]), Task("age", CLASSES["age"], [20])
 
 
-def load(folder):
-    return load_model_folder(folder, untrained())
+def bundle(folder, heads):
+    """A model folder of these checkpoints, each of a training that is named as its task."""
+    trainings = {"trainings": dict(zip(heads, heads))}
+    model_folder.save_model_folder(folder, heads, untrained(), WINDOWING, "emission", **trainings)
+    return model_folder.load_model_folder(folder, untrained())
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +36,13 @@ def trained(spoken, tmp_path_factory):
     blank = make_model_folder(stage.path("blank"))
     owners, tensors = new_recordings.join_tensors(predict_listed(listed, blank, keep=[True] * len(listed)))
     checkpoints, rows, compute = {}, np.arange(len(owners)), Compute("cpu", "float32", "")
-    recipe = Recipe(epochs=3, learning_rate=1e-2, batch=8)
+    options = {"recipe": train.Recipe(epochs=3, learning_rate=1e-2, batch=8), "seed": 0, "compute": compute}
     for task in (GENDER, AGE):
         wanted, folder = targets[task.name].fillna(0).to_numpy(np.int64)[owners], stage.path(task.name)
-        network = build_network("paper", task.classes, (149, 32), task=task.name, width=0.125)
-        fitted = fit_network(network, tensors["frames"], wanted, rows, rows, recipe, folder, seed=0, compute=compute)
-        checkpoints[task.name] = checkpoint_path(folder, fitted[1])
-    options = {"trainings": {task: task for task in checkpoints}}
-    model = load(save_model_folder(stage.path("model"), checkpoints, untrained(), WINDOWING, "emission", **options))
+        network = networks.build_network("paper", task.classes, (149, 32), task=task.name, width=0.125)
+        fitted = train.fit_network(network, tensors["frames"], wanted, rows, rows, folder=folder, **options)
+        checkpoints[task.name] = train.checkpoint_path(folder, fitted[1])
+    model = bundle(stage.path("model"), checkpoints)
     predictions = predict_listed(listed, model, progress=False, keep=targets["gender"].notna())
     return predictions, targets, model, stage
 
@@ -70,16 +69,10 @@ def test_the_chosen_epoch_scores_as_the_answers_of_its_model_do(trained):
     np.testing.assert_allclose(chosen[["unseen_accuracy", "unseen_uar"]], scores[["accuracy", "UAR"]])
     nothing = targets.assign(gender=pd.array([pd.NA] * len(targets), dtype="Int64"), age=1)  # one class, or none at all
     assert new_recordings.score_epochs(predictions, nothing, model, stage).empty
-
-
-def test_a_head_that_is_not_one_of_the_saved_epochs_has_no_epochs_to_compare(trained):
-    predictions, targets, _, stage = trained
     heads = {task: make_checkpoint(stage.path(f"other-{task}.safetensors"), task, "paper", seed=9) for task in CLASSES}
-    options = {"trainings": {task: task for task in heads}}
-    other = load(save_model_folder(stage.path("other"), heads, untrained(), WINDOWING, "emission", **options))
+    other = bundle(stage.path("other"), heads)  # whose heads are none of the saved epochs
     epochs = new_recordings.score_epochs(predictions, targets, other, stage)
-    assert epochs.empty
-    assert new_recordings.judge_choice(epochs).empty
+    assert (epochs.empty, new_recordings.judge_choice(epochs).empty) == (True, True)
 
 
 def test_confusion_joins_by_name_and_leaves_unsure_ones_out():

@@ -28,12 +28,10 @@ def test_headers_are_understood_as_labels_are(tmp_path, header, separator, first
 
 
 def test_speakers_whose_names_differ_in_case_or_blanks_are_one_and_it_is_said(tmp_path):
-    lines = "a.wav,Anna B,f\nb.wav,anna  b,\nsub/c.flac,bela,m\n"
-    clips, _ = read_own_data(make(tmp_path, f"path,speaker,gender\n{lines}"))
+    text = "path,speaker,gender\na.wav,Anna B,f\nb.wav,anna  b,\nsub/c.flac,bela,m\n"
+    clips, _ = read_own_data(make(tmp_path, text))
     assert clips["speaker_id"].tolist() == ["own_data:Anna B"] * 2 + ["own_data:bela"]
     assert clips.attrs["warnings"][0].endswith("differ in case or blanks alone: anna  b as Anna B")
-    other = make(tmp_path, f"path,speaker,gender\n{lines.replace('b,', 'b,m')}")
-    refused(r"gender of Anna B: female \(line 2\), male \(line 3\)", read_own_data, other)
 
 
 def test_decimal_commas_decades_by_number_and_stretches_are_read(tmp_path):
@@ -62,17 +60,14 @@ def test_columns_that_might_name_the_speaker_are_not_passed_over(tmp_path):
     clips, _ = check_sum(read_own_data(make(tmp_path, "path\na.wav\nb.wav\n") / "own_data.csv"), 2)
     assert clips.attrs["warnings"][0].startswith("rows without a speaker: 2; each file counts as its own")
     assert clips["speaker_id"].nunique() == clips.attrs["facts"]["files that count as a speaker of their own"] == 2
-    assert clips["speaker_id"].nunique() == 2
 
 
-CONTRADICTIONS = [
+@pytest.mark.parametrize(("lines", "words"), [
     ("a.wav,x,f,30\n./a.wav,x,m,30", r"gender of a\.wav: female \(line 2\), male \(line 3\)"),
     ("a.wav,x,f,30\nsub/../a.wav,y,f,30", r"speaker_id of a\.wav: own_data:x \(line 2\), own_data:y \(line 3\)"),
     ("a.wav,x,f,30\na.wav,x,f,31", r"age_years of a\.wav: 30\.0 \(line 2\), 31\.0 \(line 3\)"),
-]
-
-
-@pytest.mark.parametrize(("lines", "words"), CONTRADICTIONS)
+    ("a.wav,Anna B,f,\nb.wav,anna  b,m,", r"gender of Anna B: female \(line 2\), male \(line 3\)"),
+])  # fmt: skip
 def test_lines_that_contradict_each_other_are_refused_with_their_numbers(tmp_path, lines, words):
     folder = make(tmp_path, f"path,speaker,gender,age\n{lines}")
     refused(rf"own_data\.csv: \d contradictions, correct them: .*{words}", read_own_data, folder)
@@ -83,16 +78,13 @@ def test_lost_and_odd_rows_are_named(tmp_path):
     clips, ledger = check_sum(read_own_data(make(tmp_path, text)), 6)
     assert clips["path"].tolist() == ["a.wav", "sub/c.flac"]
     assert clips.attrs["warnings"][0].startswith("gender values that give no label: {'0': 1}; write male, female, m,")
-    reasons = ["no path", "no such file", "a folder, not a file", "listed twice"]
-    assert dict(zip(ledger["item"], ledger["reason"])) == dict(
-        zip(["own_data.csv line 4", "no.wav", "sub", "a.wav"], reasons)
-    )
+    lost = {"no.wav": "no such file", "sub": "a folder, not a file", "a.wav": "listed twice"}
+    assert dict(zip(ledger["item"], ledger["reason"])) == lost | {"own_data.csv line 4": "no path"}
 
 
 def test_folders_without_a_clear_table_are_refused(tmp_path):
     refused(r"write own_data\.csv", read_own_data, tmp_path)
-    table = write_file(tmp_path / "own_data.csv", "path\nZoë.wav".encode("latin-1"))
+    write_file(tmp_path / "own_data.csv", "path\nZoë.wav".encode("latin-1"))
     refused("CSV UTF-8", read_own_data, tmp_path)
     for text in ("", "\n", "name,who\n"):
-        table.write_text(text)
-        refused(r"own_data\.csv: needs a column 'path'", read_own_data, tmp_path)
+        refused(r"own_data\.csv: needs a column 'path'", read_own_data, make(tmp_path, text))
