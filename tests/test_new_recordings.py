@@ -57,7 +57,7 @@ def test_labels_follow_the_list_and_missing_ones_stay_missing(spoken):
     assert unlabelled[["gender", "age"]].isna().all(axis=None)
 
 
-def test_the_chosen_epoch_scores_as_the_answers_of_its_model_do(trained):
+def test_the_chosen_epoch_scores_as_the_answers_of_its_model_do_and_is_judged_against_the_best(trained):
     predictions, targets, model, stage = trained
     epochs = new_recordings.score_epochs(predictions, targets, model, stage)
     answers = pd.DataFrame([prediction.row() for prediction in predictions])
@@ -73,6 +73,10 @@ def test_the_chosen_epoch_scores_as_the_answers_of_its_model_do(trained):
     other = bundle(stage.path("other"), heads)  # whose heads are none of the saved epochs
     epochs = new_recordings.score_epochs(predictions, targets, other, stage)
     assert (epochs.empty, new_recordings.judge_choice(epochs).empty) == (True, True)
+    epochs = pd.DataFrame({"epoch": [1, 2, 3, 4], "unseen_uar": [0.5, 0.7, 0.9, 0.8]})
+    epochs = epochs.assign(task="age", chosen=epochs["epoch"] == 2, recordings=9)
+    row = new_recordings.judge_choice(epochs).iloc[0]
+    assert row.tolist() == ["age", 4, 2, 0.7, 3, 0.9, pytest.approx(0.2), 9]
 
 
 def test_confusion_joins_by_name_and_leaves_unsure_ones_out():
@@ -102,13 +106,6 @@ def test_ages_in_years_are_scored_where_both_are_known():
     assert bare.columns.tolist()[1:] == ["mean absolute error, years"]
 
 
-def test_the_choice_is_judged_against_the_best_epoch():
-    epochs = pd.DataFrame({"epoch": [1, 2, 3, 4], "unseen_uar": [0.5, 0.7, 0.9, 0.8]})
-    epochs = epochs.assign(task="age", chosen=epochs["epoch"] == 2, recordings=9)
-    row = new_recordings.judge_choice(epochs).iloc[0]
-    assert row.tolist() == ["age", 4, 2, 0.7, 3, 0.9, pytest.approx(0.2), 9]
-
-
 def test_without_new_recordings_test_clips_are_drawn_and_called_what_they_are(tmp_path):
     clips = pd.DataFrame([(f"c:{n}", "c", f"{n}.wav") for n in range(6)], columns=["clip_id", "corpus", "path"])
     clips, ids = clips.assign(start_s=0.0, end_s=np.nan), clips["clip_id"].tolist()
@@ -133,13 +130,13 @@ def test_without_new_recordings_test_clips_are_drawn_and_called_what_they_are(tm
 
 def test_answers_survive_their_files(tmp_path):
     stage = make_stage(tmp_path)
-    answers = pd.DataFrame({"name": ["01", "b"], "state": ["ok", "unreadable"], "gender": ["male", None], "duration_s": [2.0, 0.0], "warning": "", "reason": ["", "empty"]})  # fmt: skip
+    answers = pd.DataFrame({"name": ["01", "b"], "state": ["ok", "unreadable"], "gender": ["male", None]})
+    answers = answers.assign(duration_s=[2.0, 0.0], warning="", reason=["", "empty"])
     paths.save_frame(stage.path("answers.csv"), answers)
     paths.save_frame(stage.path("epochs.csv"), pd.DataFrame(columns=new_recordings.EPOCHS))
     told, epochs = new_recordings.load_answers(stage)
     assert told[["name", "reason"]].to_numpy().tolist() == [["01", ""], ["b", "empty"]]
-    assert epochs.empty
-    assert new_recordings.longest_answered(told) == "01"
+    assert (epochs.empty, new_recordings.longest_answered(told)) == (True, "01")
     refused(r"none of 1 recordings got .*: b: unreadable \(empty\)", new_recordings.longest_answered, told[1:])
 
 
@@ -147,7 +144,7 @@ def test_a_changed_list_file_or_label_makes_new_work(tmp_path):
     path, _ = (write_file(tmp_path / name) for name in ("a.wav", "b.wav"))
     (tmp_path / "gone.wav").symlink_to("nothing")
     listed, tell = list_recordings(tmp_path), new_recordings.fingerprint_recordings
-    told, before = [tell(part) for part in (listed, listed[:1], listed.assign(gender="male"))], path.stat()
+    told, before = [*map(tell, (listed, listed[:1], listed.assign(gender="male")))], path.stat()
     assert tell(list_recordings(tmp_path)) == told[0]
     path.write_bytes(b"other")  # as long and, so it says, as old
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))

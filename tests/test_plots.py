@@ -51,11 +51,6 @@ def texts_of(artists):
     return [artist.get_text() for artist in artists]
 
 
-def test_every_plot_is_among_these():
-    drawn = {name for draw in FIGURES.values() for name in draw.__code__.co_names if name.startswith("plot_")}
-    assert drawn == {name for name in dir(plots) if name.startswith("plot_")}
-
-
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_has_a_title_labels_and_text_of_at_least_8_points(name):
     figure = FIGURES[name]()
@@ -68,7 +63,9 @@ def test_every_figure_has_a_title_labels_and_text_of_at_least_8_points(name):
     plt.close("all")
 
 
-def test_classes_keep_their_order_and_their_colours():
+def test_every_plot_is_drawn_here_and_classes_keep_their_order_and_their_colours():
+    drawn = {name for draw in FIGURES.values() for name in draw.__code__.co_names if name.startswith("plot_")}
+    assert drawn == {name for name in dir(plots) if name.startswith("plot_")}
     ax = plots.plot_label_counts(CLIPS, "age", AGES, "Clips").axes[0]
     assert texts_of(ax.get_xticklabels()) == AGES
     assert [[bar.get_height() for bar in bars] for bars in ax.containers] == [[1, 0, 1], [0, 0, 1]]
@@ -80,15 +77,12 @@ def test_classes_keep_their_order_and_their_colours():
     assert len(set(second.values())) == 3
 
 
-def test_a_confusion_matrix_shows_counts_and_shares_of_the_truth_in_rows():
+def test_confusion_has_the_truth_in_rows_baselines_are_grey_the_worst_group_is_marked_and_a_small_one_has_no_dot():
     ax = plots.plot_confusion([[3, 1, 0], [0, 0, 0], [0, 0, 1000]], AGES, "Age").axes[0]
     assert texts_of(ax.texts) == ["3\n75 %", "1\n25 %", *["0\n0 %"] * 6, "1,000\n100 %"]
     assert texts_of(ax.get_xticklabels()) == AGES
     assert texts_of(ax.get_yticklabels()) == ["teen\n(4)", "twenties\n(0)", "adult\n(1,000)"]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("answer", "truth (number of windows)")
-
-
-def test_baselines_are_grey_the_worst_group_is_marked_and_a_small_one_has_no_dot():
     ax = plots.plot_intervals(SCORES, "Gender").axes[0]
     assert [[x for x, _ in line] for line in ax.collections[0].get_segments()] == [[0.5, 0.5], [0.6, 0.8], [0.7, 0.9]]
     assert len({tuple(colour) for colour in ax.collections[1].get_facecolors()[:2]}) == 1
