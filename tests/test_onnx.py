@@ -9,12 +9,9 @@ import pytest
 import soundfile
 from model_fixture import CENTRES, make_model_folder
 
-from lib.embed import encode_batch
+from lib import embed, networks, train
 from lib.model_folder import load_model_folder
-from lib.networks import select_input
-from lib.speed import onnx
-from lib.speed.engines import load_engine
-from lib.train import predict_log_probabilities
+from lib.speed import engines, onnx
 from lib.trust.calibration import Years
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -40,10 +37,10 @@ def test_the_example_answers_without_torch_as_the_model_folder_does(folder, tmp_
     answers = {name: ast.literal_eval(told) for name, told in re.findall(r"(\S+) (.*)", done.stdout)}
     model = load_model_folder(folder)
     pieces = np.stack([sound[start : start + 48_000] for start in (0, 32_000, 64_000)])
-    tensors = encode_batch(load_engine(model.encoder, "emission"), pieces)
+    tensors = embed.encode_batch(engines.load_engine(model.encoder, "emission"), pieces)
     for task, head in model.heads.items():
-        features = select_input(head.network, tensors, model.parts)
-        trained = np.exp(predict_log_probabilities(head.model, features, np.arange(3)))
+        features = networks.select_input(head.network, tensors, model.parts)
+        trained = np.exp(train.predict_log_probabilities(head.model, features, np.arange(3)))
         expected = dict(zip(head.classes, head.calibration.apply(trained).mean(axis=0)))
         assert answers[task] == pytest.approx(expected, abs=2e-4)
     years = pytest.approx((trained @ CENTRES).mean(), abs=0.06)

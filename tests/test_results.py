@@ -28,21 +28,18 @@ def told(low, high, metric="uar", task="gender", rival=None, gain=None):
     return results.tell_score(results.find_headline(records(*rows), VIEW | {"task": task}, differences))
 
 
-@pytest.mark.parametrize(
-    ("value", "low", "high", "metric", "text"),
-    [
-        (0.774, 0.712, 0.829, "uar", "77 % (71 to 83)"), (0.7744, 0.7604, 0.7889, "uar", "77.4 % (76.0 to 78.9)"),
-        (5.58, 4.91, 6.21, "mae_years", "5.6 (4.9 to 6.2)"), (0.034, 0.021, 0.051, "ece", "0.034 (0.021 to 0.051)"),
-        (0.5, 0.5, 0.5, "uar", "50 %"), (0.9345, None, None, "accuracy", "93.5 %"), (None, None, None, "uar", "–"),
-        (-0.003, -0.12, 0.11, "uar_difference", "+0 (-12 to +11)"), (0.091, 0.02, 0.15, "uar_difference", "+9 (+2 to +15)*"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("value", "low", "high", "metric", "text"), [
+    (0.774, 0.712, 0.829, "uar", "77 % (71 to 83)"), (0.7744, 0.7604, 0.7889, "uar", "77.4 % (76.0 to 78.9)"),
+    (5.58, 4.91, 6.21, "mae_years", "5.6 (4.9 to 6.2)"), (0.034, 0.021, 0.051, "ece", "0.034 (0.021 to 0.051)"),
+    (0.5, 0.5, 0.5, "uar", "50 %"), (0.9345, None, None, "accuracy", "93.5 %"), (None, None, None, "uar", "–"),
+    (-0.003, -0.12, 0.11, "uar_difference", "+0 (-12 to +11)"), (0.091, 0.02, 0.15, "uar_difference", "+9 (+2 to +15)*"),
+])  # fmt: skip
 def test_a_number_has_the_digits_that_its_interval_deserves(value, low, high, metric, text):
     record = {"value": value, "low": low, "high": high, "metric": metric, "protocol": "speaker"}
     assert results.format_score(record) == text
 
 
-def test_the_table_holds_every_score_once_baselines_last_and_sizes():
+def test_the_table_holds_every_score_once_baselines_last_sizes_and_the_spread_of_seeds():
     scores = records(*make_metrics()["scores"])
     table = results.tabulate(results.select_scores(scores, protocol="speaker", metric=["uar", "accuracy"]))
     assert table.columns.tolist() == ["task", "model", "UAR", "accuracy", "clips", "speakers"]
@@ -54,6 +51,10 @@ def test_the_table_holds_every_score_once_baselines_last_and_sizes():
     row = results.tabulate(both, rows=["task", "model", "metric"], columns="protocol").iloc[0, 3:6].to_dict()
     assert row == {"random windows claim": "87 % (81 to 93)", "speakers never heard in training": "78 % (72 to 84)",
                    "leak (points)": "+9 (+4 to +14)*"}  # fmt: skip
+    refused("duplicate entries", results.tabulate, results.select_scores(scores, metric="uar"))
+    assert results.tabulate(scores.head(0)).empty
+    score = make_row("age", "paper", "uar", 0.7, seeds=3, seed_std=0.021)
+    assert results.tabulate(records(score))["seeds"].tolist() == ["3, ± 2.1"]
 
 
 def test_a_model_folder_s_own_scores_are_of_its_heads_by_the_level_asked_and_of_groups_by_window():
@@ -64,29 +65,17 @@ def test_a_model_folder_s_own_scores_are_of_its_heads_by_the_level_asked_and_of_
     assert own.loc[own["subset"] != "all", "model"].tolist() == ["best"] * 4
 
 
-def test_two_records_for_one_cell_are_refused_none_give_an_empty_table_and_seeds_their_spread():
-    scores = records(*make_metrics()["scores"])
-    refused("duplicate entries", results.tabulate, results.select_scores(scores, metric="uar"))
-    assert results.tabulate(scores.head(0)).empty
-    score = make_row("age", "paper", "uar", 0.7, seeds=3, seed_std=0.021)
-    assert results.tabulate(records(score))["seeds"].tolist() == ["3, ± 2.1"]
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "options", "verdict"),
-    [
-        (0.55, 0.7, {}, "Better than a guess."), (0.4, 0.6, {}, "Not shown to be better than a guess."),
-        (0.2, 0.4, {}, "Worse than a guess."),
-        (0.6, 0.8, {"rival": 0.66, "gain": (-0.1, 0.2)}, "Better than a guess, not shown to be better than mean pitch alone."),
-        (0.6, 0.8, {"rival": 0.66, "gain": (0.05, 0.2)}, "Better than a guess and than every simple baseline."),
-        (0.6, 0.8, {"rival": 0.71}, "Better than a guess, but mean pitch alone does no worse: the model adds nothing here."),
-        (0.6, 0.8, {"rival": 0.66}, "Better than a guess."),  # no pair was compared: nothing is claimed over the baseline
-        (4.9, 6.2, YEARS | {"rival": 6.0, "gain": (-1.0, 0.2)},
-         "Better than a guess, not shown to be better than mean pitch alone."),
-        (4.9, 6.2, YEARS | {"rival": 6.0, "gain": (-1.0, -0.2)}, "Better than a guess and than every simple baseline."),
-        (6.5, 7.2, YEARS, "Not shown to be better than a guess."),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("low", "high", "options", "verdict"), [
+    (0.55, 0.7, {}, "Better than a guess."), (0.4, 0.6, {}, "Not shown to be better than a guess."),
+    (0.2, 0.4, {}, "Worse than a guess."), (6.5, 7.2, YEARS, "Not shown to be better than a guess."),
+    (0.6, 0.8, {"rival": 0.66, "gain": (-0.1, 0.2)}, "Better than a guess, not shown to be better than mean pitch alone."),
+    (0.6, 0.8, {"rival": 0.66, "gain": (0.05, 0.2)}, "Better than a guess and than every simple baseline."),
+    (0.6, 0.8, {"rival": 0.71}, "Better than a guess, but mean pitch alone does no worse: the model adds nothing here."),
+    (0.6, 0.8, {"rival": 0.66}, "Better than a guess."),  # no pair was compared: nothing is claimed over the baseline
+    (4.9, 6.2, YEARS | {"rival": 6.0, "gain": (-1.0, 0.2)},
+     "Better than a guess, not shown to be better than mean pitch alone."),
+    (4.9, 6.2, YEARS | {"rival": 6.0, "gain": (-1.0, -0.2)}, "Better than a guess and than every simple baseline."),
+])  # fmt: skip
 def test_the_verdict_follows_the_intervals_and_the_pairs(low, high, options, verdict):
     assert told(low, high, **options).endswith(f" {verdict}")
 
@@ -108,8 +97,8 @@ def test_a_score_is_told_of_a_hundred_with_its_interval_and_what_it_stands_besid
 
 def test_the_other_sentences_tell_their_numbers():
     leak = make_row("age", "paper", "uar", 0.09, 0.05, claimed=0.87, shown=0.78)
-    confusion, counts = {"task": "gender", "level": "window", "classes": ["male", "female", "x"]}, np.eye(3, dtype=int)
-    mixed = confusion | {"counts": np.array([[8, 2, 0], [3, 7, 0], [0, 0, 0]])}
+    perfect = {"task": "gender", "level": "window", "classes": ["male", "female", "x"], "counts": np.eye(3, dtype=int)}
+    mixed = perfect | {"counts": np.array([[8, 2, 0], [3, 7, 0], [0, 0, 0]])}
     errors = [make_row("age", "paper", name, value) for name, value in (("ece", 0.09), ("ece_tempered", 0.04))]
     scores = records(*make_metrics()["scores"])
     slices = scores[(scores["subset"] != "all") & (scores["task"] == "age")].iloc[:3]
@@ -118,12 +107,11 @@ def test_the_other_sentences_tell_their_numbers():
     ledger = pd.DataFrame({"reason": ["empty file", "no such file", "no such file"]})
     history = pd.DataFrame({"epoch": [0, 1, 2], "chosen": [False, True, False], "validation_uar": [0.61, 0.83, 0.7],
                             "train_loss": [0.9, 0.6, 0.3], "validation_loss": [0.9, 0.5, 0.8], "network": "paper"})  # fmt: skip
-    steady = history.assign(validation_loss=[0.9, 0.5, 0.5])
     for text, words in [
         (sentences.tell_leak(records(leak)), "claim a UAR of 87 % | show 78 % | +9 points (+4 to +14) is not skill"),
         (sentences.tell_leak(records(leak | {"low": -0.01})), "(-1 to +14) may be chance."),
         (sentences.tell_confusion(mixed), "80 % of male, 70 % of female; most often female is told as male (3 times)"),
-        (sentences.tell_confusion({**confusion, "counts": counts}), "100 % of x."),
+        (sentences.tell_confusion(perfect), "100 % of x."),
         (sentences.tell_calibration(records(*errors)), "Age: | is 9 points away | and 4 after temperature, which helps"),
         (sentences.tell_slices(slices), "worst for language: en: UAR 73 % (67 to 79) of 15 speakers, 10 points below corpus: c"),
         (sentences.tell_layers(layers), "best from layer 2, UAR 80 % (75 to 85); | a guess (majority) 50 %, mean pitch 70 %."),
@@ -132,7 +120,8 @@ def test_the_other_sentences_tell_their_numbers():
         (sentences.tell_training(history), "from 61 % to 83 % at epoch 1 of 2, which was chosen | by heart"),
     ]:  # fmt: skip
         assert [part for part in words.split(" | ") if part not in text] == [], text
-    assert (sentences.tell_slices(slices.head(1)), "by heart" in sentences.tell_training(steady)) == ("", False)
+    steady = sentences.tell_training(history.assign(validation_loss=[0.9, 0.5, 0.5]))
+    assert (sentences.tell_slices(slices.head(1)), "by heart" in steady) == ("", False)
 
 
 def test_the_paper_stands_beside_a_guess_on_its_own_data_and_this_run():
@@ -151,8 +140,8 @@ def test_names_are_a_reader_s_classes_stand_with_their_bounds_and_a_markdown_tab
         settings = {"age_classes": ["child", "adult"], "age_bounds": bounds}
         assert compare.describe_classes(["child", "adult"], settings) == ["child (under 16)", last]
         assert compare.describe_classes(["male", "female"], settings) == ["male", "female"]
-    table = pd.DataFrame({"a": ["x|y"], "b": ["<i>"]})
-    assert results.to_markdown(table) == "| a | b |\n| --- | --- |\n| x\\|y | &lt;i> |"
+    markdown = results.to_markdown(pd.DataFrame({"a": ["x|y"], "b": ["<i>"]}))
+    assert markdown == "| a | b |\n| --- | --- |\n| x\\|y | &lt;i> |"
     named = {"paper": "the paper's network", "linear:layer:3+bank": "linear model on layer 3 and filter bank", "baseline: MFCC": "MFCC statistics",
              "steps:block:1+block:2|embedding": "step by step on block 1 and block 2, then embedding", "eGeMAPS": "eGeMAPS"}  # fmt: skip
     assert {name: results.model_name(name) for name in named} == named

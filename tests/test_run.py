@@ -39,26 +39,24 @@ def test_a_run_hands_over_its_parameters_and_stops_at_the_first_failure(world, c
     assert told_file.read_text() == "tiny 3"
     told = capsys.readouterr().err
     where, *why = told[told.index("stopped:") :].strip().splitlines()
-    assert where.startswith("stopped: notebook second, cell ")
-    assert "second.failed.ipynb" in where
+    assert (where[:31], "second.failed.ipynb" in where) == ("stopped: notebook second, cell ", True)
     assert why == ["  in: total += 1 / (1 - step)", "  ZeroDivisionError: division by zero"]
-    executed = paths.DATA / "tiny" / "executed"
-    assert sorted(path.name for path in executed.iterdir()) == ["first.ipynb", "second.failed.ipynb"]
+    executed = sorted(path.name for path in (paths.DATA / "tiny" / "executed").iterdir())
+    assert executed == ["first.ipynb", "second.failed.ipynb"]
     assert not (paths.REPORTS / "tiny").exists()
 
 
 def test_what_is_wrong_is_refused_before_a_kernel_starts(world, capsys, monkeypatch):
     monkeypatch.setattr(run, "run_notebooks", lambda *_: pytest.fail("a notebook was run"))
-    for arguments, told in {
-        ("--set", "first.number=x"): "tiny.yaml: first.number = 'x'",
-        ("--from", "third"): "third: not a notebook of this run; it has first, second",
-        ("--only", "third"): "third: not a notebook of this run",
-    }.items():
-        assert run.main([str(world()), *arguments]) == 2
+    for arguments, told in [
+        ([world(), "--set", "first.number=x"], "tiny.yaml: first.number = 'x'"),
+        ([world(), "--from", "third"], "third: not a notebook of this run; it has first, second"),
+        ([world(), "--only", "third"], "third: not a notebook of this run"),
+        ([world().parent], "[Errno 21] Is a directory"),  # a folder is no run file
+    ]:
+        assert run.main([*map(str, arguments)]) == 2
         assert f"refused: {told}" in capsys.readouterr().err.replace(f"{paths.DATA.parent}/", "")
     assert run.select_notebooks(["a", "b", "c"], "b", None) == ["b", "c"]
-    assert run.main([str(world().parent)]) == 2  # a folder is no run file
-    assert "refused: [Errno 21] Is a directory" in capsys.readouterr().err
 
 
 def test_a_run_that_begins_behind_stages_of_other_labels_sounds_or_values_is_refused(tmp_path, monkeypatch, capsys):

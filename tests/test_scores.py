@@ -28,10 +28,10 @@ def make_answers(rows=600, classes="abc", speakers=30, right=0.7, seed=0):
 
 def make_predictions(rows=600, right=0.7, seed=0, **changes):
     table = make_answers(rows, GENDERS, right=right, seed=seed)
-    clips = [f"{speaker}-{i // 120}" for i, speaker in enumerate(table["speaker_id"])]
-    fixed = {"task": "gender", "model": "linear", "protocol": "speaker", "split": "test"}
-    fixed |= {"seed": 0, "epoch": 3, "fold": 0} | changes
-    return table.assign(window_id=[f"{c}@{i}" for i, c in enumerate(clips)], clip_id=clips, **fixed)
+    table["clip_id"] = [f"{speaker}-{i // 120}" for i, speaker in enumerate(table["speaker_id"])]
+    fixed = {"task": "gender", "model": "linear", "protocol": "speaker", "split": "test"} | changes
+    fixed = {"seed": 0, "epoch": 3, "fold": 0} | fixed
+    return table.assign(window_id=table["clip_id"] + "@" + table.index.astype("str"), **fixed)
 
 
 def score(table, metric="uar", classes=ABC, **options):
@@ -43,7 +43,7 @@ def test_as_many_speakers_are_drawn_as_there_are_and_by_the_seed():
     assert (sums.index.tolist(), sums.to_numpy().tolist()) == (["a", "b"], [[8, 10], [4, 6]])
     sums = np.stack([np.ones(7), np.arange(7)], axis=1)
     drawn, again, other = (scores.draw_sums(sums, 500, seed) for seed in (3, 3, 4))
-    assert ((drawn[:, 0] == 7).all(), (drawn == again).all(), (drawn == other).all()) == (True, True, False)
+    assert [(drawn[:, 0] == 7).all(), (drawn == again).all(), (drawn == other).all()] == [True, True, False]
     assert drawn[:, 1].mean() == pytest.approx(21, rel=0.03)
     assert (scores.draw_sums(np.ones((300_000, 1)), 30, seed=0) == 300_000).all()  # in blocks
 
@@ -59,8 +59,7 @@ def test_draws_without_a_score_are_left_out_and_where_hardly_any_has_one_there_i
     # one voice alone has class b: a draw without it must not count as a UAR over class a
     table = pd.DataFrame({"target": [0] * 30 + [1], "speaker_id": range(31), "p_a": [1.0] * 27 + [0.0] * 3 + [1.0]})
     row = score(table.assign(p_b=1 - table["p_a"]), classes=["a", "b"])
-    assert row["value"] == pytest.approx(0.45)
-    assert row["high"] <= 0.5
+    assert (row["value"], row["high"] <= 0.5) == (pytest.approx(0.45), True)
 
 
 def test_the_interval_covers_the_true_accuracy_about_95_times_in_100():
@@ -79,28 +78,24 @@ def test_metrics_equal_scikit_learns():
     targets, predicted = table["target"].to_numpy(), table[["p_a", "p_b", "p_c"]].to_numpy().argmax(axis=1)
     counts = scores.confusion_counts(targets, predicted, 3)
     np.testing.assert_array_equal(counts, confusion_matrix(targets, predicted))
-    metrics = scores.confusion_metrics(counts, ABC)
-    assert metrics["accuracy"] == pytest.approx((targets == predicted).mean())
-    assert metrics["uar"] == pytest.approx(balanced_accuracy_score(targets, predicted))
-    for average in ("macro", "weighted"):
-        assert metrics[f"{average}_f1"] == pytest.approx(f1_score(targets, predicted, average=average))
+    expected = {"accuracy": (targets == predicted).mean(), "uar": balanced_accuracy_score(targets, predicted)}
+    expected |= {f"{kind}_f1": f1_score(targets, predicted, average=kind) for kind in ("macro", "weighted")}
     for name, score_of in (("f1", f1_score), ("recall", recall_score)):
-        assert [metrics[f"{name}_{c}"] for c in ABC] == pytest.approx(score_of(targets, predicted, average=None))
-    assert metrics["mace"] == pytest.approx(np.abs(targets - predicted).mean())
+        expected |= {f"{name}_{c}": one for c, one in zip(ABC, score_of(targets, predicted, average=None))}
+    expected["mace"] = np.abs(targets - predicted).mean()
+    assert scores.confusion_metrics(counts, ABC) == pytest.approx(expected)
     absent = scores.confusion_metrics(np.array([[8, 2, 0], [1, 9, 0], [0, 0, 0]]), ABC)  # nobody is of class c
-    assert np.isnan([absent["f1_c"], absent["recall_c"]]).all()
-    assert absent["uar"] == pytest.approx(0.85)
+    assert [absent[name] for name in ("f1_c", "recall_c", "uar")] == pytest.approx([np.nan, np.nan, 0.85], nan_ok=True)
 
 
 def test_seeds_are_averaged_and_folds_pooled():
     one, other = make_answers(right=0.9), make_answers(right=0.5, seed=3)
     both = pd.concat([one.assign(seed=0), other.assign(seed=1)], ignore_index=True)
     values = [score(table, draws=0)["value"] for table in (one, other)]
-    row = score(both, draws=0)
-    assert row[["value", "seed_std"]].tolist() == pytest.approx([np.mean(values), np.std(values)])
-    assert (row["n"], row["seeds"]) == (600, 2)
-    folds = score(both.assign(fold=both["seed"], seed=0), draws=0)
-    assert (folds["n"], folds["seeds"], folds["seed_std"]) == (1200, 1, 0)
+    row, folds = score(both, draws=0), score(both.assign(fold=both["seed"], seed=0), draws=0)
+    expected = pytest.approx([np.mean(values), np.std(values), 600, 2])
+    assert row[["value", "seed_std", "n", "seeds"]].tolist() == expected
+    assert folds[["n", "seeds", "seed_std"]].tolist() == [1200, 1, 0]
 
 
 def test_predictions_fit_the_contract_and_are_averaged_in_probability():
@@ -124,9 +119,7 @@ def test_models_and_protocols_are_compared_on_equal_windows():
     records = evaluate.compare_all(pd.concat([good, poor]), *given).set_index(["metric", "level"])
     row = records.loc[("accuracy_difference", "window")]
     right = [(rows["target"] == (rows["p_female"] > 0.5)).mean() for rows in (good, poor)]
-    assert row["value"] == pytest.approx(right[0] - right[1])
-    assert row["low"] > 0
-    assert row["against"] == "majority"
+    assert (row["value"], row["low"] > 0, row["against"]) == (pytest.approx(right[0] - right[1]), True, "majority")
     same = scores.score_answers(poor, GENDERS, minus=poor)[["value", "low", "high"]]
     assert (same == 0).all(axis=None)  # drawn in pairs
     shown = make_predictions(seed=4).query("speaker_id < 's5'")  # fewer speakers
@@ -159,12 +152,11 @@ def test_errors_in_years_equal_their_definitions():
     assert records["value"].to_dict() == pytest.approx(expected)
     assert ((records["low"] < records["value"]) & (records["value"] < records["high"])).all()
     paired, same = (scores.score_years(one, minus=other).iloc[0] for one in (table, other))
-    assert paired["metric"] == "mae_years_difference"
-    assert paired["value"] == pytest.approx(expected["mae_years"] - np.abs(worse - years).mean())
+    difference = pytest.approx(expected["mae_years"] - np.abs(worse - years).mean())
+    assert (paired["metric"], paired["value"]) == ("mae_years_difference", difference)
     assert paired["low"] < paired["value"] < paired["high"] < 0
     assert same[["value", "low", "high"]].tolist() == [0, 0, 0]
-    constant = scores.score_years(table.assign(predicted_years=30.0), draws=0)
-    assert constant["value"].iloc[2] == pytest.approx(0)
+    assert scores.score_years(table.assign(predicted_years=30.0), draws=0)["value"].iloc[2] == pytest.approx(0)
     clips = table.assign(clip_id=table["speaker_id"], years=30.0)  # whose years are averaged before they are compared
     by_clip = scores.score_levels(clips, None, draws=0, seed=0).query("level == 'clip' and metric == 'mae_years'")
     assert by_clip["value"].item() == pytest.approx(np.abs(predicted.reshape(30, 10).mean(axis=1) - 30).mean())
@@ -180,11 +172,9 @@ def test_errors_in_years_are_means_over_trainings_at_every_level():
     table = table.assign(task="age_years", protocol="speaker", split="test", fold=0, clip_id=table["speaker_id"])
     linear, constant = (table[table["model"] == model] for model in ("linear", "constant"))
     found = scores.score_levels(linear, None, draws=0, seed=0).set_index(["level", "metric"])
-    means = {"window": (3 + 5) / 2, "clip": (1 + 5) / 2}  # of |-4|, |2| and |2|, |8|; of |-1| and |5|
-    for level, mean in means.items():
-        row = found.loc[level, "mae_years"]
-        assert row["value"] == pytest.approx(mean)
-        assert row[["n", "seeds", "speakers"]].tolist() == [3 if level == "clip" else 6, 2, 3]
-    assert row["seed_std"] == pytest.approx(2)
+    windows, clips = (found.loc[level, "mae_years"] for level in ("window", "clip"))
+    told = [[*row[["value", "n", "seeds", "speakers"]]] for row in (windows, clips)]
+    assert told == [[(3 + 5) / 2, 6, 2, 3], [(1 + 5) / 2, 3, 2, 3]]  # of |-4|, |2| and |2|, |8|; of |-1| and |5|
+    assert clips["seed_std"] == pytest.approx(2)
     pair = scores.score_levels(linear, None, constant, draws=0, seed=0).set_index(["level", "metric"])
     assert pair.loc[("clip", "mae_years_difference"), "value"] == pytest.approx(3 - (10 + 0 + 20) / 3)

@@ -10,8 +10,7 @@ from lib.corpora.sieve import Sieve, audio_stem, file_fault, find_spelling, prin
 
 
 def rows() -> pd.DataFrame:
-    names = [f"x:{n}" for n in range(4)]
-    columns = dict.fromkeys(["item", "clip_id", "speaker_id", "recording_id", "path"], names)
+    columns = {name: [f"x:{n}" for n in range(4)] for name in ("item", "clip_id", "speaker_id", "recording_id", "path")}
     return pd.DataFrame(columns).assign(gender_raw=["male", "f", "other", ""], age_raw=["teens", "30", "", "old"])
 
 
@@ -20,27 +19,26 @@ def test_dropped_rows_and_noted_items_add_up_with_reason_and_detail():
     known = clips[["gender", "age_decade", "age_years"]].fillna(0).to_numpy().tolist()
     assert known == [["male", 10, 0], ["female", 0, 30], [0, 0, 0], [0, 0, 0]]
     assert clips.attrs["warnings"][0].startswith("age values that give no label: {'old': 1}; write years (")
-    assert len(ledger) == 0
+    assert ledger.empty
     sieve = Sieve("x", rows())
     sieve.drop([True, False, False, False], "first", "because")
     sieve.drop(pd.Series([False, True, False]), pd.Series(["a", "second", "c"]), pd.Series(["a", "b", "c"]))
     sieve.drop([False, False], "never")
     sieve.note([("line 9", "third", "broken"), ("\udcff.wav", "fourth", "")])
     clips, ledger = sieve.finish()
-    assert clips["clip_id"].tolist() == ["x:1", "x:3"]
+    assert (clips["clip_id"].tolist(), clips.attrs["rows_in"]) == (["x:1", "x:3"], 6)
     told = ["x:0 first because", "x:2 second b", "line 9 third broken", "\\xff.wav fourth "]
     assert ledger.agg(" ".join, axis=1).tolist() == [f"x {row}" for row in told]
-    assert clips.attrs["rows_in"] == 6
     sieve.rows = sieve.rows.iloc[:-1]
     refused("x: 6 rows in, 1 clips, 4 dropped", sieve.finish, error=RuntimeError)
 
 
 def test_every_file_that_cannot_hold_sound_has_its_reason(tmp_path):
     lfs = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
-    for name, content in {"good": b"x", "empty": b"", "lfs": lfs}.items():
-        write_file(tmp_path / f"{name}.wav", content)
-    for name, target in (("dangling", "nowhere"), ("itself", "itself.wav"), ("folder", ".")):
-        (tmp_path / f"{name}.wav").symlink_to(target)
+    for name, content in {"good.wav": b"x", "empty.wav": b"", "lfs.wav": lfs}.items():
+        write_file(tmp_path / name, content)
+    for name, target in {"dangling.wav": "nowhere", "itself.wav": "itself.wav", "folder.wav": "."}.items():
+        (tmp_path / name).symlink_to(target)
     os.mkfifo(tmp_path / "pipe.wav")
     faults = {"good.wav": "", "empty.wav": "empty file", "lfs.wav": "Git LFS pointer (run: git lfs pull)",
               "dangling.wav": "no such file", "itself.wav": "cannot be read", "folder.wav": "a folder, not a file",
@@ -54,8 +52,7 @@ def test_files_are_walked_in_order_through_links_but_never_in_circles(tmp_path):
         write_file(tmp_path / name)
     (tmp_path / "a" / "round").symlink_to(tmp_path)
     (tmp_path / "dangling").symlink_to("nowhere")
-    names = [path.relative_to(tmp_path).as_posix() for path in walk_files(tmp_path)]
-    assert names == ["dangling", "a/1.wav", "b/2.wav"]
+    assert [*walk_files(tmp_path)] == [tmp_path / name for name in ("dangling", "a/1.wav", "b/2.wav")]
 
 
 def test_one_file_under_several_spellings_is_found(tmp_path):

@@ -43,16 +43,13 @@ def test_the_worst_group_is_found_and_small_ones_keep_their_size_but_get_no_scor
     assert slices.main_slices(table[~table["enough"]], MODELS) == {}
 
 
-def test_nothing_is_sliced_by_what_it_asks_for_or_tells_no_windows_apart_and_all_models_stand_in_age_groups(table):
+def test_nothing_is_sliced_by_what_it_asks_for_tells_no_windows_apart_or_is_not_known_and_windows_are_described(table):
     gender, age = (table[table["task"] == name] for name in ("gender", "age"))
     assert not gender["subset"].str.contains("gender=|clip length").any()  # all clips are of five seconds
     assert not age["subset"].str.contains("age group=").any()
     assert set(gender.loc[gender["model"] == "majority", "subset"]) == {"age group=child", "age group=adult"}
     assert set(age["model"]) == {"linear"}
-
-
-def test_windows_are_described_and_those_of_which_nothing_is_known_are_left_out(table):
-    assert table.loc[(table["task"] == "age") & table["subset"].str.startswith("loudness"), "n"].sum() == 800
+    assert age.loc[age["subset"].str.startswith("loudness"), "n"].sum() == 800
     blank = SPLITS.assign(language=SPLITS["language"].where(SPLITS["speaker_id"] < "b:20", ""))
     known = slices.slice_all(PREDICTIONS, blank, [AGE], MODELS, "speaker", 0, 0).set_index("subset")["n"]
     sizes = {"cy": 40, "en": 500 - 40 - 14, "eu": 14}
@@ -66,7 +63,7 @@ def test_windows_are_described_and_those_of_which_nothing_is_known_are_left_out(
     assert described[["loudness", "age group"]].to_numpy().tolist() == [[band, ""] for band in bands]
 
 
-def test_errors_are_the_wrong_answers_most_confident_first_with_their_sound():
+def test_errors_come_most_confident_first_with_their_sound_and_what_clips_were_told_by_corpus_and_label():
     answers = pd.DataFrame({"window_id": list("vwxyz"), "clip_id": list("VWXYZ"), "target": [0, 0, 1, 1, 0]})
     answers = answers.assign(p_male=[0.9, 0.3, 0.8, 0.1, 0.05], p_female=[0.1, 0.7, 0.2, 0.9, 0.95])
     errors = slices.list_errors(answers, GENDER)
@@ -75,9 +72,6 @@ def test_errors_are_the_wrong_answers_most_confident_first_with_their_sound():
     windows = pd.DataFrame({"window_id": ["z", "x"], "row": [0, 1]})
     sound, title = slices.read_error(errors.iloc[1], windows, np.array([[0, 0], [16384, -32768]], np.int16))
     assert (sound.tolist(), title) == ([0.5, -1.0], "gender: male, is female (80 % sure)")
-
-
-def test_what_clips_were_told_is_counted_by_corpus_and_label_in_the_order_of_classes():
     answers = pd.DataFrame({"clip_id": ["a1", "a1", "a2", "b1"], "speaker_id": list("aaab"), "target": [1, 1, 0, 1]})
     answers = answers.assign(p_male=[0.9, 0.3, 0.2, 0.1], p_female=[0.1, 0.7, 0.8, 0.9])
     splits = pd.DataFrame({"clip_id": ["a1", "a2", "b1"], "corpus": ["a", "a", "b"]})

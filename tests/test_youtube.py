@@ -37,14 +37,14 @@ def sound(seconds=3) -> bytes:
 
 
 def fetch(site, folder, videos):
-    quick = dict.fromkeys(["sleep_interval", "max_sleep_interval", "sleep_interval_requests"], 0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(youtube, "OPTIONS", youtube.OPTIONS | quick)
+        for name in ("sleep_interval", "max_sleep_interval", "sleep_interval_requests"):
+            patch.setitem(youtube.OPTIONS, name, 0)
         patch.setattr(youtube, "WATCH", site.url + "/{video}.wav")
         return download_videos(videos, folder, allowed=True)
 
 
-def kinds(folder) -> dict[str, str]:
+def kinds(folder):
     return {video: record["kind"] for video, record in load_status(folder).items()}
 
 
@@ -60,7 +60,7 @@ def test_nothing_is_fetched_until_it_is_switched_on(tmp_path):
 
 
 def test_each_video_is_fetched_once_and_again_only_when_it_is_lost(tmp_path):
-    files = {f"/{video}.wav": sound() for video in (ONE, TWO, THREE)} | {f"/{TWO}.wav": sound(20)}
+    files = {f"/{ONE}.wav": sound(), f"/{TWO}.wav": sound(20), f"/{THREE}.wav": sound()}
     with serve(files=files, drop_after=[10**9, 10**9, 10**9, 100_000]) as site:  # the second breaks off, and goes on
         assert fetch(site, tmp_path, [ONE, TWO, THREE, ONE]) == ""
         assert kinds(tmp_path) == dict.fromkeys((ONE, TWO, THREE), "done")
