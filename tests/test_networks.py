@@ -1,5 +1,3 @@
-"""The paper's networks layer for layer, and what all networks share: log-probabilities, seeds, names, normalisation."""
-
 import numpy as np
 import pytest
 import torch

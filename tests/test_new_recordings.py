@@ -79,7 +79,7 @@ def test_the_chosen_epoch_scores_as_the_answers_of_its_model_do_and_is_judged_ag
     assert row.tolist() == ["age", 4, 2, 0.7, 3, 0.9, pytest.approx(0.2), 9]
 
 
-def test_confusion_joins_by_name_and_leaves_unsure_ones_out():
+def test_answers_are_joined_by_name_and_classes_and_years_scored_where_both_are_known():
     answers = pd.DataFrame({"name": list("dcba"), "gender": ["male", "unsure", "female", None]})
     targets = pd.DataFrame({"name": list("abcd"), "gender": pd.array([0, 1, 1, 1], dtype="Int64")})
     assert new_recordings.compare_answers(answers, targets, GENDER).tolist() == [[0, 0], [1, 1]]
@@ -90,9 +90,6 @@ def test_confusion_joins_by_name_and_leaves_unsure_ones_out():
     assert groups.columns.tolist() == ["gender label", "male", "female", "unsure", "several speakers", "no window"]
     assert groups.iloc[:, 1:].to_numpy().tolist() == [[0, 0, 0, 0, 1], [1, 1, 1, 0, 0]]
     assert len(new_recordings.tabulate_groups(answers, targets.assign(gender=pd.NA), [GENDER])["gender"]) == 0
-
-
-def test_ages_in_years_are_scored_where_both_are_known():
     told = [("a", 20, 10, 30), ("b", 30, 25, 35), ("c", None, None, None), ("d", 50, 40, 60)]
     answers = pd.DataFrame(told, columns=["name", "age_years", "age_years_low", "age_years_high"])
     recordings = pd.DataFrame({"name": list("abcd"), "age_years": [24.0, 44.0, 20.0, None]})

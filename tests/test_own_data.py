@@ -1,5 +1,3 @@
-"""A CSV of one's own is a corpus too."""
-
 import pytest
 from checks import refused, write_file
 from test_common_voice import check_sum
@@ -27,14 +25,11 @@ def test_headers_are_understood_as_labels_are(tmp_path, header, separator, first
     assert clips[columns].fillna(0).to_numpy().tolist() == [["female", 34, 0, "en"], ["female", 0, 50, "hu"]]
 
 
-def test_speakers_whose_names_differ_in_case_or_blanks_are_one_and_it_is_said(tmp_path):
+def test_speakers_whose_names_differ_in_case_are_one_and_decimal_commas_decades_and_stretches_are_read(tmp_path):
     text = "path,speaker,gender\na.wav,Anna B,f\nb.wav,anna  b,\nsub/c.flac,bela,m\n"
     clips, _ = read_own_data(make(tmp_path, text))
     assert clips["speaker_id"].tolist() == ["own_data:Anna B"] * 2 + ["own_data:bela"]
     assert clips.attrs["warnings"][0].endswith("differ in case or blanks alone: anna  b as Anna B")
-
-
-def test_decimal_commas_decades_by_number_and_stretches_are_read(tmp_path):
     clips, _ = read_own_data(make(tmp_path, "path;speaker;start_s;end_s;age\na.wav;x;0,5;2,5;23,5\n"))
     assert clips[["start_s", "end_s", "age_years"]].to_numpy().tolist() == [[0.5, 2.5, 23.5]]
     text = "path,speaker,start_s,end_s,Age-decade\na.wav,x,0,2.5,30\na.wav,x,2.5,,30\na.wav,x,5,4,\na.wav,x,soon,,\n"
@@ -43,16 +38,27 @@ def test_decimal_commas_decades_by_number_and_stretches_are_read(tmp_path):
     assert (clips["recording_id"].nunique(), clips["age_decade"].tolist()) == (1, [30, 30])
 
 
-def test_a_quote_that_does_not_close_costs_its_own_line_only(tmp_path):
+def test_a_quote_that_does_not_close_costs_its_own_line_only_and_lost_and_odd_rows_are_named(tmp_path):
     text = 'path,speaker,note\na.wav,x,"open\n"b.wav","y","a ""good"" one"\nsub/c.flac,z\nsub/c.flac,z,\n'
     clips, ledger = check_sum(read_own_data(make(tmp_path, text)), 4)
     assert clips.attrs["warnings"] == ["columns that are not understood, and left out: ['note']"]
     assert clips["path"].tolist() == ["b.wav", "sub/c.flac"]
     assert ledger["item"].tolist() == ["own_data.csv line 2", "own_data.csv line 4"]
     assert ledger["reason"].tolist() == ["a quote that does not close", "wrong number of columns"]
+    text = f"path,speaker,gender\n{tmp_path}/a.wav,x,f\nno.wav,x,f\n,x,f\na.wav,x,female\nsub,x,1\nsub\\c.flac,y,0\n\n"
+    clips, ledger = check_sum(read_own_data(make(tmp_path, text)), 6)
+    assert clips["path"].tolist() == ["a.wav", "sub/c.flac"]
+    assert clips.attrs["warnings"][0].startswith("gender values that give no label: {'0': 1}; write male, female, m,")
+    lost = {"no.wav": "no such file", "sub": "a folder, not a file", "a.wav": "listed twice"}
+    assert dict(zip(ledger["item"], ledger["reason"])) == lost | {"own_data.csv line 4": "no path"}
 
 
-def test_columns_that_might_name_the_speaker_are_not_passed_over(tmp_path):
+def test_folders_without_a_clear_table_are_refused_and_columns_that_might_name_the_speaker_not_passed_over(tmp_path):
+    refused(r"write own_data\.csv", read_own_data, tmp_path)
+    write_file(tmp_path / "own_data.csv", "path\nZoë.wav".encode("latin-1"))
+    refused("CSV UTF-8", read_own_data, tmp_path)
+    for text in ("", "\n", "name,who\n"):
+        refused(r"own_data\.csv: needs a column 'path'", read_own_data, make(tmp_path, text))
     folder = make(tmp_path, "path,talker,gender\na.wav,x,f\nb.wav,x,f\n")
     refused(r"own_data\.csv: no column 'speaker'.*\['talker'\]\. Rename", read_own_data, folder)
     twice = make(tmp_path, "path,speaker,Speaker\na.wav,x,y\n")
@@ -71,20 +77,3 @@ def test_columns_that_might_name_the_speaker_are_not_passed_over(tmp_path):
 def test_lines_that_contradict_each_other_are_refused_with_their_numbers(tmp_path, lines, words):
     folder = make(tmp_path, f"path,speaker,gender,age\n{lines}")
     refused(rf"own_data\.csv: \d contradictions, correct them: .*{words}", read_own_data, folder)
-
-
-def test_lost_and_odd_rows_are_named(tmp_path):
-    text = f"path,speaker,gender\n{tmp_path}/a.wav,x,f\nno.wav,x,f\n,x,f\na.wav,x,female\nsub,x,1\nsub\\c.flac,y,0\n\n"
-    clips, ledger = check_sum(read_own_data(make(tmp_path, text)), 6)
-    assert clips["path"].tolist() == ["a.wav", "sub/c.flac"]
-    assert clips.attrs["warnings"][0].startswith("gender values that give no label: {'0': 1}; write male, female, m,")
-    lost = {"no.wav": "no such file", "sub": "a folder, not a file", "a.wav": "listed twice"}
-    assert dict(zip(ledger["item"], ledger["reason"])) == lost | {"own_data.csv line 4": "no path"}
-
-
-def test_folders_without_a_clear_table_are_refused(tmp_path):
-    refused(r"write own_data\.csv", read_own_data, tmp_path)
-    write_file(tmp_path / "own_data.csv", "path\nZoë.wav".encode("latin-1"))
-    refused("CSV UTF-8", read_own_data, tmp_path)
-    for text in ("", "\n", "name,who\n"):
-        refused(r"own_data\.csv: needs a column 'path'", read_own_data, make(tmp_path, text))

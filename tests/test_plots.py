@@ -1,5 +1,3 @@
-"""Figures: titled, labelled, classes in their fixed order and colours, nothing lost that was handed in."""
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -63,7 +61,7 @@ def test_every_figure_has_a_title_labels_and_text_of_at_least_8_points(name):
     plt.close("all")
 
 
-def test_every_plot_is_drawn_here_and_classes_keep_their_order_and_their_colours():
+def test_every_plot_is_drawn_here_classes_keep_order_and_colours_truth_is_in_rows_and_the_worst_group_marked():
     drawn = {name for draw in FIGURES.values() for name in draw.__code__.co_names if name.startswith("plot_")}
     assert drawn == {name for name in dir(plots) if name.startswith("plot_")}
     ax = plots.plot_label_counts(CLIPS, "age", AGES, "Clips").axes[0]
@@ -75,9 +73,6 @@ def test_every_plot_is_drawn_here_and_classes_keep_their_order_and_their_colours
     first, second = plots.colours_for(["female", "new"]), plots.colours_for(["other", "male", "female"])
     assert first["female"] == second["female"] == plots.COLOURS["female"]
     assert len(set(second.values())) == 3
-
-
-def test_confusion_has_the_truth_in_rows_baselines_are_grey_the_worst_group_is_marked_and_a_small_one_has_no_dot():
     ax = plots.plot_confusion([[3, 1, 0], [0, 0, 0], [0, 0, 1000]], AGES, "Age").axes[0]
     assert texts_of(ax.texts) == ["3\n75 %", "1\n25 %", *["0\n0 %"] * 6, "1,000\n100 %"]
     assert texts_of(ax.get_xticklabels()) == AGES

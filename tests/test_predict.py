@@ -14,8 +14,9 @@ import pytest
 import soundfile
 from checks import refused
 from model_fixture import CENTRES, CLASSES, WINDOWING, YEAR_CLASSES, change, make_model_folder
+from test_windows import cut
 
-from lib import embed, stages, store, tables, train, trainings
+from lib import embed, store, train, trainings
 from lib import predict as predicting
 from lib.audio import RATE_HZ, read_waveform
 from lib.corpora.own_data import list_recordings, read_own_data
@@ -23,7 +24,7 @@ from lib.model_folder import BY_CORPUS
 from lib.predict import count_states, find_model, predict, predict_listed
 from lib.speed.engines import EngineChoice
 from lib.trust.calibration import Calibration, Years, disagreement
-from lib.windows import cut_windows, open_windows
+from lib.windows import open_windows
 
 NETWORKS = {"gender": "paper", "age": "linear"}
 
@@ -58,9 +59,8 @@ def evaluated(spoken, model, tmp_path_factory):
     """Windows of the spoken recordings as the chain cuts and embeds them, with the answers of its evaluation."""
     chain = tmp_path_factory.mktemp("chain")
     clips, _ = read_own_data(spoken / "labels.csv")
-    cut_windows(stages.Stage("02_segment", "test", "x", chain, {}, False), clips, {"own_data": spoken}, WINDOWING)
-    windows = tables.load_table(chain / "windows.parquet", "windows")
-    ids, sounds = windows["window_id"].tolist(), open_windows(chain)
+    windows, _ = cut(chain, clips, {"own_data": spoken}, **vars(WINDOWING))
+    ids, sounds = windows["window_id"].tolist(), open_windows(chain / "stage")
     embed.embed_windows(chain / "store", sounds, ids, model.encoder, EngineChoice(), dtype="float32")
     for task, network in NETWORKS.items():
         features = trainings.read_features(store.Store(chain / "store"), network, ids)
@@ -82,7 +82,7 @@ def test_predicting_a_file_equals_the_evaluation_of_its_clip(evaluated, spoken, 
             np.testing.assert_allclose(timeline[names].mean(), shares, atol=1e-12)
 
 
-def test_every_planted_fault_gets_its_own_state_in_a_folder_and_in_a_list(spoken, model):
+def test_every_planted_fault_and_what_cannot_be_looked_at_has_its_own_state(spoken, model, tmp_path, monkeypatch):
     found = {one.name: one for one in predict_listed(list_recordings(spoken / "recordings"), model, progress=False)}
     states = {name: found[name].state for name in found if not name[0].isdigit()}
     assert states == {"empty.wav": "unreadable", "notes.wav": "unreadable", "half-second.wav": "too short",
@@ -93,9 +93,21 @@ def test_every_planted_fault_gets_its_own_state_in_a_folder_and_in_a_list(spoken
     rows = [one.row() for one in predict_listed(listed, model, progress=False)]
     assert {row["name"]: row["state"] for row in rows} == {f"recordings/{one}": found[one].state for one in found}
     assert [row["name"] for row in rows] == listed["name"].tolist()
+    assert (len(rows), listed["gender"].notna().sum()) == (14, 10)
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "\udcff.wav").touch()
+    (tmp_path / ".hidden.wav").touch()
+    (tmp_path / "gone.wav").symlink_to("nothing")
+    scan, refuse = os.scandir, mock.Mock(side_effect=PermissionError(13, "Permission denied", str(tmp_path / "secret")))
+    monkeypatch.setattr(os, "scandir", lambda path: (refuse if Path(path).name == "secret" else scan)(path))
+    found = predict_listed(list_recordings(tmp_path), model, progress=False)
+    reasons = {one.name: one.reason.split(": ")[-1] for one in found}
+    lost = "cannot be read (Permission denied)"
+    assert reasons == {"\\xff.wav": "empty file (0 bytes)", "gone.wav": "a link to nothing", "secret": lost}
+    assert count_states(one.state for one in found).set_index("state")["recordings"]["unreadable"] == 3
 
 
-def test_samples_in_memory_are_answered_like_their_file_and_a_cut_like_its_samples(voice, model, tmp_path):
+def test_samples_in_memory_are_answered_like_their_file_and_its_cut_and_silence_is_not_asked(voice, model, tmp_path):
     soundfile.write(tmp_path / "voice.wav", voice, RATE_HZ, subtype="FLOAT")
     from_file = predict(tmp_path / "voice.wav", model=model)
     assert from_file.state == "ok"
@@ -105,9 +117,6 @@ def test_samples_in_memory_are_answered_like_their_file_and_a_cut_like_its_sampl
     assert cut.duration_s == 3.5
     assert cut.answers == predict(voice[RATE_HZ // 2 : 4 * RATE_HZ], RATE_HZ, model=model).answers
     assert cut.answers == predict(voice, RATE_HZ, model=model, start_s=0.5, end_s=4.0).answers
-
-
-def test_silent_windows_are_listed_but_not_asked(voice, model):
     found = predict(np.concatenate([voice, np.zeros(8 * RATE_HZ, np.float32)]), RATE_HZ, model=model)
     quiet = found.windows.loc[found.windows["start_s"] > len(voice) / RATE_HZ, "p_gender_male"]
     assert (found.state, found.speech_ratio < 0.9, len(quiet) >= 2, quiet.isna().all()) == ("ok", True, True, True)
@@ -168,21 +177,6 @@ def test_windows_that_disagree_beyond_one_voice_are_told_one_by_one_and_not_aver
     for window in told["windows"]:
         best = max(CLASSES["gender"], key=lambda name: window[f"p_gender_{name}"])
         assert f"gender: sounds {best} ({window[f'p_gender_{best}']:.0%}); age: sounds " in window["hint"]
-
-
-def test_what_cannot_be_looked_at_in_a_folder_is_a_row_and_a_hidden_name_is_none(tmp_path, model, monkeypatch):
-    (tmp_path / "secret").mkdir()
-    (tmp_path / "\udcff.wav").touch()
-    (tmp_path / ".hidden.wav").touch()
-    (tmp_path / "gone.wav").symlink_to("nothing")
-    scan, denied = os.scandir, PermissionError(13, "Permission denied", str(tmp_path / "secret"))
-    refuse = mock.Mock(side_effect=denied)
-    monkeypatch.setattr(os, "scandir", lambda path: (refuse if Path(path).name == "secret" else scan)(path))
-    found = predict_listed(list_recordings(tmp_path), model, progress=False)
-    reasons = {one.name: one.reason.split(": ")[-1] for one in found}
-    lost = "cannot be read (Permission denied)"
-    assert reasons == {"\\xff.wav": "empty file (0 bytes)", "gone.wav": "a link to nothing", "secret": lost}
-    assert count_states(one.state for one in found).set_index("state")["recordings"]["unreadable"] == 3
 
 
 def test_command_line_accounts_for_every_file(spoken, model, folder, tmp_path, capsys):

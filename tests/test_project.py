@@ -56,7 +56,7 @@ def test_no_pickle_is_written_or_read_by_the_package():
         assert path.stem == "authors" or not re.search(unsafe, read(path)), path
 
 
-def test_a_value_of_set_reaches_the_run_as_it_was_written(tmp_path):
+def test_make_hands_a_value_of_set_over_as_it_was_written_and_ships_nothing_where_there_is_no_model(tmp_path):
     (tmp_path / "python").write_text('#!/bin/sh\nshift 2\nprintf "%s\\n" "$@"\n')
     (tmp_path / "python").chmod(0o755)
     reports = ["make", "-s", f"BIN={tmp_path}", f"READY={tmp_path}/python", "-o", f"{tmp_path}/python", "reports"]
@@ -64,16 +64,13 @@ def test_a_value_of_set_reaches_the_run_as_it_was_written(tmp_path):
         value = text and f"a.b={text}"
         done = call(*reports, f"SET={value}")
         assert done.stdout.splitlines() == ["params/demo.yaml", *(["--set", value] if value else [])]
-
-
-def test_ship_takes_nothing_away_where_there_is_no_model(tmp_path):
     for run in ("", "of-no-run", "../x"):
         done = call("make", "-s", f"READY={tmp_path}", "-o", str(tmp_path), "ship", f"RUN={run}")
         assert (done.returncode, "holds no model; make reports" in done.stdout) == (2, True)
     assert (paths.ASSETS / "ready" / "model.json").exists()
 
 
-def test_files_modules_and_tests_that_the_prose_names_are_there():
+def test_files_modules_tests_and_refusals_that_the_prose_names_are_there():
     below = r"(?<![\w/.])((?:lib|notebooks|params|tests|docs|reports)/[\w./-]*\w)(?![\w/]*<)"
     root = r"(?<![\w/.-])((?:requirements[\w-]*|environment|pyproject|README|CONTRIBUTING|CHANGELOG)\.\w+)"
     test_files = [(where, f"tests/{name}") for where, name in find_names(r"`(test_\w+\.py)")]
@@ -85,6 +82,11 @@ def test_files_modules_and_tests_that_the_prose_names_are_there():
     for _, name in modules:
         pkgutil.resolve_name(name)  # imports what is a module
     assert [name for _, (file, name) in proofs if f"def {name}(" not in read(f"tests/{file}")] == []
+    rows = re.findall(r"^\| (.*) \| `(lib/\S+)` \| `", read("docs/refusals.md"), re.MULTILINE)
+    assert len(rows) >= 60
+    for message, where in rows:
+        said = "\n".join(str(node.value) for node in ast.walk(ast.parse(read(where))) if isinstance(node, ast.Constant))
+        assert [part for part in message.split("...") if part not in said] == [], (message, where)
 
 
 def test_run_file_keys_models_runs_and_targets_are_there():
@@ -100,14 +102,6 @@ def test_run_file_keys_models_runs_and_targets_are_there():
     assert [pair for pair in targets if not re.search(rf"^{pair[1]}:", read("Makefile"), re.MULTILINE)] == []
 
 
-def test_refusals_are_said_where_the_table_says():
-    rows = re.findall(r"^\| (.*) \| `(lib/\S+)` \| `", read("docs/refusals.md"), re.MULTILINE)
-    assert len(rows) >= 60
-    for message, where in rows:
-        said = "\n".join(str(node.value) for node in ast.walk(ast.parse(read(where))) if isinstance(node, ast.Constant))
-        assert [part for part in message.split("...") if part not in said] == [], (message, where)
-
-
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
 def cells(request):
     found = nbformat.read(request.param, as_version=4)
@@ -115,15 +109,12 @@ def cells(request):
     return found.cells
 
 
-def test_the_first_cell_tells_what_is_read_written_and_asked_and_prose_stands_above_every_code_cell(cells):
+def test_a_notebook_says_first_what_it_asks_has_prose_above_every_short_cell_of_code_and_defines_nothing(cells):
     assert (cells[0].cell_type, cells[0].source[:2]) == ("markdown", "# ")
     assert all(label in cells[0].source for label in ["**Reads**", "**Writes**", "**Question**"])
     for above, cell in itertools.pairwise(cells):
         if cell.cell_type == "code":
             assert (above.cell_type, above.source.rstrip()[-1] in ":.?!") == ("markdown", True), above.source
-
-
-def test_code_comes_behind_one_cell_of_parameters_is_short_and_defines_nothing_and_no_path(cells):
     code = [cell for cell in cells if cell.cell_type == "code"]
     assert ["parameters" in cell.metadata.get("tags", []) for cell in code] == [True] + [False] * (len(code) - 1)
     for number, cell in enumerate(code):

@@ -1,5 +1,3 @@
-"""Encoders in one ranking: who is tested, what chooses, and that a good encoder is told from a deaf one."""
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -38,18 +36,7 @@ def study(tmp_path_factory):
     return table, columns, answers, vectors
 
 
-def test_whom_the_encoder_heard_is_never_tested_and_others_are_drawn_by_lot():
-    clips = make_clips()
-    parts = clips.groupby("speaker_id")["part"].unique()
-    assert parts.map(len).max() == 1
-    of_speech = clips[clips["corpus"] == "common_voice"]
-    assert (of_speech["part"] == "test").equals(of_speech["language"] == LEFT_OUT_LANGUAGE)
-    drawn = clips[clips["corpus"] == "speechocean762"].drop_duplicates("speaker_id")["part"].value_counts()
-    assert drawn.to_dict() == {"train": 24, "test": 16}
-    assert not make_clips(1)["part"].equals(clips["part"])
-
-
-def test_columns_are_those_with_enough_speakers_and_age_groups_stay_within_a_corpus(study):
+def test_whom_the_encoder_heard_is_never_tested_and_columns_are_those_with_enough_speakers(study):
     table, columns, _, _ = study
     titles = [column.title for column in columns]
     assert "gender of adults: languages left out" in titles
@@ -60,20 +47,24 @@ def test_columns_are_those_with_enough_speakers_and_age_groups_stay_within_a_cor
     few = table[~((table["class of child or adult"] == 0) & (table["part"] == "test"))]
     tasks = list({column.task.name: column.task for column in columns}.values())
     assert "gender of children" not in [column.title for column in ranking.list_columns(few, tasks)]
+    clips = make_clips()
+    parts = clips.groupby("speaker_id")["part"].unique()
+    assert parts.map(len).max() == 1
+    of_speech = clips[clips["corpus"] == "common_voice"]
+    assert (of_speech["part"] == "test").equals(of_speech["language"] == LEFT_OUT_LANGUAGE)
+    drawn = clips[clips["corpus"] == "speechocean762"].drop_duplicates("speaker_id")["part"].value_counts()
+    assert drawn.to_dict() == {"train": 24, "test": 16}
+    assert not make_clips(1)["part"].equals(clips["part"])
 
 
-def test_no_training_speaker_answers_for_himself(study, tmp_path):
-    table, columns, _, _ = study
+def test_no_training_speaker_answers_for_himself_and_the_train_part_alone_chooses(study, tmp_path):
+    table, columns, known, _ = study
     voices = pd.get_dummies(table["speaker_id"]).to_numpy(float)  # knows who speaks, and nothing else
     answers = ranking.answer_all(tmp_path / "voices.npz", table, columns, ["voices"], {"voices": voices}.get)
     inside = ranking.take_rows(table, columns[0], answers["voices|gender"], "train")
     assert ranking.score_rows(inside, columns[0], draws=0)["value"].iloc[0] < 0.65
-
-
-def test_the_train_part_chooses_whatever_the_test_part_says(study):
-    table, columns, answers, _ = study
     contrary = (table["part"] == "test").to_numpy()[:, None]
-    wrong = {key: np.where(contrary, values[:, ::-1], values) for key, values in answers["knows"].items()}
+    wrong = {key: np.where(contrary, values[:, ::-1], values) for key, values in known["knows"].items()}
     scores = ranking.rank(table, columns, {"knows": wrong}, draws=0).query("task == 'gender' and model == 'knows'")
     assert set(scores.loc[scores["chosen"], "part"]) == {"truth"}
     assert scores.loc[scores["chosen"], "value"].max() < 0.2

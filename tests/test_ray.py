@@ -7,11 +7,9 @@ import psutil
 import pytest
 from checks import refused
 
-from lib.embed import embed_windows
-from lib.encoders import UNTRAINED, load_encoder
+from lib import embed, encoders, store
 from lib.speed.engines import EngineChoice
 from lib.speed.ray import embed_on_ray, start_ray
-from lib.store import Store
 
 IDS = [f"w{number}" for number in range(1300)]  # three blocks of windows of a fifth of a second
 
@@ -27,16 +25,16 @@ def kill_an_actor(killed):
 
 def test_two_workers_of_which_one_is_killed_write_the_very_same_store(tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-ray.txt")
-    encoder, options, killed = load_encoder(UNTRAINED), {"dtype": "float32", "copy": 1}, []
+    encoder, options, killed = encoders.load_encoder(encoders.UNTRAINED), {"dtype": "float32", "copy": 1}, []
     np.save(tmp_path / "windows.npy", np.random.default_rng(0).integers(-3000, 3000, (len(IDS), 3200), np.int16))
     windows = np.load(tmp_path / "windows.npy", mmap_mode="r")
-    embed_windows(tmp_path / "here", windows, IDS, encoder, EngineChoice(), **options)
+    embed.embed_windows(tmp_path / "here", windows, IDS, encoder, EngineChoice(), **options)
     killer = threading.Thread(target=kill_an_actor, args=(killed,), daemon=True)
     killer.start()
     ray = {"choice": EngineChoice(place="ray"), "workers": 2} | options
     assert embed_on_ray(tmp_path / "ray", windows, IDS, encoder, **ray) == 3
     assert len(killed) == 1
-    here, there = Store(tmp_path / "here"), Store(tmp_path / "ray")
+    here, there = store.Store(tmp_path / "here"), store.Store(tmp_path / "ray")
     assert here.rows.equals(there.rows)
     np.testing.assert_allclose(here.frames(IDS)[:], there.frames(IDS)[:], atol=1e-5, rtol=0)
     np.testing.assert_allclose(here.statistics(IDS)[:], there.statistics(IDS)[:], atol=1e-5, rtol=0)

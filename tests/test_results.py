@@ -1,5 +1,3 @@
-"""What is said of scores: numbers with the digits they deserve, one table, one sentence with its verdict."""
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -39,7 +37,7 @@ def test_a_number_has_the_digits_that_its_interval_deserves(value, low, high, me
     assert results.format_score(record) == text
 
 
-def test_the_table_holds_every_score_once_baselines_last_sizes_and_the_spread_of_seeds():
+def test_the_table_holds_every_score_once_baselines_last_and_a_model_folder_has_the_scores_of_its_heads():
     scores = records(*make_metrics()["scores"])
     table = results.tabulate(results.select_scores(scores, protocol="speaker", metric=["uar", "accuracy"]))
     assert table.columns.tolist() == ["task", "model", "UAR", "accuracy", "clips", "speakers"]
@@ -55,10 +53,6 @@ def test_the_table_holds_every_score_once_baselines_last_sizes_and_the_spread_of
     assert results.tabulate(scores.head(0)).empty
     score = make_row("age", "paper", "uar", 0.7, seeds=3, seed_std=0.021)
     assert results.tabulate(records(score))["seeds"].tolist() == ["3, ± 2.1"]
-
-
-def test_a_model_folder_s_own_scores_are_of_its_heads_by_the_level_asked_and_of_groups_by_window():
-    scores = records(*make_metrics()["scores"])
     scores.loc[scores["subset"] != "all", "level"] = "window"
     own = records(*summary.own_scores(scores, "best", {"age": "paper"}, "speaker", "clip"))
     assert (set(own["task"]), set(own["model"])) == ({"age"}, {"best", "majority"})

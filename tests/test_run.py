@@ -1,5 +1,3 @@
-"""Run-all: notebooks in order through papermill, the first failure told in three lines, a run file refused before any of it."""
-
 import pytest
 from checks import write_file
 from test_config import write_notebook
@@ -8,11 +6,6 @@ from test_own_data import make
 from lib import paths, run
 from lib.config import load_run
 from lib.stages import finish_stage, open_stage
-
-RUN_FILE = """
-run: {title: "Two notebooks", question: "Do they run?", notebooks: ["first", "second"]}
-first: {number: 3}
-"""
 
 
 @pytest.fixture
@@ -26,7 +19,8 @@ def world(tmp_path, monkeypatch):
     def write(first="", second=""):
         for name, source, work in (("first", "number: int = 1", first), ("second", "seed: int = 0", second)):
             write_notebook(paths.NOTEBOOKS / f"{name}.ipynb", f'run: str = "tiny"\n{source}', work)
-        return write_file(tmp_path / "tiny.yaml", RUN_FILE)
+        text = "run: {title: Two notebooks, question: Do they run?, notebooks: [first, second]}\nfirst: {number: 3}\n"
+        return write_file(tmp_path / "tiny.yaml", text)
 
     return write
 

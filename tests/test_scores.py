@@ -1,5 +1,3 @@
-"""Scores against scikit-learn and by hand; intervals that count speakers; comparisons in pairs."""
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -38,7 +36,7 @@ def score(table, metric="uar", classes=ABC, **options):
     return scores.score_answers(table, classes, **options).set_index("metric").loc[metric]
 
 
-def test_as_many_speakers_are_drawn_as_there_are_and_by_the_seed():
+def test_as_many_speakers_are_drawn_as_there_are_by_the_seed_and_draws_without_a_score_are_left_out():
     (sums,) = scores.sum_by_speaker(np.arange(8.0).reshape(4, 2), pd.DataFrame({"speaker_id": list("baba")}))
     assert (sums.index.tolist(), sums.to_numpy().tolist()) == (["a", "b"], [[8, 10], [4, 6]])
     sums = np.stack([np.ones(7), np.arange(7)], axis=1)
@@ -47,8 +45,6 @@ def test_as_many_speakers_are_drawn_as_there_are_and_by_the_seed():
     assert drawn[:, 1].mean() == pytest.approx(21, rel=0.03)
     assert (scores.draw_sums(np.ones((300_000, 1)), 30, seed=0) == 300_000).all()  # in blocks
 
-
-def test_draws_without_a_score_are_left_out_and_where_hardly_any_has_one_there_is_no_interval():
     def statistic(sums):  # only of draws that hold each of so many speakers
         return {f"of {k}": np.where((sums[..., :k] > 0).all(axis=-1), sums.sum(axis=-1), np.nan) for k in (3, 9)}
 
@@ -73,7 +69,7 @@ def test_the_interval_covers_the_true_accuracy_about_95_times_in_100():
     assert 180 <= covered <= 199
 
 
-def test_metrics_equal_scikit_learns():
+def test_metrics_equal_scikit_learns_and_answers_that_cannot_be_scored_are_refused():
     table = make_answers()
     targets, predicted = table["target"].to_numpy(), table[["p_a", "p_b", "p_c"]].to_numpy().argmax(axis=1)
     counts = scores.confusion_counts(targets, predicted, 3)
@@ -86,6 +82,11 @@ def test_metrics_equal_scikit_learns():
     assert scores.confusion_metrics(counts, ABC) == pytest.approx(expected)
     absent = scores.confusion_metrics(np.array([[8, 2, 0], [1, 9, 0], [0, 0, 0]]), ABC)  # nobody is of class c
     assert [absent[name] for name in ("f1_c", "recall_c", "uar")] == pytest.approx([np.nan, np.nan, 0.85], nan_ok=True)
+    table.loc[7, "p_a"] = np.nan
+    for rows in (table, table.head(0)):
+        refused("nothing to score", scores.score_answers, rows, ABC)
+    ages = pd.DataFrame({"years": [np.nan], "predicted_years": 1.0, "speaker_id": "a"})
+    refused("ages to score must be finite", scores.score_years, ages)
 
 
 def test_seeds_are_averaged_and_folds_pooled():
@@ -131,16 +132,7 @@ def test_models_and_protocols_are_compared_on_equal_windows():
     assert evaluate.score_leaks(shown, *given[1:]).empty  # random windows were not run
 
 
-def test_answers_that_cannot_be_scored_are_refused():
-    table = make_answers()
-    table.loc[7, "p_a"] = np.nan
-    for rows in (table, table.head(0)):
-        refused("nothing to score", scores.score_answers, rows, ABC)
-    ages = pd.DataFrame({"years": [np.nan], "predicted_years": 1.0, "speaker_id": "a"})
-    refused("ages to score must be finite", scores.score_years, ages)
-
-
-def test_errors_in_years_equal_their_definitions():
+def test_errors_in_years_equal_their_definitions_and_are_means_over_trainings_at_every_level():
     rng = np.random.default_rng(0)
     years = rng.uniform(6, 60, 300)
     predicted, worse = years + rng.normal(2, 5, 300), years + rng.normal(0, 9, 300)
@@ -160,9 +152,6 @@ def test_errors_in_years_equal_their_definitions():
     clips = table.assign(clip_id=table["speaker_id"], years=30.0)  # whose years are averaged before they are compared
     by_clip = scores.score_levels(clips, None, draws=0, seed=0).query("level == 'clip' and metric == 'mae_years'")
     assert by_clip["value"].item() == pytest.approx(np.abs(predicted.reshape(30, 10).mean(axis=1) - 30).mean())
-
-
-def test_errors_in_years_are_means_over_trainings_at_every_level():
     rows = []
     for voice, years in (("a", 20.0), ("b", 30.0), ("c", 50.0)):
         for window, error in ((0, -4.0), (1, 2.0)):

@@ -1,5 +1,3 @@
-"""What a notebook shows: figures with words and numbers, tables in which nothing is markup, sentences, sounds."""
-
 import base64
 import io
 
@@ -25,8 +23,7 @@ def test_a_figure_takes_picture_numbers_and_words_along_and_is_refused_without_w
     assert Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))).width == 1080
     assert output.data["text/csv"] == "class,share\nmale,0.333333\n"
     assert output.metadata["image/png"] == {"alt": 'Six "male"', "width": 720, "height": 288}
-    assert (output.metadata["filename"], output.metadata["caption"]) == ("labels", "Clips")
-    assert plt.get_fignums() == before
+    assert (output.metadata["filename"], output.metadata["caption"], plt.get_fignums()) == ("labels", "Clips", before)
     assert draw("labels")[0].data["image/png"] == draw("labels")[0].data["image/png"]
     refused("alt text", show.show_figure, plt.figure(), "empty", " ")
     refused(r"\.\./escape", show.show_figure, plt.figure(), "../escape", "Something.")

@@ -1,5 +1,3 @@
-"""Nothing a reader drops goes missing, and one odd file stops nothing."""
-
 import os
 import unicodedata
 
@@ -47,15 +45,12 @@ def test_every_file_that_cannot_hold_sound_has_its_reason(tmp_path):
     assert {name: file_fault(tmp_path / name) for name in faults} == faults
 
 
-def test_files_are_walked_in_order_through_links_but_never_in_circles(tmp_path):
+def test_files_are_walked_in_order_but_never_in_circles_and_found_under_several_spellings(tmp_path):
     for name in ("b/2.wav", "a/1.wav", "synthetic-1/3.wav", ".hidden/4.wav", "a/.5.wav"):
         write_file(tmp_path / name)
     (tmp_path / "a" / "round").symlink_to(tmp_path)
     (tmp_path / "dangling").symlink_to("nowhere")
     assert [*walk_files(tmp_path)] == [tmp_path / name for name in ("dangling", "a/1.wav", "b/2.wav")]
-
-
-def test_one_file_under_several_spellings_is_found(tmp_path):
     on_disk = unicodedata.normalize("NFD", "Zoë/Ünal.WAV")
     write_file(tmp_path / on_disk)
     names = ["Zoë/Ünal.WAV", "Zoë\\Ünal.WAV", "./Zoë/../Zoë/Ünal.WAV", on_disk, "Zoë/Ünal.wav", str(tmp_path / on_disk)]

@@ -1,5 +1,3 @@
-"""Groups: the worst by name, small ones unscored, none that the task itself asks for; and errors one by one."""
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -30,8 +28,7 @@ def test_the_worst_group_is_found_and_small_ones_keep_their_size_but_get_no_scor
     main = {task: rows.set_index("subset") for task, rows in slices.main_slices(table, MODELS).items()}
     assert main["gender"]["value"].idxmin().endswith("corpus=b")
     worst = main["age"].loc[main["age"]["value"].idxmin()]
-    assert worst.name == "gender=female, corpus=b"
-    assert worst["value"] == pytest.approx(0.6, abs=0.06)
+    assert (worst.name, worst["value"]) == ("gender=female, corpus=b", pytest.approx(0.6, abs=0.06))
     assert worst["low"] < worst["value"] < worst["high"]
     voices = SPLITS.loc[(SPLITS["gender"] == "female") & (SPLITS["corpus"] == "b"), "speaker_id"]
     answers = PREDICTIONS[PREDICTIONS["speaker_id"].isin(voices)].query("task == 'age' and model == 'linear'")
@@ -48,8 +45,7 @@ def test_nothing_is_sliced_by_what_it_asks_for_tells_no_windows_apart_or_is_not_
     assert not gender["subset"].str.contains("gender=|clip length").any()  # all clips are of five seconds
     assert not age["subset"].str.contains("age group=").any()
     assert set(gender.loc[gender["model"] == "majority", "subset"]) == {"age group=child", "age group=adult"}
-    assert set(age["model"]) == {"linear"}
-    assert age.loc[age["subset"].str.startswith("loudness"), "n"].sum() == 800
+    assert (set(age["model"]), age.loc[age["subset"].str.startswith("loudness"), "n"].sum()) == ({"linear"}, 800)
     blank = SPLITS.assign(language=SPLITS["language"].where(SPLITS["speaker_id"] < "b:20", ""))
     known = slices.slice_all(PREDICTIONS, blank, [AGE], MODELS, "speaker", 0, 0).set_index("subset")["n"]
     sizes = {"cy": 40, "en": 500 - 40 - 14, "eu": 14}

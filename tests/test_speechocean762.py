@@ -1,5 +1,3 @@
-"""speechocean762 as it ships."""
-
 from pathlib import Path
 
 import pytest

@@ -1,5 +1,3 @@
-"""Splits: nobody on both sides, every class in every part, the same by the same seed; and an audit that would see a leak."""
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +5,8 @@ from checks import refused
 
 from lib.splits import split_windows
 from lib.trust.leakage import audit_splits, stop_on_leakage
+
+LANGUAGES = ["cy", "de", "eu", "fr", "it", "sw", "ta", "th"]
 
 
 def make_table(speakers=60, windows=20, seed=0, rare=0.2):
@@ -75,9 +75,6 @@ def test_folds_test_everyone_once_and_hold_every_class():
         refused(f"folds = {folds}: take 3 or more", split_windows, table, "speaker", "label", 0, folds=folds)
 
 
-LANGUAGES = ["cy", "de", "eu", "fr", "it", "sw", "ta", "th"]
-
-
 def make_languages(speakers=160):
     """A corpus of eight languages, a language a speaker, but s020, a guest in all others; and two corpora of one language."""
     table = make_table(speakers=speakers, windows=6).assign(corpus="many")
@@ -111,16 +108,13 @@ def test_languages_held_out_are_not_heard_and_guests_are_left_out(folds):
     refused(r"language\(s\) in both train, validation: many: ", stop_on_leakage, audit(table, split, "language"))
 
 
-def test_the_papers_protocol_cuts_random_windows_as_published_and_leaks():
+def test_the_papers_protocol_cuts_random_windows_as_published_and_leaks_and_identical_audio_stops_the_run():
     table = make_table(speakers=200)
     split = split_once(table, "paper")
     assert split.value_counts(normalize=True).round(2).to_dict() == {"train": 0.68, "test": 0.20, "validation": 0.12}
     leaks = audit(table, split)
     assert leaks.loc[leaks["kind"] == "clip", "count"].min() > 0
     refused(r"speaker\(s\) in both train, test: s0", stop_on_leakage, leaks)
-
-
-def test_identical_audio_in_two_parts_stops_the_run():
     table = make_table()
     split = split_once(table)
     train, test = (np.flatnonzero(split == name)[0] for name in ("train", "test"))

@@ -1,5 +1,3 @@
-"""The store: what is put in comes out by id, half of it is never read, and what is wrong is named."""
-
 import numpy as np
 import pytest
 from checks import refused
@@ -32,8 +30,7 @@ def test_a_store_gives_back_what_was_put_in_by_id_and_in_the_order_asked(tmp_pat
     store, order = Store(fill(tmp_path)), np.random.default_rng(0).permutation(10)
     frames = store.frames([IDS[9], IDS[0], IDS[5]])
     assert (len(store), len(frames), frames.shape) == (10, 3, (3, 5, 3))
-    assert frames[:][:, 0, 0].tolist() == [9, 0, 5]
-    assert frames[np.array([2, 2, 0])][:, 0, 0].tolist() == [5, 5, 9]
+    assert (frames[:][:, 0, 0].tolist(), frames[np.array([2, 2, 0])][:, 0, 0].tolist()) == ([9, 0, 5], [5, 5, 9])
     assert frames[np.array([False, True, True])][:, 0, 0].tolist() == [0, 5]
     assert frames[-1][:, 0, 0].tolist() == frames[2:][:, 0, 0].tolist() == [5]
     assert frames[np.array([], int)].shape == (0, 5, 3)
@@ -42,13 +39,6 @@ def test_a_store_gives_back_what_was_put_in_by_id_and_in_the_order_asked(tmp_pat
     statistics = store.statistics([IDS[1], IDS[0]], ["bank", "conv"])  # columns side by side, in the order asked
     assert statistics[:].tolist() == [[108, 100, 101], [8, 0, 1]]
     assert (statistics.shape, store.width(["bank", "conv"]), store.statistics(IDS).shape) == ((2, 3), 3, (10, 9))
-
-
-def test_a_store_of_other_windows_or_another_encoder_is_not_taken_for_ours(tmp_path):
-    fill(tmp_path)
-    changes = [{"ids": IDS[:9]}, {"ids": [*IDS[:9], "other"]}, {"block": 5}, {"dtype": "float16"}, {"encoder": "other"}]
-    for change in [*changes, {"feature": "conv"}]:
-        refused("holds embeddings of another kind; delete it", fill, tmp_path, **change)
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(np.nan, "float32"), (np.inf, "float32"), (7e4, "float16")])
@@ -68,10 +58,13 @@ def test_a_file_that_was_cut_short_is_refused_by_name(tmp_path, name, left):
     refused(name, Store, tmp_path)
 
 
-def test_windows_parts_and_frames_that_are_not_there_are_named(tmp_path):
+def test_what_is_not_there_is_named_and_a_store_of_other_windows_or_another_encoder_not_taken_for_ours(tmp_path):
     store = Store(fill(tmp_path / "a"))
     refused(r"1 windows have no embedding, e\.g\. nobody@0; run 03_embed again", store.frames, [IDS[0], "nobody@0"])
     refused("no part 'layer:7' in this store, there are conv, layer:0, layer:1, ", store.statistics, IDS, ["layer:7"])
     bare = Store(fill(tmp_path / "b", shapes={"statistics": [9]}, feature=""))
     assert not (tmp_path / "b" / "frames.npy").exists()
     refused(r"holds no frames; name embed\.feature", bare.frames, IDS)
+    changes = [{"ids": IDS[:9]}, {"ids": [*IDS[:9], "other"]}, {"block": 5}, {"dtype": "float16"}, {"encoder": "other"}]
+    for change in [*changes, {"feature": "conv"}]:
+        refused("holds embeddings of another kind; delete it", fill, tmp_path / "a", **change)

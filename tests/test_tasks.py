@@ -1,5 +1,3 @@
-"""Tasks: what every form of age makes of the clips, and what is left out by name."""
-
 import numpy as np
 from checks import refused
 from learning_fixture import make_corpus
@@ -10,12 +8,17 @@ CLIPS, WINDOWS = make_corpus()  # 30 speakers of 6 to 45 years
 AGES = ["child", "teen", "adult"], [14, 20]
 
 
-def test_all_tasks_are_made_in_order_with_their_classes():
+def test_all_tasks_are_made_in_order_with_their_classes_and_windows_joined_by_id():
     tasks, notes = make_tasks(TASKS, *AGES, CLIPS)
     assert [task.name for task in tasks] == TASKS
     decades = ["teens", "twenties", "thirties"]
     assert [task.classes[:3] for task in tasks[:4]] == [["male", "female"], AGES[0], decades, decades]
     assert "eighties (0)" in " ".join(notes)
+    some = CLIPS.assign(gender=CLIPS["gender"].where(CLIPS["speaker_id"] != "a:00")).sample(frac=1, random_state=0)
+    table = task_table(WINDOWS, some, Task("gender", ["male", "female"]))
+    assert len(table) == len(WINDOWS) - 6
+    genders = CLIPS.set_index("clip_id")["gender"]
+    assert (table["target"] == (genders.loc[table["clip_id"]] == "female").to_numpy()).all()
     clips = CLIPS[:6].assign(age_years=[6.0, 13.9, 14.0, 19.0, 20.0, np.nan])
     assert assign_targets(clips, tasks[1]).fillna(-1).tolist() == [0, 0, 1, 1, 2, -1]
 
@@ -53,11 +56,3 @@ def test_too_few_speakers_of_a_class_are_refused_with_their_names():
     refused(r"gender: .* female: 2 speakers \(a:02, b:03\)", require_speakers, tasks, few)  # others gave no window
     for names in (["agee"], []):
         refused(r"tasks: .* not known; choose from \['gender', 'age'", make_tasks, names, [], [], CLIPS)
-
-
-def test_windows_are_joined_by_id_and_those_without_a_class_are_left_out():
-    some = CLIPS.assign(gender=CLIPS["gender"].where(CLIPS["speaker_id"] != "a:00")).sample(frac=1, random_state=0)
-    table = task_table(WINDOWS, some, Task("gender", ["male", "female"]))
-    assert len(table) == len(WINDOWS) - 6
-    genders = CLIPS.set_index("clip_id")["gender"]
-    assert (table["target"] == (genders.loc[table["clip_id"]] == "female").to_numpy()).all()

@@ -1,5 +1,3 @@
-"""The encoder's recipe: who is never heard, what is lost and said, a training that goes on where it was killed, weights that load."""
-
 import shutil
 
 import numpy as np
@@ -10,10 +8,8 @@ import torch
 from checks import killed_at, refused, write_file
 from safetensors.torch import load_file, save_file
 
-from lib import paths
+from lib import encoders, paths, tables
 from lib.compute import Compute
-from lib.encoders import build_wav2vec2
-from lib.tables import load_table
 from lib.tiny import distill, recipe
 from lib.tiny.teacher import COMPONENTS, Speech, draw_rows, draw_view
 
@@ -47,7 +43,7 @@ def test_a_killed_training_ends_as_one_that_ran_through_and_its_weights_load_as_
     refused("another recipe", distill.distill, views, iter([]), views / "whole", other, EXACT)
     recipe.export(views / "whole", views)
     card, weights = paths.load_json(views / "wav2vec2-tiny.json"), load_file(views / "wav2vec2-tiny.safetensors")
-    model = build_wav2vec2(card["model"])
+    model = encoders.build_wav2vec2(card["model"])
     model.load_state_dict({name: value.float() for name, value in weights.items()})
     with torch.inference_mode():
         assert model(torch.randn(1, 48_000))[0].shape == (1, 149, 32)
@@ -90,7 +86,7 @@ def test_speakers_left_out_are_not_heard_and_what_does_not_decode_stands_in_the_
     speech = recipe.decode_speech(tmp_path, ["own_data"], left_out, tmp_path)
     assert [name.split(":")[1] for name in speech.rows["clip_id"]] == ["a.wav", "d.wav"]
     assert np.abs(speech.clip(0) - tone).max() < 1e-3
-    assert load_table(tmp_path / "ledger.parquet", "ledger")["item"].str.endswith("broken.wav").sum() == 1
+    assert tables.load_table(tmp_path / "ledger.parquet", "ledger")["item"].str.endswith("broken.wav").sum() == 1
 
 
 def test_a_view_is_made_again_from_its_seed_and_every_clip_is_drawn_as_often_as_any_other():

@@ -1,5 +1,3 @@
-"""Training: it learns, the seed decides every number, a killed training ends as one that ran through, checkpoints are checked."""
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,10 +7,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lib import linear, train
+from lib import linear, networks, train
 from lib.compute import Compute, torch_threads
-from lib.linear import fit_linear
-from lib.networks import build_network
 from lib.train import Recipe, checkpoint_path, fit_network, load_model, predict_log_probabilities
 
 CLASSES = ["male", "female"]
@@ -39,7 +35,7 @@ def fit(folder, *, task=None, rows=(TRAIN, VALIDATION), compute=EXACT, every=Tru
     """The paper's network after its last epoch, its history and the chosen epoch."""
     features, targets = task or make_task()
     recipe = Recipe(**{"epochs": 4, "learning_rate": 1e-3, "batch": 32, "width": 0.1} | recipe)
-    model = build_network("paper", CLASSES, features.shape[1:], width=0.1, seed=seed)
+    model = networks.build_network("paper", CLASSES, features.shape[1:], width=0.1, seed=seed)
     options = {"seed": seed, "compute": compute, "every_epoch": every}
     return model, *fit_network(model, features, targets, *rows, recipe, folder, **options)
 
@@ -48,9 +44,10 @@ def fit_line(folder, name="linear", classes=CLASSES, task=None, widths=(), child
     """History and chosen checkpoint of a linear model on the means of frames, or on vectors; one voice speaks all rows."""
     features, targets = task or make_task()
     features = features.mean(axis=1) if features.ndim == 3 else features
-    model, nobody = build_network(name, classes, features.shape[1:], widths=widths), np.zeros(len(targets), bool)
+    model = networks.build_network(name, classes, features.shape[1:], widths=widths)
+    nobody = np.zeros(len(targets), bool)
     facts = (1 / np.bincount(targets[TRAIN])[targets], nobody if children is None else children, nobody)
-    history, best = fit_linear(model, features, targets, TRAIN, VALIDATION, folder, *facts, **options)
+    history, best = linear.fit_linear(model, features, targets, TRAIN, VALIDATION, folder, *facts, **options)
     assert list(train.list_checkpoints(folder)) == [best]
     return history.set_index("epoch"), checkpoint_path(folder, best)
 
@@ -91,13 +88,20 @@ def test_killed_training_goes_on_and_ends_with_the_same_numbers(tmp_path, every,
     assert not whole[1].equals(fit(tmp_path / "other", **options, seed=8)[1])
 
 
-def test_folder_of_another_training_missing_class_and_empty_validation_are_refused(tmp_path):
+def test_folder_of_another_training_missing_class_empty_validation_and_what_is_no_checkpoint_are_refused(tmp_path):
     fit(tmp_path, epochs=1)
     for change in ({"learning_rate": 1e-4}, {"seed": 8}, {"rows": (TRAIN[1:], VALIDATION)}):
         refused("other settings or rows; delete it or choose another", fit, tmp_path, epochs=1, **change)
     silent = make_task()[0], np.zeros(240, np.int64)
     refused("hold every class, it has 180 male, 0 female; fewer classes", fit, tmp_path, task=silent)
     refused("validation part is empty", fit, tmp_path, rows=(TRAIN, VALIDATION[:0]))
+    _, checkpoint = fit_line(tmp_path / "line", penalties=(1e-3,))
+    content = checkpoint.read_bytes()
+    for broken in (b"not weights", b"", content[:20], content[:-1]):
+        checkpoint.write_bytes(broken)
+        refused(r"epoch-001\.safetensors: not a checkpoint", load_model, checkpoint)
+    checkpoint.unlink()
+    refused(r"epoch-001\.safetensors: no such checkpoint", load_model, checkpoint)
 
 
 def test_a_linear_model_is_scikit_learns_at_the_penalty_with_the_lowest_tempered_loss(tmp_path):
@@ -145,13 +149,3 @@ def test_experts_answer_for_children_by_other_columns_than_for_others(tmp_path):
     plain, _ = fit_line(tmp_path / "plain", task=(features, targets))
     assert mixed["validation_uar"].iloc[0] > 0.9 > 0.8 > plain["validation_uar"].max()
     refused("children from others by the ages", fit_line, tmp_path / "none", **experts)
-
-
-def test_file_that_is_no_checkpoint_is_named(tmp_path):
-    _, checkpoint = fit_line(tmp_path, penalties=(1e-3,))
-    content = checkpoint.read_bytes()
-    for broken in (b"not weights", b"", content[:20], content[:-1]):
-        checkpoint.write_bytes(broken)
-        refused(r"epoch-001\.safetensors: not a checkpoint", load_model, checkpoint)
-    checkpoint.unlink()
-    refused(r"epoch-001\.safetensors: no such checkpoint", load_model, checkpoint)

@@ -124,12 +124,16 @@ def test_roots_without_utterances_are_told_what_to_do(tmp_path):
     assert clips.attrs["facts"]["speakers in no meta file"] == 1
 
 
-def test_extended_table_with_multi_line_cells_is_read_by_speaker_and_video(tmp_path):
+def test_extended_table_is_read_by_speaker_and_video_and_tables_that_cannot_serve_are_refused(tmp_path):
     text = 'VoxCeleb_ID,video_id,description,speaker_age\nid10001,vid1,"one\n""two""\n\nid1,fake,row\u2028x",42.0\n'
     text += 'id10002,vid2,,\nid10002,vid3,"end\r\n",nan\nid10003,vid4,,0.0\nid10003,vid5,,122.0\n'
     ages = read_ages(write_file(tmp_path / "final_dataframe_extended.csv", text))
     assert ages[["key", "age_years"]].to_numpy().tolist() == [["id10001/vid1", 42.0]]
     assert ages.attrs == {"final_dataframe_extended.csv": {"0.0": 1, "122.0": 1}}
+    refused("no such age table", read_ages, tmp_path / "no.csv")
+    refused("one for the age", read_ages, write_file(tmp_path / "a.csv", "speaker,height\nid1,3\n"))
+    refused("holds no ages", read_ages, write_file(tmp_path / "a.csv", "id,age\nid1,old\n"))
+    refused("a.csv: no table", read_ages, write_file(tmp_path / "a.csv", 'id,age\nid1,"30\nid2,40\n'))
 
 
 @pytest.mark.parametrize(("text", "years", "decades"), [
@@ -144,13 +148,6 @@ def test_every_form_of_an_age_table_gives_years_or_decades(tmp_path, text, years
     ages = read_ages(write_file(tmp_path / "ages", text))
     assert [key.split(".")[0][:3] for key in ages["key"]] == ["id1", "id2"]
     assert ages[["age_years", "age_decade"]].fillna(0).to_numpy().T.tolist() == [years, decades]
-
-
-def test_tables_that_cannot_serve_are_refused(tmp_path):
-    refused("no such age table", read_ages, tmp_path / "no.csv")
-    refused("one for the age", read_ages, write_file(tmp_path / "a.csv", "speaker,height\nid1,3\n"))
-    refused("holds no ages", read_ages, write_file(tmp_path / "a.csv", "id,age\nid1,old\n"))
-    refused("a.csv: no table", read_ages, write_file(tmp_path / "a.csv", 'id,age\nid1,"30\nid2,40\n'))
 
 
 def test_the_most_exact_label_wins_and_disagreeing_ones_give_none(tmp_path):

@@ -1,7 +1,4 @@
-"""The page in the notebook: a file or a voice becomes an answer with its timeline, and nothing is left behind."""
-
 import nbformat
-import pytest
 from browsers import needs_browser, run_all, running_browser, running_lab
 from model_fixture import CENTRES, CLASSES, make_model_folder
 
@@ -10,32 +7,21 @@ from lib.report import widget
 from lib.trust.calibration import Years
 
 
-@pytest.fixture(scope="module")
-def voice(spoken):
-    return spoken / "recordings/20000.wav"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return make_model_folder(tmp_path_factory.mktemp("models") / "model")
-
-
-def test_a_page_stands_where_a_server_listens_and_a_note_elsewhere(model, monkeypatch):
+def test_a_page_stands_where_a_server_listens_answers_and_leaves_no_sound_behind(spoken, tmp_path, monkeypatch):
+    model = make_model_folder(tmp_path / "model")
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     assert "make lab" in widget.show_page(model).data
     monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/06_predict.ipynb")
     assert widget.show_page(model).children
-
-
-def test_parts_become_an_answer_with_its_timeline_and_no_sound_is_left_behind(model, voice, tmp_path, monkeypatch):
     page, sent, part = widget.AnswerPage(model), [], 100_000
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "model"))
+    before = {*(tmp_path / "model").iterdir()}
     monkeypatch.setattr(page.recorder, "send", sent.append)
     half = {"kind": "part", "number": 1, "name": "half.wav", "first": True, "last": False}
     page.receive(page.recorder, half, [memoryview(b"RIFF")])  # never ended: the next file takes its place
     sounds = {"silence.wav": "no speech", "<b>.wav": "unreadable", "20000.wav": "ok"}
     for name, state in sounds.items():
-        content = b"RIFF no sound" if state == "unreadable" else voice.with_name(name).read_bytes()
+        content = b"RIFF no sound" if state == "unreadable" else (spoken / "recordings" / name).read_bytes()
         starts = range(0, len(content), part)  # what the browser does with a file
         for start in starts:
             message = {"kind": "part", "number": 1, "name": name, "first": start == 0, "last": start == starts[-1]}
@@ -47,7 +33,7 @@ def test_parts_become_an_answer_with_its_timeline_and_no_sound_is_left_behind(mo
     assert 'alt="The waveform' in (first := page.picture.value)
     page.tasks.value = "age"
     assert (page.picture.value != first, {"kind": "got", "number": 1} in sent) == (True, True)
-    assert not list(tmp_path.iterdir())
+    assert {*(tmp_path / "model").iterdir()} == before
 
 
 def test_years_thresholds_and_doubts_are_told_in_words():
@@ -68,7 +54,8 @@ def test_years_thresholds_and_doubts_are_told_in_words():
 
 @needs_browser[0]
 @needs_browser[1]
-def test_upload_and_microphone_are_answered_in_jupyterlab(voice, tmp_path):
+def test_upload_and_microphone_are_answered_in_jupyterlab(spoken, tmp_path):
+    voice = spoken / "recordings/20000.wav"
     make_model_folder(tmp_path / "model", tasks=(*CLASSES, "age_years"), years={"age_years": Years(CENTRES, 9.0)})
     source = "from lib.model_folder import load_model_folder\nfrom lib.report.widget import show_page\nshow_page(load_model_folder('model'))"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])

@@ -1,5 +1,3 @@
-"""Cutting: which windows a recording gives, what is kept of each, and that a killed run goes on."""
-
 import os
 from unittest import mock
 
@@ -9,16 +7,15 @@ import pytest
 import soundfile
 import soxr
 from checks import killed_at, refused
+from learning_fixture import make_stage
 
 from lib import windows as cutting
 from lib.audio import RATE_HZ, read_waveform
 from lib.baselines import ACOUSTICS
 from lib.corpora.demo.espeak import Synthesizer, Voice
 from lib.corpora.sieve import Sieve
-from lib.stages import Stage
 from lib.tables import load_table
 from lib.windows import Windowing, as_heard, as_stored, count_windows, cut_windows, open_windows, slide_windows
-
 
 REPEAT = {"short_clips": "repeat"}
 
@@ -35,21 +32,11 @@ def make_clips(folder, lengths_s):
     return sieve.finish()[0]
 
 
-def cut(folder, clips, **options):
-    stage = Stage("02_segment", "test", "x", folder / "stage", {}, False)
-    stage.folder.mkdir(exist_ok=True)
-    cut_windows(stage, clips, {"tones": folder}, Windowing(**options))
-    return load_table(stage.path("windows.parquet"), "windows"), load_table(stage.path("ledger.parquet"), "ledger")
-
-
-def starts_s(length_s, **options):
-    """Where windows start in a clip of so many seconds that comes in odd blocks."""
-    sound = np.arange(round(length_s * RATE_HZ), dtype=np.float32)
-    blocks = (sound[first : first + 7000] for first in range(0, len(sound), 7000))
-    found = [*slide_windows(blocks, Windowing(**options))]
-    for start, piece in found:
-        np.testing.assert_array_equal(piece, sound[start : start + Windowing(**options).samples])
-    return [start / RATE_HZ for start, _ in found]
+def cut(folder, clips, roots=None, **options):
+    """Windows and ledger of clips that are cut into `folder/stage`."""
+    stage = make_stage(folder / "stage", "02_segment")
+    cut_windows(stage, clips, roots or {"tones": folder}, Windowing(**options))
+    return [load_table(stage.path(f"{kind}.parquet"), kind) for kind in ("windows", "ledger")]
 
 
 @pytest.mark.parametrize(("length_s", "options", "expected"), [
@@ -57,8 +44,13 @@ def starts_s(length_s, **options):
     (60.9, {}, [*range(0, 57, 2)]), (9.3, {"window_s": 1.0, "step_s": 2.5}, [0, 2.5, 5, 7.5]),
     (2, REPEAT, [0]), (0.9999, REPEAT, []), (0, REPEAT | {"min_clip_s": 0.0}, []),
 ])  # fmt: skip
-def test_three_seconds_every_two_and_no_tail_as_in_the_paper(length_s, options, expected):
-    assert starts_s(length_s, **options) == expected
+def test_three_seconds_every_two_and_no_tail_as_in_the_paper_however_the_sound_comes(length_s, options, expected):
+    sound, windowing = np.arange(round(length_s * RATE_HZ), dtype=np.float32), Windowing(**options)
+    blocks = (sound[first : first + 7000] for first in range(0, len(sound), 7000))
+    found = [*slide_windows(blocks, windowing)]
+    assert [start / RATE_HZ for start, _ in found] == expected
+    for start, piece in found:
+        np.testing.assert_array_equal(piece, sound[start : start + windowing.samples])
 
 
 def test_what_is_stored_is_what_16_bit_sound_was_a_short_piece_is_repeated_and_a_senseless_windowing_refused():

@@ -54,12 +54,9 @@ def fail_with(patch, error: Exception) -> None:
         patch.setattr(extractor, "_real_extract", Mock(side_effect=error))
 
 
-def test_nothing_is_fetched_until_it_is_switched_on(tmp_path):
+def test_nothing_is_fetched_until_it_is_switched_on_then_each_video_once_and_again_only_when_it_is_lost(tmp_path):
     refused(r"switched off\. Downloading may be against YouTube's terms", download_videos, [ONE], tmp_path)
     refused("11 characters", download_videos, ["../../etc"], tmp_path, allowed=True)
-
-
-def test_each_video_is_fetched_once_and_again_only_when_it_is_lost(tmp_path):
     files = {f"/{ONE}.wav": sound(), f"/{TWO}.wav": sound(20), f"/{THREE}.wav": sound()}
     with serve(files=files, drop_after=[10**9, 10**9, 10**9, 100_000]) as site:  # the second breaks off, and goes on
         assert fetch(site, tmp_path, [ONE, TWO, THREE, ONE]) == ""

@@ -19,14 +19,12 @@ import soundfile
 import soxr
 from model_fixture import make_model_folder
 from test_audio import ffmpeg
-from test_windows import make_speech
+from test_windows import cut, make_speech
 
 from lib.audio import RATE_HZ, read_waveform
 from lib.corpora.own_data import list_recordings
 from lib.predict import predict_listed
-from lib.stages import Stage
-from lib.tables import load_table
-from lib.windows import Windowing, as_stored, cut_windows, open_windows
+from lib.windows import as_stored, open_windows
 
 SOUND_S = 3.5
 LIMIT_S = 600  # on a busy machine; a minute on two free cores
@@ -159,8 +157,7 @@ def zoo(tmp_path_factory):
     folder, animals = tmp_path_factory.mktemp("zoo"), {}
     for write in (write_formats, write_shapes, write_wounds, write_names):
         write(folder, animals)
-    assert len(animals) > 300
-    assert set(animals) == set(os.listdir(folder))
+    assert (len(animals) > 300, set(animals)) == (True, set(os.listdir(folder)))
     return folder, animals
 
 
@@ -170,18 +167,17 @@ def fates(zoo, tmp_path_factory):
     folder, animals = zoo
     ids = [f"zoo:{name}" for name in animals]
     clips = {"clip_id": ids, "speaker_id": ids, "path": [*animals], "corpus": "zoo", "start_s": 0.0, "end_s": np.nan}
-    stage = Stage("02_segment", "test", "x", tmp_path_factory.mktemp("cut"), {}, False)
-    model = make_model_folder(tmp_path_factory.mktemp("model") / "model", tasks=("gender",))
+    made = tmp_path_factory.mktemp("made")
+    model = make_model_folder(made / "model", tasks=("gender",))
     signal.signal(signal.SIGALRM, lambda *_: pytest.fail(f"still at work after {LIMIT_S} s"))
     signal.alarm(LIMIT_S)
     with contextlib.chdir(folder):  # where a list of files would find others
-        cut_windows(stage, pd.DataFrame(clips), {"zoo": folder}, Windowing())
+        windows, ledger = cut(made, pd.DataFrame(clips), {"zoo": folder})
         predictions = predict_listed(list_recordings(folder), model, progress=False)
     signal.alarm(0)
-    windows, ledger = (load_table(stage.path(f"{kind}.parquet"), kind) for kind in ("windows", "ledger"))
     for table, column in ((ledger, "item"), (windows, "clip_id")):
         table["name"] = table[column].str.removeprefix("zoo:")
-    return windows, ledger, open_windows(stage.folder), {prediction.name: prediction for prediction in predictions}
+    return windows, ledger, open_windows(made / "stage"), {prediction.name: prediction for prediction in predictions}
 
 
 def test_every_file_is_used_or_stands_in_the_ledger_with_a_reason(zoo, fates):
