@@ -19,7 +19,7 @@ def world(tmp_path, monkeypatch):
     def write(first="", second=""):
         for name, source, work in (("first", "number: int = 1", first), ("second", "seed: int = 0", second)):
             write_notebook(paths.NOTEBOOKS / f"{name}.ipynb", f'run: str = "tiny"\n{source}', work)
-        text = "run: {title: Two notebooks, question: Do they run?, notebooks: [first, second]}\nfirst: {number: 3}\n"
+        text = 'run: {title: "Two", question: "Do they run?", notebooks: ["first", "second"]}\nfirst: {number: 3}\n'
         return write_file(tmp_path / "tiny.yaml", text)
 
     return write
