@@ -1,5 +1,4 @@
-"""What probabilities are worth: temperature, cap, thresholds, silence and margins of years against known truth; and in a run, where
-every training has settings of its own, chosen on validation, scored on test."""
+"""What probabilities are worth: temperature, cap, thresholds, silence, margins of years against known truth; and in a run."""
 
 import numpy as np
 import pandas as pd
@@ -100,8 +99,7 @@ def test_a_conformal_margin_holds_new_speakers_at_its_share_and_takes_enough_of_
     errors, many = np.arange(12.0), np.r_[np.arange(12), np.zeros(99, int)]
     for speakers, share, margin in ((12, 0.8, 10), (12, 0.9, 11), (4, 0.8, 11), (3, 0.8, None)):
         assert calibration.conformal_margin(-errors, np.arange(12) % speakers, share) == margin
-    # a hundred recordings of one voice move it by one voice
-    assert calibration.conformal_margin(np.r_[errors, np.full(99, 50)], many, 0.8) == 11
+    assert calibration.conformal_margin(np.r_[errors, np.full(99, 50)], many, 0.8) == 11  # of one voice, one step
     assert Years([10.0, 30.0], None, speakers=3).describe() == "none: 3 validation speakers are too few"
 
 
@@ -146,9 +144,8 @@ def score_choices(settings, predictions=PREDICTIONS):
 
 def test_every_training_gets_settings_of_its_own_and_one_row_pools_the_folds():
     assert SETTINGS[["fold", "seed"]].to_numpy().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [-1, -1]]
-    assert SETTINGS["temperature"].nunique() == 5
+    assert (SETTINGS["temperature"].nunique(), set(SETTINGS["rare"])) == (5, {"teen"})  # of the fewest windows
     assert (SETTINGS["temperature"] > 1).all()  # it was surer than it was right
-    assert set(SETTINGS["rare"]) == {"teen"}  # the fewest windows in training
     pooled = PREDICTIONS[(PREDICTIONS["split"] == "validation") & (PREDICTIONS["seed"] == 0)]
     expected = confidence.fit_settings(pooled, AGE, 0)
     assert SETTINGS.iloc[-1][list(expected)].to_dict() == expected
