@@ -1,5 +1,3 @@
-"""Run files: refused before any kernel starts when something in them is not what the notebooks declare."""
-
 import re
 
 import nbformat
@@ -65,10 +63,11 @@ def test_what_a_run_file_says_stands_beside_what_the_notebooks_declare_and_a_mis
 
 @pytest.mark.parametrize(("old", "new", "told"), [
     ("  learning_rate", "  rate", r"unknown key train\.rate"), (RUN_FILE, "run: [", r"tiny\.yaml: while parsing"),
-    ("train:", "train:\n  batch: 50.5", r"train\.batch = 50\.5"), ('  title: "A title"\n', "", r"missing key run\.title"),
+    ("train:", "train:\n  batch: 50.5", r"train\.batch = 50\.5"),
+    ("\nsegment:", "\nsegments:", "unknown section 'segments'"),
     ("rate: 0.01", "rate: 1e-3", "train.learning_rate = '1e-3'.*write it as 0.001"),
     ("synthetic: true", 'synthetic: "yes"', "run.synthetic = 'yes'"),
-    ("\nsegment:", "\nsegments:", "unknown section 'segments'"),
+    ('  title: "A title"\n', "", r"missing key run\.title"),
     ("  seed: 1", "  seed: 1\n  seed: 2", r"key written twice: \['seed'\]"),
     ('tasks: ["gender", "age"]', "tasks: gender", "train.tasks = 'gender'"),
     ("segment:\n  window_s: 2", "segment: none", "section 'segment' must hold keys"),

@@ -1,5 +1,3 @@
-"""Labels that follow the corpus are called out; a score over all corpora falls apart within each."""
-
 from types import SimpleNamespace
 
 import numpy as np

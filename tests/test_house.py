@@ -1,5 +1,3 @@
-"""The house: a flat chain, rooms beside it, arrows that go one way, nothing hidden in a function."""
-
 import ast
 from graphlib import TopologicalSorter
 
@@ -39,12 +37,9 @@ def test_the_flat_level_is_the_chain_and_no_file_is_long():
     assert [path for path, count in lines.items() if count > 400] == []
 
 
-def test_imports_have_no_cycle():
+def test_imports_have_no_cycle_and_rooms_are_entered_by_those_alone_who_may():
     order = TopologicalSorter({name: imports_of(path, everywhere=False) - {name} for name, path in FILES.items()})
     assert len(list(order.static_order())) >= len(FILES) - 2
-
-
-def test_rooms_are_entered_by_those_alone_who_may():
     entered = set()
     for module, path in FILES.items():
         place = [*module.split("."), ""][1]  # the room, or the flat module itself

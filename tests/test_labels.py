@@ -1,5 +1,3 @@
-"""The label contract, walked value by value."""
-
 import pandas as pd
 import pytest
 from checks import refused
@@ -25,15 +23,12 @@ def frame(**columns) -> pd.DataFrame:
     return pd.DataFrame(base | columns).astype({"age_decade": "Int16"})
 
 
-def test_every_word_means_what_its_speaker_said_and_no_other_is_folded_into_a_sex_or_gives_years():
+def test_every_word_means_what_its_speaker_said_no_other_is_folded_into_a_sex_or_gives_years_and_all_are_in_a_table():
     words = pd.Series(GENDERS).explode()
     assert labels.genders_of(words).fillna("-").tolist() == words.index.tolist()
     ages = labels.ages_of(pd.Series([*DECADE_OF, "26.0"])).fillna(0)
     expected = [*((decade, 0) for decade in DECADE_OF.values()), (0, 26)]
     assert [*ages[["age_decade", "age_years"]].itertuples(index=False, name=None)] == expected
-
-
-def test_whole_vocabulary_has_a_row_in_the_label_table():
     table = labels.label_table().fillna({"age_decade": 0})
     contract = [*labels.GENDER_WORDS.values(), *labels.AGE_WORDS.values()]
     assert table["raw"].tolist() == [raw for words in contract for raw in words]
