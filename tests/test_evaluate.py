@@ -1,5 +1,3 @@
-"""What trained networks answered, scored beside baselines: an evaluation from answers to the model folders that leave it."""
-
 from functools import partial
 from types import SimpleNamespace
 

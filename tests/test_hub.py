@@ -1,5 +1,3 @@
-"""Encoders that a researcher brings: small seeded models of every family against what their own libraries say."""
-
 import copy
 import importlib.util
 
