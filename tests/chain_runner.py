@@ -1,11 +1,8 @@
 """Runs modules of the project, such as the demo chain at reduced size, in a process of their own, as a user does."""
 
-import contextlib
 import os
 import subprocess
 import sys
-
-import psutil
 
 from lib import config, paths
 
@@ -35,15 +32,6 @@ def run_module(folders, *arguments, code=0):
 def demo(*changes, options=()):
     """The arguments that run the small demo with these changes."""
     return ["lib.run", "params/demo.yaml", *options, *(f"--set={change}" for change in [*SMALL, *changes])]
-
-
-def kill_all(process):
-    """SIGKILL a run and all that it started."""
-    running = psutil.Process(process.pid)
-    for one in [running, *running.children(recursive=True)]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            one.kill()
-    process.communicate()
 
 
 def small_parameters():

@@ -9,19 +9,16 @@ from lib.corpora.demo.render import render_unseen
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
-    """Where the small demo run keeps its data and reports."""
     return tmp_path_factory.mktemp("chain")
 
 
 @pytest.fixture(scope="session")
 def first(folders):
-    """The first run of the small demo, finished without an error."""
     return run_module(folders, *demo())
 
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):
-    """A report site of two fixture runs, one synthetic and one not; only read."""
     return make_site(tmp_path_factory.mktemp("site"))
 
 

@@ -1,10 +1,6 @@
-"""The authors' pickles: read to the bit, hostile ones refused without running, imported, trained on, reported."""
-
 import io
-import json
 import os
 import pickle
-import struct
 
 import numpy as np
 import pandas as pd
@@ -70,7 +66,7 @@ def nested(content) -> bytes:
 
 
 FOUR = stored(torch.UntypedStorage(16))
-MEGABYTE = b"\x80\x04](ctorch.storage\n_load_from_bytes\n\x94B" + struct.pack("<i", 10**6) + bytes(10**6) + b"\x94"
+MEGABYTE = b"\x80\x04](ctorch.storage\n_load_from_bytes\n\x94B" + (10**6).to_bytes(4, "little") + bytes(10**6) + b"\x94"
 HOSTILE = {
     "os.system": pickle.dumps([TOUCH]), "builtins.getattr": pickle.dumps([Call(getattr, "x", "upper")]),
     "numpy array": pickle.dumps([np.zeros(3)]), "BUILD": b"]}b.", "INST": b"(S'touch hostile'\nios\nsystem\n.",
@@ -80,7 +76,7 @@ HOSTILE = {
     "a storage that is none": nested(stored([1, 2])), "archive in a storage": nested(b"PK\x03\x04"),
     "cut storage": nested(FOUR[:-1]), "storage of text": pickle.dumps([Call(LOAD, "text")]), "no stop": b"\x80\x04]",
     "mark missing": b"]e.", "unknown opcode": b"\xff\xfe.", "empty": b"", "many digits": b"I" + b"9" * 10_000 + b"\n.",
-    "eight exabytes": b"\x8e" + struct.pack("<Q", 2**62) + b"abc.", "far memo": b"]r" + struct.pack("<I", 2**32 - 2) + b"0.",
+    "eight exabytes": b"\x8e" + bytes(7) + b"@abc.", "far memo": b"]r\xfe\xff\xff\xff0.",
     "deep": b"(" * 300_000 + b"t" * 300_000 + b"K\x01K\x02s.", "too many instructions": b"]" * 200_000 + b".",
     "one storage often": MEGABYTE + b"\x85R" + b"h\x00h\x01\x85R" * 10_000 + b"e.",
     "one list often": b"](" + b"N" * 50_000 + b"e\x94(" + b"cbuiltins\nset\nh\x00\x85R" * 5_000 + b"l.",
@@ -159,7 +155,7 @@ def test_imported_embeddings_are_trained_on_and_scored_and_what_needs_sound_is_l
     assert told == "24 files, 120 windows, 0 dropped\n"
     changes = ["train.epochs=1", "train.learning_rate=0.01", "train.width=0.03", "evaluate.draws=100"]
     run_module(tmp_path, "lib.run", "params/authors.yaml", *(f"--set={change}" for change in changes))
-    scores = pd.DataFrame(json.loads((tmp_path / "reports/authors/metrics.json").read_text())["scores"])
+    scores = pd.DataFrame(paths.load_json(tmp_path / "reports/authors/metrics.json")["scores"])
     scores = scores.query("protocol == 'speaker' and level == 'window' and metric == 'uar' and subset == 'all'")
     assert {*scores["model"]} == {"paper", "linear", "majority"}  # none that listens
     assert scores.loc[scores["model"] == "linear", "value"].min() > 0.8

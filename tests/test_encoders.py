@@ -1,13 +1,13 @@
 import os
 from unittest import mock
 
-import numpy as np
 import pytest
 import requests
 import torch
 import torchaudio
 from checks import refused, write_file
 from test_authors import Call
+from test_hub import noise
 
 from lib.corpora import fetch
 from lib.encoders import TINY, UNTRAINED, check_weights, load_encoder, locate_bundle
@@ -39,16 +39,12 @@ def place_weights(name):
     torch.save(state, write_file(locate_bundle(name)[1]))
 
 
-def noise(batch, samples=48_000):
-    return torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, (batch, samples)).astype(np.float32))
-
-
 @pytest.mark.parametrize("name", KINDS)
 def test_a_bundle_of_every_kind_gives_torchaudios_own_emission_to_the_bit(name, cache, monkeypatch):
     bundle, width = getattr(torchaudio.pipelines, name), 1024 if "LARGE" in name else 768
     monkeypatch.setitem(bundle._params, "encoder_num_layers", 2)  # of 12 or 24: seconds
     place_weights(name)
-    encoder, waveforms = load_encoder(name), noise(1)  # of a batch torchaudio would take one mean
+    encoder, waveforms = load_encoder(name), noise(1, 48_000)  # of a batch torchaudio would take one mean
     model, stages = bundle.get_model(dl_kwargs={"progress": False}), encoder.encode(waveforms)
     with torch.inference_mode():
         assert torch.equal(stages["emission"], model(waveforms)[0])
@@ -61,7 +57,7 @@ def test_a_bundle_of_every_kind_gives_torchaudios_own_emission_to_the_bit(name, 
 
 @pytest.mark.parametrize("name", [TINY, UNTRAINED])
 def test_the_small_encoder_gives_what_torchaudios_model_gives(name):
-    encoder, waveforms = load_encoder(name), noise(3)
+    encoder, waveforms = load_encoder(name), noise(3, 48_000)
     stages = encoder.encode(waveforms)
     prepared = encoder.stages.prepare(waveforms)
     with torch.inference_mode():

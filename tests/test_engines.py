@@ -1,7 +1,4 @@
-"""Where and how precisely embeddings are computed: the choice by machine and run file, the engines, their measurement."""
-
 import importlib.util
-import json
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -20,6 +17,7 @@ LARGE = SimpleNamespace(name="large", parameters=95_000_000, stages=None)  # pas
 SPEAKERS = SimpleNamespace(name=CAMPPLUS, parameters=7_000_000, stages=None)
 FIND = importlib.util.find_spec
 PLAIN, BF16 = {"avx2": True}, {"amx_bf16": True}
+LIMITS = [("ONEDNN_MAX_CPU_ISA", "AVX2"), ("ONEDNN_MAX_CPU_ISA", "avx512_core"), ("ATEN_CPU_CAPABILITY", "avx2")]
 
 
 def play_machine(monkeypatch, flags, missing=""):
@@ -96,7 +94,7 @@ def test_every_engine_gives_what_the_encoder_gives(library, precision, tolerance
 
 
 @pytest.mark.parametrize("flag", ["avx512_bf16", "amx_bf16"])
-@pytest.mark.parametrize("limit", ["ONEDNN_MAX_CPU_ISA=AVX2", "ONEDNN_MAX_CPU_ISA=avx512_core", "ATEN_CPU_CAPABILITY=avx2"])  # fmt: skip
+@pytest.mark.parametrize("limit", LIMITS)
 def test_auto_is_bfloat16_where_it_is_computed_and_a_limit_plays_a_plain_machine(monkeypatch, flag, limit):
     play_machine(monkeypatch, PLAIN)
     assert choose_compute().arithmetic == "float32"
@@ -106,7 +104,7 @@ def test_auto_is_bfloat16_where_it_is_computed_and_a_limit_plays_a_plain_machine
     assert choose_compute().record()["bfloat16"] == [flag]
     with choose_compute().autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
-    monkeypatch.setenv(*limit.split("="))
+    monkeypatch.setenv(*limit)
     assert choose_compute().arithmetic == "float32"
 
 
@@ -127,7 +125,7 @@ def test_every_part_is_measured_against_its_reference_and_written(tmp_path, monk
     for name, value in small.items():
         monkeypatch.setattr(bench, name, value)
     bench.main()
-    record = json.loads((tmp_path / "bench.json").read_text())
+    record = bench.paths.load_json(tmp_path / "bench.json")
     for part in ("full-size encoder", "small encoder"):
         rows = {row["engine"]: row for row in record[part]}
         assert rows["the paper's loop"]["ratio"] == 1
