@@ -1,7 +1,4 @@
-"""The demo's corpora: voices that are what was asked for, labels that can be heard, tables in the real form, faults counted."""
-
 import contextlib
-import dataclasses
 
 import joblib
 import numpy as np
@@ -79,9 +76,8 @@ def test_a_recording_has_the_noise_and_level_of_its_room_and_device():
 
 def test_labels_can_be_heard_in_the_whole_voice_and_in_no_single_number():
     people = draw_people(2000, SEED, first=0)
-    female = np.array([person.gender == "female" for person in people])
-    adult = np.array([person.age_years >= 20 for person in people])
-    voices = pd.DataFrame([dataclasses.asdict(person.voice) for person in people])
+    female, adult = np.array([(person.gender == "female", person.age_years >= 20) for person in people]).T
+    voices = pd.DataFrame([vars(person.voice) for person in people])
     pitch = np.log(voices["f0_hz"])
     voice = [pitch, np.stack(voices["formants"]), voices[["tilt_db", "breath", "rate_wpm", "f0_sd_st", "flutter"]]]
     assert 0.90 < score_uar([pitch], female) < 0.97 < score_uar(voice, female)
@@ -98,8 +94,8 @@ def duration_and_level(speaker):
 def test_duration_and_level_tell_neither_gender_nor_age():
     people = draw_people(160, SEED, first=0)
     measured = joblib.Parallel(n_jobs=-1)(joblib.delayed(duration_and_level)(person) for person in people)
-    assert 0.4 < score_uar([measured], [person.gender for person in people], degree=1) < 0.6
-    assert 0.4 < score_uar([measured], [person.age_years >= 20 for person in people], degree=1) < 0.6
+    for labels in zip(*((person.gender, person.age_years >= 20) for person in people)):
+        assert 0.4 < score_uar([measured], labels, degree=1) < 0.6
 
 
 def test_cuts_hold_the_speaker_and_before_them_is_noise(corpora):
