@@ -1,8 +1,5 @@
-"""Speed and memory of prediction: `python tests/bench_predict.py [MODEL] [MINUTES]`, the demo's best and 60 if not told.
-
-Repeats a few invented speakers to so long a stereo FLAC at 44.1 kHz, asks MODEL about it in a fresh process, and prints
-one line of JSON: seconds, times real time, processor seconds, and peak memory with everything loaded.
-"""
+"""`python tests/bench_predict.py [MODEL] [MINUTES]`, the demo's best and 60 if not told: asks MODEL, in a fresh
+process, about so long a FLAC of invented speakers; prints speed and peak memory, with everything loaded, as JSON."""
 
 import json
 import multiprocessing

@@ -1,11 +1,8 @@
-"""Runs the demo chain at reduced size, in a process of its own, as a user does."""
+"""Runs modules of the project, such as the demo chain at reduced size, in a process of their own, as a user does."""
 
-import contextlib
 import os
 import subprocess
 import sys
-
-import psutil
 
 from lib import config, paths
 
@@ -18,29 +15,23 @@ def places_of(folders):
     return {"VOICE_DATA": str(folders / "data"), "VOICE_REPORTS": str(folders / "reports")}
 
 
-def start_chain(folders, *changes, options=()):
-    call = [sys.executable, "-m", "lib.run", "params/demo.yaml", *options]
-    for change in [*SMALL, *changes]:
-        call += ["--set", change]
+def start_module(folders, *arguments):
     environment = os.environ | places_of(folders) | {"TQDM_MININTERVAL": "5"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(call, cwd=paths.ROOT, env=environment, **pipes)
+    return subprocess.Popen([sys.executable, "-m", *arguments], cwd=paths.ROOT, env=environment, **pipes)
 
 
-def kill_all(process):
-    """SIGKILL a run and all that it started."""
-    running = psutil.Process(process.pid)
-    for one in [running, *running.children(recursive=True)]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            one.kill()
-    process.communicate()
-
-
-def run_chain(folders, *changes, options=()):
-    """Run the demo with these changes in `folders`; return the finished process."""
-    process = start_chain(folders, *changes, options=options)
+def run_module(folders, *arguments, code=0):
+    """Run a module with these arguments to its end with `code`; return the finished process."""
+    process = start_module(folders, *arguments)
     stdout, stderr = process.communicate(timeout=1200)
-    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+    assert process.returncode == code, stdout[-2000:] + stderr[-4000:]
+    return subprocess.CompletedProcess(process.args, code, stdout, stderr)
+
+
+def demo(*changes, options=()):
+    """The arguments that run the small demo with these changes."""
+    return ["lib.run", "params/demo.yaml", *options, *(f"--set={change}" for change in [*SMALL, *changes])]
 
 
 def small_parameters():

@@ -1,7 +1,7 @@
 """What several test files share: one small demo run, a few spoken recordings, and a report site of made-up numbers."""
 
 import pytest
-from chain_runner import run_chain
+from chain_runner import demo, run_module
 from report_fixture import make_site
 
 from lib.corpora.demo.render import render_unseen
@@ -9,21 +9,16 @@ from lib.corpora.demo.render import render_unseen
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
-    """Where the small demo run keeps its data and reports."""
     return tmp_path_factory.mktemp("chain")
 
 
 @pytest.fixture(scope="session")
 def first(folders):
-    """The first run of the small demo, finished without an error."""
-    done = run_chain(folders)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done
+    return run_module(folders, *demo())
 
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):
-    """A report site of two fixture runs, one synthetic and one not; only read."""
     return make_site(tmp_path_factory.mktemp("site"))
 
 

@@ -37,10 +37,9 @@ def serve(**options):
     """Serve `files`, by path, while the block runs; `requests` are paths and headers. `statuses` are answered first, one a
     request; an answer with a file ends after the next of `drop_after` bytes."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    site = dict(
-        files={}, redirects={}, etag='"v1"', has_ranges=True, length=True, drop_after=[], statuses=[], requests=[]
-    )
-    server.site = SimpleNamespace(**site | {"url": f"http://127.0.0.1:{server.server_port}"} | options)
+    site = {"files": {}, "redirects": {}, "drop_after": [], "statuses": [], "requests": [], "etag": '"v1"'}
+    site |= {"has_ranges": True, "length": True, "url": f"http://127.0.0.1:{server.server_port}"}
+    server.site = SimpleNamespace(**site | options)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
         yield server.site

@@ -115,13 +115,10 @@ def make_notebook(name, root="../somewhere/corpus"):
     ])  # fmt: skip
 
 
-def make_inputs(folder):
-    return [write_file(folder / f"{name}.ipynb", nbformat.writes(make_notebook(name))) for name in NOTEBOOKS]
-
-
 def make_site(folder):
     """A site of two fixture runs, one synthetic and one not; returns its folder."""
-    executed, site = make_inputs(folder / "executed"), folder / "reports"
+    site, names = folder / "reports", {folder / f"{name}.ipynb": name for name in NOTEBOOKS}
+    executed = [write_file(path, nbformat.writes(make_notebook(name))) for path, name in names.items()]
     parameters = make_record()["parameters"] | {"train": {"epochs": 30}}
     other = make_record("second", synthetic=False, title=EVIL, parameters=parameters)
     site_module.build_report("fixture", executed, make_metrics(), make_record(), site / "fixture")

@@ -1,7 +1,4 @@
-"""Decoding: any format, rate and channel count, whole or in blocks; what is missing is told, what cannot be read says why."""
-
 import re
-import struct
 import subprocess
 
 import imageio_ffmpeg
@@ -53,8 +50,7 @@ def test_blocks_are_the_whole_to_the_bit(rate_hz, monkeypatch):
     expected = soxr.resample(sound, rate_hz, RATE_HZ)
     for block_s in (0.1, 1.7, 20.0):
         monkeypatch.setattr(audio, "BLOCK_S", block_s)
-        waveform, _ = hear(sound, rate_hz)
-        np.testing.assert_array_equal(waveform, expected)
+        np.testing.assert_array_equal(hear(sound, rate_hz)[0], expected)
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "m4a", "aac", "opus"])
@@ -78,8 +74,7 @@ def test_channels_are_averaged_and_an_inverted_one_does_not_cancel_the_voice(tmp
     for suffix in ("wav", "m4a", "mp3"):
         ffmpeg("-i", tmp_path / "b.wav", tmp_path / f"inverted.{suffix}")
         waveform, warnings = hear(tmp_path / f"inverted.{suffix}")
-        assert np.sqrt(np.mean(waveform**2)) == pytest.approx(np.sqrt(np.mean(sound**2)), rel=0.1)
-        assert warnings == audio.UPSIDE_DOWN
+        assert (waveform.std(), warnings) == (pytest.approx(sound.std(), rel=0.1), audio.UPSIDE_DOWN)
 
 
 def test_a_channel_that_is_upside_down_for_a_while_or_after_a_delay_is_turned_and_a_delay_alone_is_not(tmp_path):
@@ -89,8 +84,7 @@ def test_a_channel_that_is_upside_down_for_a_while_or_after_a_delay_is_turned_an
     middle = np.where(np.arange(len(sound)) < 7 * RATE_HZ, 1, -1)  # not where a block of 20 s ends
     for other, least in ((sound * middle, 1.0), (-np.roll(sound, 37), 0.7)):
         waveform, warnings = hear(np.stack([sound, other.astype(np.float32)], axis=1), RATE_HZ)
-        assert np.sqrt(np.mean(waveform**2)) >= (least - 0.01) * np.sqrt(np.mean(sound**2))
-        assert warnings == audio.UPSIDE_DOWN
+        assert (waveform.std() >= (least - 0.01) * sound.std(), warnings) == (True, audio.UPSIDE_DOWN)
     for delay in (1, 7, 37, 300):
         assert hear(np.stack([sound, np.roll(sound, delay)], axis=1), RATE_HZ)[1] == ""
     for size in (1, 30):
@@ -123,8 +117,7 @@ def test_a_file_written_into_a_pipe_tells_no_length_and_is_heard_whole(tmp_path,
     soundfile.write(tmp_path / "a.wav", noise(34, 44100), 44100)
     piped = ffmpeg("-i", tmp_path / "a.wav", "-f", form.replace("wma", "asf"), "-").stdout
     waveform, warnings = hear_bytes(tmp_path, form, piped)
-    assert len(waveform) / RATE_HZ == pytest.approx(34, abs=0.1)
-    assert warnings == ""
+    assert (len(waveform) / RATE_HZ, warnings) == (pytest.approx(34, abs=0.1), "")
 
 
 @pytest.mark.parametrize("suffix", [*PIPED, *ALSO_JOINED])
@@ -132,8 +125,7 @@ def test_joined_files_are_heard_to_their_end(tmp_path, suffix):
     first, second = make_bytes(tmp_path, suffix, 4), make_bytes(tmp_path, suffix, 8, seed=1)
     alone = hear_bytes(tmp_path, suffix, second)[0]
     waveform, warnings = hear_bytes(tmp_path, suffix, first + second)
-    assert len(waveform) / RATE_HZ == pytest.approx(12, abs=0.15)
-    assert "only" not in warnings
+    assert (len(waveform) / RATE_HZ, "only" in warnings) == (pytest.approx(12, abs=0.15), False)
     if audio.JOINED in warnings:  # what follows is heard as if it were alone, and a cut is a slice of the whole
         if suffix in ("wav", "caf", "aiff", "w64", "tta", "wv"):
             np.testing.assert_allclose(waveform[-len(alone) + 400 :], alone[400:], atol=1e-5)
@@ -150,8 +142,7 @@ def test_rate_and_channels_may_change_where_files_were_joined_and_a_hundred_may_
     for rate_hz, channels in ((44100, 1), (22050, 2)):
         soundfile.write(tmp_path / f"a.{suffix}", noise(2, rate_hz, channels), rate_hz)
         joined += (tmp_path / f"a.{suffix}").read_bytes()
-    waveform, _ = hear_bytes(tmp_path, suffix, joined)
-    assert len(waveform) / RATE_HZ == pytest.approx(4, abs=0.15)
+    assert len(hear_bytes(tmp_path, suffix, joined)[0]) / RATE_HZ == pytest.approx(4, abs=0.15)
 
 
 def test_a_wav_whose_header_lies_is_heard_as_far_as_it_goes_and_chunks_behind_its_sound_are_not(tmp_path):
@@ -160,8 +151,8 @@ def test_a_wav_whose_header_lies_is_heard_as_far_as_it_goes_and_chunks_behind_it
     lies = dict.fromkeys([(size, 0), (size, 3 * 88200)], audio.COUNTS_LESS)
     lies |= dict.fromkeys([(size, 10**9), (size, 2**32 - 1)], "")
     lies |= {(4, 0): "", (4, 36): ""}  # of all, as programs write it that cannot go back
-    made = {whole[:place] + struct.pack("<I", lie) + whole[place + 4 :]: told for (place, lie), told in lies.items()}
-    for content, told in (made | {whole + b"LIST" + struct.pack("<I", 4000) + b"INFO" + bytes(3996): ""}).items():
+    made = {whole[:place] + lie.to_bytes(4, "little") + whole[place + 4 :]: told for (place, lie), told in lies.items()}
+    for content, told in (made | {whole + b"LIST" + bytes([160, 15, 0, 0]) + b"INFO" + bytes(3996): ""}).items():
         waveform, warnings = hear_bytes(tmp_path, "wav", content)
         assert (waveform.tobytes(), warnings) == (sound.tobytes(), told)
 
@@ -171,10 +162,13 @@ def test_what_is_missing_of_a_file_that_was_cut_off_is_said_in_seconds(tmp_path,
     whole = make_bytes(tmp_path, suffix)
     waveform, warnings = hear_bytes(tmp_path, suffix, whole[: len(whole) * 4 // 10])
     assert len(waveform) / RATE_HZ == pytest.approx(4.8, abs=0.7)
-    told = re.search(r"only ([\d.]+) of the ([\d.]+) s", warnings)
-    assert float(told[1]) == pytest.approx(len(waveform) / RATE_HZ, abs=0.01)
-    assert float(told[2]) == pytest.approx(12, abs=0.6 if suffix in ("avi", "wma") else 0.05)
+    told_s, of_s = map(float, re.search(r"only ([\d.]+) of the ([\d.]+) s", warnings).groups())
+    assert told_s == pytest.approx(len(waveform) / RATE_HZ, abs=0.01)
+    assert of_s == pytest.approx(12, abs=0.6 if suffix in ("avi", "wma") else 0.05)
     np.testing.assert_allclose(waveform[:40_000], read_waveform(tmp_path / f"made.{suffix}")[:40_000], atol=1e-4)
+    if suffix == "flac":  # and bytes that are lost amid it
+        waveform, warnings = hear_bytes(tmp_path, "flac", whole[:300_000] + bytes(4000) + whole[304_000:])
+        assert (11 < len(waveform) / RATE_HZ <= 12, "only 11.9" in warnings) == (True, True)
 
 
 @pytest.mark.parametrize("suffix", ["ogg", "opus", "ac3", "mp2", "aac", "ts"])
@@ -194,18 +188,10 @@ def test_whole_files_that_end_in_pictures_are_no_cut_or_joined_ones(tmp_path):
         assert hear_bytes(tmp_path, form, (tmp_path / "film").read_bytes())[1] == ""
 
 
-def test_bytes_that_are_lost_are_told(tmp_path):
-    flac = make_bytes(tmp_path, "flac")
-    waveform, warnings = hear_bytes(tmp_path, "flac", flac[:300_000] + bytes(4000) + flac[304_000:])
-    assert 11 < len(waveform) / RATE_HZ <= 12
-    assert "only 11.9" in warnings
-
-
 def test_samples_in_memory_may_have_their_channels_on_either_axis_and_any_type(tmp_path):
     sound = noise(2, 8000, 2)
     one, two = hear(sound, 8000)[0], hear(sound.T, 8000)[0]
-    np.testing.assert_array_equal(one, two)
-    assert len(one) == 2 * RATE_HZ
+    assert (len(one), one.tobytes()) == (2 * RATE_HZ, two.tobytes())
     for whole in (np.array([[-32768], [0], [16384]], np.int16), np.array([0, 128, 192], np.uint8)):
         assert hear(whole, RATE_HZ)[0].tolist() == [-1, 0, 0.5]
     for samples, rate_hz in ((np.zeros((2, 3, 4)), 8000), (np.array(["a"]), 8000), (sound, 0), (sound, 8000.5)):
@@ -215,8 +201,7 @@ def test_samples_in_memory_may_have_their_channels_on_either_axis_and_any_type(t
 def test_a_cut_beyond_the_end_is_told_and_one_that_begins_there_is_refused(tmp_path):
     soundfile.write(tmp_path / "a.wav", noise(3, RATE_HZ), RATE_HZ)
     waveform, warnings = hear(tmp_path / "a.wav", None, 1.0, 6.0)
-    assert len(waveform) == 2 * RATE_HZ
-    assert warnings == "its cut ends at 6 s, the file at 3.00 s"
+    assert (len(waveform), warnings) == (2 * RATE_HZ, "its cut ends at 6 s, the file at 3.00 s")
     (tmp_path / "broken.flac").write_bytes(make_bytes(tmp_path, "flac")[:400_000])
     assert len(read_waveform(tmp_path / "broken.flac", 2.0, 3.0)) == RATE_HZ
     for name, start_s, told in (("a.wav", 5, " 3 s"), ("broken.flac", 10, "")):  # which was of 12 s

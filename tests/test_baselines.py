@@ -28,17 +28,15 @@ def measure(wave):
 @pytest.mark.parametrize("noise", [0.0, 0.05])
 def test_pitch_of_a_voice_is_found_within_2_percent(f0_hz, noise):
     found = measure(make_voice(f0_hz, noise=noise))
-    assert found["f0_hz"] == pytest.approx(f0_hz, rel=0.02)
-    assert found["voiced_share"] > 0.95
+    assert (found["f0_hz"], found["voiced_share"] > 0.95) == (pytest.approx(f0_hz, rel=0.02), True)
 
 
 def test_noise_and_silence_have_no_pitch():
     rng = np.random.default_rng(0)
     assert measure(rng.normal(0, 0.1, RATE_HZ * 3))["voiced_share"] < 0.05
     silent = measure(np.zeros(RATE_HZ))
-    assert np.isnan(silent.pop("f0_hz"))
     assert (silent["voiced_share"], silent["duration_s"], silent["level_db"]) == (0, 0, -100)
-    assert np.isfinite([*silent.values()]).all()
+    assert [name for name, value in silent.items() if not np.isfinite(value)] == ["f0_hz"]
 
 
 def test_padding_changes_neither_duration_nor_level_nor_mfcc():
@@ -59,31 +57,20 @@ def test_rows_do_not_depend_on_their_batch_and_mfcc_is_that_of_torchaudio_for_a_
         np.testing.assert_allclose(coefficients.T, transform(wave), atol=2e-3)
 
 
-@pytest.fixture
-def parts():
-    """Acoustics of 400 windows of which class 1 has a higher pitch and nothing else; training and test rows."""
-    rng = np.random.default_rng(0)
+def test_pitch_baseline_tells_genders_apart_and_the_others_cannot_and_none_reads_what_belongs_to_the_test_part():
+    rng = np.random.default_rng(0)  # 400 windows of which class 1 has a higher pitch and nothing else
     rows = pd.DataFrame({"window_id": [f"w{number}" for number in range(400)], "target": rng.integers(0, 2, 400)})
     measures = rng.normal(size=(400, len(ACOUSTICS)))
     measures[:, 0] = np.where(rows["target"] == 1, 210, 120) + rng.normal(0, 15, 400)
     measures[::17, 0] = np.nan
-    acoustics = pd.DataFrame(measures, columns=ACOUSTICS).assign(window_id=rows["window_id"])
-    return acoustics.sample(frac=1, random_state=0), rows[:200], rows[200:]
-
-
-def test_pitch_baseline_tells_genders_apart_and_the_others_cannot(parts):
-    acoustics, train, test = parts
+    acoustics = pd.DataFrame(measures, columns=ACOUSTICS).assign(window_id=rows["window_id"])[::-1]
+    train, test = rows[:200], rows[200:]
     answers = {name: fit_baseline(name, acoustics, train, test, 2) for name in BASELINES}
     assert all(np.allclose(probabilities.sum(axis=1), 1) for probabilities in answers.values())
     accuracy = {name: (values.argmax(axis=1) == test["target"]).mean() for name, values in answers.items()}
     assert accuracy["baseline: mean F0"] > 0.93
     assert max(accuracy["baseline: duration and level"], accuracy["baseline: MFCC"]) < 0.65
-
-
-def test_baselines_never_read_what_belongs_to_the_test_part(parts):
-    acoustics, train, test = parts
     loud = acoustics.mask(~acoustics["window_id"].isin([*train["window_id"], test["window_id"].iloc[0]]), 1e6)
     loud["window_id"] = acoustics["window_id"]
-    for name in BASELINES:
-        first, again = (fit_baseline(name, one, train, test, 2)[0] for one in (acoustics, loud))
-        np.testing.assert_array_equal(again, first)
+    for name, answer in answers.items():
+        np.testing.assert_array_equal(fit_baseline(name, loud, train, test, 2)[0], answer[0])

@@ -1,6 +1,3 @@
-"""What probabilities are worth: temperature, cap, thresholds, silence and margins of years against known truth; and in a run, where
-every training has settings of its own, chosen on validation, scored on test."""
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,9 +14,8 @@ from lib.trust.calibration import Calibration, Years
 def make_probabilities(rows=6000, temperature=1.0, seed=0):
     """Targets of three classes drawn from true probabilities, which are then sharpened by 1 / temperature."""
     rng = np.random.default_rng(seed)
-    logits = rng.normal(0, 1.5, (rows, 3))
-    targets = (rng.random(rows)[:, None] > softmax(logits, axis=1).cumsum(axis=1)).sum(axis=1)
-    return targets, softmax(logits / temperature, axis=1)
+    logits, drawn = rng.normal(0, 1.5, (rows, 3)), rng.random((rows, 1))
+    return (drawn > softmax(logits, axis=1).cumsum(axis=1)).sum(axis=1), softmax(logits / temperature, axis=1)
 
 
 def scores_of(targets, probabilities, draws=0):
@@ -58,8 +54,8 @@ def test_scores_equal_their_definitions():
     brier = np.square(probabilities - np.eye(3)[targets]).sum(axis=1).mean()
     stated, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
     ece = np.abs(np.bincount(pd.cut(stated, np.linspace(0, 1, 16), labels=False), stated - right)).sum() / 500
-    values = [ece, brier, log_loss(targets, probabilities)]
-    assert scores.loc[["ece", "brier", "nll"], "value"].tolist() == pytest.approx(values)
+    expected = {"ece": ece, "brier": brier, "nll": log_loss(targets, probabilities)}
+    assert scores.loc[[*expected], "value"].to_dict() == pytest.approx(expected)
     assert scores.loc["brier", "low"] < brier < scores.loc["brier", "high"]
 
 
@@ -100,8 +96,7 @@ def test_a_conformal_margin_holds_new_speakers_at_its_share_and_takes_enough_of_
     errors, many = np.arange(12.0), np.r_[np.arange(12), np.zeros(99, int)]
     for speakers, share, margin in ((12, 0.8, 10), (12, 0.9, 11), (4, 0.8, 11), (3, 0.8, None)):
         assert calibration.conformal_margin(-errors, np.arange(12) % speakers, share) == margin
-    # a hundred recordings of one voice move it by one voice
-    assert calibration.conformal_margin(np.r_[errors, np.full(99, 50)], many, 0.8) == 11
+    assert calibration.conformal_margin(np.r_[errors, np.full(99, 50)], many, 0.8) == 11  # of one voice, one step
     assert Years([10.0, 30.0], None, speakers=3).describe() == "none: 3 validation speakers are too few"
 
 
@@ -133,6 +128,7 @@ def make_run(task, right):
 
 
 SPLITS, PREDICTIONS = make_run(AGE, 0.8)
+YEARS_SPLITS, YEARS_ANSWERS = make_run(YEARS, 0.93)
 SETTINGS = confidence.fit_reliability(PREDICTIONS, SPLITS, [AGE], "speaker", ["linear"])
 TESTED = PREDICTIONS[PREDICTIONS["split"] == "test"]
 CALIBRATED = confidence.calibrate_answers(TESTED, SETTINGS, AGE)
@@ -146,9 +142,8 @@ def score_choices(settings, predictions=PREDICTIONS):
 
 def test_every_training_gets_settings_of_its_own_and_one_row_pools_the_folds():
     assert SETTINGS[["fold", "seed"]].to_numpy().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [-1, -1]]
-    assert SETTINGS["temperature"].nunique() == 5
+    assert (SETTINGS["temperature"].nunique(), set(SETTINGS["rare"])) == (5, {"teen"})  # of the fewest windows
     assert (SETTINGS["temperature"] > 1).all()  # it was surer than it was right
-    assert set(SETTINGS["rare"]) == {"teen"}  # the fewest windows in training
     pooled = PREDICTIONS[(PREDICTIONS["split"] == "validation") & (PREDICTIONS["seed"] == 0)]
     expected = confidence.fit_settings(pooled, AGE, 0)
     assert SETTINGS.iloc[-1][list(expected)].to_dict() == expected
@@ -156,10 +151,7 @@ def test_every_training_gets_settings_of_its_own_and_one_row_pools_the_folds():
     calibrated = Calibration(expected["temperature"], expected["cap"]).apply(pooled[COLUMNS].to_numpy())
     assert np.isclose(calibrated[:, 0], expected["rare_threshold"], atol=1e-12).any()  # chosen after the temperature
     assert np.isnan(confidence.fit_settings(pooled[pooled["target"] == 1], AGE, 0)["rare_clip_threshold"])
-
-
-def test_answers_are_calibrated_by_the_settings_of_their_own_training():
-    assert len(CALIBRATED) == len(TESTED)
+    assert len(CALIBRATED) == len(TESTED)  # and answers are calibrated by the settings of their own
     for row in SETTINGS[SETTINGS["fold"] >= 0].itertuples():
         own, raw = (part[(part["fold"] == row.fold) & (part["seed"] == row.seed)] for part in (CALIBRATED, TESTED))
         assert own["window_id"].tolist() == raw["window_id"].tolist()
@@ -209,14 +201,11 @@ def test_a_class_that_is_never_answered_for_leaves_no_uar_and_silence_about_all_
     assert nothing.loc[("threshold for teen", "recall_teen"), "value"] == 0  # validation had none: never told
 
 
-YEARS_SPLITS, YEARS_ANSWERS = make_run(YEARS, 0.93)
-
-
 def fit_years(predictions=YEARS_ANSWERS, fold=0):
     return confidence.fit_years(predictions, YEARS_SPLITS, YEARS, "linear", "speaker", fold=fold)
 
 
-def test_the_margin_of_years_comes_from_validation_clips_and_test_is_only_scored():
+def test_the_margin_of_years_comes_from_validation_clips_and_test_is_only_scored_and_few_speakers_give_none():
     years = fit_years()
     train = YEARS_SPLITS[(YEARS_SPLITS["fold"] == 0) & (YEARS_SPLITS["split"] == "train")]
     assert years.centres == pytest.approx(train.groupby("target")["age_years"].mean().tolist())
@@ -235,12 +224,9 @@ def test_the_margin_of_years_comes_from_validation_clips_and_test_is_only_scored
     again = fit_years(changed)
     assert (again.margin, again.centres) == (years.margin, years.centres)
     assert again.test_coverage < years.test_coverage
-
-
-def test_all_folds_may_be_pooled_and_too_few_speakers_give_no_margin():
     pooled, everyone = fit_years(fold=-1), YEARS_SPLITS.drop_duplicates("window_id")
     assert pooled.centres == pytest.approx(everyone.groupby("target")["age_years"].mean().tolist())
     assert (pooled.speakers, pooled.test_speakers) == (20, 60)
     few = YEARS_ANSWERS[(YEARS_ANSWERS["split"] == "test") | YEARS_ANSWERS["speaker_id"].isin(["b:01", "b:07", "b:13"])]
-    years = fit_years(few)
-    assert (years.speakers, years.margin, years.validation_coverage, years.test_coverage) == (3, None, None, None)
+    few = fit_years(few)
+    assert (few.speakers, few.margin, few.validation_coverage, few.test_coverage) == (3, None, None, None)

@@ -1,5 +1,3 @@
-"""Run files: refused before any kernel starts when something in them is not what the notebooks declare."""
-
 import re
 
 import nbformat
@@ -52,7 +50,7 @@ def tiny(tmp_path, monkeypatch):
     return edit
 
 
-def test_what_a_run_file_says_stands_beside_what_the_notebooks_declare(tiny):
+def test_what_a_run_file_says_stands_beside_what_the_notebooks_declare_and_a_missing_one_names_those_there_are(tiny):
     sections = config.load_run(tiny())
     train = {"tasks": ["gender", "age"], "seeds": [0], "batch": 50, "learning_rate": 0.01}
     expected = {"segment": {"window_s": 2.0}, "train": train, "encoders": {"root": ""}, "compute": {"workers": 0}}
@@ -60,31 +58,23 @@ def test_what_a_run_file_says_stands_beside_what_the_notebooks_declare(tiny):
     assert (sections["run"]["seed"], sections["run"]["synthetic"]) == (1, True)
     segment = {"run": "tiny", "seed": 1, "synthetic": True, "window_s": 2.0}  # its own keys and the shared ones
     assert config.parameters_for("02_segment", "tiny", sections) == segment
+    refused(r"tny\.yaml: no such run file; there are tiny", config.load_run, paths.PARAMS / "tny.yaml")
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "told"),
-    [
-        ("  learning_rate", "  rate", r"unknown key train\.rate"),
-        ("train:", "train:\n  batch: 50.5", r"train\.batch = 50\.5"),
-        ("rate: 0.01", "rate: 1e-3", "train.learning_rate = '1e-3'.*write it as 0.001"),
-        ("synthetic: true", 'synthetic: "yes"', "run.synthetic = 'yes'"),
-        ('  title: "A title"\n', "", r"missing key run\.title"),
-        ("\nsegment:", "\nsegments:", "unknown section 'segments'"),
-        ("  seed: 1", "  seed: 1\n  seed: 2", r"key written twice: \['seed'\]"),
-        ('tasks: ["gender", "age"]', "tasks: gender", "train.tasks = 'gender'"),
-        ("segment:\n  window_s: 2", "segment: none", "section 'segment' must hold keys"),
-        (RUN_FILE, "- a\n- b", "a run file is a list of sections, found list"),
-        (RUN_FILE, "run: [", r"tiny\.yaml: while parsing"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("old", "new", "told"), [
+    ("  learning_rate", "  rate", r"unknown key train\.rate"), (RUN_FILE, "run: [", r"tiny\.yaml: while parsing"),
+    ("train:", "train:\n  batch: 50.5", r"train\.batch = 50\.5"),
+    ("\nsegment:", "\nsegments:", "unknown section 'segments'"),
+    ("rate: 0.01", "rate: 1e-3", "train.learning_rate = '1e-3'.*write it as 0.001"),
+    ("synthetic: true", 'synthetic: "yes"', "run.synthetic = 'yes'"),
+    ('  title: "A title"\n', "", r"missing key run\.title"),
+    ("  seed: 1", "  seed: 1\n  seed: 2", r"key written twice: \['seed'\]"),
+    ('tasks: ["gender", "age"]', "tasks: gender", "train.tasks = 'gender'"),
+    ("segment:\n  window_s: 2", "segment: none", "section 'segment' must hold keys"),
+    (RUN_FILE, "- a\n- b", "a run file is a list of sections, found list"),
+])  # fmt: skip
 def test_bad_run_file_is_refused_with_the_file_and_the_key(tiny, old, new, told):
     refused(rf"(?s)tiny\.yaml: .*{told}" if "tiny" not in told else told, config.load_run, tiny(old, new))
-
-
-def test_missing_run_file_names_those_there_are(tiny):
-    tiny()
-    refused(r"tny\.yaml: no such run file; there are tiny", config.load_run, paths.PARAMS / "tny.yaml")
 
 
 def test_changes_from_the_command_line_are_typed_and_checked(tiny):

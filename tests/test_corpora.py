@@ -1,5 +1,3 @@
-"""A run's corpora: obtained, read into one table with a checksum of all that was read, refused where nothing can come of it."""
-
 import os
 import shutil
 from functools import partial
@@ -17,6 +15,11 @@ from lib.corpora.common_voice import read_common_voice
 from lib.stages import digest_files, forget_digests
 
 TABLE = "path,speaker,gender,age\na.wav,x,f,40\nb.wav,y,m,15\nno.wav,x,f,40\n"
+WORDS = {  # of what is to be done
+    "common_voice": ["agree to its terms", "MDC_API_KEY", "download.fetch", "of-no-run/corpora/common_voice holds"],
+    "voxceleb": ["official archives", "download.fetch", "LEGAL_NOTE", "download.age_labels", "ages.csv"],
+    "own_data": ["own_data.csv", "download.root"],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -54,18 +57,18 @@ def test_several_corpora_are_read_into_one_table_each_from_a_folder_of_its_own(b
 
 
 def test_the_checksum_holds_every_label_and_every_byte_of_sound(both):
-    checksum = lambda: corpora.read_clips(["own_data"], both)[2]  # noqa: E731
+    read = partial(corpora.read_clips, ["own_data"], both)
     table, sound = both / "own_data" / "own_data.csv", both / "own_data" / "a.wav"
-    content, first = sound.read_bytes(), checksum()
+    content, first = sound.read_bytes(), read()[2]
     table.write_text(TABLE.replace("x,f,40", "x,m,51"))
-    assert checksum() != first
+    assert read()[2] != first
     table.write_text(TABLE)
     for now in (content, content[::-1]):  # the old size and time of change, which only FROM=01_download sees through
         sound.write_bytes(now)
         os.utime(sound, ns=(1, 1))
-        assert checksum() == first
+        assert read()[2] == first
     forget_digests()
-    assert checksum() != first
+    assert read()[2] != first
     assert digest_files(both, ["gone"]) == {"gone": "unreadable: gone"}
 
 
@@ -94,18 +97,6 @@ def test_nothing_left_is_told_with_counts_and_names(tmp_path):
     refused("0 of 0 rows of .* can be used: it has no rows", corpora.read_clips, ["own_data"], tmp_path)
 
 
-def check(tmp_path, **changes):
-    section = {"corpora": ["common_voice"], "root": str(tmp_path), "fetch": [], "age_labels": ""}
-    return corpora.check_run(section | changes)
-
-
-WORDS = {
-    "common_voice": ["agree to its terms", "MDC_API_KEY", "download.fetch", "of-no-run/corpora/common_voice holds"],
-    "voxceleb": ["official archives", "download.fetch", "LEGAL_NOTE", "download.age_labels", "ages.csv"],
-    "own_data": ["own_data.csv", "download.root"],
-}
-
-
 @pytest.mark.parametrize("name", ["common_voice", "voxceleb", "paper", "own_data"])
 def test_run_files_whose_data_are_missing_are_refused_with_the_steps_in_full(name, monkeypatch):
     monkeypatch.setattr(paths, "DATA", paths.ROOT / "data" / "of-no-run")
@@ -117,17 +108,21 @@ def test_run_files_whose_data_are_missing_are_refused_with_the_steps_in_full(nam
 
 
 def test_what_can_be_fetched_need_not_be_there(tmp_path):
-    refused("MDC_API_KEY is not set", check, tmp_path, fetch=["cv-af"])
-    refused("no such archive", check, tmp_path, fetch=["mine/cv.tar.gz"])
-    check(tmp_path, fetch=[str(write_file(tmp_path / "mine.tar.gz"))])
+    def check(**changes):
+        section = {"corpora": ["common_voice"], "root": str(tmp_path), "fetch": [], "age_labels": ""}
+        return corpora.check_run(section | changes)
+
+    refused("MDC_API_KEY is not set", check, fetch=["cv-af"])
+    refused("no such archive", check, fetch=["mine/cv.tar.gz"])
+    check(fetch=[str(write_file(tmp_path / "mine.tar.gz"))])
     make_locale(tmp_path / "common_voice" / "af")
-    check(tmp_path, fetch=["cv-af"])
+    check(fetch=["cv-af"])
     write_file(tmp_path / "voxceleb" / "wav" / "id10270" / VIDEO / "00001.wav")
-    refused(r"vox1_meta\.csv", check, tmp_path, corpora=["voxceleb"])
-    check(tmp_path, corpora=["voxceleb"], fetch=["open"])
+    refused(r"vox1_meta\.csv", check, corpora=["voxceleb"])
+    check(corpora=["voxceleb"], fetch=["open"])
     write_meta(tmp_path / "voxceleb")
-    check(tmp_path, corpora=["voxceleb", "common_voice"])
-    refused(r"age_labels: none\.csv: no such file", check, tmp_path, corpora=["voxceleb"], age_labels="none.csv")
+    check(corpora=["voxceleb", "common_voice"])
+    refused(r"age_labels: none\.csv: no such file", check, corpora=["voxceleb"], age_labels="none.csv")
 
 
 def test_archives_without_folders_of_releases_one_to_three_do_not_overwrite_each_other(tmp_path):

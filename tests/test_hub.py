@@ -1,5 +1,3 @@
-"""Encoders that a researcher brings: small seeded models of every family against what their own libraries say."""
-
 import copy
 import importlib.util
 
@@ -71,9 +69,9 @@ def save_onnx(file, *names, sizes=("batch", "samples")):
 @pytest.mark.parametrize(("kind", "shape", "normalize"), CASES)
 def test_the_layers_are_transformers_own_hidden_states(kind, shape, normalize, tmp_path):
     model, extractor = save_small(tmp_path, kind, shape, normalize)
-    encoder, waveforms = load_encoder(f"hf:{tmp_path}"), noise(3, 48_000)
+    encoder, waveforms = load_encoder(f"hf:{tmp_path}"), noise(3, 48_000 if normalize else 16_000)
     inputs = extractor(list(waveforms.numpy()), sampling_rate=16_000, return_tensors="pt")
-    part, frames = (model.encoder, 150) if kind == "WhisperModel" else (model.base_model, 149)
+    part, frames = (model.encoder if kind == "WhisperModel" else model.base_model), waveforms.shape[1] // 320
     with torch.no_grad():
         expected = part(inputs[extractor.model_input_names[0]], output_hidden_states=True)
         emission = model(inputs.input_values).logits if "CTC" in kind else expected.last_hidden_state
@@ -81,39 +79,15 @@ def test_the_layers_are_transformers_own_hidden_states(kind, shape, normalize, t
         exact = layers | {"emission": emission}
         if kind != "WhisperModel":
             exact = {"conv": part.feature_extractor(inputs.input_values).transpose(1, 2)} | exact
-    for rows in (slice(3), slice(1, 2)):
-        stages = encoder.encode(waveforms[rows])
-        assert [*stages] == [*exact]  # as torchaudio's are named
+        others = [(encoder.encode(waveforms[rows]), rows) for rows in (slice(3), slice(1, 2))]
+        if kind.startswith("Wav2Vec2") and not normalize:  # in torchaudio the same weights give the same stages
+            others += [(Wav2Vec2Stages(import_huggingface_model(model).eval(), normalize)(waveforms), slice(3))]
+    for stages, rows in others:
+        assert [*stages] == [*exact]
         for name, stage in stages.items():
             assert (stage - exact[name][rows, :frames]).abs().max() < 1e-5  # which also says that frames are as many
     told = load_engine(encoder, "emission").run(waveforms.numpy())["frames"]
     assert np.abs(told - emission[:, :frames].numpy()).max() < 1e-5
-
-
-@pytest.mark.parametrize("kind", ["Wav2Vec2ForCTC", "Wav2Vec2Model"])
-@pytest.mark.parametrize("shape", [PLAIN, STABLE])
-def test_the_same_weights_in_torchaudio_give_the_same_stages(kind, shape, tmp_path):
-    model, _ = save_small(tmp_path, kind, shape, normalize=False)
-    stages = load_encoder(f"hf:{tmp_path}").encode(noise(2, 48_000))
-    with torch.no_grad():
-        expected = Wav2Vec2Stages(import_huggingface_model(model).eval(), normalize=False)(noise(2, 48_000))
-    assert list(stages) == list(expected)
-    assert all((stage - expected[name]).abs().max() < 1e-5 for name, stage in stages.items())
-
-
-@pytest.mark.parametrize("kind", ["Wav2Vec2Model", "HubertModel", "WavLMModel"])
-def test_a_window_alone_is_what_transformers_says_of_it_among_longer_ones(kind, tmp_path):
-    model, extractor = save_small(tmp_path, kind)
-    waveforms = [one[: 16_000 * seconds].numpy() for seconds, one in zip((1, 3, 2), noise(3, 48_000))]
-    inputs = extractor(waveforms, sampling_rate=16_000, return_tensors="pt", padding=True, return_attention_mask=True)
-    assert inputs.attention_mask.sum(1).tolist() == [16_000, 48_000, 32_000]
-    with torch.no_grad():
-        padded = model(**inputs, output_hidden_states=True).hidden_states
-    for row, waveform in enumerate(waveforms):
-        stages = load_encoder(f"hf:{tmp_path}").encode(torch.from_numpy(waveform)[None])
-        for number, states in enumerate(padded):
-            alone = stages[f"layer:{number}"][0]
-            assert (alone - states[row, : len(alone)]).abs().max() < 1e-5
 
 
 def test_an_onnx_file_gives_its_outputs_by_name_and_can_be_copied(tmp_path):
@@ -133,7 +107,7 @@ def test_windows_go_into_the_store_and_vectors_are_not_taken_for_frames(tmp_path
     save_small(tmp_path)
     both, _ = save_onnx(tmp_path / "both.onnx", "frames", "hidden_states")
     vectors, _ = save_onnx(tmp_path / "vectors.onnx", "hidden_states")
-    ids, windows = list("abcde"), np.random.default_rng(2).integers(-3000, 3000, (5, 16_000)).astype(np.int16)
+    ids, windows = list("abcde"), np.random.default_rng(2).integers(-3000, 3000, (5, 16_000), np.int16)
     for name, feature in ((f"hf:{tmp_path}", "emission"), (both, "frames"), (vectors, "")):
         encoder, folder = load_encoder(name), tmp_path / feature / "store"
         choice = choose_engine(encoder, "torch")
@@ -152,14 +126,12 @@ def test_revision_licence_and_settings_are_noted(tmp_path, monkeypatch):
     save_small(folder)
     (folder / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\n---\n# A model\nlicense: none\n")
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *args, **more: str(folder))
-    encoder = load_encoder("hf:some/model@main")
-    assert encoder.name == f"hf:some/model@{folder.name}"
-    assert (encoder.note, encoder.licence) == (f"wav2vec2 of transformers, revision {folder.name}", "apache-2.0")
+    encoder, note = load_encoder("hf:some/model@main"), f"wav2vec2 of transformers, revision {folder.name}"
+    assert (encoder.name, encoder.note, encoder.licence) == (f"hf:some/model@{folder.name}", note, "apache-2.0")
     write_file(folder / ".cache/huggingface/download/config.json.metadata", "abc123\netag\n")  # left by `hf download`
     (folder / "README.md").unlink()
-    again = load_encoder(f"hf:{folder}@abc123")
-    assert (again.note, again.licence) == ("wav2vec2 of transformers, revision abc123", "not stated")
-    assert again.weights_sha256 == encoder.weights_sha256
+    again, note = load_encoder(f"hf:{folder}@abc123"), "wav2vec2 of transformers, revision abc123"
+    assert (again.note, again.licence, again.weights_sha256) == (note, "not stated", encoder.weights_sha256)
     refused("holds revision abc123; bring that one, or name none", load_encoder, f"hf:{folder}@def456")
 
 
@@ -193,17 +165,14 @@ def test_an_onnx_file_of_another_kind_is_refused(tmp_path):
     refused("is not usable", load_encoder, name)  # its hash would not be that of the weights
 
 
-@pytest.mark.parametrize(
-    ("name", "missing", "message"),
-    [
-        ("hf:some/model@v2", "", "); on a machine with a network run `hf download some/model --revision v2"),
-        ("hf:/no/folder", "", "(there is no such folder); on a machine with a network run `hf download <repository> "),
-        ("hf:some/model", "transformers", "needs transformers: pip install -r requirements-hub.txt"),
-        ("onnx:/no/file.onnx", "", "there is no such file; write onnx:<path of an .onnx file>"),
-        ("onnx:/no/file.onnx", "onnxruntime", "needs onnxruntime: pip install -r requirements-hub.txt"),
-        ("wav2vec3", "", "encoder 'wav2vec3' is not known; choose one of wav2vec2-tiny, "),
-    ],
-)
+@pytest.mark.parametrize(("name", "missing", "message"), [
+    ("hf:some/model@v2", "", "); on a machine with a network run `hf download some/model --revision v2"),
+    ("hf:/no/folder", "", "(there is no such folder); on a machine with a network run `hf download <repository> "),
+    ("hf:some/model", "transformers", "needs transformers: pip install -r requirements-hub.txt"),
+    ("onnx:/no/file.onnx", "", "there is no such file; write onnx:<path of an .onnx file>"),
+    ("onnx:/no/file.onnx", "onnxruntime", "needs onnxruntime: pip install -r requirements-hub.txt"),
+    ("wav2vec3", "", "encoder 'wav2vec3' is not known; choose one of wav2vec2-tiny, "),
+])  # fmt: skip
 def test_a_run_is_refused_before_a_notebook_begins(name, missing, message, monkeypatch, capsys):
     hub, find = pytest.importorskip("huggingface_hub.constants", reason=ADVICE), importlib.util.find_spec
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
