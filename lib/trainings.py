@@ -117,8 +117,7 @@ class Stacked:
 
 def balance_rows(table: pd.DataFrame) -> np.ndarray:
     """Weight of each window in a linear model's loss: classes alike; a speaker's windows together the square root of their number,
-    and within a class so the groups of corpus and of children (under 16 years) against others. Rows that are not of the training
-    part weigh nothing."""
+    and within a class so the groups of corpus and of children (under 16 years) against others. Rows outside of training weigh 0."""
     train = table[table["split"] == "train"]
     per_speaker = train.groupby("speaker_id")["window_id"].transform("size")
     weights = 1 / np.sqrt(per_speaker)
