@@ -28,8 +28,7 @@ BASELINES = {  # the columns of ACOUSTICS that a balanced logistic regression ma
 
 def measure_acoustics(waveforms: np.ndarray, rate_hz: int) -> np.ndarray:
     """Measure windows [B, samples]: float32 [B, K], columns as in `ACOUSTICS`. Zeros at the end of a window are padding: they
-    count neither as duration nor for any mean. `f0_hz` is NaN where no frame is voiced; `level_db` is dB below full scale, least
-    -100."""
+    count neither as duration nor for any mean. `f0_hz` is NaN where no frame is voiced; `level_db` is dBFS, least -100."""
     waves = np.ascontiguousarray(waveforms, np.float32)
     backwards = waves[:, ::-1] != 0
     samples = np.where(backwards.any(axis=1), waves.shape[1] - backwards.argmax(axis=1), 0)  # [B], without padding
@@ -42,8 +41,7 @@ def measure_acoustics(waveforms: np.ndarray, rate_hz: int) -> np.ndarray:
 
 def measure_f0(waveforms: np.ndarray, rate_hz: int) -> tuple[np.ndarray, np.ndarray]:
     """Pitch by normalised autocorrelation (the NCCF of Talkin 1995) of 60-ms frames every 20 ms: waveforms [B, samples] -> F0 in
-    Hz [B, T] and voiced [B, T]. The shortest lag whose peak comes within 10 % of the best is taken: an octave below is not the
-    pitch."""
+    Hz [B, T] and voiced [B, T]. The shortest lag whose peak comes within 10 % of the best is taken, not an octave below it."""
     waves = soxr.resample(waveforms.T, rate_hz, F0_RATE_HZ).T  # [B, samples at 4 kHz]
     frames = _frames(waves, round(FRAME_S * F0_RATE_HZ), round(HOP_S * F0_RATE_HZ))
     frames = frames - frames.mean(axis=-1, keepdims=True)

@@ -56,8 +56,7 @@ def declared_parameters(path: Path) -> dict[str, tuple[type, Any]]:
 
 def load_run(path: Path, changes: list[str] = ()) -> dict[str, dict[str, Any]]:
     """A run file, checked: {section: {key: value}} with `changes` ("section.key=value") applied. One text may hold several, as
-    `make reports SET="..."` hands them on; values may hold blanks. ValueError names file, section, key, value and what was
-    expected."""
+    `make reports SET="..."` hands them on; values may hold blanks. ValueError names file, key, value and what was expected."""
     if not path.exists():
         known = sorted(file.stem for file in paths.PARAMS.glob("*.yaml"))
         raise ValueError(f"{path}: no such run file; there are {', '.join(known)}")

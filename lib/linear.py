@@ -74,8 +74,7 @@ class Problem:
         return min((log_loss(targets, one, sample_weight=even, labels=self.probe.classes_), by) for one, by in tempered)
 
     def losses(self, penalties: Sequence[float], values: np.ndarray, rows: np.ndarray, others, voices) -> np.ndarray:
-        """Loss and sharpness (2, P) at P penalties by folds of the training rows, speakers apart; on `others`, values and rows,
-        where that can't be."""
+        """Loss and sharpness (2, P) at P penalties by folds of the training rows, speakers apart; else on `others`, values and rows."""
         folds, asked = [(np.arange(len(rows)), None)], rows[self.weights[rows] > 0]
         if pd.Series(voices[asked]).groupby(self.targets[asked]).nunique().min() >= FOLDS:
             parts = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)

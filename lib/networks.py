@@ -25,8 +25,7 @@ class PaperNet(nn.Module):
 
 
 class AgeNet(PaperNet):
-    """The paper's age network, layer for layer from its published code: 10,980,866 parameters for two classes. `width`
-    multiplies every hidden size."""
+    """The paper's age network by its published code: 10,980,866 parameters for two classes. `width` multiplies hidden sizes."""
 
     least = (126, 27)
 

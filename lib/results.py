@@ -120,8 +120,7 @@ def format_score(record: Record) -> str:
 def tabulate(records: pd.DataFrame, rows: Sequence[str] = ("task", "model"), columns: str = "metric") -> pd.DataFrame:
     """Score records as a table for people: a line for every combination of `rows`, a column for every value of `columns`, both in
     the order in which they occur, baselines last in their task; a cell holds a score with its interval. Sizes follow where all
-    cells of a line share them, and the spread between seeds where there are several. ValueError when two records would share a
-    cell."""
+    cells of a line share them, and the spread between seeds where there are several. ValueError: two records share a cell."""
     if records.empty:
         return pd.DataFrame(columns=list(rows))
     rows = list(rows)

@@ -138,8 +138,7 @@ def score_answers(
 ) -> pd.DataFrame:  # fmt: skip
     """Records of all class metrics of one model's answers, as `bootstrap_trainings` gives them. table: `target, speaker_id,
     p_<class>` and, for more than one training, `seed`; folds are pooled. answers: (n,) class numbers, None = the most probable.
-    minus: another such table, whose scores are taken off; None = none. options: draws, seed and context of
-    `bootstrap_trainings`."""
+    minus: another such table, whose scores are taken off; None = none. options: as of `bootstrap_trainings`."""
     other = None if minus is None else (_cells_of(minus, classes), minus)
     cells = _cells_of(table, classes, answers)
     return bootstrap_trainings(cells, table, _confusion_statistic(classes), minus=other, **options)

@@ -14,11 +14,12 @@ from lib.networks import build_network, split_name
 from lib.splits import split_windows
 from lib.stages import Stage, seed_everything
 from lib.store import Features, Store
-from lib.tasks import Task, task_table
+from lib.tasks import YEARS, Task, task_table
 from lib.train import HISTORY, Recipe, fit_network
 
 KEYS = ["task", "protocol", "network", "fold", "seed"]  # what tells one training from another
 CHILD_YEARS = 16  # younger speakers are children where rows are balanced
+POWER = 0.5  # of classes of years: alike, ages are told too old; by number, the rare are lost: docs/experiments.md
 
 
 def split_tasks(
@@ -115,10 +116,9 @@ class Stacked:
         return np.concatenate([one[part - k * count] for k, (one, part) in enumerate(zip(self.features, parts))])
 
 
-def balance_rows(table: pd.DataFrame) -> np.ndarray:
-    """Weight of each window in a linear model's loss: classes alike; a speaker's windows together the square root of their number,
-    and within a class so the groups of corpus and of children (under 16 years) against others. Rows that are not of the training
-    part weigh nothing."""
+def balance_rows(table: pd.DataFrame, power: float = 0.0) -> np.ndarray:
+    """Weight of each window in a linear model's loss: classes by their speakers' number to this power, 0: alike; a speaker's windows
+    together the square root of theirs, and in a class so each corpus' children (under 16) and others. Outside of training: 0."""
     train = table[table["split"] == "train"]
     per_speaker = train.groupby("speaker_id")["window_id"].transform("size")
     weights = 1 / np.sqrt(per_speaker)
@@ -126,12 +126,12 @@ def balance_rows(table: pd.DataFrame) -> np.ndarray:
     voices = train["speaker_id"].groupby(groups).transform("nunique")
     weights *= np.sqrt(voices) / weights.groupby(groups).transform("sum")
     weights /= weights.groupby(train["target"]).transform("sum")
+    weights *= train["speaker_id"].groupby(train["target"]).transform("nunique") ** power
     return weights.reindex(table.index, fill_value=0.0).to_numpy(np.float64)
 
 
 def train_linear(folder, table, stores, task, network, seed, penalties=PENALTIES) -> tuple[pd.DataFrame, int]:
-    """A linear model on the table's training part, altered copies included, see `lib.linear.fit_linear`; without a validation
-    part, learning from everybody, it is judged by all rows."""
+    """A linear model on the training part, altered copies included (`lib.linear.fit_linear`); without validation judged by all."""
     features = [read_features(store, network, table["window_id"]) for store in stores]
     kind, parts = split_name(network)
     widths = [] if kind == "linear" else [stores[0].width(step) for step in parts]
@@ -139,7 +139,8 @@ def train_linear(folder, table, stores, task, network, seed, penalties=PENALTIES
     rows, judged = (np.flatnonzero(table["split"] == part) for part in ("train", "validation"))
     judged = judged if len(judged) else rows
     rows = np.concatenate([rows + len(table) * number for number in range(len(stores))])
-    columns = (table["target"], balance_rows(table), table["age_years"].lt(CHILD_YEARS), table["speaker_id"])
+    weights = balance_rows(table, POWER if task.name == YEARS else 0.0)
+    columns = (table["target"], weights, table["age_years"].lt(CHILD_YEARS), table["speaker_id"])
     targets, *facts = (np.tile(column, len(stores)) for column in columns)
     return fit_linear(model, Stacked(features), targets, rows, judged, folder, *facts, seed, penalties)
 

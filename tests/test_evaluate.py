@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from learning_fixture import make_acoustics, make_corpus, make_stage, make_store
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, mean_absolute_error
 
 from lib import evaluate, paths
 from lib.baselines import BASELINES
@@ -36,7 +36,7 @@ def run(tmp_path_factory):
     with torch_threads(1):
         fits = train_networks(trained, splits, [store], TASKS, *options)
     predictions = evaluate.predict_all(trained, fits, splits, store, ACOUSTICS, TASKS)
-    chosen = evaluate.choose_models(fits, "speaker")
+    chosen = evaluate.choose_models(fits, predictions, splits, TASKS, "speaker")
     summary.score_run(stage, predictions, splits, fits, store, TASKS, "speaker", 200, 0)
     return SimpleNamespace(**locals(), scored=summary.load_scores(stage))
 
@@ -65,8 +65,16 @@ def value_of(table, **wanted):
 def test_the_model_that_hears_is_chosen_and_scores_equal_scikit_learns(run):
     assert run.chosen[["task", "network"]].to_numpy().tolist() == [["gender", "linear"], ["age_years", "linear"]]
     fits = pd.DataFrame({"task": "gender", "network": ["paper", "linear"] * 2, "validation_uar": [0.9, 0.8, 0.6, 0.8]})
-    best = evaluate.choose_models(fits.assign(protocol="speaker"), "speaker")  # by its mean
-    assert best.to_numpy().tolist() == [["gender", "linear", 0.8, "paper", 0.75]]
+    fits = pd.concat([fits, run.fits.assign(validation_uar=1 - run.fits["validation_uar"])]).assign(protocol="speaker")
+    best = evaluate.choose_models(fits.head(4), run.predictions, run.splits, [GENDER], "speaker")  # by its mean
+    assert best.to_numpy().tolist() == [["gender", "UAR", "linear", 0.8, "paper", 0.75]]
+    (best,) = evaluate.choose_models(fits[4:], run.predictions, run.splits, [YEARS], "speaker").to_numpy().tolist()
+    told = evaluate.answer_years(run.predictions, run.splits, YEARS, "validation").query("protocol == 'speaker'")
+    models = [told[told["model"] == name] for name in ("linear", "linear:bank")]  # by years, though its UAR is lower
+    errors = [mean_absolute_error(one["years"], one["predicted_years"]) for one in models]
+    assert best[:3] + best[4:5] == ["age_years", "error in years", "linear", "linear:bank"]
+    assert best[3::2] == pytest.approx(errors)
+    assert errors[0] < errors[1]
     wanted, view = {"task": "gender", "model": "linear", "protocol": "speaker"}, (GENDER, "linear", "speaker", "test")
     answers = evaluate.select_answers(run.predictions, *view)
     seeds = pd.concat([run.predictions, run.predictions.assign(seed=3)])  # of all trainings, or of the first

@@ -105,6 +105,8 @@ def test_rows_weigh_alike_by_class_and_by_the_root_of_their_number_within():
     weights = pd.Series(trainings.balance_rows(table), index=table.index)
     by_speaker = weights.groupby(table["speaker_id"]).sum()
     assert (weights.groupby(table["target"]).sum().tolist(), by_speaker["t"]) == (pytest.approx([1, 1]), 0)
+    by_number = weights * table["target"].map({0: 2, 1: 1})  # of years: the root of four speakers and of one
+    np.testing.assert_allclose(trainings.balance_rows(table, 0.5), by_number)
     assert by_speaker["a"] / by_speaker["b"] == pytest.approx(2)  # 16 windows against 4
     assert (by_speaker["a"] + by_speaker["b"]) / by_speaker["d"] == pytest.approx(2**0.5)  # two voices against one
     assert by_speaker["d"] == pytest.approx(by_speaker["e"])  # a child and an adult of one corpus: groups of one voice

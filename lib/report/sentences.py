@@ -11,6 +11,7 @@ from lib import paths, results
 from lib.report import TEMPLATES
 from lib.results import Record, first_record
 from lib.scores import confusion_metrics
+from lib.tasks import YEARS
 
 
 def say(macro: str, *each: dict[str, Any]) -> str:
@@ -112,9 +113,9 @@ def tell_flattery(records: pd.DataFrame) -> str:
 
 
 def tell_networks(table: pd.DataFrame) -> str:
-    """Which network to take, of `lib.evaluate.tabulate_networks`: the best on validation, and the smallest near it."""
+    """Which network to take, of `lib.evaluate.tabulate_networks`: the best by UAR on validation, the smallest near it."""
     facts = []
-    for _, rows in table.groupby("task", sort=False):
+    for _, rows in table[table["task"] != YEARS].groupby("task", sort=False):
         best = rows.loc[rows["validation UAR"].idxmax()]
         near = rows[rows["validation UAR"] >= best["validation UAR"] - 0.01]
         facts.append({"best": best, "small": near.loc[near["parameters"].idxmin()]})

@@ -1,6 +1,5 @@
 """The page in the notebook: upload a recording or speak, and see what a model makes of it, window by window. The browser hands the
-sound to the kernel on the same machine in parts of 1 MB, so that files of any size pass; it lies in a temporary file until it is
-answered, and is deleted then."""
+sound to the kernel on the same machine in parts of 1 MB, so that files of any size pass; it lies in a temporary file until answered."""
 
 import base64
 import html
@@ -36,8 +35,7 @@ def show_page(model: ModelFolder) -> Any:
 
 
 class Recorder(anywidget.AnyWidget):
-    """A file chooser and a record button: sends {"kind": "part", number, name, first, last} with one buffer each, wants {"kind":
-    "got", number} back."""
+    """A file chooser and a record button: sends {"kind": "part", number, name, first, last}, a buffer each, wants {"kind": "got", number}."""
 
     _esm = paths.ASSETS / "recorder.js"
     _css = paths.ASSETS / "recorder.css"

@@ -30,7 +30,8 @@ def score_run(
     protocol: str, draws: int, seed: int,
 ) -> None:  # fmt: skip
     """Compute every table of `TABLES` and the confusion counts, and write them into the stage's folder."""
-    models = {chosen.task: chosen.network for chosen in choose_models(fits, protocol).itertuples()}
+    chosen = choose_models(fits, predictions, splits, tasks, protocol)
+    models = dict(zip(chosen["task"], chosen["network"]))
     settings = fit_reliability(predictions, splits, tasks, protocol, list(fits["network"].unique()))
     choices = [score_choices(predictions, settings, task, models[task.name], protocol, draws, seed) for task in tasks]
     corpora, lines = audit_corpora(splits, store, tasks, protocol, draws, seed)
@@ -103,7 +104,8 @@ def save_models(
     trained = fits.groupby("network", sort=False)["task"].unique()
     folders = {name: dict.fromkeys(of_network, name) for name, of_network in trained.items()}
     written = []
-    folders["best"] = {chosen.task: chosen.network for chosen in choose_models(fits, protocol).itertuples()}
+    chosen = choose_models(fits, predictions, splits, tasks, protocol)
+    folders["best"] = dict(zip(chosen["task"], chosen["network"]))
     for name, models in folders.items():
         checkpoints, trainings, settings, years = {}, {}, {}, {}
         for task in (task for task in tasks if task.name in models):
