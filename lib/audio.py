@@ -44,13 +44,10 @@ class UnreadableAudio(ValueError):
 
 class Recording:
     """A recording as blocks (samples,): mono, float32, 16 kHz, nominally in [-1, 1], decoded while one iterates.
-
     source: path of any audio file or video; or samples of shape (samples,), or of two axes, the shorter one for channels.
     rate_hz: of samples, None for a file. ValueError when the two make no waveform.
     start_s, end_s: a cut, seconds; None or NaN = to the end. It equals the slice of the whole, to the sample.
-
-    Iterating raises UnreadableAudio and counts `samples`; then `warnings` tells what is missing, damaged, or differs by channel.
-    """
+    Iterating raises UnreadableAudio and counts `samples`; then `warnings` tells what is missing, damaged, or differs by channel."""
 
     def __init__(self, source: Path | str | np.ndarray, rate_hz: int | None = None, start_s=0.0, end_s=None):
         if rate_hz is not None:

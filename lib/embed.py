@@ -35,7 +35,6 @@ def embed_windows(
     feature: str = "emission", dtype: str = "float16", copy: int = 0, seed: int = 0, workers: int = 0,
 ) -> int:  # fmt: skip
     """Fill the store in `folder` with these windows' embeddings; return the number of blocks made now.
-
     windows: int16 (n, samples), a memory map of what 02_segment wrote; window_ids: their ids, in the same order.
     choice: what computes, from `lib.speed.engines.choose_engine`. feature: stage whose frames are kept; "" = statistics
     alone. copy: 0 = the windows as they are; 1, 2 ... = an altered copy of each (see `lib.tiny.augment`), drawn by

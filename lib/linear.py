@@ -95,12 +95,10 @@ def fit_linear(
     penalties: Sequence[float | Sequence[float]] = PENALTIES,
 ) -> tuple[pd.DataFrame, int]:  # fmt: skip
     """Fit a linear model at every penalty; the one with the lowest tempered loss is chosen, each regression's by itself.
-
     Returns the history, one row a penalty, numbered from 1 in the column "epoch", and the chosen one's number.
     weights, children, voices: (len(features),) factor on each row's loss, whether a child speaks (for "experts"), and the
     speaker, by whom training is folded to choose; validation chooses where too few speak. penalties: to choose from, or
-    one list of one for each regression. The rest as in `lib.train.fit_network`; a finished folder is read, not fitted again.
-    """
+    one list of one for each regression. The rest as in `lib.train.fit_network`; a finished folder is read, not fitted again."""
     folder, classes = Path(folder), model.settings["classes"]
     if (folder / HISTORY).exists():
         table = pd.read_csv(folder / HISTORY)

@@ -85,7 +85,6 @@ def save_model_folder(
     trainings: dict[str, str] | None = None, metrics: list[dict[str, Any]] = (), about: dict[str, Any] | None = None,
 ) -> Path:  # fmt: skip
     """Write a model folder, whole or not at all; an older one of this name is replaced.
-
     checkpoints: by task, written by `lib.train.save_model`; classes and network are taken from the file itself.
     feature: of the embeddings that the heads were trained on; "" = their statistics alone.
     settings: by task a row of `lib.trust.confidence.fit_reliability`; None or a missing task = as trained, always answered.

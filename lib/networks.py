@@ -150,7 +150,6 @@ class Model(nn.Module):
 
 def split_name(network: str) -> tuple[str, list[list[str]]]:
     """Kind of a network and the parts of the store that it reads: a list for each of "steps", for gate and experts of "experts".
-
     "linear:layer:3+bank" -> ("linear", [["layer:3", "bank"]]); "steps:block:1|embedding" -> ("steps", [["block:1"], ["embedding"]]).
     An empty list means frames for "paper", everything for "linear". ValueError for an unknown name."""
     kind, _, parts = network.partition(":")
@@ -178,7 +177,6 @@ def build_network(
     normalisation: str = "standard", widths: Sequence[int] = (), seed: int = 0,
 ) -> Model:  # fmt: skip
     """A model with seeded weights. ValueError for an unknown name and for an input too small for the network's pooling.
-
     name: see `split_name`; "paper" is the age network for tasks that begin with "age", else the gender network. shape: of one
     window's input, (T, D) of frames, (D,) of one vector. width: factor on the hidden sizes of the paper's networks. widths: of
     the columns of each of the name's lists, for "steps" and "experts" alone."""

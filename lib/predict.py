@@ -79,7 +79,6 @@ class Answer:
 @dataclass(frozen=True)
 class Prediction:
     """What came of one recording.
-
     `windows`: start_s, duration_s, speech_ratio, p_<task>_<class>, and <task> where that is in years (NaN where a window
     held too little speech to be asked). `speech`: probability of speech for each 32 ms, NaN where no window reached.
     `tensors`: what heads read of the windows that were asked, some 20 kB each; {} unless it was to be kept."""
@@ -155,7 +154,6 @@ def predict(
     start_s: float = 0.0, end_s: float | None = None, name: str | None = None, progress: bool = False, keep: bool = False,
 ) -> Prediction:  # fmt: skip
     """Ask `model` about one recording: a `Prediction` for any file whatsoever.
-
     source, rate, start_s, end_s: as `lib.audio.Recording` takes them; `rate` in Hz goes with samples, and only with them.
     name: what the prediction is called, None = the file's name or "array". progress: show a bar. keep: `tensors` as well.
     ValueError for wrong arguments or a model folder that fails its checks."""

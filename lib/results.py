@@ -152,7 +152,6 @@ def to_markdown(table: pd.DataFrame) -> str:
 def find_headline(scores: pd.DataFrame, view: Record, differences: pd.DataFrame | None = None) -> Record | None:
     """The score that speaks for a task and all that it is read beside; None where it was not scored. view: {task, model,
     protocol, level}. differences: of `lib.evaluate.compare_all`; None = no pair was compared.
-
     Keys: `metric` (the error where ages are told in years, else UAR), `score`, `guess` (the record of what hears nothing, or
     None), `simple` (records of the other baselines, the best first), `classes`. A baseline's `gain` is the interval of what the
     model gains over it, better is positive; None = not compared pair by pair."""

@@ -13,7 +13,6 @@ MANY = 3  # languages that a corpus must have for "language" to hold some of the
 
 def split_windows(table: pd.DataFrame, protocol: str, target: str, seed: int, folds: int = 0) -> list[pd.Series]:
     """Give every window its part: `window_id` -> "train" | "validation" | "test", one Series a fold.
-
     table: one row a window, with `window_id, speaker_id, recording_id, corpus, language` and `target`, its class. protocol:
     "speaker" (unseen speakers), "language" (unseen languages and speakers; windows of who also speaks a language of another part,
     where most of theirs lie, are left out) or "paper" (random windows, always split once). folds: 0 = one split, 68 / 12 / 20 %;

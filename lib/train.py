@@ -79,7 +79,6 @@ def fit_network(
     folder: Path, *, seed: int, compute: Compute, every_epoch: bool = True,
 ) -> tuple[pd.DataFrame, int]:  # fmt: skip
     """Train with Adam and weighted negative log-likelihood; choose the epoch by UAR on validation; go on where a kill left off.
-
     model: ends with the last epoch's weights (those of the chosen one are at `checkpoint_path`). features: `features[rows] ->
     float32 (B, ...)`, read batch by batch. targets: (len(features),) class numbers. every_epoch: False keeps the best
     checkpoint alone. Returns the history, one row an epoch from 0 (before training), and the chosen epoch. ValueError for an

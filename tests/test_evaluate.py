@@ -36,7 +36,6 @@ def run(tmp_path_factory):
     with torch_threads(1):
         fits = train_networks(trained, splits, [store], TASKS, *options)
     predictions = evaluate.predict_all(trained, fits, splits, store, ACOUSTICS, TASKS)
-    chosen = evaluate.choose_models(fits, predictions, splits, TASKS, "speaker")
     summary.score_run(stage, predictions, splits, fits, store, TASKS, "speaker", 200, 0)
     return SimpleNamespace(**locals(), scored=summary.load_scores(stage))
 
@@ -63,7 +62,7 @@ def value_of(table, **wanted):
 
 
 def test_the_model_that_hears_is_chosen_and_scores_equal_scikit_learns(run):
-    assert run.chosen[["task", "network"]].to_numpy().tolist() == [["gender", "linear"], ["age_years", "linear"]]
+    assert run.scored["chosen"][["task", "network"]].to_numpy().tolist() == [["gender", "linear"], ["age_years", "linear"]]
     fits = pd.DataFrame({"task": "gender", "network": ["paper", "linear"] * 2, "validation_uar": [0.9, 0.8, 0.6, 0.8]})
     fits = pd.concat([fits, run.fits.assign(validation_uar=1 - run.fits["validation_uar"])]).assign(protocol="speaker")
     best = evaluate.choose_models(fits.head(4), run.predictions, run.splits, [GENDER], "speaker")  # by its mean

@@ -1,7 +1,5 @@
 """Ask model.onnx about a mono 16 kHz recording, without torch: python example.py recording.wav
-
-It answers whatever it hears: silence, music, speech of any quality. `lib.predict` first looks for speech and can say "unsure".
-"""
+It answers whatever it hears: silence, music, speech of any quality. `lib.predict` first looks for speech and can say "unsure"."""
 
 import json
 import sys

@@ -224,9 +224,7 @@ def plot_distillation(history: pd.DataFrame) -> Figure:
     """Every loss of a distillation, and the student's cosine to its teacher, by step. history: step, cosine, and a column a loss."""
     figure, (loss, cosine) = plt.subplots(1, 2, figsize=(WIDTH, 3.4))
     history = history.set_index("step").drop(columns=["elapsed_s", "total"], errors="ignore")
-    history.pop("cosine").plot(
-        ax=cosine, color=PALETTE[0], ylim=(0, 1), ylabel="cosine", title="Student's and teacher's embedding"
-    )
+    history.pop("cosine").plot(ax=cosine, color=PALETTE[0], ylim=(0, 1), ylabel="cosine", title="Student and teacher")
     history.plot(ax=loss, color=colours_for(history), ylabel="loss", title="Losses of the distillation")
     for ax in (loss, cosine):
         ax.grid(axis="y")

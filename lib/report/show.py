@@ -20,6 +20,8 @@ from PIL import Image
 
 from lib.results import model_name
 
+NAMED = ["model", "network", "next best"]  # columns of a table whose names are made for readers
+
 DPI, SHOWN_DPI = 144, 96  # dots an inch as drawn, sharp on every screen, and CSS pixels an inch as shown
 
 
@@ -49,13 +51,9 @@ def show_figure(fig: Figure, name: str, alt: str, data: pd.DataFrame | None = No
 
 
 def show_table(frame: pd.DataFrame, caption: str, digits: int = 3, limit: int = 200) -> None:
-    """Show a frame without its index; columns "model", "network" and "next best" get names that a reader knows. digits: decimals of floats.
+    """Show a frame without its index; columns of `NAMED` get names that a reader knows. digits: decimals of floats.
     limit: rows shown; the caption of a longer table says how many it has."""
-    named = {
-        name: frame[name].map(model_name, na_action="ignore")
-        for name in ("model", "network", "next best")
-        if name in frame
-    }
+    named = {name: frame[name].map(model_name, na_action="ignore") for name in NAMED if name in frame}
     display(HTML(table_html(frame.assign(**named), caption, digits, limit)))
 
 

@@ -1,7 +1,6 @@
 """How fast and how large: `make bench` measures everything on the same audio in one run, speech where `CORPORA` names a folder.
 The paper's loop (decode a window, one call of the model for it, float32) is 1.0; every engine is a ratio to it. Without the
-published weights the full-size encoder's are drawn at random: speed is the same, errors are not, and its name says so.
-"""
+published weights the full-size encoder's are drawn at random: speed is the same, errors are not, and its name says so."""
 
 import multiprocessing
 import os

@@ -76,8 +76,7 @@ def choose_engine(
     precision: "float32" (exact), "bfloat16", "int8" (only by request), or "auto": bfloat16 for a full-size encoder where
         the device computes it, else float32.
     device: as in `lib.compute.choose_compute`.
-    What is not installed, or lacks the precision, is replaced by torch, as the note says. ValueError: `check_engine`.
-    """
+    What is not installed, or lacks the precision, is replaced by torch, as the note says. ValueError: `check_engine`."""
     compute, library, notes = check_engine(engine, precision, device), engine, []
     place, is_speaker = "ray" if engine == "ray" else "local", encoder.name in WHEELS
     if type(encoder.stages) in OWN:

@@ -1,7 +1,6 @@
 """The whole recipe of wav2vec2-tiny: `python -m lib.tiny.recipe --root FOLDER --out FOLDER`.
 Speech is decoded once, without whom the encoder's card leaves out; views and the teachers' answers about them are made, the
-student learns, and its averaged weights are written as the encoder that ships. Every step goes on where a kill left off.
-"""
+student learns, and its averaged weights are written as the encoder that ships. Every step goes on where a kill left off."""
 
 import argparse
 import itertools

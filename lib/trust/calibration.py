@@ -118,8 +118,7 @@ def conformal_margin(errors: np.ndarray, speakers: np.ndarray, share: float) -> 
     """The error that a recording of a new speaker stays within with the chance `share`, from errors on the validation part.
     Hierarchical split conformal prediction (Lee, Barber and Willett 2023, arXiv 2306.06342): each of K speakers weighs
     1 / (K + 1), dealt among that speaker's recordings, since recordings of one voice are not independent.
-    errors: (n,) predicted minus true, any sign. speakers: (n,) ids. None when K / (K + 1) is below `share`: 0.8 takes four.
-    """
+    errors: (n,) predicted minus true, any sign. speakers: (n,) ids. None when K / (K + 1) is below `share`: 0.8 takes four."""
     errors = np.abs(np.asarray(errors, np.float64))
     names, place, counts = np.unique(np.asarray(speakers, str), return_inverse=True, return_counts=True)
     order = np.argsort(errors, kind="stable")

@@ -19,8 +19,7 @@ KEYS = ["task", "model", "fold", "seed"]
 def fit_settings(windows: pd.DataFrame, task: Task, rare: int) -> dict[str, Any]:
     """What one training's answers on validation windows choose: temperature, cap, `silence`, thresholds, `disagreement`.
     `silence`: the confidence of a clip from which to answer (0 = always). `rare_threshold`: the calibrated probability of
-    class `rare` from which a window is called so, `rare_clip_threshold` from which a clip is; NaN: validation has none of it.
-    """
+    class `rare` from which a window is called so, `rare_clip_threshold` from which a clip is; NaN: validation has none of it."""
     columns = [f"p_{name}" for name in task.classes]
     fitted = calibration.fit_temperature(windows[columns].to_numpy(), windows["target"], windows["speaker_id"])
     windows = windows.assign(**dict(zip(columns, fitted.apply(windows[columns].to_numpy()).T)))
@@ -40,8 +39,7 @@ def fit_reliability(
     predictions: pd.DataFrame, splits: pd.DataFrame, tasks: list[Task], protocol: str, networks: list[str]
 ) -> pd.DataFrame:
     """`fit_settings` of every training, from validation alone: one row a task, model, fold and seed.
-    A row with fold -1 and seed -1 pools the validation parts of all folds: for a model that learns from everyone in the end.
-    """
+    A row with fold -1 and seed -1 pools the validation parts of all folds: for a model that learns from everyone in the end."""
     rows = []
     for task in tasks:
         train = splits[(splits["task"] == task.name) & (splits["protocol"] == protocol) & (splits["split"] == "train")]

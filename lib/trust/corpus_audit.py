@@ -66,8 +66,7 @@ def score_across_corpora(
     table: pd.DataFrame, vectors: Any, classes: list[str], context: dict[str, Any], **options: int
 ) -> list[pd.DataFrame]:
     """Train a probe on one corpus ("all": on every), test it on each: records with `train_corpus`, `test_corpus`, `reason`.
-    vectors: `vectors[rows] -> (len(rows), S)`, rows as in `table`. A pair that lacks a class keeps its row, with NaN and why.
-    """
+    vectors: `vectors[rows] -> (len(rows), S)`, rows as in `table`. A pair that lacks a class keeps its row, with NaN and why."""
     corpora, records = sorted(table["corpus"].unique()), []
     for learned, tested in product([*corpora, "all"], corpora):
         train = (table["split"] == "train") & ((table["corpus"] == learned) | (learned == "all"))

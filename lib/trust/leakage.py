@@ -15,8 +15,7 @@ def audit_splits(splits: pd.DataFrame) -> pd.DataFrame:
     """Count what two parts of a split share: speakers, recordings, clips, identical audio, languages.
     splits: one row a window of each task, protocol and fold, with `split` and the columns of `KINDS`, of which others than the
     speaker may be missing. A language of a corpus of `MANY` must not be shared under "language"; else it is only counted.
-    Returns task, protocol, fold, kind, parts, hard (True = never allowed but under the paper's protocol), count, examples.
-    """
+    Returns task, protocol, fold, kind, parts, hard (True = never allowed but under the paper's protocol), count, examples."""
     rows = []
     for (task, protocol, fold), table in splits.groupby(["task", "protocol", "fold"], sort=False):
         values = {kind: table[column] for kind, column in KINDS.items() if column in table}

@@ -127,8 +127,7 @@ def score_recordings(answers: pd.DataFrame, targets: pd.DataFrame, tasks: list[T
 
 def score_ages(answers: pd.DataFrame, recordings: pd.DataFrame, targets: pd.DataFrame) -> pd.DataFrame:
     """Ages in years against the truth, one row: recordings with both, mean absolute error, share inside the interval.
-    recordings: with age_years where known; targets: of `label_recordings`, without a class for what the head learned from.
-    """
+    recordings: with age_years where known; targets: of `label_recordings`, without a class for what the head learned from."""
     truth = recordings[["name"]].assign(truth=recordings.get(YEARS, np.nan))
     truth = truth[truth["name"].isin(targets.loc[targets[YEARS].notna(), "name"])]
     told = answers.filter(["name", YEARS, f"{YEARS}_low", f"{YEARS}_high"]).set_index("name").astype(float)

@@ -38,8 +38,7 @@ def study_layers(
     """UAR of linear probes on the parts of a store, `TABLES`: of all speakers, and of few. Kept in the stage's folder.
     layers: five folds, every speaker tested once, of each part as "<name> | <part>", "majority" and "baseline: mean F0"; tasks
     with a class of fewer speakers than folds are left out. few: mean and spread on all other speakers of probes that learned
-    from `SHOTS` speakers a class, one clip each, drawn `DRAWN` times; of the last stage and of the one that is read best.
-    """
+    from `SHOTS` speakers a class, one clip each, drawn `DRAWN` times; of the last stage and of the one that is read best."""
     kept = {table: stage.path(f"{table}.csv") for table in TABLES}
     if all(path.exists() for path in kept.values()):
         return [pd.read_csv(path) for path in kept.values()]
@@ -105,8 +104,7 @@ def score_few(
 
 def project_windows(stage: Stage, store: Store, windows: pd.DataFrame, clips: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Up to `MAPPED` windows on a plane (t-SNE of 30 principal components of all statistics): x, y, gender, corpus.
-    `near_gender`, `near_corpus`: those of the nearest window of another speaker, in the components. Kept in the stage's folder.
-    """
+    `near_gender`, `near_corpus`: those of the nearest window of another speaker, in the components. Kept in the stage's folder."""
     kept = stage.path("projection.parquet")
     if kept.exists():
         return pd.read_parquet(kept)

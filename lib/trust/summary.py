@@ -22,7 +22,7 @@ from lib.trust.corpus_audit import audit_corpora
 from lib.trust.slices import slice_all
 from lib.windows import Windowing
 
-TABLES = ["scores", "settings", "choices", "slices", "corpora", "lines", "differences", "leaks"]
+TABLES = ["chosen", "scores", "settings", "choices", "slices", "corpora", "lines", "differences", "leaks"]
 
 
 def score_run(
@@ -37,6 +37,7 @@ def score_run(
     corpora, lines = audit_corpora(splits, store, tasks, protocol, draws, seed)
     believed = score_reliability(predictions, settings, tasks, protocol, draws, seed)
     tables = {
+        "chosen": chosen,
         "scores": pd.concat([evaluate.score_all(predictions, splits, tasks, draws, seed), believed], ignore_index=True),
         "settings": settings,
         "choices": pd.concat(choices, ignore_index=True),
@@ -104,8 +105,7 @@ def save_models(
     trained = fits.groupby("network", sort=False)["task"].unique()
     folders = {name: dict.fromkeys(of_network, name) for name, of_network in trained.items()}
     written = []
-    chosen = choose_models(fits, predictions, splits, tasks, protocol)
-    folders["best"] = dict(zip(chosen["task"], chosen["network"]))
+    folders["best"] = scored["chosen"].query("task in @SHIPPED").set_index("task")["network"].to_dict()
     for name, models in folders.items():
         checkpoints, trainings, settings, years = {}, {}, {}, {}
         for task in (task for task in tasks if task.name in models):
