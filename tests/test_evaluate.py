@@ -62,7 +62,10 @@ def value_of(table, **wanted):
 
 
 def test_the_model_that_hears_is_chosen_and_scores_equal_scikit_learns(run):
-    assert run.scored["chosen"][["task", "network"]].to_numpy().tolist() == [["gender", "linear"], ["age_years", "linear"]]
+    assert run.scored["chosen"][["task", "network"]].to_numpy().tolist() == [
+        ["gender", "linear"],
+        ["age_years", "linear"],
+    ]
     fits = pd.DataFrame({"task": "gender", "network": ["paper", "linear"] * 2, "validation_uar": [0.9, 0.8, 0.6, 0.8]})
     fits = pd.concat([fits, run.fits.assign(validation_uar=1 - run.fits["validation_uar"])]).assign(protocol="speaker")
     best = evaluate.choose_models(fits.head(4), run.predictions, run.splits, [GENDER], "speaker")  # by its mean
@@ -104,7 +107,7 @@ def test_leaks_and_differences_are_those_of_the_scores_and_networks_are_listed_w
     assert constant.unique().tolist() == [train["age_years"].median()]
     table = evaluate.tabulate_networks(run.fits, run.scored["scores"], run.trained, "speaker", "window")
     assert table.set_index(["task", "network"]).loc[("gender", "linear"), "parameters"] == 2 * 28 + 2
-    assert run.chosen["next best"].tolist() == ["linear:bank"] * 2
+    assert run.scored["chosen"]["next best"].tolist() == ["linear:bank"] * 2
     assert summary.describe_data(CLIPS, run.splits, "speaker")["speakers_by_language"] == {"en": 60}
 
 
