@@ -1,17 +1,19 @@
 import os
 import shutil
+import unicodedata
 from functools import partial
 
+import pandas as pd
 import pytest
 from checks import refused, write_file
 from test_common_voice import V1, V17, check_sum, make_locale, row
 from test_own_data import make
-from test_voxceleb import VIDEO, write_frames, write_meta
-from test_youtube import fail_with
+from test_voxceleb import VIDEO, fail_with, write_frames, write_meta
 from yt_dlp.utils import ExtractorError
 
 from lib import config, corpora, paths
 from lib.corpora.common_voice import read_common_voice
+from lib.corpora.sieve import Sieve, audio_stem, file_fault, find_spelling, printable, walk_files
 from lib.stages import digest_files, forget_digests
 
 TABLE = "path,speaker,gender,age\na.wav,x,f,40\nb.wav,y,m,15\nno.wav,x,f,40\n"
@@ -147,3 +149,56 @@ def test_when_youtube_stops_the_run_before_any_video_its_advice_is_in_the_error(
     fail_with(monkeypatch, ExtractorError("Sign in to confirm you\u2019re not a bot", expected=True))
     words = "no audio yet.*stopped at video 1 of 1.*takes this connection for a robot"
     refused(words, corpora.obtain_corpora, ["voxceleb"], str(tmp_path), False, 0, fetch=["youtube"])
+
+
+def rows() -> pd.DataFrame:
+    columns = {name: [f"x:{n}" for n in range(4)] for name in ("item", "clip_id", "speaker_id", "recording_id", "path")}
+    return pd.DataFrame(columns).assign(gender_raw=["male", "f", "other", ""], age_raw=["teens", "30", "", "old"])
+
+
+def test_dropped_rows_and_noted_items_add_up_with_reason_and_detail():
+    clips, ledger = Sieve("x", rows()).finish()
+    known = clips[["gender", "age_decade", "age_years"]].fillna(0).to_numpy().tolist()
+    assert known == [["male", 10, 0], ["female", 0, 30], [0, 0, 0], [0, 0, 0]]
+    assert clips.attrs["warnings"][0].startswith("age values that give no label: {'old': 1}; write years (")
+    assert ledger.empty
+    sieve = Sieve("x", rows())
+    sieve.drop([True, False, False, False], "first", "because")
+    sieve.drop(pd.Series([False, True, False]), pd.Series(["a", "second", "c"]), pd.Series(["a", "b", "c"]))
+    sieve.drop([False, False], "never")
+    sieve.note([("line 9", "third", "broken"), ("\udcff.wav", "fourth", "")])
+    clips, ledger = sieve.finish()
+    assert (clips["clip_id"].tolist(), clips.attrs["rows_in"]) == (["x:1", "x:3"], 6)
+    told = ["x:0 first because", "x:2 second b", "line 9 third broken", "\\xff.wav fourth "]
+    assert ledger.agg(" ".join, axis=1).tolist() == [f"x {row}" for row in told]
+    sieve.rows = sieve.rows.iloc[:-1]
+    refused("x: 6 rows in, 1 clips, 4 dropped", sieve.finish, error=RuntimeError)
+
+
+def test_every_file_that_cannot_hold_sound_has_its_reason(tmp_path):
+    lfs = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    for name, content in {"good.wav": b"x", "empty.wav": b"", "lfs.wav": lfs}.items():
+        write_file(tmp_path / name, content)
+    for name, target in {"dangling.wav": "nowhere", "itself.wav": "itself.wav", "folder.wav": "."}.items():
+        (tmp_path / name).symlink_to(target)
+    os.mkfifo(tmp_path / "pipe.wav")
+    faults = {"good.wav": "", "empty.wav": "empty file", "lfs.wav": "Git LFS pointer (run: git lfs pull)",
+              "dangling.wav": "no such file", "itself.wav": "cannot be read", "folder.wav": "a folder, not a file",
+              "pipe.wav": "no plain file", "good.wav/below.wav": "no such file", "x" * 300: "cannot be read",
+              "a\0b": "cannot be read"}  # fmt: skip
+    assert {name: file_fault(tmp_path / name) for name in faults} == faults
+
+
+def test_files_are_walked_in_order_but_never_in_circles_and_found_under_several_spellings(tmp_path):
+    for name in ("b/2.wav", "a/1.wav", "synthetic-1/3.wav", ".hidden/4.wav", "a/.5.wav"):
+        write_file(tmp_path / name)
+    (tmp_path / "a" / "round").symlink_to(tmp_path)
+    (tmp_path / "dangling").symlink_to("nowhere")
+    assert [*walk_files(tmp_path)] == [tmp_path / name for name in ("dangling", "a/1.wav", "b/2.wav")]
+    on_disk = unicodedata.normalize("NFD", "Zoë/Ünal.WAV")
+    write_file(tmp_path / on_disk)
+    names = ["Zoë/Ünal.WAV", "Zoë\\Ünal.WAV", "./Zoë/../Zoë/Ünal.WAV", on_disk, "Zoë/Ünal.wav", str(tmp_path / on_disk)]
+    assert {find_spelling(tmp_path, name, tmp_path) for name in names} == {on_disk}
+    assert find_spelling(tmp_path, "no\\such.wav", tmp_path) == "no/such.wav"
+    assert [audio_stem(path) for path in ("a/x.mp3", "x.m4a.WAV", "a\\x", "x.1", ".wav")] == ["x", "x", "x", "x.1", ""]
+    assert printable("a\udce9.wav") == "a\\xe9.wav"
