@@ -1,4 +1,4 @@
-"""The report site as a reader meets it: opened from disk in Chromium, at a desk, on a phone, without script, in print."""
+"""The report site from disk, and JupyterLab, as a reader meets them in Chromium: at a desk, on a phone, without script, in print."""
 
 import json
 import os
@@ -135,11 +135,10 @@ def lab(first, folders, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page():
-    with running_browser() as browser:
-        page = browser.new_page(viewport={"width": 1280, "height": 1000})
-        page.set_default_timeout(MOST_S * 1000)
-        yield page
+def page(browser):
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.set_default_timeout(MOST_S * 1000)
+    return page
 
 
 @pytest.mark.parametrize("name", FIGURES)
