@@ -69,9 +69,10 @@ def save_onnx(file, *names, sizes=("batch", "samples")):
 @pytest.mark.parametrize(("kind", "shape", "normalize"), CASES)
 def test_the_layers_are_transformers_own_hidden_states(kind, shape, normalize, tmp_path):
     model, extractor = save_small(tmp_path, kind, shape, normalize)
-    encoder, waveforms = load_encoder(f"hf:{tmp_path}"), noise(3, 48_000 if normalize else 16_000)
+    samples = 16_000 if (kind, normalize) == ("HubertModel", False) else 48_000
+    encoder, waveforms = load_encoder(f"hf:{tmp_path}"), noise(3, samples)
     inputs = extractor(list(waveforms.numpy()), sampling_rate=16_000, return_tensors="pt")
-    part, frames = (model.encoder if kind == "WhisperModel" else model.base_model), waveforms.shape[1] // 320
+    part, frames = (model.encoder if kind == "WhisperModel" else model.base_model), samples // 320
     with torch.no_grad():
         expected = part(inputs[extractor.model_input_names[0]], output_hidden_states=True)
         emission = model(inputs.input_values).logits if "CTC" in kind else expected.last_hidden_state

@@ -136,13 +136,11 @@ def test_saving_again_replaces_the_folder_and_a_failure_leaves_the_old_one(tmp_p
     assert not list(tmp_path.glob(".*"))
 
 
-for package in ("onnx", "onnxscript", "onnxruntime"):
-    pytest.importorskip(package, reason="not installed: pip install onnx onnxscript onnxruntime")
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A model folder of random weights: the paper's network on frames, a linear model, and years from two parts."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="not installed: pip install onnx onnxscript onnxruntime")
     networks = {"gender": "paper", "age": "linear", "age_years": "linear:layer:2+bank"}
     settings = {"gender": {"temperature": 0.4}, "age": {"temperature": 1.5, "cap": 0.9, "silence": 0.6}}
     options = {"settings": settings, "years": {"age_years": Years(CENTRES, 7.5)}}
