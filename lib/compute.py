@@ -42,8 +42,7 @@ class Compute:
 
 
 def choose_compute(device: str = "auto", arithmetic: str = "auto") -> Compute:
-    """Choose by what the machine has. ValueError for unknown names and a device that is not there, a warning where bfloat16
-    is emulated.
+    """Choose by what the machine has. ValueError for what is unknown or not there, a warning where bfloat16 is emulated.
     device: "auto" (CUDA where torch finds it, else the processor), "cpu", "cuda", or "mps" (Apple's, by name alone).
     arithmetic: "auto" (bfloat16 where the device computes it, else float32), "float32" or "bfloat16"."""
     if device not in DEVICES or arithmetic not in ARITHMETICS:

@@ -16,7 +16,7 @@ from lib.tasks import YEARS, Task
 from lib.train import checkpoint_path, load_model, predict_log_probabilities
 from lib.trainings import read_features
 
-VERSION = 10  # of the scores; raised by hand when the code's results change
+VERSION = 11  # of the scores; raised by hand when the code's results change
 PARTS = ["validation", "test"]  # parts that the models answer for
 SHIPPED = ["gender", "age", YEARS]  # tasks that go into a model folder; the finer classes of age are for study
 COMPARED = [f"{metric}_difference" for metric in ("accuracy", "uar", "macro_f1", "mae_years")]
@@ -114,17 +114,20 @@ def compare_all(
     return pd.concat(parts, ignore_index=True)
 
 
-def score_leaks(predictions: pd.DataFrame, tasks: list[Task], protocol: str, draws: int, seed: int) -> pd.DataFrame:
-    """The leak: every model's scores on random windows, `claimed`, minus those under `protocol`, `shown`, of the test part at
-    three levels; equal speakers are drawn for both. Empty when one of the two was not run."""
-    parts, test = [], predictions[predictions["split"] == "test"]
-    for task in tasks if protocol != "paper" else []:
-        for model, rows in test[test["task"] == task.name].groupby("model", sort=False):
-            pair = [rows[rows["protocol"] == name] for name in ("paper", protocol)]
-            if all(map(len, pair)):
-                context = {"task": task.name, "model": model, "protocol": protocol, "split": "test"}
-                leak = scores.score_levels(pair[0], task.classes, pair[1], draws=draws, seed=seed, **context)
-                claimed, shown = (scores.score_levels(one, task.classes, draws=0, seed=seed)["value"] for one in pair)
+def score_leaks(
+    predictions: pd.DataFrame, splits: pd.DataFrame, tasks: list[Task], protocol: str, draws: int, seed: int,
+    other: str = "paper",
+) -> pd.DataFrame:  # fmt: skip
+    """The leak: every model's scores on random windows (or under another protocol), `claimed`, minus those under `protocol`,
+    `shown`, of the test part at three levels; equal speakers are drawn for both. Empty when one of the two was not run."""
+    parts, asked = [], [(task.name, *one) for task in tasks for one in list_tables(predictions, splits, task)]
+    for task, table, classes in asked:
+        for model, rows in table.groupby("model", sort=False):
+            pair = [rows[rows["protocol"] == name] for name in (other, protocol)]
+            if all(map(len, pair)) and protocol != other:
+                context = {"task": task, "model": model, "protocol": protocol, "split": "test"}
+                leak = scores.score_levels(pair[0], classes, pair[1], draws=draws, seed=seed, **context)
+                claimed, shown = (scores.score_levels(one, classes, draws=0, seed=seed)["value"] for one in pair)
                 names = leak["metric"].str.removesuffix("_difference")
                 parts.append(leak.assign(metric=names, claimed=claimed, shown=shown).drop(columns="seed_std"))
     return pd.concat(parts or [pd.DataFrame(columns=[*scores.RECORD, "claimed", "shown"])], ignore_index=True)

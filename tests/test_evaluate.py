@@ -36,7 +36,8 @@ def run(tmp_path_factory):
     with torch_threads(1):
         fits = train_networks(trained, splits, [store], TASKS, *options)
     predictions = evaluate.predict_all(trained, fits, splits, store, ACOUSTICS, TASKS)
-    summary.score_run(stage, predictions, splits, fits, store, TASKS, "speaker", 200, 0)
+    stores = [store, make_store(folder / "copy", WINDOWS, CLIPS, seed=1, noise=4.0)]
+    summary.score_run(stage, trained, predictions, splits, fits, stores, TASKS, "speaker", 200, 0)
     return SimpleNamespace(**locals(), scored=summary.load_scores(stage))
 
 
@@ -89,10 +90,13 @@ def test_the_model_that_hears_is_chosen_and_scores_equal_scikit_learns(run):
 
 
 def test_leaks_and_differences_are_those_of_the_scores_and_networks_are_listed_with_their_size(run):
-    wanted = {"task": "age_years", "model": "linear", "level": "clip", "metric": "uar"}
-    pair = [value_of(run.scored["scores"], **wanted, protocol=one)["value"] for one in ("paper", "speaker")]
-    row = value_of(run.scored["leaks"], **wanted)
-    assert row[["claimed", "shown", "value"]].tolist() == pytest.approx([*pair, pair[0] - pair[1]])
+    for name, metric in (("leaks", "uar"), ("leaks", "mae_years"), ("copies", "mae_years")):
+        protocols = ["altered" if name == "copies" else "paper", "speaker"]
+        wanted = {"task": "age_years", "model": "linear", "level": "clip", "metric": metric}
+        pair = [value_of(run.scored["scores"], **wanted, protocol=one)["value"] for one in protocols]
+        row = value_of(run.scored[name], **wanted)
+        assert row[["claimed", "shown", "value"]].tolist() == pytest.approx([*pair, pair[0] - pair[1]])
+    assert row["low"] > 0  # the copies are noisier: ages are told worse
     differences = run.scored["differences"]
     assert (differences["metric"] == "uar_difference").sum() == 2 * 2 * len(BASELINES) * 3
     nearer = value_of(differences, **wanted | {"metric": "mae_years_difference", "against": evaluate.CONSTANT})

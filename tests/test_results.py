@@ -101,6 +101,7 @@ def test_a_score_is_told_of_a_hundred_with_its_interval_and_what_it_stands_besid
 
 def test_the_other_sentences_tell_their_numbers():
     leak = make_row("age", "paper", "uar", 0.09, 0.05, claimed=0.87, shown=0.78)
+    years = leak | {"metric": "mae_years", "claimed": 5.21, "shown": 7.83, "value": -2.62, "low": -3.12, "high": -2.12}
     perfect = {"task": "gender", "level": "window", "classes": ["male", "female", "x"], "counts": np.eye(3, dtype=int)}
     mixed = perfect | {"counts": np.array([[8, 2, 0], [3, 7, 0], [0, 0, 0]])}
     errors = [make_row("age", "paper", name, value) for name, value in (("ece", 0.09), ("ece_tempered", 0.04))]
@@ -114,6 +115,7 @@ def test_the_other_sentences_tell_their_numbers():
     for text, words in [
         (sentences.tell_leak(records(leak)), "claim a UAR of 87 % | show 78 % | +9 points (+4 to +14) is not skill"),
         (sentences.tell_leak(records(leak | {"low": -0.01})), "(-1 to +14) may be chance."),
+        (sentences.tell_leak(records(years)), "claim an error of 5.2 years | show 7.8; | -2.6 years (-3.1 to -2.1) is not skill"),
         (sentences.tell_confusion(mixed), "80 % of male, 70 % of female; most often female is told as male (3 times)"),
         (sentences.tell_confusion(perfect), "100 % of x."),
         (sentences.tell_calibration(records(*errors)), "Age: | is 9 points away | and 4 after temperature, which helps"),

@@ -22,30 +22,34 @@ from lib.trust.corpus_audit import audit_corpora
 from lib.trust.slices import slice_all
 from lib.windows import Windowing
 
-TABLES = ["chosen", "scores", "settings", "choices", "slices", "corpora", "lines", "differences", "leaks"]
+TABLES = ["chosen", "scores", "settings", "choices", "slices", "corpora", "lines", "differences", "leaks", "copies"]
 
 
 def score_run(
-    stage: Stage, predictions: pd.DataFrame, splits: pd.DataFrame, fits: pd.DataFrame, store: Store, tasks: list[Task],
-    protocol: str, draws: int, seed: int,
+    stage: Stage, trained: Stage, predictions: pd.DataFrame, splits: pd.DataFrame, fits: pd.DataFrame, stores: list[Store],
+    tasks: list[Task], protocol: str, draws: int, seed: int,
 ) -> None:  # fmt: skip
-    """Compute every table of `TABLES` and the confusion counts, and write them into the stage's folder."""
+    """Compute and write every table of `TABLES` and the confusion counts; altered copies are scored as if they were a protocol."""
+    given = [table[table["protocol"] == protocol].assign(protocol="altered") for table in (fits, splits)] + stores[1:2]
+    altered = evaluate.predict_all(trained, *given, pd.DataFrame(), tasks) if stores[1:] else None
+    asked, dealt = pd.concat([predictions, altered]), pd.concat([splits, given[1]])
     chosen = choose_models(fits, predictions, splits, tasks, protocol)
     models = dict(zip(chosen["task"], chosen["network"]))
     settings = fit_reliability(predictions, splits, tasks, protocol, list(fits["network"].unique()))
     choices = [score_choices(predictions, settings, task, models[task.name], protocol, draws, seed) for task in tasks]
-    corpora, lines = audit_corpora(splits, store, tasks, protocol, draws, seed)
+    corpora, lines = audit_corpora(splits, stores[0], tasks, protocol, draws, seed)
     believed = score_reliability(predictions, settings, tasks, protocol, draws, seed)
     tables = {
         "chosen": chosen,
-        "scores": pd.concat([evaluate.score_all(predictions, splits, tasks, draws, seed), believed], ignore_index=True),
+        "scores": pd.concat([evaluate.score_all(asked, dealt, tasks, draws, seed), believed], ignore_index=True),
         "settings": settings,
         "choices": pd.concat(choices, ignore_index=True),
         "slices": slice_all(predictions, splits, tasks, models, protocol, draws, seed),
         "corpora": corpora,
         "lines": pd.DataFrame({"line": lines}),
         "differences": evaluate.compare_all(predictions, splits, tasks, protocol, draws, seed),
-        "leaks": evaluate.score_leaks(predictions, tasks, protocol, draws, seed),
+        "leaks": evaluate.score_leaks(predictions, splits, tasks, protocol, draws, seed),
+        "copies": evaluate.score_leaks(asked, dealt, tasks, protocol, draws, seed, "altered"),
     }
     for name, table in tables.items():
         paths.save_frame(stage.path(f"{name}.parquet"), table)
@@ -76,7 +80,7 @@ def save_metrics(
     headline: dict[str, dict[str, str]], counts: dict[str, Any],
 ) -> Path:  # fmt: skip
     """Write `metrics.json` of the run: every number that its pages show; a table becomes a list of records."""
-    tables = {name: scored[name] for name in ("differences", "choices", "settings", "corpora")}
+    tables = {name: scored[name] for name in ("differences", "choices", "settings", "corpora", "copies")}
     tables |= {"scores": scored["all"], "leak": scored["leaks"], "errors": errors, "trainings": fits}
     content = {name: list_records(table) for name, table in tables.items()}
     notes = [line for line in scored["lines"]["line"] if "CONFOUNDED" in line]
