@@ -116,6 +116,7 @@ def test_the_other_sentences_tell_their_numbers():
         (sentences.tell_leak(records(leak)), "claim a UAR of 87 % | show 78 % | +9 points (+4 to +14) is not skill"),
         (sentences.tell_leak(records(leak | {"low": -0.01})), "(-1 to +14) may be chance."),
         (sentences.tell_leak(records(years)), "claim an error of 5.2 years | show 7.8; | -2.6 years (-3.1 to -2.1) is not skill"),
+        (sentences.tell_leak(records(years), "channel"), "line the error is 5.2 years, as recorded 7.8; | -2.6 years | is more than"),
         (sentences.tell_confusion(mixed), "80 % of male, 70 % of female; most often female is told as male (3 times)"),
         (sentences.tell_confusion(perfect), "100 % of x."),
         (sentences.tell_calibration(records(*errors)), "Age: | is 9 points away | and 4 after temperature, which helps"),
@@ -191,7 +192,7 @@ def test_pages_tell_the_answer_the_leak_the_worst_group_how_it_was_made_whether_
     words = {
         "fixture/index.html": [
             "78 are told right (72 to 84, 40 speakers); a guess reaches 50", "not shown to be better than mean pitch alone.",
-            "random windows claim a UAR of 87 %", "Gender is told worst for language", "invented for a test",
+            "random windows claim a UAR of 87 %", "codec or line the UAR is 87 %, as recorded 78 %", "Gender is told worst for language", "invented for a test",
             "22 November 2026, 16:00 UTC", "system: Linux, cores: 2", "windows 1,234", 'href="metrics.json"', 'href="run.json"',
             "What does the page 03_embed look like?"],
         "fixture/04_train.html": [

@@ -17,8 +17,7 @@ TASKS = [Task("gender", GENDERS)]
 
 def draw_answers(rows=600, classes="abc", speakers=30, right=0.7, seed=0):
     """A table of answers that favour the truth in a share `right` of rows; a speaker has one class."""
-    rng = np.random.default_rng(seed)
-    voices = np.arange(rows) % speakers
+    rng, voices = np.random.default_rng(seed), np.arange(rows) % speakers
     targets = voices % len(classes)
     guess = np.where(rng.random(rows) < right, targets, rng.integers(0, len(classes), rows))
     probabilities = rng.dirichlet(np.ones(len(classes)), rows) + 2 * np.eye(len(classes))[guess]

@@ -20,10 +20,10 @@ def say(macro: str, *each: dict[str, Any]) -> str:
     return " ".join(" ".join(sentence(**facts).split()) for facts in each)
 
 
-def tell_leak(leaks: pd.DataFrame) -> str:
-    """For each record of `lib.evaluate.score_leaks`: what random windows claim, and whether that is more than chance."""
+def tell_leak(leaks: pd.DataFrame, macro: str = "leak") -> str:
+    """For each record of `lib.evaluate.score_leaks`: what random windows ("channel": altered copies) claim, and if by more than chance."""
     known = leaks.dropna(subset="value").to_dict("records")
-    return say("leak", *({"one": one, "heard": results.HEARD.get(one["protocol"], one["protocol"])} for one in known))
+    return say(macro, *({"one": one, "heard": results.HEARD.get(one["protocol"], one["protocol"])} for one in known))
 
 
 def tell_confusion(confusion: Record) -> str:

@@ -83,19 +83,19 @@ def make_page(notebook: Path, folder: Path, private: dict[str, str]) -> dict[str
 
 def tell_run(metrics: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
     """What the page of a run shows: answers, verdicts, how it was made. A part that the run does not have is empty."""
-    answers = compare.find_answers(metrics, record)
-    leaks, scores = (results.read_records(metrics.get(part)) for part in ("leak", "scores"))
-    verdicts = []
+    answers, verdicts = compare.find_answers(metrics, record), []
+    leaks, copies, scores = (results.read_records(metrics.get(part)) for part in ("leak", "copies", "scores"))
     for score in (answer["score"] for answer in answers):
         view = {name: score[name] for name in ("task", "model", "metric")}
         slices = scores[(scores[list(view)] == pd.Series(view)).all(axis=1) & (scores["subset"] != "all")]
-        verdicts.append(sentences.tell_leak(results.select_scores(leaks, level=score["level"], **view)))
+        for table, macro in ((leaks, "leak"), (copies, "channel")):
+            verdicts.append(sentences.tell_leak(results.select_scores(table, level=score["level"], **view), macro))
         verdicts.append(sentences.tell_slices(slices))
     parameters = pd.DataFrame(compare.flatten(record["parameters"]).items(), columns=["parameter", "value"])
     versions = pd.DataFrame(record["versions"].items(), columns=["package", "version"])
     tables = [table_html(parameters, "Parameters of this run", limit=500), table_html(versions, "Versions")]
-    notes = metrics.get("notes") or []
-    return {"answers": answers, "verdicts": list(filter(None, verdicts)), "tables": tables, "notes": notes}
+    told = list(filter(None, verdicts))
+    return {"answers": answers, "verdicts": told, "tables": tables, "notes": metrics.get("notes") or []}
 
 
 def shown_record(record: dict[str, Any], run: str) -> dict[str, Any]:
