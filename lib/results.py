@@ -133,7 +133,7 @@ def tabulate(records: pd.DataFrame, rows: Sequence[str] = ("task", "model"), col
         table[unit] = lines["n"].first().astype("Int64")
         table["speakers"] = lines["speakers"].first().astype("Int64")
     if "seeds" in records and records["seeds"].max() > 1:
-        spread = zip(lines["seeds"].first(), lines["seed_std"].first() * unit_of(records["metric"].iloc[0]))
+        spread = zip(lines["seeds"].first(), lines["seed_std"].first() * lines["metric"].first().map(unit_of))
         table["seeds"] = [f"{seeds:.0f}, ± {std:.2g}" if seeds > 1 else "" for seeds, std in spread]
     table = table.rename_axis(columns=None).reset_index()
     if {"task", "model"} <= set(rows):

@@ -11,6 +11,7 @@ from lib.tasks import Task
 from lib.trust import corpus_audit
 
 AGE = Task("age", ["teen", "adult"], [20])
+RATE_HZ = 16_000
 
 
 def make_corpora(confounded, speakers=300):
@@ -75,9 +76,6 @@ def test_a_pair_without_a_class_keeps_its_row_and_says_why_and_a_single_corpus_a
     assert lines == ["age: all its labels come from cv, so no shortcut through it is possible."]
     shown = corpus_audit.tabulate_audit(records)
     assert (len(shown), [*shown]) == (0, [*corpus_audit.SHOWN.values()])
-
-
-RATE_HZ = 16_000
 
 
 def make_voice(f0_hz, seconds=3.0, seed=0, noise=0.01, formant_hz=600):

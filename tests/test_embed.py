@@ -16,6 +16,10 @@ BLOCK = 5
 IDS = [f"c:{number}@0" for number in range(12)]
 LOUDNESS = np.linspace(300, 3000, len(IDS))[:, None]
 WINDOWS = (LOUDNESS * np.random.default_rng(0).normal(size=(len(IDS), 16_000))).astype(np.int16)  # one second each
+TEN = [f"corpus:clip{k}@0" for k in range(10)]
+PARTS = {"conv": [0, 2], "layer:0": [2, 5], "layer:1": [5, 8], "bank": [8, 9]}
+DESCRIPTION = {"encoder": "none", "feature": "emission", "dtype": "float32", "parts": PARTS}
+DESCRIPTION |= {"shapes": {"statistics": [9], "frames": [5, 3]}}
 
 
 @pytest.fixture
@@ -77,12 +81,6 @@ def test_unusable_settings_are_refused(encoder, tmp_path):
     ):
         refused(message, embed_windows, tmp_path, sounds, ids, encoder, CHOICE, **options)
     assert not list(tmp_path.iterdir())
-
-
-TEN = [f"corpus:clip{k}@0" for k in range(10)]
-PARTS = {"conv": [0, 2], "layer:0": [2, 5], "layer:1": [5, 8], "bank": [8, 9]}
-DESCRIPTION = {"encoder": "none", "feature": "emission", "dtype": "float32", "parts": PARTS}
-DESCRIPTION |= {"shapes": {"statistics": [9], "frames": [5, 3]}}
 
 
 def tensors(rows):

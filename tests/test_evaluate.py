@@ -23,6 +23,7 @@ CLIPS, WINDOWS = make_corpus(speakers=60)
 GENDER, YEARS = Task("gender", ["male", "female"]), Task("age_years", ["0 to 19", "20 to 29", "30 and over"], [20, 30])
 TASKS = [GENDER, YEARS]
 ACOUSTICS = make_acoustics(WINDOWS, CLIPS)
+LEFT_OUT_LANGUAGE = ranking.LEFT_OUT["languages"][0]
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,7 @@ def test_leaks_and_differences_are_those_of_the_scores_and_networks_are_listed_w
         row = value_of(run.scored[name], **wanted)
         assert row[["claimed", "shown", "value"]].tolist() == pytest.approx([*pair, pair[0] - pair[1]])
     assert row["low"] > 0  # the copies are noisier: ages are told worse
+    assert row["n"] == value_of(run.scored["scores"], **wanted, protocol="speaker")["n"]  # of the test part alone
     differences = run.scored["differences"]
     assert (differences["metric"] == "uar_difference").sum() == 2 * 2 * len(BASELINES) * 3
     nearer = value_of(differences, **wanted | {"metric": "mae_years_difference", "against": evaluate.CONSTANT})
@@ -137,9 +139,6 @@ def test_the_map_of_windows_stands_few_of_them_and_names_the_nearest_other_voice
     store = make_store(tmp_path / "store", windows, clips)
     points = project_windows(make_stage(tmp_path / "stage"), store, windows, clips, 0)
     assert (len(points), set(points["near_gender"])) == (6 * speakers, {"male", "female"})
-
-
-LEFT_OUT_LANGUAGE = ranking.LEFT_OUT["languages"][0]
 
 
 def make_clips(seed=0):

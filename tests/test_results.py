@@ -53,16 +53,16 @@ def test_the_table_holds_every_score_once_baselines_last_and_a_model_folder_has_
     assert table.columns.tolist() == ["task", "model", "UAR", "accuracy", "clips", "speakers"]
     assert table["model"].tolist() == ["the paper's network", "a guess (majority)", "mean pitch"] * 2
     assert table.iloc[0].tolist() == ["Gender", "the paper's network", "78 % (72 to 84)", "78 % (72 to 84)", 480, 40]
-    leaks = records(*make_metrics()["leak"]).assign(protocol="leak")
-    wanted = {"protocol": ["paper", "speaker", "leak"], "metric": "uar", "model": "paper"}
+    leaks = pd.concat([records(*make_metrics()["leak"]).assign(protocol=one) for one in ("leak", "cost")])
+    wanted = {"protocol": ["paper", "speaker", "leak", "cost"], "metric": "uar", "model": "paper"}
     both = results.select_scores(pd.concat([scores, leaks]), **wanted)
-    row = results.tabulate(both, rows=["task", "model", "metric"], columns="protocol").iloc[0, 3:6].to_dict()
+    row = results.tabulate(both, rows=["task", "model", "metric"], columns="protocol").iloc[0, 3:7].to_dict()
     assert row == {"random windows claim": "87 % (81 to 93)", "speakers never heard in training": "78 % (72 to 84)",
-                   "leak (points)": "+9 (+4 to +14)*"}  # fmt: skip
+                   "leak (points)": "+9 (+4 to +14)*", "difference": "+9 (+4 to +14)*"}  # fmt: skip
     refused("duplicate entries", results.tabulate, results.select_scores(scores, metric="uar"))
     assert results.tabulate(scores.head(0)).empty
-    score = make_row("age", "paper", "uar", 0.7, seeds=3, seed_std=0.021)
-    assert results.tabulate(records(score))["seeds"].tolist() == ["3, ± 2.1"]
+    seeds = [make_row(*one, seeds=3) for one in (("age", "paper", "uar", 0.7), ("years", "paper", "mae_years", 7.8, 0.4))]
+    assert results.tabulate(records(*seeds).assign(seed_std=0.021))["seeds"].tolist() == ["3, ± 2.1", "3, ± 0.021"]
     scores.loc[scores["subset"] != "all", "level"] = "window"
     own = records(*summary.own_scores(scores, "best", {"age": "paper"}, "speaker", "clip"))
     assert (set(own["task"]), set(own["model"])) == ({"age"}, {"best", "majority"})
@@ -115,8 +115,9 @@ def test_the_other_sentences_tell_their_numbers():
     for text, words in [
         (sentences.tell_leak(records(leak)), "claim a UAR of 87 % | show 78 % | +9 points (+4 to +14) is not skill"),
         (sentences.tell_leak(records(leak | {"low": -0.01})), "(-1 to +14) may be chance."),
+        (sentences.tell_leak(records(years | {"low": 0.1, "high": 0.5})), "is no leak."),
         (sentences.tell_leak(records(years)), "claim an error of 5.2 years | show 7.8; | -2.6 years (-3.1 to -2.1) is not skill"),
-        (sentences.tell_leak(records(years), "channel"), "line the error is 5.2 years, as recorded 7.8; | -2.6 years | is more than"),
+        (sentences.tell_leak(records(years), "channel"), "codecs) the error is 5.2 years, as recorded 7.8; | -2.6 years | is more than"),
         (sentences.tell_confusion(mixed), "80 % of male, 70 % of female; most often female is told as male (3 times)"),
         (sentences.tell_confusion(perfect), "100 % of x."),
         (sentences.tell_calibration(records(*errors)), "Age: | is 9 points away | and 4 after temperature, which helps"),
@@ -192,7 +193,7 @@ def test_pages_tell_the_answer_the_leak_the_worst_group_how_it_was_made_whether_
     words = {
         "fixture/index.html": [
             "78 are told right (72 to 84, 40 speakers); a guess reaches 50", "not shown to be better than mean pitch alone.",
-            "random windows claim a UAR of 87 %", "codec or line the UAR is 87 %, as recorded 78 %", "Gender is told worst for language", "invented for a test",
+            "random windows claim a UAR of 87 %", "codecs) the UAR is 87 %, as recorded 78 %", "Gender is told worst for language", "invented for a test",
             "22 November 2026, 16:00 UTC", "system: Linux, cores: 2", "windows 1,234", 'href="metrics.json"', 'href="run.json"',
             "What does the page 03_embed look like?"],
         "fixture/04_train.html": [

@@ -15,6 +15,7 @@ from lib.trust.leakage import audit_splits, stop_on_leakage
 CLIPS, WINDOWS = make_corpus()
 GENDER = Task("gender", ["male", "female"])
 AGE = Task("age", ["child", "teen", "adult"], [14, 22])
+LANGUAGES = ["cy", "de", "eu", "fr", "it", "sw", "ta", "th"]
 EXACT = Compute("cpu", "float32", "")
 RECIPE = train.Recipe(epochs=3, learning_rate=1e-3, batch=32, width=0.03, normalisation="standard")
 NETWORKS = ["paper", "linear", "linear:bank", "age=steps:layer:0|layer:1+bank"]
@@ -111,9 +112,6 @@ def test_rows_weigh_alike_by_class_and_by_the_root_of_their_number_within():
     assert by_speaker["a"] / by_speaker["b"] == pytest.approx(2)  # 16 windows against 4
     assert (by_speaker["a"] + by_speaker["b"]) / by_speaker["d"] == pytest.approx(2**0.5)  # two voices against one
     assert by_speaker["d"] == pytest.approx(by_speaker["e"])  # a child and an adult of one corpus: groups of one voice
-
-
-LANGUAGES = ["cy", "de", "eu", "fr", "it", "sw", "ta", "th"]
 
 
 def make_table(speakers=60, windows=20, seed=0, rare=0.2):
