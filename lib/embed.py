@@ -78,8 +78,7 @@ def embed_blocks(
     bar = tqdm(total=count, desc=about, unit="window")
     with torch_threads(1), ThreadPoolExecutor(engine.streams) as pool, bar:
         for rows in blocks:
-            starts = range(rows.start, rows.stop, engine.batch)
-            parts = []
+            starts, parts = range(rows.start, rows.stop, engine.batch), []
             for tensors in pool.map(embed, [slice(start, min(start + engine.batch, rows.stop)) for start in starts]):
                 parts.append(tensors)
                 bar.update(len(tensors["statistics"]))

@@ -81,8 +81,7 @@ class Problem:
             folds = list(parts.split(values, self.targets[rows], voices[rows]))
         told = np.zeros((2, len(penalties)))
         for learn, held in folds:
-            trial = replace(self)
-            judged = others if held is None else (values[held], rows[held])
+            trial, judged = replace(self), others if held is None else (values[held], rows[held])
             for number, penalty in enumerate(penalties):
                 trial.fit(values[learn], rows[learn], penalty)
                 told[:, number] += np.divide(trial.loss(*judged), len(folds))

@@ -184,8 +184,7 @@ def tell_score(headline: Record | None) -> str:
     heard = f"{score['level']}s of {HEARD.get(score['protocol'], score['protocol'])}"
     heard = heard.replace("speakers of speakers", "speakers")
     tested = f"{score['speakers']:.0f} speakers" if score["speakers"] else ""
-    aside = ", ".join(filter(None, [format_interval(score), tested]))
-    unit = ERRORS.get(score["metric"])
+    aside, unit = ", ".join(filter(None, [format_interval(score), tested])), ERRORS.get(score["metric"])
     if unit:
         text = f"answers for {heard} are {format_number(score)} {unit} off on average"
     else:

@@ -26,8 +26,7 @@ def draw_sums(sums: np.ndarray, draws: int, seed: int) -> np.ndarray:
     """Sums (S, ...) of S speakers -> (draws, ...), of S drawn with replacement; equal S, draws and seed give equal draws, so
     that a comparison of two models is paired."""
     rng, size = np.random.default_rng(seed), len(sums)
-    block = max(1, min(draws, 4_000_000 // size))
-    parts = []
+    block, parts = max(1, min(draws, 4_000_000 // size)), []
     for start in range(0, draws, block):
         rows = min(block, draws - start)
         picks = rng.integers(size, size=(rows, size)) + np.arange(rows)[:, None] * size

@@ -97,8 +97,7 @@ def known_years(clips: pd.DataFrame) -> pd.Series:
 
 def usable_bounds(clips: pd.DataFrame, least: int) -> list[int]:
     """Those of `YEAR_BOUNDS` that leave at least so many speakers in every class of years."""
-    ages = known_years(clips).groupby(clips["speaker_id"]).median().dropna()
-    bounds = []
+    ages, bounds = known_years(clips).groupby(clips["speaker_id"]).median().dropna(), []
     for bound in YEAR_BOUNDS:
         below = ages.lt(bound) & ages.ge(bounds[-1] if bounds else 0)
         if below.sum() >= least and ages.ge(bound).sum() >= least:

@@ -154,7 +154,6 @@ def load_history(stage: Stage, fits: pd.DataFrame) -> pd.DataFrame:
     """The histories of all trainings as one table, one row an epoch, with `KEYS` and whether the epoch was chosen."""
     parts = []
     for fit in fits.itertuples(index=False):
-        history = pd.read_csv(stage.path(fit.folder) / HISTORY)
-        facts = {key: getattr(fit, key) for key in KEYS}
+        history, facts = pd.read_csv(stage.path(fit.folder) / HISTORY), {key: getattr(fit, key) for key in KEYS}
         parts.append(history.assign(**facts, chosen=history["epoch"] == fit.best_epoch))
     return pd.concat(parts, ignore_index=True)

@@ -28,6 +28,7 @@ from lib.corpora.demo.speakers import draw_people, draw_speaker
 from lib.corpora.voxceleb import read_voxceleb
 
 SPEAKERS, SEED = 24, 5
+INTERVAL = re.compile(r"[+-]?\d+(?:\.\d+)?(?: %)? \([+-]?\d+(?:\.\d+)? to [+-]?\d+(?:\.\d+)?\)")
 TEXT = "The old lighthouse keeper painted the northern door green before the winter storms arrived."
 
 
@@ -139,9 +140,6 @@ def test_unseen_recordings_appear_as_a_whole_new_speakers_in_varied_formats_and_
     assert (len(labels), labels["speaker"][:10].nunique()) == (10 + len(manifest["faulty"]), 10)
     facts = [soundfile.info(folder / path) for path in labels["path"][:10]]
     assert {(fact.format.lower(), fact.samplerate, fact.channels) for fact in facts} == set(render.UNSEEN_FORMATS)
-
-
-INTERVAL = re.compile(r"[+-]?\d+(?:\.\d+)?(?: %)? \([+-]?\d+(?:\.\d+)? to [+-]?\d+(?:\.\d+)?\)")
 
 
 def load(folders, name):

@@ -8,6 +8,8 @@ from lib.corpora import labels
 from lib.tables import DECADES
 from lib.tasks import TASKS, Task, assign_targets, make_tasks, require_speakers, task_table, usable_bounds
 
+CLIPS, WINDOWS = make_corpus()  # 30 speakers of 6 to 45 years
+AGES = ["child", "teen", "adult"], [14, 20]
 GENDERS = {
     "male": ["male", "Male", "MALE ", "male_masculine", "male-masculine", "Male Masculine", "m", "M", "man"],
     "female": ["female", "female_feminine", "FEMALE-FEMININE", "f", "F", "woman"],
@@ -85,10 +87,6 @@ def test_only_a_class_from_one_corpus_is_called_confounded_however_small_the_oth
     mixed = frame(corpus=["cv", "vox"] * 4, gender=["male", "male", "female", "female"] * 2)
     for clips in (mixed, mixed[mixed["corpus"] == "cv"], mixed.iloc[:0]):  # balanced, of one corpus, none
         assert labels.find_confounds(clips, "gender") == []
-
-
-CLIPS, WINDOWS = make_corpus()  # 30 speakers of 6 to 45 years
-AGES = ["child", "teen", "adult"], [14, 20]
 
 
 def test_all_tasks_are_made_in_order_with_their_classes_and_windows_joined_by_id():

@@ -148,6 +148,9 @@ def test_names_are_a_reader_s_classes_stand_with_their_bounds_and_a_markdown_tab
         settings = {"age_classes": ["child", "adult"], "age_bounds": bounds}
         assert compare.describe_classes(["child", "adult"], settings) == ["child (under 16)", last]
         assert compare.describe_classes(["male", "female"], settings) == ["male", "female"]
+    ages = [make_row("gender", "paper", "uar", 0.9, subset=f"age group={one}") for one in ("old", "young")]
+    told = [compare.tell_ages(records(*ages), names, task="gender") for names in (["young", "old"], ["old", "teen"])]
+    assert told == ["By age, in windows: young 90 % (84 to 96), old 90 % (84 to 96).", ""]
     markdown = results.to_markdown(pd.DataFrame({"a": ["x|y"], "b": ["<i>"]}))
     assert markdown == "| a | b |\n| --- | --- |\n| x\\|y | &lt;i> |"
     named = {"paper": "the paper's network", "linear:layer:3+bank": "linear model on layer 3 and filter bank", "baseline: MFCC": "MFCC statistics",

@@ -24,8 +24,17 @@ def find_answers(metrics: dict[str, Any], record: dict[str, Any]) -> list[dict[s
             verdict = results.judge(answer)
             words = results.tell_score(answer).removesuffix(verdict).strip()
             classes = describe_classes(answer["classes"], settings) if answer["metric"] == "uar" else []
-            answers.append(answer | {"classes": classes, "words": words, "verdict": verdict})
+            names = settings.get("age_classes", []) if task == "gender" else []
+            ages = tell_ages(scores, names, **(view | {"task": task, "level": "window"}))
+            answers.append(answer | {"classes": classes, "words": words, "verdict": verdict, "ages": ages})
     return answers
+
+
+def tell_ages(scores: pd.DataFrame, names: list[str], **view: str) -> str:
+    """The UAR of the windows of each age group of `names`, of a view's records by subset; "" where fewer than two were scored."""
+    found = [(name, results.first_record(scores, subset=f"age group={name}", metric="uar", **view)) for name in names]
+    told = [f"{name} {results.format_score(record)}" for name, record in found if record]
+    return f"By age, in windows: {', '.join(told)}." if len(told) > 1 else ""
 
 
 def describe_classes(classes: list[str], settings: dict[str, Any]) -> list[str]:
@@ -82,7 +91,7 @@ def headline_markdown(reports: Path) -> str:
             heard = results.HEARD.get(score["protocol"], score["protocol"]).removesuffix(" in training")
             tested = f"{row['test speakers']} speakers of {heard} ({score['level']}s)".replace("of speakers ", "")
             row |= {"speech": speech, "task": f"{task}: {row['classes']}", IN_ROW[2]: f"**{row['score']}**"}
-            rows.append(row | {"tested on": tested, "verdict": answer["verdict"]})
+            rows.append(row | {"tested on": tested, "verdict": f"{answer['verdict']} {answer['ages']}".strip()})
     return results.to_markdown(pd.DataFrame(rows, columns=IN_ROW))
 
 

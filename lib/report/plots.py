@@ -253,8 +253,7 @@ def plot_epochs(epochs: pd.DataFrame) -> Figure:
 
 def plot_confusion(counts: np.ndarray, classes: Sequence[str], title: str, unit: str = "windows") -> Figure:
     """A confusion matrix (C, C): each cell holds its count and its share of the row; colour is the share."""
-    counts = np.asarray(counts)
-    size = 2.6 + 0.8 * len(classes)
+    counts, size = np.asarray(counts), 2.6 + 0.8 * len(classes)
     figure, ax = plt.subplots(figsize=(size, size * 0.86))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     texts = [[f"{count:,}\n{100 * share:.0f} %" for count, share in zip(*rows)] for rows in zip(counts, shares)]

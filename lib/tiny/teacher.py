@@ -143,7 +143,6 @@ def make_shard(folder: Path, number: int) -> None:
 
 def draw_rows(speech: Speech, number: int, seed: int) -> np.ndarray:
     """Clips (VIEWS,) of shard `number`: shuffled epochs, each clip as often as any other."""
-    count = len(speech.rows)
-    places = np.arange(number * VIEWS, (number + 1) * VIEWS)
+    count, places = len(speech.rows), np.arange(number * VIEWS, (number + 1) * VIEWS)
     orders = {epoch: np.random.default_rng([seed, 2, epoch]).permutation(count) for epoch in np.unique(places // count)}
     return np.array([orders[place // count][place % count] for place in places])

@@ -37,8 +37,7 @@ class Speaker:
 def draw_people(count: int, seed: int, first: int) -> list[Speaker]:
     """Speakers with numbers from `first` on, shares as above; of the teens as many girls as boys."""
     rng = np.random.default_rng([seed, 0, first])
-    teens = round(count * TEEN_SHARE)
-    people = []
+    teens, people = round(count * TEEN_SHARE), []
     for k, number in enumerate(first + rng.permutation(count)):
         if k < teens:
             gender = ["male", "female"][k % 2]
