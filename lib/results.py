@@ -14,7 +14,7 @@ Record = dict[str, Any]
 
 HEARD = {"speaker": "speakers never heard in training", "language": "languages never heard in training",
          "paper": "speakers who were heard in training"}  # fmt: skip
-COLUMNS = HEARD | {"paper": "random windows claim", "leak": "leak (points)", "altered": "altered", "cost": "difference"}
+COLUMNS = HEARD | {"paper": "random windows claim", "leak": "difference", "altered": "altered"}
 METRICS = {
     "accuracy": "accuracy", "uar": "UAR", "macro_f1": "macro F1", "weighted_f1": "weighted F1",
     "mae_years": "error (years)", "bias_years": "bias (years)", "ccc": "concordance", "mace": "error (classes)",
@@ -110,7 +110,7 @@ def format_score(record: Record) -> str:
     """A score with its interval: "77 % (71 to 83)". A difference is signed, and starred when its interval leaves out 0."""
     if pd.isna(record["value"]):
         return "–"
-    differs = record["metric"].endswith("_difference") or record["protocol"] in ("leak", "cost")
+    differs = record["metric"].endswith("_difference") or record["protocol"] == "leak"
     sign, percent = ("+", "") if differs else ("", " %" if unit_of(record["metric"]) == 100 else "")
     interval = format_interval(record, sign)
     star = "*" if differs and interval and (record["low"] > 0 or record["high"] < 0) else ""

@@ -16,6 +16,7 @@ from lib.report import show
 from lib.report import site as site_module
 
 CLASSES = {"gender": ["male", "female"], "age": ["teen", "adult"]}
+AGES = [("teen", 0.8), ("adult", 0.9)]  # of gender
 NOTE = "Fixture: every number on these pages is invented for a test."
 EVIL = "<script>window.broken = 1</script><img src=x onerror='window.broken = 1'>"  # as a speaker, a file or a label
 
@@ -27,7 +28,7 @@ def make_record(run="fixture", synthetic=True, **changes):
         "run": run, "title": f"Fixture run {run}", "question": "How well does a made-up model tell made-up voices apart?",
         "synthetic": synthetic, "encoder": {"name": "wav2vec2-tiny", "note": "untrained, random weights"}, "seed": 7,
         "versions": {"python": "3.11.9"}, "machine": {"system": "Linux", "cores": 2}, "git_commit": "0123456789ab",
-        "parameters": {"download": {"root": "../somewhere/corpus"}, "train": {"epochs": 12, "tasks": [*CLASSES]}},
+        "parameters": {"download": {"root": "../somewhere/corpus"}, "train": {"epochs": 12, "tasks": [*CLASSES]}, "run": {"age_classes": ["teen", "adult"]}},
         "made_at": "2026-11-22T16:00:00+00:00", "stages": [{**stage, "made_in_seconds": 16.05, "made_with_mb": 350}],
     } | changes  # fmt: skip
 
@@ -50,6 +51,9 @@ def make_metrics(run="fixture", value=0.78):
         differences.append(pair | {"low": -0.1})
         for nth, subset in enumerate(["corpus=common_voice", "corpus=voxceleb", "language=en", f"language={EVIL}"]):
             scores.append(make_row(task, "paper", "uar", 0.83 - 0.05 * nth, 0.06, subset=subset, n=300 - 60 * nth))
+    scores += [
+        make_row("gender", "paper", "uar", value, level="window", subset=f"age group={age}") for age, value in AGES
+    ]
     headline = {task: {"model": "paper", "protocol": "speaker", "level": "clip"} for task in CLASSES}
     return {"run": run, "scores": scores, "leak": leaks, "copies": leaks, "differences": differences, "headline": headline,
             "notes": [NOTE]}  # fmt: skip

@@ -15,6 +15,7 @@ from report_fixture import EVIL
 
 from lib import config, paths
 
+FIGURES, MOST_S = dict(zip(["00_start", *config.NOTEBOOKS], [1, 3, 4, 4, 2, 4, 3])), 120  # so many at least
 pytestmark = needs_browser
 PAGES = ["index.html", "compare.html", "fixture/index.html", "fixture/02_segment.html", "fixture/05_evaluate.html", "second/index.html"]  # fmt: skip
 BROKEN = """async () => {
@@ -117,10 +118,6 @@ def test_the_theme_follows_the_system_and_a_printed_page_is_light_and_clips_noth
     assert page.evaluate(background) == "rgb(251, 250, 247)"
     overflow = "all => all.map((one) => getComputedStyle(one).overflowX)"
     assert set(page.eval_on_selector_all(".result:has(table)", overflow)) == {"visible"}
-
-
-FIGURES = dict(zip(["00_start", *config.NOTEBOOKS], [1, 3, 4, 4, 2, 4, 3]))  # at least
-MOST_S = 120
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from test_hub import noise
 from lib.corpora import fetch
 from lib.encoders import TINY, UNTRAINED, check_weights, load_encoder, locate_bundle
 
+OTHERS = {"cut": None, "hostile": Call(os.system, "touch hostile-was-here"), "another model": {"x": torch.zeros(3)}}
 KINDS = ["WAV2VEC2_ASR_BASE_960H", "HUBERT_BASE", "WAVLM_BASE", "WAV2VEC2_ASR_LARGE_LV60K_960H"]  # the last normalises
 
 
@@ -81,9 +82,6 @@ def test_weights_that_change_after_their_first_use_are_refused(tmp_path):
     assert check_weights(path) == check_weights(path)
     path.write_bytes(b"second")
     refused(r"weights.pth: SHA-256 is .* on first use it was", check_weights, path)
-
-
-OTHERS = {"cut": None, "hostile": Call(os.system, "touch hostile-was-here"), "another model": {"x": torch.zeros(3)}}
 
 
 @pytest.mark.parametrize("content", OTHERS.values(), ids=OTHERS)

@@ -18,6 +18,7 @@ from lib.speed import bench
 from lib.speed.engines import EngineChoice, check_engine, choose_engine, load_engine
 from lib.speed.ray import embed_on_ray, start_ray
 
+IDS = [f"w{number}" for number in range(1300)]  # three blocks of windows of a fifth of a second
 SAMPLES = 16_000  # one second: converting and running is faster than with three
 LARGE = SimpleNamespace(name="large", parameters=95_000_000, stages=None)  # passes for a full-size encoder
 SPEAKERS = SimpleNamespace(name=CAMPPLUS, parameters=7_000_000, stages=None)
@@ -139,9 +140,6 @@ def test_every_part_is_measured_against_its_reference_and_written(tmp_path, monk
         assert sum("ratio" in row or "note" in row for row in rows.values()) == 1 + len(bench.ENGINES) == 6
     assert [row["form"] for row in record["training step"]] == ["a plain loop", "float32", "bfloat16"]
     assert record["memory"][0]["training_mb"] >= record["memory"][0]["embedding_mb"] > 100
-
-
-IDS = [f"w{number}" for number in range(1300)]  # three blocks of windows of a fifth of a second
 
 
 def kill_an_actor(killed):

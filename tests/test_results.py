@@ -53,12 +53,12 @@ def test_the_table_holds_every_score_once_baselines_last_and_a_model_folder_has_
     assert table.columns.tolist() == ["task", "model", "UAR", "accuracy", "clips", "speakers"]
     assert table["model"].tolist() == ["the paper's network", "a guess (majority)", "mean pitch"] * 2
     assert table.iloc[0].tolist() == ["Gender", "the paper's network", "78 % (72 to 84)", "78 % (72 to 84)", 480, 40]
-    leaks = pd.concat([records(*make_metrics()["leak"]).assign(protocol=one) for one in ("leak", "cost")])
-    wanted = {"protocol": ["paper", "speaker", "leak", "cost"], "metric": "uar", "model": "paper"}
+    leaks = records(*make_metrics()["leak"]).assign(protocol="leak")
+    wanted = {"protocol": ["paper", "speaker", "leak"], "metric": "uar", "model": "paper"}
     both = results.select_scores(pd.concat([scores, leaks]), **wanted)
-    row = results.tabulate(both, rows=["task", "model", "metric"], columns="protocol").iloc[0, 3:7].to_dict()
+    row = results.tabulate(both, rows=["task", "model", "metric"], columns="protocol").iloc[0, 3:6].to_dict()
     assert row == {"random windows claim": "87 % (81 to 93)", "speakers never heard in training": "78 % (72 to 84)",
-                   "leak (points)": "+9 (+4 to +14)*", "difference": "+9 (+4 to +14)*"}  # fmt: skip
+                   "difference": "+9 (+4 to +14)*"}  # fmt: skip
     refused("duplicate entries", results.tabulate, results.select_scores(scores, metric="uar"))
     assert results.tabulate(scores.head(0)).empty
     seeds = [make_row(one, "paper", metric, 0.7, seeds=3) for one, metric in (("age", "uar"), ("years", "mae_years"))]
@@ -112,12 +112,14 @@ def test_the_other_sentences_tell_their_numbers():
     ledger = pd.DataFrame({"reason": ["empty file", "no such file", "no such file"]})
     history = pd.DataFrame({"epoch": [0, 1, 2], "chosen": [False, True, False], "validation_uar": [0.61, 0.83, 0.7],
                             "train_loss": [0.9, 0.6, 0.3], "validation_loss": [0.9, 0.5, 0.8], "network": "paper"})  # fmt: skip
+    for low in (np.nan, 0.0):  # without an interval, and where the two never differ
+        assert sentences.tell_leak(records(leak | {"low": low, "high": low})) == ""
     for text, words in [
         (sentences.tell_leak(records(leak)), "claim a UAR of 87 % | show 78 % | +9 points (+4 to +14) is not skill"),
         (sentences.tell_leak(records(leak | {"low": -0.01})), "(-1 to +14) may be chance."),
-        (sentences.tell_leak(records(years | {"low": 0.1, "high": 0.5})), "is no leak."),
-        (sentences.tell_leak(records(years)), "claim an error of 5.2 years | show 7.8; | -2.6 years (-3.1 to -2.1) is not skill"),
-        (sentences.tell_leak(records(years), "channel"), "codecs) the error is 5.2 years, as recorded 7.8; | -2.6 years | is more than"),
+        (sentences.tell_leak(records(years | {"low": 0.1, "high": 0.5})), "(+0.10 to +0.50) is no leak."),
+        (sentences.tell_leak(records(years)), "claim an error of 5.2 years | show 7.8 years; | -2.6 years (-3.1 to -2.1) is not skill"),
+        (sentences.tell_leak(records(years), "channel"), "codecs) the error is 5.2 years, as recorded 7.8 years; | -2.6 years | is more than"),
         (sentences.tell_confusion(mixed), "80 % of male, 70 % of female; most often female is told as male (3 times)"),
         (sentences.tell_confusion(perfect), "100 % of x."),
         (sentences.tell_calibration(records(*errors)), "Age: | is 9 points away | and 4 after temperature, which helps"),
@@ -150,7 +152,7 @@ def test_names_are_a_reader_s_classes_stand_with_their_bounds_and_a_markdown_tab
         assert compare.describe_classes(["male", "female"], settings) == ["male", "female"]
     ages = [make_row("gender", "paper", "uar", 0.9, subset=f"age group={one}") for one in ("old", "young")]
     told = [compare.tell_ages(records(*ages), names, task="gender") for names in (["young", "old"], ["old", "teen"])]
-    assert told == ["By age, in windows: young 90 % (84 to 96), old 90 % (84 to 96).", ""]
+    assert told == ["UAR by age, in windows: young 90 % (84 to 96), old 90 % (84 to 96).", ""]
     markdown = results.to_markdown(pd.DataFrame({"a": ["x|y"], "b": ["<i>"]}))
     assert markdown == "| a | b |\n| --- | --- |\n| x\\|y | &lt;i> |"
     named = {"paper": "the paper's network", "linear:layer:3+bank": "linear model on layer 3 and filter bank", "baseline: MFCC": "MFCC statistics",
@@ -195,7 +197,7 @@ def test_pages_tell_the_answer_the_leak_the_worst_group_how_it_was_made_whether_
 ):
     words = {
         "fixture/index.html": [
-            "78 are told right (72 to 84, 40 speakers); a guess reaches 50", "not shown to be better than mean pitch alone.",
+            "78 are told right (72 to 84, 40 speakers); a guess reaches 50", "UAR by age, in windows: teen 80 % (74 to 86), adult 90 %", "not shown to be better than mean pitch alone.",
             "random windows claim a UAR of 87 %", "codecs) the UAR is 87 %, as recorded 78 %", "Gender is told worst for language", "invented for a test",
             "22 November 2026, 16:00 UTC", "system: Linux, cores: 2", "windows 1,234", 'href="metrics.json"', 'href="run.json"',
             "What does the page 03_embed look like?"],

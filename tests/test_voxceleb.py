@@ -19,6 +19,19 @@ from lib.corpora import youtube
 from lib.corpora.voxceleb import join_ages, list_videos, read_ages, read_frame_file, read_meta, read_voxceleb
 from lib.corpora.youtube import download_videos, load_status
 
+ONE, TWO, THREE = "5r0dWxy17C8", "-J_dWxy17_0", "_aaaaaaaaa-"
+MESSAGES = {
+    "gone": ["Video unavailable. This video has been removed by the uploader", "HTTP Error 404: Not Found",
+             "Video unavailable. This video contains content from X, who has blocked it on copyright grounds"],
+    "private": ["Private video. Sign in if you’ve been granted access to this video"],
+    "login": ["Sign in to confirm your age. This video may be inappropriate for some users."],
+    "geo": ["Video unavailable. The uploader has not made this video available in your country"],
+    "bot check": ["Sign in to confirm you’re not a bot. Use --cookies-from-browser"],
+    "rate limit": ["Video unavailable. This content isn’t available, try again later.", "HTTP Error 429: Too Many"],
+    "format": ["Requested format is not available", "HTTP Error 403: Forbidden", "ffmpeg exited with code 1"],
+    "network": ["Unable to download API page: Temporary failure in name resolution", "HTTP Error 503: Unavailable"],
+    "error": ["Something never seen"],
+}  # fmt: skip
 VIDEO, OTHER = "5r0dWxy17C8", "-J_dWxy17_0"
 
 
@@ -178,21 +191,6 @@ def test_real_cuts_follow_the_cut_rule_sample_for_sample():
         *_, first, last = read_frame_file(frame_files[clip.clip_id.removeprefix("voxceleb:")])
         assert soundfile.info(root / clip.path).frames == (last - first) * 640 + 1
     assert read_meta(root / "vox2_meta.csv")["gender_raw"].value_counts().to_dict() == {"m": 3763, "f": 2351}
-
-
-ONE, TWO, THREE = "5r0dWxy17C8", "-J_dWxy17_0", "_aaaaaaaaa-"
-MESSAGES = {
-    "gone": ["Video unavailable. This video has been removed by the uploader", "HTTP Error 404: Not Found",
-             "Video unavailable. This video contains content from X, who has blocked it on copyright grounds"],
-    "private": ["Private video. Sign in if you’ve been granted access to this video"],
-    "login": ["Sign in to confirm your age. This video may be inappropriate for some users."],
-    "geo": ["Video unavailable. The uploader has not made this video available in your country"],
-    "bot check": ["Sign in to confirm you’re not a bot. Use --cookies-from-browser"],
-    "rate limit": ["Video unavailable. This content isn’t available, try again later.", "HTTP Error 429: Too Many"],
-    "format": ["Requested format is not available", "HTTP Error 403: Forbidden", "ffmpeg exited with code 1"],
-    "network": ["Unable to download API page: Temporary failure in name resolution", "HTTP Error 503: Unavailable"],
-    "error": ["Something never seen"],
-}  # fmt: skip
 
 
 def sound(seconds=3) -> bytes:

@@ -34,7 +34,7 @@ def tell_ages(scores: pd.DataFrame, names: list[str], **view: str) -> str:
     """The UAR of the windows of each age group of `names`, of a view's records by subset; "" where fewer than two were scored."""
     found = [(name, results.first_record(scores, subset=f"age group={name}", metric="uar", **view)) for name in names]
     told = [f"{name} {results.format_score(record)}" for name, record in found if record]
-    return f"By age, in windows: {', '.join(told)}." if len(told) > 1 else ""
+    return f"UAR by age, in windows: {', '.join(told)}." if len(told) > 1 else ""
 
 
 def describe_classes(classes: list[str], settings: dict[str, Any]) -> list[str]:

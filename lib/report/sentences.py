@@ -21,7 +21,7 @@ def say(macro: str, *each: dict[str, Any]) -> str:
 
 
 def tell_leak(leaks: pd.DataFrame, macro: str = "leak") -> str:
-    """For each record of `lib.evaluate.score_leaks`: what random windows ("channel": altered copies) claim, and if by more than chance."""
+    """For each record with an interval of `lib.evaluate.score_leaks`: what random windows ("channel": altered copies) claim, and if by more than chance."""
     known = leaks.dropna(subset=["value", "low"]).query("low < high").to_dict("records")
     return say(macro, *({"one": one, "heard": results.HEARD.get(one["protocol"], one["protocol"])} for one in known))
 

@@ -30,9 +30,9 @@ def score_run(
     tasks: list[Task], protocol: str, draws: int, seed: int,
 ) -> None:  # fmt: skip
     """Compute and write every table of `TABLES` and the confusion counts; altered copies are scored as if they were a protocol."""
-    given = [table[table["protocol"] == protocol].assign(protocol="altered") for table in (fits, splits)] + stores[1:2]
-    altered = evaluate.predict_all(trained, *given, pd.DataFrame(), tasks) if stores[1:] else None
-    asked, dealt = pd.concat([predictions, altered]), pd.concat([splits, given[1]])
+    own, again = (table[table["protocol"] == protocol].assign(protocol="altered") for table in (fits, splits))
+    altered = evaluate.predict_all(trained, own, again, stores[1], pd.DataFrame(), tasks) if stores[1:] else None
+    asked, dealt = pd.concat([predictions, altered]), pd.concat([splits, again])
     chosen = choose_models(fits, predictions, splits, tasks, protocol)
     models = dict(zip(chosen["task"], chosen["network"]))
     settings = fit_reliability(predictions, splits, tasks, protocol, list(fits["network"].unique()))
