@@ -63,13 +63,15 @@ class Problem:
             self.linear.bias.copy_(torch.from_numpy(bias * sharpness))
 
     def loss(self, values: np.ndarray, rows: np.ndarray) -> tuple[float, float]:
-        """Negative log-likelihood on other rows, of all where its own lack a class, classes alike; and the sharpness where it is least."""
+        """Negative log-likelihood on other rows, of all where its own lack a class, and the sharpness where it is least. Classes
+        count alike; of a step the rows as they weigh where it learns, if these hold every class."""
         own = self.judged[rows]
         if len(np.unique(self.targets[rows][own])) < len(self.probe.classes_):
             own = np.ones(len(rows), bool)
-        targets = self.targets[rows][own]
+        targets, even = self.targets[rows][own], self.weights[rows][own]
         answers = self.probe.predict_log_proba(values[own][:, self.columns])
-        even = compute_sample_weight("balanced", targets)
+        if not self.tempered or len(np.unique(targets[even > 0])) < len(self.probe.classes_):
+            even = compute_sample_weight("balanced", targets)
         tempered = ((softmax(answers * sharpness, axis=1), sharpness) for sharpness in SHARPNESS)
         return min((log_loss(targets, one, sample_weight=even, labels=self.probe.classes_), by) for one, by in tempered)
 

@@ -20,7 +20,7 @@ from lib.networks import Model, Normaliser, build_network, count_parameters
 from lib.paths import save_frame, write_whole
 from lib.scores import confusion_counts, confusion_metrics
 
-VERSION = 8  # of a training's result; raised by hand when the code's results change
+VERSION = 9  # of a training's result; raised by hand when the code's results change
 HISTORY = "history.csv"
 STATE = "state.safetensors"  # weights, optimizer and history after the last whole epoch
 SMALL = 100_000  # weights: a smaller network computes on one core, since handing work to a second takes longer than the work

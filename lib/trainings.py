@@ -19,6 +19,7 @@ from lib.train import HISTORY, Recipe, fit_network
 
 KEYS = ["task", "protocol", "network", "fold", "seed"]  # what tells one training from another
 CHILD_YEARS = 16  # younger speakers are children where rows are balanced
+SHARE = 0.25  # of a class' groups where ages are told step by step: more for the few grown-up voices of the children's corpus
 POWER = 0.5  # of classes of years: alike, ages are told too old; by number, the rare are lost: docs/experiments.md
 
 
@@ -116,15 +117,15 @@ class Stacked:
         return np.concatenate([one[part - k * count] for k, (one, part) in enumerate(zip(self.features, parts))])
 
 
-def balance_rows(table: pd.DataFrame, power: float = 0.0) -> np.ndarray:
-    """Weight of each window in a linear model's loss: classes by their speakers' number to this power, 0: alike; a speaker's windows
-    together the square root of theirs, and in a class so each corpus' children (under 16) and others. Outside of training: 0."""
+def balance_rows(table: pd.DataFrame, power: float = 0.0, share: float = 0.5) -> np.ndarray:
+    """Weight of each window in a linear model's loss: classes by their speakers' number to `power`, 0: alike; in a class each corpus'
+    children (under 16) and others by theirs to `share`; a speaker's windows together the square root of theirs. Outside of training: 0."""
     train = table[table["split"] == "train"]
     per_speaker = train.groupby("speaker_id")["window_id"].transform("size")
     weights = 1 / np.sqrt(per_speaker)
     groups = [train["target"], train["corpus"], train["age_years"].lt(CHILD_YEARS)]
     voices = train["speaker_id"].groupby(groups).transform("nunique")
-    weights *= np.sqrt(voices) / weights.groupby(groups).transform("sum")
+    weights *= voices**share / weights.groupby(groups).transform("sum")
     weights /= weights.groupby(train["target"]).transform("sum")
     weights *= train["speaker_id"].groupby(train["target"]).transform("nunique") ** power
     return weights.reindex(table.index, fill_value=0.0).to_numpy(np.float64)
@@ -139,7 +140,7 @@ def train_linear(folder, table, stores, task, network, seed, penalties=PENALTIES
     rows, judged = (np.flatnonzero(table["split"] == part) for part in ("train", "validation"))
     judged = judged if len(judged) else rows
     rows = np.concatenate([rows + len(table) * number for number in range(len(stores))])
-    weights = balance_rows(table, POWER if task.name == YEARS else 0.0)
+    weights = balance_rows(table, POWER if task.name == YEARS else 0.0, SHARE if kind == "steps" else 0.5)
     columns = (table["target"], weights, table["age_years"].lt(CHILD_YEARS), table["speaker_id"])
     targets, *facts = (np.tile(column, len(stores)) for column in columns)
     return fit_linear(model, Stacked(features), targets, rows, judged, folder, *facts, seed, penalties)

@@ -11,6 +11,8 @@ from lib.baselines import ACOUSTICS
 from lib.stages import Stage
 from lib.store import Store, StoreWriter
 
+PARTS = {"layer:0": [0, 8], "layer:1": [8, 16], "layer:2": [16, 24], "bank": [24, 28]}
+
 
 def make_corpus(speakers=30, clips=3):
     """Clips and windows of two corpora: two windows a clip; gender alternates, years run from 6 to 45."""
@@ -28,9 +30,6 @@ def make_corpus(speakers=30, clips=3):
     windows = windows.assign(speech_ratio=drawn[:, 0], level_db=drawn[:, 1])
     windows = windows[[name for name in tables.WINDOWS.columns if name in windows]]
     return tables.validate_table(table[[*tables.CLIPS.columns]], "clips"), tables.validate_table(windows, "windows")
-
-
-PARTS = {"layer:0": [0, 8], "layer:1": [8, 16], "layer:2": [16, 24], "bank": [24, 28]}
 
 
 def make_store(folder, windows, clips, seed=0, noise=0.5):

@@ -10,6 +10,10 @@ from lib.tasks import Task, task_table
 from lib.trust import calibration, confidence
 from lib.trust.calibration import Calibration, Years
 
+AGE = Task("age", ["teen", "adult"], [20])
+YEARS = Task("age_years", ["0 to 19", "20 to 39", "40 and over"], [20, 40])
+CLIPS, WINDOWS = make_corpus(speakers=60)  # three clips of two windows each
+
 
 def make_probabilities(rows=6000, temperature=1.0, seed=0):
     """Targets of three classes drawn from true probabilities, which are then sharpened by 1 / temperature."""
@@ -110,11 +114,6 @@ def test_windows_that_contradict_one_another_disagree_and_unsure_ones_do_not():
     assert most == pytest.approx(np.quantile(each, 0.99))
     assert 0 < most < 0.05
     assert calibration.most_disagreement(windows.drop_duplicates("speaker_id"), ["p_a", "p_b"]) == float("inf")
-
-
-AGE = Task("age", ["teen", "adult"], [20])
-YEARS = Task("age_years", ["0 to 19", "20 to 39", "40 and over"], [20, 40])
-CLIPS, WINDOWS = make_corpus(speakers=60)  # three clips of two windows each
 
 
 def make_run(task, right):

@@ -66,15 +66,12 @@ def snapshot(folder):
     return {name: hash(content) for name, content in (files | oggs).items()}
 
 
-def test_a_voice_speaks_at_the_pitch_asked_for_and_a_shorter_tract_moves_the_spectrum_up_and_leaves_pitch_alone():
+def test_a_voice_has_the_pitch_asked_for_which_a_shorter_tract_leaves_alone_and_its_room_the_noise_and_level():
     for f0_hz in (90, 120, 165, 205, 260):
         assert measure_f0(*speak(Voice(f0_hz))) == pytest.approx(f0_hz, rel=0.08)
     long, short = (speak(Voice(150, formants=(scale,) * 4)) for scale in (0.9, 1.2))
     assert centroid_hz(*short) / centroid_hz(*long) == pytest.approx(1.2 / 0.9, rel=0.12)
     assert measure_f0(*short) == pytest.approx(measure_f0(*long), rel=0.03)
-
-
-def test_a_recording_has_the_noise_and_level_of_its_room_and_device():
     session = Session(draw_speaker(0, "male", 40, SEED), SEED)
     session.snr_db, session.level_db = 20.0, -30.0
     sound = session.record(np.concatenate([session.say(TEXT), np.zeros(2 * session.rate_hz)]))

@@ -70,14 +70,11 @@ def test_the_small_encoder_gives_what_torchaudios_model_gives(name):
     assert (*stages["emission"].shape, encoder.parameters) == (3, 149, 32, 3_916_896)  # with the positional one
 
 
-def test_without_a_network_the_message_says_what_to_fetch_and_where_to_put_it(cache, monkeypatch):
+def test_without_a_network_the_message_says_what_to_fetch_and_changed_weights_are_refused(cache, monkeypatch, tmp_path):
     monkeypatch.setattr(fetch, "_fetch_rest", mock.Mock(side_effect=requests.ConnectionError("no route to host")))
     file = r"hubert_fairseq_base_ls960.pth"
     advice = rf"HUBERT_BASE: https://.*{file} could not be.*{cache}/hub/checkpoints/{file}, or use .*wav2vec2-tiny"
     refused(advice, load_encoder, "HUBERT_BASE")
-
-
-def test_weights_that_change_after_their_first_use_are_refused(tmp_path):
     path = write_file(tmp_path / "weights.pth", b"first")
     assert check_weights(path) == check_weights(path)
     path.write_bytes(b"second")

@@ -44,13 +44,10 @@ def test_conda_and_pip_get_the_same_pins_and_everything_asked_for_is_pinned_exac
     assert {"torch==2.14.1", "torchaudio==2.11.0"} <= {*pinned}
 
 
-def test_git_tracks_the_package_and_ignores_what_runs_write():
+def test_git_tracks_the_package_and_ignores_what_runs_write_and_no_pickle_is_written_or_read():
     tracked = ["lib/audio.py", "lib/assets/wav2vec2-tiny.json", "reports/demo/index.html"]
     done = call("git", "check-ignore", "--no-index", *tracked, "data/demo/x.parquet", ".venv/bin/python")
     assert done.stdout.split() == ["data/demo/x.parquet", ".venv/bin/python"]
-
-
-def test_no_pickle_is_written_or_read_by_the_package():
     unsafe = r"\bimport pickle\b|\bpickle\.load|joblib\.(dump|load)|torch\.save\(|torch\.load\((?!.*weights_only=True)"
     for path in paths.ROOT.glob("lib/**/*.py"):  # the importer of published pickles runs none of their code
         assert path.stem == "authors" or not re.search(unsafe, read(path)), path

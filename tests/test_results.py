@@ -192,9 +192,7 @@ def test_links_lead_to_files_ids_stand_once_headings_in_order_pictures_with_word
     assert sum(path.stat().st_size for path in (site / "fixture").rglob("*.*")) < 3_000_000
 
 
-def test_pages_tell_the_answer_the_leak_the_worst_group_how_it_was_made_whether_by_real_voices_and_runs_side_by_side(
-    site,
-):
+def test_pages_tell_the_answer_the_leak_the_worst_group_how_it_was_made_if_by_real_voices_and_runs_side_by_side(site):
     words = {
         "fixture/index.html": [
             "78 are told right (72 to 84, 40 speakers); a guess reaches 50", "UAR by age, in windows: teen 80 % (74 to 86), adult 90 %", "not shown to be better than mean pitch alone.",

@@ -13,6 +13,16 @@ from lib.trust import slices
 
 ABC, GENDERS = list("abc"), ["male", "female"]
 TASKS = [Task("gender", GENDERS)]
+GENDER, AGE = Task("gender", ["male", "female"]), Task("age", ["child", "adult"], [16])
+MODELS = {"gender": "linear", "age": "linear"}
+CLIPS, WINDOWS = make_corpus(speakers=80, clips=5)  # two windows a clip; half are men; a sixth are children
+CLIPS.loc[CLIPS["speaker_id"].isin(["b:03", "b:07", "b:11", "b:15"]), "language"] = "cy"  # too few speakers
+CLIPS.loc[CLIPS["clip_id"].isin([f"a:{number}-0" for number in range(20, 34)]), "language"] = "eu"  # too few windows
+TABLES = [task_table(WINDOWS, CLIPS, task).assign(task=task.name) for task in (GENDER, AGE)]
+SPLITS = pd.concat(TABLES, ignore_index=True).assign(protocol="speaker", fold=0, split="test", right=0.9)
+SPLITS.loc[(SPLITS["gender"] == "female") & (SPLITS["corpus"] == "b"), "right"] = 0.6
+ROWS = [(SPLITS[SPLITS["task"] == task.name], task) for task in (GENDER, AGE)]
+PREDICTIONS = pd.concat([make_answers(*rows, rows[0]["right"], ["linear", "majority"]) for rows in ROWS])
 
 
 def draw_answers(rows=600, classes="abc", speakers=30, right=0.7, seed=0):
@@ -169,18 +179,6 @@ def test_errors_in_years_equal_their_definitions_and_are_means_over_trainings_at
     assert clips["seed_std"] == pytest.approx(2)
     pair = scores.score_levels(linear, None, constant, draws=0, seed=0).set_index(["level", "metric"])
     assert pair.loc[("clip", "mae_years_difference"), "value"] == pytest.approx(3 - (10 + 0 + 20) / 3)
-
-
-GENDER, AGE = Task("gender", ["male", "female"]), Task("age", ["child", "adult"], [16])
-MODELS = {"gender": "linear", "age": "linear"}
-CLIPS, WINDOWS = make_corpus(speakers=80, clips=5)  # two windows a clip; half are men; a sixth are children
-CLIPS.loc[CLIPS["speaker_id"].isin(["b:03", "b:07", "b:11", "b:15"]), "language"] = "cy"  # too few speakers
-CLIPS.loc[CLIPS["clip_id"].isin([f"a:{number}-0" for number in range(20, 34)]), "language"] = "eu"  # too few windows
-TABLES = [task_table(WINDOWS, CLIPS, task).assign(task=task.name) for task in (GENDER, AGE)]
-SPLITS = pd.concat(TABLES, ignore_index=True).assign(protocol="speaker", fold=0, split="test", right=0.9)
-SPLITS.loc[(SPLITS["gender"] == "female") & (SPLITS["corpus"] == "b"), "right"] = 0.6
-ROWS = [(SPLITS[SPLITS["task"] == task.name], task) for task in (GENDER, AGE)]
-PREDICTIONS = pd.concat([make_answers(*rows, rows[0]["right"], ["linear", "majority"]) for rows in ROWS])
 
 
 @pytest.fixture(scope="module")

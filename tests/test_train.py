@@ -12,6 +12,11 @@ from lib.compute import Compute, torch_threads
 from lib.networks import AgeNet, GenderNet, Normaliser, StepsNet, build_network, describe_layers, select_input
 from lib.train import Recipe, checkpoint_path, fit_network, load_model, predict_log_probabilities
 
+# (in, out, kernel height, kernel width) of the convolutions, as published; a layer has a bias each, five are normalised
+AGE = [(1, 96, 3, 3), (96, 256, 3, 3), (256, 384, 3, 3), (384, 256, 3, 3), (256, 256, 3, 3), (256, 4096, 4, 1)]
+GENDER = [(1, 96, 5, 5), (96, 256, 5, 5), (256, 384, 3, 3), (384, 256, 3, 3), (256, 256, 3, 3), (256, 64, 2, 2)]
+GENDER += [(64, 64, 3, 3), (64, 32, 3, 3)]
+PARTS = {"conv": [0, 4], "layer:0": [4, 7], "layer:1": [7, 10], "emission": [10, 12], "bank": [12, 14]}
 CLASSES = ["male", "female"]
 EXACT = Compute("cpu", "float32", "")
 TRAIN, VALIDATION = np.arange(180), np.arange(180, 240)
@@ -117,6 +122,20 @@ def test_a_linear_model_is_scikit_learns_at_the_penalty_with_the_lowest_tempered
     np.testing.assert_allclose(answers, probe.predict_proba(features[VALIDATION]), atol=2e-3)
 
 
+@pytest.mark.parametrize("tempered", [True, False])
+def test_a_step_is_judged_as_it_learns_and_with_classes_alike_where_what_it_learned_lacks_one(tempered):
+    rng, targets = np.random.default_rng(0), np.arange(60) % 3 == 0
+    values, weights = rng.normal(targets, size=(3, 60)).T, np.r_[rng.uniform(1, 9, 40), 1.0 * targets[40:]]
+    problem = linear.Problem(torch.nn.Linear(3, 2), slice(None), targets, weights, np.ones(60, bool), tempered)
+    problem.fit(values[:40], np.arange(40), 1.0)
+    for rows, own in ((np.arange(40), tempered), (np.arange(40, 60), False)):
+        told = problem.probe.predict_log_proba(values[rows])
+        even = weights[rows] if own else linear.compute_sample_weight("balanced", targets[rows])
+        shares = (linear.softmax(by * told, axis=1) for by in linear.SHARPNESS)
+        each = [linear.log_loss(targets[rows], one, sample_weight=even) for one in shares]
+        assert problem.loss(values[rows], rows)[0] == pytest.approx(min(each))
+
+
 def test_each_step_reads_its_own_columns_at_the_penalty_that_is_best_for_itself(tmp_path, monkeypatch):
     targets = np.arange(240) % 3  # the one clear column wants a weak penalty, one hidden among forty a strong one
     features = np.random.default_rng(1).normal(size=(240, 42)).astype(np.float32)
@@ -150,13 +169,6 @@ def test_experts_answer_for_children_by_other_columns_than_for_others(tmp_path):
     plain, _ = fit_line(tmp_path / "plain", task=(features, targets))
     assert mixed["validation_uar"].iloc[0] > 0.9 > 0.8 > plain["validation_uar"].max()
     refused("children from others by the ages", fit_line, tmp_path / "none", **experts)
-
-
-# (in, out, kernel height, kernel width) of the convolutions, as published; a layer has a bias each, five are normalised
-AGE = [(1, 96, 3, 3), (96, 256, 3, 3), (256, 384, 3, 3), (384, 256, 3, 3), (256, 256, 3, 3), (256, 4096, 4, 1)]
-GENDER = [(1, 96, 5, 5), (96, 256, 5, 5), (256, 384, 3, 3), (384, 256, 3, 3), (256, 256, 3, 3), (256, 64, 2, 2)]
-GENDER += [(64, 64, 3, 3), (64, 32, 3, 3)]
-PARTS = {"conv": [0, 4], "layer:0": [4, 7], "layer:1": [7, 10], "emission": [10, 12], "bank": [12, 14]}
 
 
 @pytest.mark.parametrize(("network", "convolutions", "total", "shapes"), [

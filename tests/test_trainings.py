@@ -1,4 +1,5 @@
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -95,6 +96,10 @@ def test_linear_models_learn_from_training_copies_included_or_from_all(stores, s
     expected = np.mean([store.statistics(heard)[:].mean(axis=0) for store in stores[:copies]], axis=0)
     model, _ = train.load_model(train.checkpoint_path(tmp_path, best))
     np.testing.assert_allclose(model.normaliser.mean, expected, atol=1e-4)
+    with mock.patch.object(trainings, "balance_rows", side_effect=ValueError("asked")) as asked:
+        for network in ("steps:bank", "linear"):
+            refused("asked", trainings.train_linear, tmp_path / "other", rows, stores, GENDER, network, 0)
+    assert [one.args[1:] for one in asked.call_args_list] == [(0.0, 0.25), (0.0, 0.5)]  # steps by another root
 
 
 def test_rows_weigh_alike_by_class_and_by_the_root_of_their_number_within():
@@ -111,6 +116,8 @@ def test_rows_weigh_alike_by_class_and_by_the_root_of_their_number_within():
     np.testing.assert_allclose(trainings.balance_rows(table, 0.5), by_number)
     assert by_speaker["a"] / by_speaker["b"] == pytest.approx(2)  # 16 windows against 4
     assert (by_speaker["a"] + by_speaker["b"]) / by_speaker["d"] == pytest.approx(2**0.5)  # two voices against one
+    alike = pd.Series(trainings.balance_rows(table, share=0.0), table.index).groupby(table["speaker_id"]).sum()
+    assert alike["a"] + alike["b"] == pytest.approx(alike["d"])  # where groups weigh alike
     assert by_speaker["d"] == pytest.approx(by_speaker["e"])  # a child and an adult of one corpus: groups of one voice
 
 

@@ -191,7 +191,7 @@ def distill(views: Path, made: Iterator, folder: Path, recipe: Recipe, compute: 
     stages, heads, averaged = Wav2Vec2Stages(model, normalize=True), Heads(), deepcopy(model)
     modules = nn.ModuleDict({"model": model, "heads": heads, "ema": averaged}).to(compute.device)
     parameters = [*model.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(parameters, recipe.rate, (0.9, 0.98), weight_decay=0.05, fused=compute.device == "cuda")
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.05)
     done = load_state(folder, modules, optimizer)
     history = pd.read_csv(folder / "history.csv").query("step <= @done").to_dict("records") if done else []
     begun, before_s, sums = time.monotonic(), history[-1]["elapsed_s"] if history else 0.0, Counter()

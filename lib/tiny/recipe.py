@@ -50,7 +50,7 @@ def decode_speech(root: Path, corpora: list[str], left_out: dict[str, Any], fold
         parts, rows, lost, start = [], [], [], 0
         heard = pd.concat([clips[~is_left_out(clips, left_out)], unlabelled], ignore_index=True)
         cuts = ((roots[clip.corpus] / clip.path, clip.start_s, clip.end_s) for clip in heard.itertuples(index=False))
-        decoded = Parallel(cores(), prefer="threads", return_as="generator")(delayed(decode_clip)(*cut) for cut in cuts)
+        decoded = Parallel(cores(), batch_size=16, return_as="generator")(delayed(decode_clip)(*cut) for cut in cuts)
         for clip, samples in zip(heard.itertuples(index=False), tqdm(decoded, "decoding", len(heard), unit="file")):
             if isinstance(samples, str):
                 lost.append((clip.corpus, clip.clip_id, "cannot be decoded", samples))

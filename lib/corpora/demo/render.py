@@ -75,8 +75,7 @@ def _record_unseen(folder: Path, speaker: Speaker, seed: int) -> list[str]:
 def _write_faulty(folder: Path, speaker: Speaker, seed: int) -> list[str]:
     """Write the `FAULTY` files; return their lines of `labels.csv`."""
     session = Session(speaker, seed)
-    rate_hz = session.rate_hz
-    spoken = session.record(session.read_aloud(session.write_sentence(), 3.0))
+    rate_hz, spoken = session.rate_hz, session.record(session.read_aloud(session.write_sentence(), 3.0))
     noise = 0.1 * session.make_noise(5 * rate_hz)
     write_text(folder / FAULTY[0], [])
     write_text(folder / FAULTY[1], ["shopping list: seven wooden spoons"])

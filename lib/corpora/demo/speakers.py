@@ -55,8 +55,7 @@ def draw_speaker(number: int, gender: str, age_years: int, seed: int) -> Speaker
     more and speak more slowly (Lee et al. 1999); old voices waver, roughen and slow down (Linville 2001)."""
     rng = np.random.default_rng([seed, 1, number])
     youth = float(np.clip((18 - age_years) / 4, 0, 1))  # 1 to 14, 0 from 18 on
-    old = float(np.clip((age_years - 50) / 30, 0, 1))
-    female = gender == "female"
+    old, female = float(np.clip((age_years - 50) / 30, 0, 1)), gender == "female"
     growth = np.interp(age_years, VOICES.index, VOICES[f"growth_{gender}"])
     formants = CHILD_FORMANTS ** (1 - growth) * (WOMAN_FORMANTS if female else np.ones(4)) ** growth
     formants = formants * np.exp(rng.normal(0, TRACT_SPREAD) + rng.normal(0, FORMANT_SPREAD, 4))
