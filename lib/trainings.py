@@ -19,7 +19,7 @@ from lib.train import HISTORY, Recipe, fit_network
 
 KEYS = ["task", "protocol", "network", "fold", "seed"]  # what tells one training from another
 CHILD_YEARS = 16  # younger speakers are children where rows are balanced
-SHARE = 0.25  # of a class' groups where ages are told step by step: more for the few grown-up voices of the children's corpus
+SHARE = 0.25  # power of a class' groups where ages are told by steps: more for the few adults of the children's corpus
 POWER = 0.5  # of classes of years: alike, ages are told too old; by number, the rare are lost: docs/experiments.md
 
 

@@ -28,7 +28,7 @@ CURVE = pd.DataFrame({"n": [10], "confidence": [0.55], "accuracy": [0.5]})
 COVERAGE = pd.DataFrame({"coverage": [0.5, 1.0], "macro_f1": [0.9, 0.8], "accuracy": [0.9, 0.8]})
 SLICES = SCORES.assign(subset=["gender=male", "gender=female", "corpus=a"], value=[0.8, 0.5, np.nan])
 GENDERS, AGES, FRAMES = ["male", "female"], ["teen", "twenties", "adult"], RNG.normal(size=(149, 32))
-LOSSES = pd.DataFrame({"step": [50, 100], "frames": [1.0, 0.5], "pooled": [0.5, 0.3], "cosine": [0.2, 0.4]})
+LOSSES = pd.DataFrame({"step": [50, 100], "frames": [1.0, 0.5], "emission": [0.5, 0.3], "cosine": [0.2, 0.4]})
 FIGURES = {
     "labels": lambda: plots.plot_label_counts(CLIPS, "age", ["teen", "adult"], "Clips by age"),
     "ledger": lambda: plots.plot_ledger(LEDGER),

@@ -131,8 +131,8 @@ def test_a_step_is_judged_as_it_learns_and_with_classes_alike_where_what_it_lear
     for rows, own in ((np.arange(40), tempered), (np.arange(40, 60), False)):
         told = problem.probe.predict_log_proba(values[rows])
         even = weights[rows] if own else linear.compute_sample_weight("balanced", targets[rows])
-        shares = (linear.softmax(by * told, axis=1) for by in linear.SHARPNESS)
-        each = [linear.log_loss(targets[rows], one, sample_weight=even) for one in shares]
+        shares = [linear.softmax(s * told, axis=1) for s in linear.SHARPNESS]
+        each = [linear.log_loss(targets[rows], share, sample_weight=even) for share in shares]
         assert problem.loss(values[rows], rows)[0] == pytest.approx(min(each))
 
 

@@ -1,5 +1,5 @@
 """Train wav2vec2-tiny by distillation, on the shards of `lib.tiny.teacher`: its frames learn to give, by one linear map, CAM++'s
-dense blocks; the time statistics of its layers the statistics of those blocks and both teachers' embeddings."""
+dense blocks; the time statistics of its last layer and of its emission both teachers' embeddings."""
 
 import itertools
 import math
@@ -22,14 +22,14 @@ from lib.audio import RATE_HZ
 from lib.compute import Compute
 from lib.encoders import TINY, Wav2Vec2Stages
 from lib.paths import ASSETS, load_json, save_frame, save_json, write_whole
-from lib.tiny.teacher import COMPONENTS, SCALE, VIEWS, WIDTHS, shard_path
+from lib.tiny.teacher import COMPONENTS, SCALE, VIEWS, shard_path
 
+Tensors = dict[str, Tensor]  # by name
 CARD = load_json(ASSETS / f"{TINY}.json")
 CONFIG = CARD["model"]  # of `torchaudio.models.wav2vec2_model`
 RECORD = 50  # steps between two rows of the loss curve
 CHECKPOINT = 200  # steps between two checkpoints
-FIRST = 8  # shards that the scales of the teachers' answers are found on
-KEPT = 128  # whitened components of the pooled statistics of a block
+FIRST = 8  # shards that the means of the teachers' embeddings are found on
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,6 @@ class Recipe:
     shards: int = 600
     rate: float = 1.5e-3
     frames: float = 1.0  # weights of the losses
-    pooled: float = 0.5
     embedding: float = 1.0
     emission: float = 0.5
     ema: float = 0.998
@@ -88,48 +87,35 @@ class Heads(nn.Module):
 
     def __init__(self):
         super().__init__()
-        width, layers, emission = (CONFIG[key] for key in ("encoder_embed_dim", "encoder_num_layers", "aux_num_out"))
+        width, emission = CONFIG["encoder_embed_dim"], CONFIG["aux_num_out"]
         self.frames = nn.ModuleList(nn.Linear(width, kept) for kept in COMPONENTS)
-        self.norms = nn.ModuleList(nn.BatchNorm1d(2 * width, affine=False, momentum=0.02) for _ in range(layers + 1))
-        self.pooled = nn.ModuleList(nn.Linear(2 * width, KEPT) for _ in COMPONENTS)
+        self.norm = nn.BatchNorm1d(2 * width, affine=False, momentum=0.02)
         self.embedding, self.voice = nn.Linear(2 * width, 192), nn.Linear(2 * width, 256)
         self.emission_norm = nn.BatchNorm1d(2 * emission, affine=False, momentum=0.02)
         self.emission_embedding, self.emission_voice = nn.Linear(2 * emission, 192), nn.Linear(2 * emission, 256)
 
 
-class Targets:
-    """Scales of the teachers' answers, found on the first shards: whitening of pooled statistics, means of the embeddings."""
-
-    def __init__(self, folder: Path, device: str):
-        parts = [load_file(shard_path(folder, number)) for number in range(FIRST)]
-        names = ("pooled", "embedding", "voice")
-        pooled, embedding, voice = (torch.cat([part[name] for part in parts]).float() for name in names)
-        self.blocks, self.embedding, self.voice = [], embedding.mean(0).to(device), voice.mean(0).to(device)
-        for values in pooled.double().split(WIDTHS, dim=1):
-            mean = values.mean(0)
-            _, spread, vectors = torch.linalg.svd(values - mean, full_matrices=False)
-            whiten = vectors[:KEPT].T / (spread[:KEPT] / math.sqrt(len(values)))
-            self.blocks.append((mean.float().to(device), whiten.float().to(device)))
+def find_centres(folder: Path, device: str) -> Tensors:
+    """Means, `embedding` (192,) and `voice` (256,), of the teachers' embeddings on the first shards: cosines are taken about them."""
+    parts = [load_file(shard_path(folder, number)) for number in range(FIRST)]
+    embeddings = {name: torch.cat([part[name] for part in parts]) for name in ("embedding", "voice")}
+    return {name: values.float().mean(0).to(device) for name, values in embeddings.items()}
 
 
 def student_losses(
-    stages: nn.Module, heads: Heads, batch: dict[str, Tensor], targets: Targets, recipe: Recipe, compute: Compute
-) -> dict[str, Tensor]:
+    stages: nn.Module, heads: Heads, batch: Tensors, centres: Tensors, recipe: Recipe, compute: Compute
+) -> Tensors:
     """Every loss of a batch by name, and `total`. The last three hidden states follow CAM++'s three blocks."""
     with compute.autocast():
-        told = stages(batch["waveforms"])
-        hidden = [told[f"layer:{k}"] for k in range(len(heads.norms))]
-        frames = [head(state) for head, state in zip(heads.frames, hidden[-3:])]
+        told, last = stages(batch["waveforms"]), CONFIG["encoder_num_layers"]
+        hidden = [told[f"layer:{k}"] for k in range(last - 2, last + 1)]
+        frames = [head(state) for head, state in zip(heads.frames, hidden)]
     wanted = batch["frames"].float().split(COMPONENTS, dim=2)
     losses = {"frames": sum(F.mse_loss(a.float(), b.clamp(-6, 6)) for a, b in zip(frames, wanted)) / len(wanted)}
-    stats = [norm(statistics(state)) for norm, state in zip(heads.norms, hidden)]
-    blocks = zip(batch["pooled"].float().split(WIDTHS, dim=1), targets.blocks)
-    whitened = [((block - mean) @ whiten).clamp(-6, 6) for block, (mean, whiten) in blocks]
-    pooled = [F.smooth_l1_loss(head(stat), one) for head, stat, one in zip(heads.pooled, stats[-3:], whitened)]
-    losses["pooled"] = sum(pooled) / len(pooled)
-    embedding, voice = batch["embedding"].float() - targets.embedding, batch["voice"].float() - targets.voice
-    student, emission = heads.embedding(stats[-1]), heads.emission_norm(statistics(told["emission"]))
-    losses["embedding"] = distance(student, embedding) + 0.5 * distance(heads.voice(stats[-1]), voice)
+    embedding, voice = (batch[name].float() - centre for name, centre in sorted(centres.items()))
+    pooled, emission = heads.norm(statistics(hidden[-1])), heads.emission_norm(statistics(told["emission"]))
+    student = heads.embedding(pooled)
+    losses["embedding"] = distance(student, embedding) + 0.5 * distance(heads.voice(pooled), voice)
     losses["emission"] = distance(heads.emission_embedding(emission), embedding)
     losses["emission"] = losses["emission"] + 0.5 * distance(heads.emission_voice(emission), voice)
     total = sum(getattr(recipe, name) * loss for name, loss in losses.items())
@@ -150,7 +136,7 @@ def rate_at(step: int, recipe: Recipe) -> float:
     return recipe.rate * (1e-3 + 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, recipe.steps - warm))))
 
 
-def read_batches(folder: Path, made: Iterator, step: int, recipe: Recipe, device: str) -> Iterator[dict[str, Tensor]]:
+def read_batches(folder: Path, made: Iterator, step: int, recipe: Recipe, device: str) -> Iterator[Tensors]:
     """The batches of this step and of those after it; a visit reads one shard, early ones one of the first, and gives all its
     views, shuffled. `made` gives one item for each further shard that is written."""
     first, part = divmod(step, VIEWS // recipe.batch)
@@ -186,7 +172,7 @@ def distill(views: Path, made: Iterator, folder: Path, recipe: Recipe, compute: 
         raise ValueError(f"{folder} holds a training of another recipe; choose another folder or delete it")
     save_json(folder / "recipe.json", asdict(recipe))
     deque(itertools.islice(made, FIRST), maxlen=0)
-    targets = Targets(views, compute.device)
+    centres = find_centres(views, compute.device)
     model = build_student(recipe.seed, load_file(shard_path(views, 0))["waveforms"][:64].float() / SCALE)
     stages, heads, averaged = Wav2Vec2Stages(model, normalize=True), Heads(), deepcopy(model)
     modules = nn.ModuleDict({"model": model, "heads": heads, "ema": averaged}).to(compute.device)
@@ -198,7 +184,7 @@ def distill(views: Path, made: Iterator, folder: Path, recipe: Recipe, compute: 
     steps = tqdm(range(done, recipe.steps), initial=done, total=recipe.steps, desc="distill", mininterval=10)
     pairs = list(zip(averaged.state_dict().values(), model.state_dict().values()))
     for step, batch in zip(steps, read_batches(views, made, done, recipe, compute.device)):
-        losses = student_losses(stages, heads, batch, targets, recipe, compute)
+        losses = student_losses(stages, heads, batch, centres, recipe, compute)
         optimizer.param_groups[0]["lr"] = rate_at(step, recipe)
         optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()

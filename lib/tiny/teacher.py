@@ -25,7 +25,6 @@ SEED = 0  # of the views, which all students share
 LENGTHS = {1.0: 0.1, 1.5: 0.1, 2.0: 0.2, 3.0: 0.45, 4.0: 0.15}  # seconds of a shard's views: their shares
 SPEEDS = (0.8, 1.25)  # pitch, formants and tempo together; a third of the views keep their own
 COMPONENTS = (64, 96, 64)  # principal components kept of the frames of each dense block
-WIDTHS = (1024, 2048, 2048)  # time mean and deviation of each block
 BASIS_VIEWS = 384  # unaltered cuts that the components are found on
 
 
@@ -99,13 +98,12 @@ class Teacher:
 
     @torch.inference_mode()
     def answer(self, waveforms: Tensor) -> dict[str, Tensor]:
-        """Targets of (B, samples): `frames` (B, T, 224) whitened, `pooled` (B, 5120), `embedding` (B, 192), `voice` (B, 256)."""
+        """Targets of (B, samples): `frames` (B, T, 224) whitened, `embedding` (B, 192), `voice` (B, 256)."""
         blocks, embedding = self.blocks(waveforms)
         frames = [(block - self.basis[f"mean{k}"]) @ self.basis[f"components{k}"] for k, block in enumerate(blocks)]
-        pooled = torch.cat([statistic for block in blocks for statistic in (block.mean(1), block.std(1))], dim=1)
         with self.compute.autocast():
             voice = self.resemblyzer(waveforms.to(self.compute.device))["embedding"]
-        answers = {"frames": torch.cat(frames, dim=2), "pooled": pooled, "embedding": embedding, "voice": voice.float()}
+        answers = {"frames": torch.cat(frames, dim=2), "embedding": embedding, "voice": voice.float()}
         return {name: values.half().cpu() for name, values in answers.items()}
 
 
