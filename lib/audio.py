@@ -327,8 +327,7 @@ def _find_signs(samples: np.ndarray, rate_hz: int) -> np.ndarray:
     least, most = cross[:, near].min(axis=1), cross[:, near].max(axis=1)
     at_once = (cross[:, 0] < -0.5) & (cross[:, 0] < -0.95 * most)  # a steady tone is both
     opposite = at_once | (least < -0.8) & (least < -1.1 * most)
-    loud = energy[:, [loudest]] > 0.01 * energy[:, loudest].max()
-    return np.where(opposite & loud, -1, 1).astype(np.float32)
+    return np.where(opposite & (energy[:, [loudest]] > 0.01 * energy[:, loudest].max()), -1, 1).astype(np.float32)
 
 
 def _resample_blocks(blocks: Blocks, name: str) -> Iterator[np.ndarray]:

@@ -116,8 +116,7 @@ def fit_baseline(
     window_id, target) and their `acoustics`; None where these are lacking. The majority answers with the class shares."""
     columns = BASELINES[name]
     if not columns:
-        shares = np.bincount(train["target"], minlength=classes) / max(len(train), 1)
-        return np.tile(shares, (len(rows), 1))
+        return np.tile(np.bincount(train["target"], minlength=classes) / max(len(train), 1), (len(rows), 1))
     if not set(columns) <= set(acoustics.columns) or acoustics.empty:
         return None
     measures = acoustics.set_index("window_id")[columns]

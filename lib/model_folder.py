@@ -44,6 +44,7 @@ class Head:
     rare: tuple[str, float] | None = None  # rare class, and the probability from which it is told by threshold
     years: Years | None = None  # how it tells an age in years; None = it tells classes alone
     disagreement: float | None = None  # bits between windows beyond which they are several voices; None = never
+    spans: dict[str, list[float | None]] = field(default_factory=dict)  # `lib.tasks.Task.spans` of a class of age
 
     @property
     def network(self) -> str:
@@ -82,13 +83,13 @@ class ModelFolder:
 def save_model_folder(
     folder: Path, checkpoints: dict[str, Path], encoder: Encoder, windowing: Windowing, feature: str, *,
     settings: dict[str, dict[str, Any]] | None = None, years: dict[str, Years] | None = None,
-    trainings: dict[str, str] | None = None, metrics: list[dict[str, Any]] = (), about: dict[str, Any] | None = None,
+    spans: dict[str, dict] | None = None, trainings: dict[str, str] | None = None, metrics: list[dict[str, Any]] = (), about: dict[str, Any] | None = None,
 ) -> Path:  # fmt: skip
     """Write a model folder, whole or not at all; an older one of this name is replaced.
     checkpoints: by task, written by `lib.train.save_model`; classes and network are taken from the file itself.
     feature: of the embeddings that the heads were trained on; "" = their statistics alone.
     settings: by task a row of `lib.trust.confidence.fit_reliability`; None or a missing task = as trained, always answered.
-    years: by task, how an age in years is told, and its interval.
+    years: by task, how an age in years is told, and its interval. spans: by task, the years of its classes (`Task.spans`).
     trainings: by task the folder of the training within its stage, for who wants its other epochs.
     metrics: records of `lib.evaluate.list_records`, of the test part, shown in the card.
     about: for the card: run, title, synthetic, corpora, protocol, seed, speakers, languages, whatever JSON can hold."""
@@ -100,6 +101,7 @@ def save_model_folder(
         for task, checkpoint in checkpoints.items():
             weights = Path(shutil.copyfile(checkpoint, partial / f"{task}.safetensors"))
             heads[task] = _describe_head(weights, settings.get(task, {}), years.get(task), trainings.get(task))
+            heads[task]["spans"] = (spans or {}).get(task, {})
         facts = {"name": encoder.name, "weights_sha256": encoder.weights_sha256, "note": encoder.note}
         description = {"format": FORMAT, "name": folder.name, "encoder": facts | {"parts": encoder.parts()}}
         description |= {"feature": feature, "windowing": vars(windowing), "heads": heads, "metrics": list(metrics)}
@@ -246,4 +248,5 @@ def _load_head(folder: Path, task: str, head: dict[str, Any]) -> Head:
     years = Years(**head["years"]) if head["years"] else None
     rare = tuple(head["rare"]) if head["rare"] else None
     calibration, (model, _) = Calibration(**head["calibration"]), load_model(path)
-    return Head(task, head["classes"], model, calibration, head["threshold"], rare, years, head["disagreement"])
+    bits, spans = head["disagreement"], head.get("spans", {})
+    return Head(task, head["classes"], model, calibration, head["threshold"], rare, years, bits, spans)

@@ -234,7 +234,7 @@ def _conclude(name: str, recording: Recording, windows: pd.DataFrame, model: Mod
     best = windows["speech_ratio"].max()
     if best < max(model.windowing.min_speech_ratio, LEAST_SPEECH):
         return replace(prediction, reason=f"the best of {len(windows)} windows holds {100 * best:.0f} % of speech")
-    pairs = [_join_windows(head, windows) for head in model.heads.values()]
+    pairs = _settle_ages([_join_windows(head, windows) for head in model.heads.values()], model.heads)
     state = max((answer.state for answer, _ in pairs), key=STATES.index)
     reason = "; ".join(f"{answer.task}: {why}" for answer, why in pairs if why)
     return replace(prediction, state=state, reason=reason, answers={answer.task: answer for answer, _ in pairs})
@@ -262,6 +262,17 @@ def _join_windows(head: Head, windows: pd.DataFrame) -> tuple[Answer, str]:
         rare, threshold = head.classes.index(head.rare[0]), head.rare[1]
         answer = replace(answer, by_threshold=head.classes[answer_with_threshold(mean[None], rare, threshold)[0]])
     return replace(answer, label=head.classes[int(mean.argmax())]), ""
+
+
+def _settle_ages(pairs: list[tuple[Answer, str]], heads: dict[str, Head]) -> list[tuple[Answer, str]]:
+    """The same, but no class of age outside of the interval in years: few of either are right (docs/experiments.md)."""
+    age = next((answer for answer, _ in pairs if answer.low_years is not None), None)
+    for place, (answer, _) in enumerate(pairs if age else []):
+        low, high = heads[answer.task].spans.get(answer.label, (0.0, None))
+        if age.high_years < low or age.low_years >= (high or float("inf")):
+            why = f"sounds {answer.label}, yet {age.label} old ({age.low_years:.0f} to {age.high_years:.0f}): believe neither"
+            pairs[place] = replace(answer, state="unsure", label=None, by_threshold=None), why
+    return pairs
 
 
 def predict_listed(

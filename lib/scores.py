@@ -84,8 +84,7 @@ def confusion_metrics(counts: np.ndarray, classes: list[str]) -> dict[str, np.nd
     support, guessed, total = counts.sum(axis=-1), counts.sum(axis=-2), counts.sum(axis=(-2, -1))
     right = np.diagonal(counts, axis1=-2, axis2=-1)  # (..., C), as support and guessed
     with np.errstate(invalid="ignore", divide="ignore"):
-        recall = right / support
-        f1 = 2 * right / (support + guessed)
+        recall, f1 = right / support, 2 * right / (support + guessed)
         f1_or_zero = np.nan_to_num(f1)
         metrics = {
             "accuracy": right.sum(axis=-1) / total,

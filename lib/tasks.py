@@ -27,6 +27,12 @@ class Task:
     bounds: list[float] = field(default_factory=list)
     scheme: list[str] = field(default_factory=list)
 
+    @property
+    def spans(self) -> dict[str, list[float | None]]:
+        """First year of each class and first year beyond it, None = no end; {} for what is no age."""
+        each = zip(self.scheme or self.classes, pairwise([0.0, *self.bounds, None]))
+        return {name: list(span) for name, span in each if name in self.classes} if self.bounds else {}
+
 
 def make_tasks(
     names: list[str], age_classes: list[str], age_bounds: list[float], clips: pd.DataFrame

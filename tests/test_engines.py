@@ -157,8 +157,7 @@ def test_two_workers_of_which_one_is_killed_write_the_very_same_store(tmp_path):
     np.save(tmp_path / "windows.npy", np.random.default_rng(0).integers(-3000, 3000, (len(IDS), 3200), np.int16))
     windows = np.load(tmp_path / "windows.npy", mmap_mode="r")
     embed.embed_windows(tmp_path / "here", windows, IDS, encoder, EngineChoice(), **options)
-    killer = threading.Thread(target=kill_an_actor, args=(killed,), daemon=True)
-    killer.start()
+    threading.Thread(target=kill_an_actor, args=(killed,), daemon=True).start()
     ray = {"choice": EngineChoice(place="ray"), "workers": 2} | options
     assert embed_on_ray(tmp_path / "ray", windows, IDS, encoder, **ray) == 3
     assert len(killed) == 1

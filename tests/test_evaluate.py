@@ -47,8 +47,7 @@ def test_every_window_that_is_not_trained_on_is_answered_once_by_every_model_and
     assert not run.predictions.duplicated(["task", "model", "protocol", "fold", "seed", "window_id"]).any()
     wanted = run.splits[run.splits["split"] != "train"].groupby(["task", "protocol"]).size()
     for model in [*BASELINES, "linear", "linear:bank"]:
-        answered = run.predictions[run.predictions["model"] == model].groupby(["task", "protocol"]).size()
-        assert answered.equals(wanted)
+        assert run.predictions[run.predictions["model"] == model].groupby(["task", "protocol"]).size().equals(wanted)
     turned = run.splits.assign(target=run.splits["target"].where(run.splits["split"] == "train", 0))
     given = (run.trained, run.fits.head(0), turned, run.store)
     answers = evaluate.predict_all(*given, ACOUSTICS, TASKS).drop(columns="target")
@@ -182,8 +181,7 @@ def test_whom_the_encoder_heard_is_never_tested_and_columns_are_those_with_enoug
     tasks = list({column.task.name: column.task for column in columns}.values())
     assert "gender of children" not in [column.title for column in ranking.list_columns(few, tasks)]
     clips = make_clips()
-    parts = clips.groupby("speaker_id")["part"].unique()
-    assert parts.map(len).max() == 1
+    assert clips.groupby("speaker_id")["part"].unique().map(len).max() == 1
     of_speech = clips[clips["corpus"] == "common_voice"]
     assert (of_speech["part"] == "test").equals(of_speech["language"] == LEFT_OUT_LANGUAGE)
     drawn = clips[clips["corpus"] == "speechocean762"].drop_duplicates("speaker_id")["part"].value_counts()

@@ -115,10 +115,9 @@ def test_years_have_classes_with_speakers_enough_on_both_sides_of_every_bound():
 
 
 def test_a_class_left_out_of_the_middle_moves_no_other_and_a_form_without_labels_is_skipped_by_name():
-    thin = CLIPS[~CLIPS["age_years"].between(20, 29)]
-    (task,), notes = make_tasks(["age_decades"], [], [], thin)
-    assert task.classes[:2] == ["teens", "thirties"]
-    assert "twenties (0)" in notes[0]
+    (task,), notes = make_tasks(["age_decades"], [], [], CLIPS[~CLIPS["age_years"].between(20, 29)])
+    assert [(name, task.spans[name]) for name in task.classes[:2]] == [("teens", [0, 20]), ("thirties", [30, 40])]
+    assert ("twenties" in task.spans, "twenties (0)" in notes[0]) == (False, True)
     targets = assign_targets(CLIPS, task)
     assert targets[CLIPS["age_years"].between(20, 29)].isna().all()
     assert set(targets[CLIPS["age_years"].between(30, 39)]) == {1}

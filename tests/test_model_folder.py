@@ -16,6 +16,7 @@ from report_fixture import make_metrics
 from lib import embed, networks, paths, train
 from lib.model_folder import BY_CORPUS, READY, load_model_folder
 from lib.speed import engines, onnx
+from lib.tasks import Task
 from lib.trust.calibration import Calibration, Years
 
 
@@ -45,9 +46,11 @@ def test_thresholds_and_intervals_travel_and_are_told_in_words(tmp_path):
     years = Years(CENTRES, 8.25, speakers=11, validation_coverage=0.85, test_coverage=0.79, test_speakers=19)
     rare = {"rare": "teen", "rare_clip_threshold": 0.375, "silence": 0.6}
     settings, tasks = {"age": rare, "age_years": {"temperature": 2.0, "silence": 0.9}}, [*CLASSES, *YEAR_CLASSES]
-    model = make_model_folder(tmp_path / "model", None, tasks, years={"age_years": years}, settings=settings)
+    options = {"years": {"age_years": years}, "spans": {"age": Task("age", ["teen", "adult"], [20]).spans}}
+    model = make_model_folder(tmp_path / "model", None, tasks, settings=settings, **options)
     gender, age, in_years = model.heads.values()
-    assert (gender.rare, gender.years, age.rare) == (None, None, ("teen", 0.375))
+    assert (gender.rare, gender.years, gender.spans, age.rare) == (None, None, {}, ("teen", 0.375))
+    assert (age.spans, in_years.spans) == ({"teen": [0, 20], "adult": [20, None]}, {})
     assert (in_years.years, in_years.threshold) == (years, 0)  # an age in years has an interval and is never silent
     words = "8.2 years each way for 80 %, from 11 validation speakers; held 79 % of the recordings of 19 test speakers"
     table, card = model.describe().set_index("task"), (tmp_path / "model/README.md").read_text()

@@ -94,8 +94,7 @@ def test_answers_are_joined_by_name_and_classes_and_years_scored_where_both_are_
     answers = pd.DataFrame(told, columns=["name", "age_years", "age_years_low", "age_years_high"])
     recordings = pd.DataFrame({"name": list("abcd"), "age_years": [24.0, 44.0, 20.0, None]})
     targets = pd.DataFrame({"name": list("abcde"), "age_years": pd.array([0, 1, 0, None, 1], dtype="Int64")})
-    row = new_recordings.score_ages(answers, recordings, targets).iloc[0]
-    assert row.tolist() == [2, 9.0, 0.5, 15.0]
+    assert new_recordings.score_ages(answers, recordings, targets).iloc[0].tolist() == [2, 9.0, 0.5, 15.0]
     assert new_recordings.score_ages(answers, recordings[["name"]], targets)["answered and known"].tolist() == [0]
     heard = targets.assign(age_years=pd.array([None, 1, 0, None, 1], dtype="Int64"))  # the head learned from the first
     assert new_recordings.score_ages(answers, recordings, heard)["answered and known"].tolist() == [1]

@@ -147,6 +147,11 @@ def test_years_are_the_expected_age_as_trained_with_the_models_interval(voice, t
     told = (answer.low_years, answer.high_years, answer.label, bare.low_years)
     assert told == (max(0, answer.years - 11.5), answer.years + 11.5, f"{answer.years:.0f} years", None)
     assert found.row().items() >= {"age_years": answer.years, "age_years_high": answer.high_years}.items()
+    told = found.answers["age"].label
+    for span, state in (((0, 11), "ok"), ((12, None), "unsure"), ((-99, -11), "ok"), ((-99, -12), "unsure")):
+        spans = {told: [edge if edge is None else answer.years + edge for edge in span]}
+        settled = predict(voice, RATE_HZ, model=changed(model, "age", spans=spans)).answers["age"]
+        assert (settled.state, settled.label) == (state, told if state == "ok" else None)
 
 
 def test_an_array_needs_its_rate_and_a_file_must_not_have_one(model, voice):

@@ -89,8 +89,7 @@ def test_speakers_left_out_are_not_heard_and_what_does_not_decode_stands_in_the_
     write_file(tmp_path / "broken.wav", b"RIFF" + bytes(40))
     rows = "a.wav,anna,en\nb.wav,bert,en\nc.wav,carl,it\nbroken.wav,dora,en\n"
     write_file(tmp_path / "own_data.csv", "path,speaker,language\n" + rows)
-    left_out = {"languages": ["it"], "speakers": ["bert"]}
-    speech = recipe.decode_speech(tmp_path, ["own_data"], left_out, tmp_path)
+    speech = recipe.decode_speech(tmp_path, ["own_data"], {"languages": ["it"], "speakers": ["bert"]}, tmp_path)
     assert [name.split(":")[1] for name in speech.rows["clip_id"]] == ["a.wav", "d.wav"]
     assert np.abs(speech.clip(0) - tone).max() < 1e-3
     assert tables.load_table(tmp_path / "ledger.parquet", "ledger")["item"].str.endswith("broken.wav").sum() == 1

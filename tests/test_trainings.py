@@ -166,8 +166,7 @@ def test_every_part_holds_every_class_at_about_its_share(seed):
 def test_three_speakers_of_a_class_reach_three_parts_and_two_are_refused_by_name():
     table = make_table(rare=0).assign(label="adult")
     table.loc[table["speaker_id"].isin(["s000", "s001", "s002"]), "label"] = "teen"
-    split = split_once(table)
-    assert set(split[(table["label"] == "teen").to_numpy()]) == {"train", "validation", "test"}
+    assert set(split_once(table)[(table["label"] == "teen").to_numpy()]) == {"train", "validation", "test"}
     table.loc[table["speaker_id"] == "s002", "label"] = "adult"
     refused("class 'teen' of label has 2 speakers", split_once, table)
     refused("unknown protocol 'random'", split_once, table, "random")

@@ -37,8 +37,7 @@ def show_page(model: ModelFolder) -> Any:
 class Recorder(anywidget.AnyWidget):
     """A file chooser and a record button: sends {"kind": "part", number, name, first, last}, a buffer each, wants {"kind": "got", number}."""
 
-    _esm = paths.ASSETS / "recorder.js"
-    _css = paths.ASSETS / "recorder.css"
+    _esm, _css = (paths.ASSETS / f"recorder.{kind}" for kind in ("js", "css"))
     longest_s = traitlets.Float(LONGEST_S).tag(sync=True)
 
 

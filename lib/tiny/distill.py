@@ -97,9 +97,8 @@ class Heads(nn.Module):
 
 def find_centres(folder: Path, device: str) -> Tensors:
     """Means, `embedding` (192,) and `voice` (256,), of the teachers' embeddings on the first shards: cosines are taken about them."""
-    parts = [load_file(shard_path(folder, number)) for number in range(FIRST)]
-    embeddings = {name: torch.cat([part[name] for part in parts]) for name in ("embedding", "voice")}
-    return {name: values.float().mean(0).to(device) for name, values in embeddings.items()}
+    shards = [load_file(shard_path(folder, number), device) for number in range(FIRST)]
+    return {name: torch.cat([shard[name] for shard in shards]).float().mean(0) for name in ("embedding", "voice")}
 
 
 def student_losses(

@@ -126,8 +126,8 @@ def save_models(
             trainings[task.name] = first["folder"]
         written.append(save_model_folder(
             paths.DATA / run / "models" / folder_name(name), checkpoints, encoder, windowing, embedding["feature"],
-            settings=settings, years=years, trainings=trainings, metrics=own_scores(scored["all"], name, models, protocol, level),
-            about=about | scores_by_corpus(scored, models, protocol),
+            settings=settings, years=years, spans={task.name: task.spans for task in tasks if task.name != YEARS},
+            trainings=trainings, metrics=own_scores(scored["all"], name, models, protocol, level), about=about | scores_by_corpus(scored, models, protocol),
         ))  # fmt: skip
     return written
 
