@@ -37,7 +37,7 @@ def make_views(folder, monkeypatch, record=2, shards=SHARDS):
 
 
 def test_a_killed_training_ends_as_one_that_ran_through_and_its_weights_load_as_the_encoder(tmp_path, monkeypatch):
-    views, plan = tmp_path, distill.Recipe(steps=4, batch=VIEWS // 4, shards=SHARDS)
+    views, plan, other = tmp_path, distill.Recipe(5, VIEWS // 4, SHARDS), distill.Recipe(5, VIEWS, SHARDS)
     make_views(views, monkeypatch)
     distill.distill(views, iter(range(8)), views / "whole", plan, EXACT)
     with killed_at(4, distill, "rate_at"):  # in the fourth step, amid a shard
@@ -47,7 +47,7 @@ def test_a_killed_training_ends_as_one_that_ran_through_and_its_weights_load_as_
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
     losses = [pd.read_csv(views / name / "history.csv").drop(columns="elapsed_s") for name in ("whole", "killed")]
     pd.testing.assert_frame_equal(*losses)
-    other = distill.Recipe(steps=5, batch=VIEWS, shards=SHARDS)
+    assert losses[0]["step"].tolist() == [2, 4, 5]  # and what is left
     refused("another recipe", distill.distill, views, iter([]), views / "whole", other, EXACT)
     recipe.export(views / "whole", views)
     card, weights = paths.load_json(views / "wav2vec2-tiny.json"), load_file(views / "wav2vec2-tiny.safetensors")

@@ -193,9 +193,9 @@ def distill(views: Path, made: Iterator, folder: Path, recipe: Recipe, compute: 
         for mean, value in pairs:
             mean.lerp_(value, 1 - decay)
         sums.update({key: value.detach() for key, value in losses.items()})
-        if (step + 1) % RECORD == 0:
+        if (step + 1) % RECORD == 0 or step + 1 == recipe.steps:
             row = {"step": step + 1, "elapsed_s": round(before_s + time.monotonic() - begun, 1)}
-            history.append(row | {key: round(float(value) / RECORD, 4) for key, value in sums.items()})
+            history.append(row | {key: round(float(value) / (step % RECORD + 1), 4) for key, value in sums.items()})
             sums.clear()
             save_frame(folder / "history.csv", pd.DataFrame(history))
         if (step + 1) % CHECKPOINT == 0 or step + 1 == recipe.steps:
