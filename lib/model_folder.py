@@ -83,13 +83,13 @@ class ModelFolder:
 def save_model_folder(
     folder: Path, checkpoints: dict[str, Path], encoder: Encoder, windowing: Windowing, feature: str, *,
     settings: dict[str, dict[str, Any]] | None = None, years: dict[str, Years] | None = None,
-    spans: dict[str, dict] | None = None, trainings: dict[str, str] | None = None, metrics: list[dict[str, Any]] = (), about: dict[str, Any] | None = None,
+    trainings: dict[str, str] | None = None, metrics: list[dict[str, Any]] = (), about: dict[str, Any] | None = None,
 ) -> Path:  # fmt: skip
     """Write a model folder, whole or not at all; an older one of this name is replaced.
     checkpoints: by task, written by `lib.train.save_model`; classes and network are taken from the file itself.
     feature: of the embeddings that the heads were trained on; "" = their statistics alone.
-    settings: by task a row of `lib.trust.confidence.fit_reliability`; None or a missing task = as trained, always answered.
-    years: by task, how an age in years is told, and its interval. spans: by task, the years of its classes (`Task.spans`).
+    settings: by task a row of `lib.trust.confidence.fit_reliability` with `Task.spans`; None, or no such task = as trained.
+    years: by task, how an age in years is told, and its interval.
     trainings: by task the folder of the training within its stage, for who wants its other epochs.
     metrics: records of `lib.evaluate.list_records`, of the test part, shown in the card.
     about: for the card: run, title, synthetic, corpora, protocol, seed, speakers, languages, whatever JSON can hold."""
@@ -101,7 +101,6 @@ def save_model_folder(
         for task, checkpoint in checkpoints.items():
             weights = Path(shutil.copyfile(checkpoint, partial / f"{task}.safetensors"))
             heads[task] = _describe_head(weights, settings.get(task, {}), years.get(task), trainings.get(task))
-            heads[task]["spans"] = (spans or {}).get(task, {})
         facts = {"name": encoder.name, "weights_sha256": encoder.weights_sha256, "note": encoder.note}
         description = {"format": FORMAT, "name": folder.name, "encoder": facts | {"parts": encoder.parts()}}
         description |= {"feature": feature, "windowing": vars(windowing), "heads": heads, "metrics": list(metrics)}
@@ -122,7 +121,8 @@ def _describe_head(weights: Path, chosen: dict[str, Any], years: Years | None, t
     facts |= {"network": model.settings["name"]} | {key: model.settings[key] for key in ("classes", "normalisation")}
     facts |= {"calibration": vars(calibration), "years": asdict(years) if years else None}
     facts |= {"threshold": float(classed.get("silence", 0.0)), "disagreement": bits if bits < np.inf else None}
-    return facts | {"rare": None if np.isnan(threshold) else [classed["rare"], threshold]}
+    rare = None if np.isnan(threshold) else [classed["rare"], threshold]
+    return facts | {"rare": rare, "spans": classed.get("spans", {})}
 
 
 def write_card(description: dict[str, Any]) -> str:

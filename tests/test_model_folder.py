@@ -46,8 +46,8 @@ def test_thresholds_and_intervals_travel_and_are_told_in_words(tmp_path):
     years = Years(CENTRES, 8.25, speakers=11, validation_coverage=0.85, test_coverage=0.79, test_speakers=19)
     rare = {"rare": "teen", "rare_clip_threshold": 0.375, "silence": 0.6}
     settings, tasks = {"age": rare, "age_years": {"temperature": 2.0, "silence": 0.9}}, [*CLASSES, *YEAR_CLASSES]
-    options = {"years": {"age_years": years}, "spans": {"age": Task("age", ["teen", "adult"], [20]).spans}}
-    model = make_model_folder(tmp_path / "model", None, tasks, settings=settings, **options)
+    settings["age"]["spans"] = Task("age", ["teen", "adult"], [20]).spans
+    model = make_model_folder(tmp_path / "model", None, tasks, years={"age_years": years}, settings=settings)
     gender, age, in_years = model.heads.values()
     assert (gender.rare, gender.years, gender.spans, age.rare) == (None, None, {}, ("teen", 0.375))
     assert (age.spans, in_years.spans) == ({"teen": [0, 20], "adult": [20, None]}, {})

@@ -117,7 +117,7 @@ def save_models(
             again = refit and network != "paper"
             fold, own = -1 if again else 0, fits.query("task == @task.name and network == @network")
             rows = scored["settings"].query("task == @task.name and model == @network and fold == @fold")
-            settings[task.name] = rows.sort_values("seed").iloc[0].to_dict()
+            settings[task.name] = rows.sort_values("seed").iloc[0].to_dict() | {"spans": task.spans}
             if task.name == YEARS:
                 years[task.name] = fit_years(predictions, splits, task, network, protocol, fold)
             first = own[own["fold"] == 0].sort_values("seed").iloc[0]
@@ -126,8 +126,8 @@ def save_models(
             trainings[task.name] = first["folder"]
         written.append(save_model_folder(
             paths.DATA / run / "models" / folder_name(name), checkpoints, encoder, windowing, embedding["feature"],
-            settings=settings, years=years, spans={task.name: task.spans for task in tasks if task.name != YEARS},
-            trainings=trainings, metrics=own_scores(scored["all"], name, models, protocol, level), about=about | scores_by_corpus(scored, models, protocol),
+            settings=settings, years=years, trainings=trainings, metrics=own_scores(scored["all"], name, models, protocol, level),
+            about=about | scores_by_corpus(scored, models, protocol),
         ))  # fmt: skip
     return written
 
